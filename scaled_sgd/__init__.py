@@ -1,0 +1,8 @@
+"""Training wide networks beyond the edge of stability, and seeing exactly what happens there."""
+
+from scaled_sgd.model import HomogeneousMLP, ScaledLinear
+from scaled_sgd.parameterization import width_pattern
+
+__version__ = "0.1.0"
+
+__all__ = ["HomogeneousMLP", "ScaledLinear", "__version__", "width_pattern"]

@@ -1,0 +1,19 @@
+"""The two ways a run ends early, each with its own exit status."""
+
+USAGE_STATUS = 2
+DIVERGED_STATUS = 3
+
+
+class UserError(ValueError):
+    """A mistake that a user can make and mend: exit status 2, one line, no traceback.
+
+    The message names the configuration key (or argument), the value that was given and what is
+    allowed, in that order: ``data.target: no column 'lable'; columns are: image, label``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class DivergedError(ArithmeticError):
+    """The loss stopped being finite: exit status 3. The message names the first bad layer."""
