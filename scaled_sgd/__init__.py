@@ -1,8 +1,17 @@
 """Training wide networks beyond the edge of stability, and seeing exactly what happens there."""
 
 from scaled_sgd.model import HomogeneousMLP, ScaledLinear
+from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.parameterization import width_pattern
+from scaled_sgd.scaling import DepthwiseScaling
 
 __version__ = "0.1.0"
 
-__all__ = ["HomogeneousMLP", "ScaledLinear", "__version__", "width_pattern"]
+__all__ = [
+    "DepthwiseScaling",
+    "HomogeneousMLP",
+    "ScaledLinear",
+    "ScaledSGD",
+    "__version__",
+    "width_pattern",
+]

@@ -1,0 +1,44 @@
+# make train: a trained network from a fresh clone.  make test: every check.  Both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PROCESSES ?= 2
+CONFIG ?= configs/experiments/digits.yaml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint types unit bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## make .venv with the tested versions of constraints.txt
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+train: setup  ## train on the embedded digits with two processes (PROCESSES=, CONFIG=, ARGS=)
+	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
+		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
+
+test: lint types unit  ## lint, type check and the whole test suite
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest
+
+bench: setup  ## speed, as ratios measured side by side
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,75 @@
+"""``scaled-sgd``: the package on the command line."""
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+from scaled_sgd.errors import USAGE_STATUS, UserError
+
+_USAGE = """\
+usage: scaled-sgd COMMAND [OPTIONS]
+
+  train    train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
+
+scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if arguments else USAGE_STATUS
+    command, *rest = arguments
+    if command == "train":
+        return _train(rest)
+    print(f"error: command: {command!r} is unknown; allowed: train", file=sys.stderr)
+    return USAGE_STATUS
+
+
+def _train(arguments: list[str]) -> int:
+    """Train here, or in ``run.processes`` local processes started once the configuration is checked."""
+    from scaled_sgd.config import parse
+    from scaled_sgd.train import main as train
+
+    try:
+        processes = parse(arguments, prog="scaled-sgd train").run.processes
+    except UserError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    if processes in (None, 1) or "WORLD_SIZE" in os.environ:
+        return train(arguments)
+    return _start_processes(processes or 1, arguments)
+
+
+def _start_processes(count: int, arguments: list[str]) -> int:
+    """The exit status of the process that failed first, without the launcher's trace; 0 if none did."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    launch = LaunchConfig(
+        run_id=uuid.uuid4().hex,
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(launch, sys.executable)("-m", "scaled_sgd.train", *arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

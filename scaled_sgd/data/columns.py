@@ -1,0 +1,113 @@
+"""Which columns are the inputs and which is the target, told from the features of a data set."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scaled_sgd.errors import UserError
+
+TARGET_NAMES = ("label", "labels", "target", "y", "class")
+INDEX_NAMES = ("__index_level_0__", "Unnamed: 0")  # what pandas leaves of a table's row numbers
+INPUT_KINDS = ("image", "vector", "number")
+
+Kind = Literal["image", "class", "vector", "number", "text", "other"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the input columns, in order, and of the target column."""
+
+    inputs: tuple[str, ...]
+    target: str
+
+
+def kind_of(feature: Any) -> Kind:
+    """What a `datasets` feature holds; a vector is a list or array of numbers of any rank."""
+    import pyarrow.types as arrow
+    from datasets import ClassLabel, Features, Image
+
+    if isinstance(feature, Image):
+        return "image"
+    if isinstance(feature, ClassLabel):
+        return "class"
+    type_ = Features({"_": feature}).arrow_schema.field(0).type
+    nested = False
+    while hasattr(type_, "storage_type") or hasattr(type_, "value_type"):
+        nested = True
+        type_ = type_.storage_type if hasattr(type_, "storage_type") else type_.value_type
+    if arrow.is_integer(type_) or arrow.is_floating(type_) or arrow.is_boolean(type_):
+        return "vector" if nested else "number"
+    if not nested and (arrow.is_string(type_) or arrow.is_large_string(type_)):
+        return "text"
+    return "other"
+
+
+def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str | None) -> Columns:
+    """The named columns where names are given, else those that the features point to.
+
+    Target: the only class-label column, else the first column called label, labels, target, y or class.
+    Inputs: the image column, else the list column, else all numeric columns but the target and an index
+    left by pandas.
+
+    Raises:
+        UserError: A named column is missing or of no use, or the choice is not clear.
+    """
+    kinds = {name: kind_of(feature) for name, feature in features.items()}
+    if target is None:
+        target = _find_target({name: kind for name, kind in kinds.items() if name not in (inputs or ())})
+    elif target not in kinds:
+        raise UserError(f"data.target: no column {target!r}; columns are: {_listed(kinds)}")
+    if kinds[target] in ("image", "other"):
+        raise UserError(
+            f"data.target: column {target!r} is {features[target]}; allowed are classes and numbers"
+        )
+    if inputs is None:
+        return Columns(_find_inputs({name: kind for name, kind in kinds.items() if name != target}), target)
+    if not inputs:
+        raise UserError(f"data.inputs: the list is empty; columns are: {_listed(kinds)}")
+    for name in inputs:
+        if name not in kinds:
+            raise UserError(f"data.inputs: no column {name!r}; columns are: {_listed(kinds)}")
+        if name == target:
+            raise UserError(f"data.inputs: column {name!r} is the target; inputs are other columns")
+        if kinds[name] not in INPUT_KINDS:
+            raise UserError(
+                f"data.inputs: column {name!r} is {features[name]}; "
+                "allowed are images, numbers and lists of numbers"
+            )
+    return Columns(tuple(inputs), target)
+
+
+def _find_target(kinds: dict[str, Kind]) -> str:
+    labels = [name for name, kind in kinds.items() if kind == "class"]
+    if len(labels) == 1:
+        return labels[0]
+    named = [name for name in TARGET_NAMES if name in kinds]
+    if not named:
+        raise UserError(
+            "data.target: no column is clearly the target; name one with data.target; "
+            f"columns are: {_listed(kinds)}"
+        )
+    return named[0]
+
+
+def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
+    found: dict[Kind, list[str]] = {"image": [], "vector": [], "number": []}
+    for name, kind in kinds.items():
+        if kind in found and name not in INDEX_NAMES:
+            found[kind].append(name)
+    chosen = found["image"] or found["vector"]
+    if len(chosen) > 1:
+        raise UserError(
+            f"data.inputs: several columns could be the input: {_listed(chosen)}; name those to use"
+        )
+    chosen = chosen or found["number"]
+    if not chosen:
+        raise UserError(
+            f"data.inputs: no column holds images, numbers or lists of numbers; columns are: {_listed(kinds)}"
+        )
+    return tuple(chosen)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,145 @@
+"""From an Arrow table to arrays, one column at a time; fitted to one split and used for every other."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaled_sgd.data.columns import Columns, kind_of
+from scaled_sgd.data.examples import Array, Examples
+from scaled_sgd.data.images import image_mode, pixels
+from scaled_sgd.errors import UserError
+
+MAX_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How columns become numbers.
+
+    Args:
+        columns: Names of the inputs and of the target.
+        image_modes: Pillow mode of each image column: "L", "F" (more than 8 bits) or "RGB".
+        classes: Label values in the order of their ids; None for regression.
+        class_names: The same as text, or the names that the data set gives them.
+    """
+
+    columns: Columns
+    image_modes: dict[str, str]
+    classes: tuple[Any, ...] | None
+    class_names: tuple[str, ...] | None
+
+    def encode(self, table: Any, first_row: int = 0) -> Examples:
+        """The rows of a `pyarrow.Table`, the first of which has the number `first_row` in messages.
+
+        Raises:
+            UserError: A value is missing, not finite, of another size, or a label that was not fitted.
+        """
+        parts = [self._input(table, name, first_row) for name in self.columns.inputs]
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        name = self.columns.target
+        column = table.column(name)
+        if self.classes is None:
+            return Examples(x, numbers(column, "data.target", name, first_row).astype(np.float32))
+        return Examples(x, class_ids(column, self.classes, name, first_row))
+
+    def _input(self, table: Any, name: str, first_row: int) -> Array:
+        if name in self.image_modes:
+            return pixels(table.column(name), self.image_modes[name], name, first_row)
+        return numbers(table.column(name), "data.inputs", name, first_row)
+
+
+def fit_encoding(table: Any, features: dict[str, Any], columns: Columns) -> Encoding:
+    """Fix image modes and classes from one split.
+
+    Images are read in grey unless one of them has colour. Class labels, strings, booleans and integers
+    without gaps from 0 or 1 are classes; other numbers are regression targets.
+    """
+    images = [name for name in columns.inputs if kind_of(features[name]) == "image"]
+    modes = {name: features[name].mode or image_mode(table.column(name), name) for name in images}
+    feature = features[columns.target]
+    if kind_of(feature) == "class":
+        return Encoding(columns, modes, tuple(range(feature.num_classes)), tuple(feature.names))
+    classes = find_classes(table.column(columns.target), columns.target)
+    return Encoding(columns, modes, classes, classes and tuple(str(value) for value in classes))
+
+
+def find_classes(column: Any, name: str) -> tuple[Any, ...] | None:
+    """Label values of a column in sorted order; None where the column is a regression target."""
+    import pyarrow.compute as pc
+    import pyarrow.types as arrow
+
+    is_integer = arrow.is_integer(column.type)
+    if arrow.is_boolean(column.type):
+        return (False, True)
+    if not is_integer and not arrow.is_string(column.type) and not arrow.is_large_string(column.type):
+        return None
+    values = sorted(pc.unique(column.drop_null()).to_pylist())
+    if is_integer:
+        without_gaps = bool(values) and len(values) == values[-1] - values[0] + 1
+        if not without_gaps or values[0] not in (-1, 0, 1) or len(values) > MAX_CLASSES:
+            return None
+        values = [value for value in values if value >= 0]  # -1 marks rows without a label: refused later
+    if not 2 <= len(values) <= MAX_CLASSES:
+        raise UserError(
+            f"data.target: column {name!r} has {len(values)} classes; allowed are 2..{MAX_CLASSES}"
+        )
+    return tuple(values)
+
+
+def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) -> NDArray[np.int64]:
+    """Position of each label among the classes, shape (N,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.int64())
+    try:
+        ids = pc.index_in(column, value_set=pa.array(classes, type=column.type))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"data.target: column {name!r} holds {column.type}; allowed are {_span(classes)}"
+        ) from error
+    if ids.null_count:
+        row = pc.index(pc.is_null(ids), True).as_py()
+        label = column[row].as_py()
+        raise UserError(
+            f"data.target: column {name!r}, row {first_row + row}: label {label!r}; "
+            f"allowed are {_span(classes)}"
+        )
+    return np.asarray(ids.to_numpy(), dtype=np.int64)
+
+
+def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
+    """A column of numbers, lists or arrays as rows (N, d), in float32 where that loses nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as arrow
+
+    array = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+    n = len(array)
+    while hasattr(array.type, "storage_type") or hasattr(array.type, "value_type"):
+        array = array.storage if hasattr(array.type, "storage_type") else array
+        lengths = pc.list_value_length(array)
+        if lengths.null_count or len(pc.unique(lengths)) > 1:
+            raise UserError(f"{key}: column {name!r} has rows of different lengths; all must have the same")
+        array = array.flatten()
+    values = (array.cast(pa.uint8()) if arrow.is_boolean(array.type) else array).to_numpy(
+        zero_copy_only=False
+    )
+    rows: Array = values.astype(np.result_type(values.dtype, np.float32), copy=False).reshape(n, -1)
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(rows.astype(np.float32, copy=False))
+    if not finite.all():
+        row = int(finite.all(axis=1).argmin())
+        value = rows[row][~finite[row]][0]
+        raise UserError(f"{key}: column {name!r}, row {first_row + row}: {value} is no finite float32 number")
+    return rows
+
+
+def _span(classes: tuple[Any, ...]) -> str:
+    if isinstance(classes[0], str) or len(classes) <= 2:
+        shown = ", ".join(repr(value) for value in classes[:10])
+        return shown + (", …" if len(classes) > 10 else "")
+    return f"{classes[0]}..{classes[-1]}"

@@ -1,0 +1,203 @@
+"""From the `data.` configuration to training and held-out tensors."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from scaled_sgd.data.batches import Resident, Stream
+from scaled_sgd.data.columns import find_columns, kind_of
+from scaled_sgd.data.encoding import fit_encoding
+from scaled_sgd.data.examples import Examples, hold_out, standardize, to_tensors
+from scaled_sgd.data.sources import open_source
+from scaled_sgd.data.splits import Split, pick_split
+from scaled_sgd.errors import UserError
+
+Task = Literal["classification", "regression"]
+Loaded = tuple[Examples, Examples | None, tuple[str, ...] | None]
+
+
+@dataclass
+class DataConfig:
+    """Where examples come from and how they become tensors.
+
+    Args:
+        source: "digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or
+            Arrow file, a folder of such files or of images, a `save_to_disk` folder, or a name on the
+            Hugging Face hub such as "ylecun/mnist".
+        split: Split to train on.
+        eval_split: Split to evaluate on; without it a seeded part of `split` is held out.
+        eval_fraction: Part of `split` that is held out where no `eval_split` is named.
+        inputs: Input columns, joined in this order. Default: the image column, else the list column,
+            else all numeric columns but the target.
+        target: Target column. Default: the class-label column, else one called label, labels, target,
+            y or class. Class labels, strings, booleans and integers without gaps from 0 or 1 are
+            classes; other numbers are regression targets.
+        standardize: Give every feature zero mean and unit variance over the training examples, before
+            every example is scaled to norm √m_0.
+        streaming: Read while training, for data larger than memory. Needs `eval_split`.
+        shuffle_buffer: Examples among which a stream is shuffled.
+        limit: Train on this many examples only, chosen by seed.
+    """
+
+    source: str = "digits"
+    split: str = "train"
+    eval_split: str | None = None
+    eval_fraction: float = 0.2
+    inputs: list[str] | None = None
+    target: str | None = None
+    standardize: bool = False
+    streaming: bool = False
+    shuffle_buffer: int = 10_000
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out examples, every row scaled to norm √m_0.
+
+    Args:
+        train: Tensors, or a stream when `data.streaming` is set.
+        evaluation: Held-out examples.
+        in_features: Width of an input, m_0.
+        out_features: Number of classes, or width of a target.
+        task: Whether targets are class ids or vectors.
+        class_names: Names in the order of their ids; None for regression.
+    """
+
+    train: Resident | Stream
+    evaluation: Resident
+    in_features: int
+    out_features: int
+    task: Task
+    class_names: tuple[str, ...] | None
+
+
+def load_data(config: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> Data:
+    """Load, decode and normalise a data set; every rank gets the same.
+
+    Args:
+        config: The `data.` section.
+        seed: Chooses the examples held out and those kept by `limit`.
+        rank: Number of this process; those above 0 show no progress bars.
+        world_size: Number of processes.
+
+    Raises:
+        UserError: The configuration and the data do not fit; one line says where.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: {rank}; allowed are 0..{world_size - 1}")
+    _check(config)
+    if config.streaming:
+        return _load_stream(config, quiet=rank > 0)
+    load = _load_digits if config.source == "digits" else _load_resident
+    train, evaluation, class_names = load(config, quiet=rank > 0)
+    generator = np.random.default_rng(seed)
+    if evaluation is None:
+        if len(train.x) < 2:
+            raise UserError(f"data.split: {config.split!r} has one row; holding examples out needs two")
+        train, evaluation = hold_out(train, config.eval_fraction, generator)
+    if config.limit is not None:
+        train = train.take(generator.permutation(len(train.x))[: config.limit])
+    if config.standardize:
+        train, evaluation = standardize(train, evaluation)
+    return _data(Resident(*to_tensors(train)), evaluation, class_names)
+
+
+def _check(config: DataConfig) -> None:
+    if not 0 < config.eval_fraction < 1:
+        raise UserError(f"data.eval_fraction: {config.eval_fraction}; allowed is between 0 and 1")
+    for key, value in (("shuffle_buffer", config.shuffle_buffer), ("limit", config.limit)):
+        if value is not None and value < 1:
+            raise UserError(f"data.{key}: {value}; allowed is 1 or more")
+    if not config.streaming:
+        return
+    if config.source == "digits":
+        raise UserError("data.streaming: true; 'digits' is in memory, allowed is false")
+    if config.standardize:
+        raise UserError("data.standardize: true; not available with data.streaming, allowed is false")
+    if config.limit is not None:
+        raise UserError(f"data.limit: {config.limit}; not available with data.streaming, set optim.steps")
+    if config.eval_split is None:
+        raise UserError("data.eval_split: none; data.streaming holds no examples out, name a split")
+
+
+def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
+    from sklearn.datasets import load_digits
+
+    pick_split({"train": None}, config.split, "data.split")
+    if config.eval_split is not None:
+        raise UserError(
+            f"data.eval_split: {config.eval_split!r}; 'digits' has one split, set data.eval_fraction"
+        )
+    for key, value in (("inputs", config.inputs), ("target", config.target)):
+        if value is not None:
+            raise UserError(f"data.{key}: {value!r}; 'digits' has no columns to choose from")
+    x, y = load_digits(return_X_y=True)
+    return Examples(x.astype(np.float32), y.astype(np.int64)), None, tuple("0123456789")
+
+
+def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
+    split, held_out = _open(config, quiet)
+    columns = find_columns(split.features(), config.inputs, config.target)
+    table = split.table(columns)
+    encoding = fit_encoding(table, split.features(), columns)
+    train = encoding.encode(table)
+    if held_out is None:
+        return train, None, encoding.class_names
+    held_out.check_like(split, columns)
+    evaluation = encoding.encode(held_out.table(columns))
+    _check_widths(train, evaluation)
+    return train, evaluation, encoding.class_names
+
+
+def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
+    """What only all rows can tell, image modes and integer classes, is told by the held-out split."""
+    split, held_out = _open(config, quiet)
+    assert held_out is not None
+    features = split.features()
+    columns = find_columns(features, config.inputs, config.target)
+    if kind_of(features[columns.target]) == "text":
+        raise UserError(
+            f"data.target: column {columns.target!r} holds strings; "
+            "data.streaming needs ClassLabel, integer or float targets"
+        )
+    held_out.check_like(split, columns)
+    table = held_out.table(columns)
+    encoding = fit_encoding(table, features, columns)
+    evaluation = encoding.encode(table)
+    first = encoding.encode(split.first().table(columns))
+    _check_widths(evaluation, first)
+
+    def decode(table: Any, first_row: int) -> tuple[Tensor, Tensor]:
+        examples = encoding.encode(table, first_row)
+        _check_widths(first, examples)
+        return to_tensors(examples)
+
+    x, y = to_tensors(first)
+    train = Stream(partial(split.shuffled_tables, columns, config.shuffle_buffer), decode, (x[:0], y[:0]))
+    return _data(train, evaluation, encoding.class_names)
+
+
+def _open(config: DataConfig, quiet: bool) -> tuple[Split, Split | None]:
+    splits = open_source(config.source, streaming=config.streaming, quiet=quiet)
+    split = pick_split(splits, config.split, "data.split")
+    if config.eval_split is None:
+        return split, None
+    return split, pick_split(splits, config.eval_split, "data.eval_split")
+
+
+def _check_widths(expected: Examples, found: Examples) -> None:
+    for key, a, b in (("inputs", expected.x, found.x), ("target", expected.y, found.y)):
+        if a.shape[1:] != b.shape[1:]:
+            raise UserError(f"data.{key}: a split has rows of {b.shape[1]} numbers; another has {a.shape[1]}")
+
+
+def _data(train: Resident | Stream, evaluation: Examples, class_names: tuple[str, ...] | None) -> Data:
+    held_out = Resident(*to_tensors(evaluation))
+    width = held_out.x.shape[1]
+    if class_names is None:
+        return Data(train, held_out, width, held_out.y.shape[1], "regression", None)
+    return Data(train, held_out, width, len(class_names), "classification", class_names)

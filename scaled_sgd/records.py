@@ -1,0 +1,134 @@
+"""The run directory: configuration, a stream of metrics that survives a kill, a summary."""
+
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaled_sgd.errors import UserError
+
+_REPORTED_PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "numpy")
+
+
+class MetricsStream:
+    """``metrics.jsonl``: one JSON object a line, appended by a single write each.
+
+    Every line that :meth:`write` returned from is on the file, complete, after a SIGKILL. Numbers that
+    JSON does not have become null.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        line = (json.dumps(_finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode()
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+
+def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a half-written last line is skipped.
+
+    Raises:
+        UserError: the file is not there.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"metrics: cannot read {str(path)!r}: {error.strerror}") from error
+    for line in text.split("\n")[:-1]:
+        yield json.loads(line)
+
+
+class RunDirectory:
+    """``<dir>/<name>/`` of one run.
+
+    Raises:
+        UserError: the folder exists already or cannot be made.
+    """
+
+    def __init__(self, parent: str, name: str) -> None:
+        self.path = Path(parent) / name
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise UserError(
+                f"run.name: {str(self.path)!r} exists already; allowed: the name of a new run"
+            ) from None
+        except OSError as error:
+            raise UserError(f"run.dir: cannot make {str(self.path)!r}: {error.strerror}") from error
+        self.metrics = MetricsStream(self.path / "metrics.jsonl")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / "summary.json", text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of what decides the numbers of a run; None where a package is missing."""
+    found: dict[str, str | None] = {}
+    for package in _REPORTED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the working folder, with ``-dirty`` where files differ from it; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

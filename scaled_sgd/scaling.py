@@ -1,0 +1,246 @@
+"""Depthwise gradient scaling: W_k ← W_k − η ξ_k G_k with one factor ξ_k a layer and step (theory §3).
+
+The rules are pure functions of the mean squares of the forward and backward signals over the global
+minibatch. :class:`DepthwiseScaling` measures those while autograd runs and scales the gradients just
+before any optimizer's step; :class:`scaled_sgd.optim.ScaledSGD` folds the factor into the update.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.signal_norms import MeasuredLayer, SignalNorms, measured_layers
+
+FLOOR = 1e-30
+"""Denominators at or below this give ξ_k = 0: a layer without signal has no gradient to scale."""
+
+
+class Rule(Protocol):
+    """ξ (l,) from F (l,), D (l,), R (), ω (l,), all float64, and the depth l."""
+
+    def __call__(self, F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor: ...  # noqa: D102
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    safe = denominator > FLOOR
+    return torch.where(safe, numerator, 0.0) / torch.where(safe, denominator, 1.0)
+
+
+def none(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
+    """1: plain SGD."""
+    return torch.ones_like(omega)
+
+
+def norm(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
+    """ω / (l √(F D)): cancels forward and backward norms, so that ‖ξ_k G_k‖_F ≤ ω_k / l."""
+    return _ratio(omega, depth * (F * D).sqrt())
+
+
+def gain(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
+    """ω / (l √(F B)), B = D / R: as ``norm``, but the step keeps the residual's scale."""
+    return _ratio(omega * R.sqrt(), depth * (F * D).sqrt())
+
+
+def kernel(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
+    """ω / (l F B): layer kernels of unit trace, steps in function space."""
+    return _ratio(omega * R, depth * F * D)
+
+
+RULES: dict[str, Rule] = {"none": none, "norm": norm, "gain": gain, "kernel": kernel}
+
+
+def get_rule(name: str) -> Rule:
+    """The rule called ``name``.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    if name not in RULES:
+        raise UserError(f"rule: {name!r} is unknown; allowed: {', '.join(RULES)}")
+    return RULES[name]
+
+
+class DepthwiseScaling:
+    """Measures a step's signals and multiplies every layer's gradient by ξ_k before the optimizer steps.
+
+    Works with any ``torch.optim`` optimizer and any training loop that averages the loss over the
+    samples of the global minibatch: ``loss.backward()`` once, or once a microbatch, then
+    ``optimizer.step()``. The sums live exactly as long as the gradients do: they grow with every
+    backward pass and start anew at ``optimizer.step()`` and ``optimizer.zero_grad()``. Forward passes
+    that no backward pass follows, evaluation among them, leave no trace.
+
+    Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler``, clipped by
+    whoever clips, all that before ``step()``; then multiplied by ξ; then weight decay (not scaled) and
+    momentum (which thus sees ξ_k G_k) happen inside the optimizer.
+
+    Args:
+        model: a :class:`~scaled_sgd.model.HomogeneousMLP` or any module whose trainable layers are
+            ``nn.Linear`` applied in registration order, also inside DistributedDataParallel or
+            ``torch.compile``. A bias takes its layer's scale and counts as one more feature of value 1
+            in F_k (ours). Foreign layers have α = ω = 1.
+        optimizer: attached at once when given.
+        rule: ``norm``, ``gain``, ``kernel`` or ``none``.
+        static: keep the first step's scales for ever; later steps measure nothing.
+        process_group: the ranks that share the global minibatch; the default group when None.
+        grad_scaler: a ``torch.amp.GradScaler`` in use, whose loss scale is taken out of the norms.
+
+    Raises:
+        UserError: an unknown rule, or trainable parameters outside ``nn.Linear`` layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        rule: str = "norm",
+        static: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        grad_scaler: "torch.amp.GradScaler | None" = None,
+    ) -> None:
+        self._rule = get_rule(rule)
+        self.rule = rule
+        self.static = static
+        self.layers: list[MeasuredLayer] = measured_layers(model)
+        self._norms = SignalNorms(self.layers, process_group=process_group, grad_scaler=grad_scaler)
+        self._scales: Tensor | None = None
+        self._optimizer: Optimizer | None = None
+        self._handles: list[RemovableHandle] = []
+        self._restore_zero_grad: Callable[[], None] | None = None
+        self._measure()
+        if optimizer is not None:
+            self.attach(optimizer)
+
+    @property
+    def scales(self) -> Tensor:
+        """ξ of the last step, shape (l,), float64, on the model's device; ones before the first step."""
+        if self._scales is None:
+            return torch.ones(len(self.layers), dtype=torch.float64, device=self._norms.device)
+        return self._scales
+
+    @property
+    def overlap(self) -> bool:
+        """Start the all-reduce inside the coming backward pass.
+
+        Set it before the last backward pass of a step, and only then; DDP's own communication then
+        hides ours. Left off, the all-reduce happens at the step.
+        """
+        return self._norms.overlap
+
+    @overlap.setter
+    def overlap(self, value: bool) -> None:
+        self._norms.overlap = value
+
+    def update(self) -> Tensor:
+        """Reduce this step's sums over the ranks, compute ξ (l,) and start new sums. Collective.
+
+        Raises:
+            UserError: no backward pass has run since the last step.
+        """
+        if not self._frozen:
+            F, D, R, omega = self._norms.reduce()
+            self._scales = self._rule(F, D, R, omega, len(self.layers))
+            self._measure()
+        self._norms.reset()
+        return self.scales
+
+    def attach(self, optimizer: Any) -> None:
+        """Scale gradients before every step of ``optimizer``, a torch optimizer or Accelerate's wrapper.
+
+        Raises:
+            UserError: it is no optimizer, or an optimizer is attached already.
+        """
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if not isinstance(inner, Optimizer):
+            raise UserError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
+        if self._optimizer is not None:
+            raise UserError("optimizer: one is attached already; call detach() first")
+        self._optimizer = inner
+        self._handles.append(inner.register_step_pre_hook(self._scale_gradients))
+        self._restore_zero_grad = _call_after_zero_grad(inner, self._norms.reset)
+        self._measure()
+
+    def detach(self) -> None:
+        """Leave the optimizer and the model as they were."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._restore_zero_grad is not None:
+            self._restore_zero_grad()
+        self._restore_zero_grad = self._optimizer = None
+        self._norms.stop()
+
+    def reset(self) -> None:
+        """Forget the sums of the current step, as ``zero_grad`` does."""
+        self._norms.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last scales: all that a static rule needs to go on."""
+        scales = None if self._scales is None else self._scales.detach().cpu().clone()
+        return {"rule": self.rule, "static": self.static, "scales": scales}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up :meth:`state_dict`.
+
+        Raises:
+            UserError: the state is of another rule or another number of layers.
+        """
+        for key in ("rule", "static"):
+            if state[key] != getattr(self, key):
+                raise UserError(
+                    f"scaling.{key}: {getattr(self, key)!r} differs from the saved {state[key]!r}"
+                )
+        scales = state["scales"]
+        if scales is not None and scales.shape != (len(self.layers),):
+            raise UserError(f"scaling: {scales.numel()} saved scales do not fit {len(self.layers)} layers")
+        self._scales = None if scales is None else scales.to(self._norms.device, torch.float64)
+        self._measure()
+
+    @property
+    def _frozen(self) -> bool:
+        return self.rule == "none" or (self.static and self._scales is not None)
+
+    def _measure(self) -> None:
+        if self._frozen:
+            self._norms.stop()
+        else:
+            self._norms.start()
+
+    def _scale_gradients(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        if self.rule == "none":
+            return
+        if not self._norms.seen and all(p.grad is None for layer in self.layers for p in layer.parameters):
+            return
+        scales = self.update()
+        for layer, xi in zip(self.layers, scales, strict=True):
+            for parameter in layer.parameters:
+                if parameter.grad is not None:
+                    local(parameter.grad).mul_(xi)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lives on this rank: itself, or the shard of a DTensor."""
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def _call_after_zero_grad(optimizer: Optimizer, callback: Callable[[], None]) -> Callable[[], None]:
+    """Have ``optimizer.zero_grad`` call ``callback`` too; returns what undoes it."""
+    original = optimizer.zero_grad
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        original(set_to_none=set_to_none)
+        callback()
+
+    vars(optimizer)["zero_grad"] = zero_grad
+
+    def restore() -> None:
+        vars(optimizer).pop("zero_grad", None)
+
+    return restore

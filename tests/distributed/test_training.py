@@ -1,0 +1,97 @@
+"""The trainer in real processes, against the trainer in one."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from launching import launch
+
+from scaled_sgd.records import read_metrics
+
+pytestmark = pytest.mark.slow
+
+BASE = [
+    "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
+    "--optim.steps=50", "--run.log_every=1", "--run.eval_every=20",
+]  # fmt: skip
+VARIANTS = {
+    "ragged": ["--optim.batch_size=479", "--scaling.rule=gain", "--loss=mse", "--optim.lr=0.5"],
+    "tiny": ["--optim.batch_size=3", "--optim.lr=0.2"],
+    "everything": [
+        "--optim.batch_size=301", "--optim.accumulation=3", "--optim.momentum=0.9", "--optim.clip_norm=0.01",
+        "--optim.weight_decay=0.001", "--optim.warmup_steps=5", "--optim.schedule=cosine",
+    ],
+}  # fmt: skip
+
+
+def figures(path):
+    return [
+        (row["step"], name, value)
+        for row in read_metrics(path)
+        for name in ("loss", "grad_norm", "scales", "eval_loss", "accuracy")
+        if name in row
+        for value in (row[name] if name == "scales" else [row[name]])
+    ]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_does_not_depend_on_the_number_of_processes(variant, tmp_path):
+    """1,437 samples, so the last minibatch of an epoch is ragged; of 3 rows, one of 4 ranks has none."""
+    found = {}
+    for processes in (1, 2, 4):
+        name = f"{variant}-{processes}"
+        started = launch(processes, *BASE, *VARIANTS[variant], f"--run.name={name}", cwd=tmp_path)
+        assert started.returncode == 0, started.stderr
+        summary = json.loads((tmp_path / f"runs/{name}/summary.json").read_text())
+        assert summary["world_size"] == processes
+        found[processes] = figures(tmp_path / f"runs/{name}/metrics.jsonl")
+    for processes in (2, 4):
+        for one, several in zip(found[1], found[processes], strict=True):
+            assert one[:2] == several[:2]
+            assert one[2] == pytest.approx(several[2], rel=1e-12), one[:2]
+
+
+def test_the_cpu_launcher_that_starts_one_process_is_refused(tmp_path):
+    started = launch(2, "--optim.steps=1", cwd=tmp_path, options=("--cpu",))
+    assert started.returncode != 0
+    lines = [line for line in started.stderr.splitlines() if line.startswith("error:")]
+    assert lines == [
+        "error: launch: several processes were asked for and one was started (accelerate launch --cpu does "
+        "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--model.deph=3", "error: model.deph: unknown key; did you mean model.depth?"),
+        ("--data.source=none.csv", "error: data.source: no file or folder 'none.csv'"),
+        ("--run.metrics=[mse]", "error: metrics: "),
+        (
+            "--run.processes=3",
+            "error: run.processes: 3 were asked for, 2 run; allowed: a launcher that starts 3",
+        ),
+    ],
+)
+def test_only_one_rank_speaks_of_a_mistake(argument, expected, tmp_path):
+    started = launch(2, argument, cwd=tmp_path)
+    assert started.returncode != 0
+    lines = [line for line in started.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert lines[0].startswith(expected)
+
+
+def test_a_single_torchrun_world_without_a_group_is_refused(tmp_path):
+    """A WORLD_SIZE that no process group backs: the trainer must not train alone."""
+    script = (
+        "import os, sys; os.environ['WORLD_SIZE'] = '2'\n"
+        "from unittest import mock\nfrom scaled_sgd import train\n"
+        "from scaled_sgd.config import RunConfig\nfrom accelerate import Accelerator\n"
+        "with mock.patch.object(train, 'Accelerator', lambda **_: Accelerator(cpu=True)):\n"
+        "    del os.environ['WORLD_SIZE']; Accelerator(cpu=True); os.environ['WORLD_SIZE'] = '2'\n"
+        "    sys.exit(train.main(['--optim.steps=1']))\n"
+    )
+    started = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert started.returncode == 2
+    assert "launch: 2 processes were started but they see a world of 1" in started.stderr
