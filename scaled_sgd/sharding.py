@@ -24,10 +24,8 @@ if dist.is_available():
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DistributedDataParallel, ``torch.compile`` and DeepSpeed's engine."""
     while True:
-        if isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine":
-            inner = model.module
-        else:
-            inner = getattr(model, "_orig_mod", None)
+        wraps = isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine"
+        inner: object = model.module if wraps else getattr(model, "_orig_mod", None)
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -69,10 +67,10 @@ class Ranks:
             padded = t.new_zeros((longest, *t.shape[1:]))
             padded[: len(t)] = t
         everything = t.new_empty((self.size * longest, *t.shape[1:]))
-        dist.all_gather_into_tensor(everything, padded, group=self.group)
+        blocks = list(torch.split(everything, longest))
+        dist.all_gather(blocks, padded, group=self.group)
         if min(sizes) == longest:
             return everything
-        blocks = everything.split(longest)
         return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
 
     def counts(self, n: int, device: torch.device) -> list[int]:
@@ -163,10 +161,8 @@ class Partition:
         """This process's rows of W_k, shape (width(k), m_{k−1}): a view where possible."""
         weight = self.model.scaled_layers[k - 1].weight
         if holds_rows(weight, self.ranks):
-            rows = local_shard(weight)
-        else:
-            rows = full_weight(weight)[self.columns(k)]
-        return rows.to(self.dtype)
+            return local_shard(weight).to(self.dtype)
+        return full_weight(weight)[self.columns(k)].to(self.dtype)
 
     def own(self, t: Tensor, k: int) -> Tensor:
         """This process's columns of ``t`` (…, m_k), a view."""
@@ -224,4 +220,5 @@ def _gathered_by_deepspeed(weight: Any) -> Tensor:
     from deepspeed import zero
 
     with zero.GatheredParameters([weight]):
-        return weight.detach().clone()
+        whole: Tensor = weight.detach().clone()
+    return whole

@@ -286,7 +286,7 @@ class Trainer:
         if run.trackers:
             path = [str(directory.path) if directory is not None else ""]
             broadcast_object_list(path)
-            self.accelerator.project_configuration.set_directories(path[0])
+            self.accelerator.project_configuration.logging_dir = path[0]
             self.accelerator.init_trackers("scaled_sgd", config=_flat(as_dict(self.config)))
         return directory
 

@@ -73,7 +73,8 @@ def refusal(source: Path | str, **options: Any) -> str:
     with pytest.raises(UserError) as caught:
         load(source, **options)
     message = str(caught.value)
-    assert "\n" not in message and message.startswith("data.")
+    assert "\n" not in message
+    assert message.startswith("data.")
     return message
 
 
@@ -91,7 +92,8 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
     assert (len(data.train), len(data.evaluation)) == (1438, 359)
     assert (data.in_features, data.out_features, data.task) == (64, 10, "classification")
     assert data.class_names == tuple("0123456789")
-    assert data.train.x.dtype == torch.float32 and data.train.y.dtype == torch.int64
+    assert data.train.x.dtype == torch.float32
+    assert data.train.y.dtype == torch.int64
     for part in (data.train, data.evaluation):
         torch.testing.assert_close(part.x.norm(dim=1), torch.full((len(part),), 8.0))
 
@@ -165,7 +167,8 @@ def test_lists_of_numbers_are_regression_targets(tmp_path: Path) -> None:
     )
     data = load(folder)
     assert (data.task, data.out_features) == ("regression", 3)
-    assert data.evaluation.y.dtype == torch.float32 and data.evaluation.y.shape == (1, 3)
+    assert data.evaluation.y.dtype == torch.float32
+    assert data.evaluation.y.shape == (1, 3)
 
 
 def test_an_all_zero_row_stays_zero_and_extreme_rows_keep_the_norm(tmp_path: Path) -> None:
@@ -221,7 +224,9 @@ def test_labels_are_numbered_in_sorted_order(
 ) -> None:
     data = load(saved(tmp_path / "s", {"v": [[float(i), 1.0] for i in range(4)], "label": labels}))
     assert isinstance(data.train, Resident)
-    assert data.class_names == names and data.out_features == len(names) and data.task == "classification"
+    assert data.class_names == names
+    assert data.out_features == len(names)
+    assert data.task == "classification"
     x, y = torch.cat([data.train.x, data.evaluation.x]), torch.cat([data.train.y, data.evaluation.y])
     row = (x[:, 0] / x[:, 1]).round().long()
     assert [names[k] for k in y[row.argsort()]] == [str(label) for label in labels]
@@ -230,7 +235,8 @@ def test_labels_are_numbered_in_sorted_order(
 @pytest.mark.parametrize("values", [[0, 1, 3, 7], [-1, 1, -1, 1], [18, 19, 20, 21]])
 def test_integers_that_are_no_ids_are_regression_targets(tmp_path: Path, values: list[int]) -> None:
     data = load(saved(tmp_path / "s", {"v": [[1.0, 2.0]] * 4, "target": values}))
-    assert data.task == "regression" and data.out_features == 1
+    assert data.task == "regression"
+    assert data.out_features == 1
 
 
 def test_evaluation_uses_the_classes_and_statistics_of_training(tmp_path: Path) -> None:
@@ -264,7 +270,8 @@ def test_the_hold_out_is_disjoint_and_chosen_by_seed(tmp_path: Path) -> None:
 def test_a_limit_keeps_the_hold_out(tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", table(30).assign(label=np.arange(30) + 0.5))
     whole, limited = load(path), load(path, limit=5)
-    assert isinstance(whole.train, Resident) and isinstance(limited.train, Resident)
+    assert isinstance(whole.train, Resident)
+    assert isinstance(limited.train, Resident)
     assert limited.evaluation.y.equal(whole.evaluation.y)
     assert len(limited.train) == 5
     assert {*limited.train.y.flatten().tolist()} < {*whole.train.y.flatten().tolist()}
@@ -522,7 +529,8 @@ def assert_same_batches(
 ) -> None:
     assert len(a) == len(b)
     for (x, y), (other_x, other_y) in zip(a, b, strict=True):
-        assert x.equal(other_x) and y.equal(other_y)
+        assert x.equal(other_x)
+        assert y.equal(other_y)
 
 
 def shards(folder: Path, *, images: bool) -> Path:

@@ -84,7 +84,8 @@ def test_results_are_the_same_without_evaluate() -> None:
 def test_the_built_in_metrics_are_evaluate_modules() -> None:
     from scaled_sgd.metrics.modules import Accuracy, MeanSquaredError
 
-    assert issubclass(Accuracy, evaluate.Metric) and issubclass(MeanSquaredError, evaluate.Metric)
+    assert issubclass(Accuracy, evaluate.Metric)
+    assert issubclass(MeanSquaredError, evaluate.Metric)
     combined = evaluate.combine([Accuracy(keep_in_memory=True)])
     assert combined.compute(predictions=[0, 1], references=[0, 0]) == {"accuracy": 0.5}
 

@@ -14,7 +14,13 @@ from scaled_sgd.cli import main as command
 from scaled_sgd.records import read_metrics
 from scaled_sgd.train import main
 
-SMALL = ["--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=3"]
+SMALL = [
+    "--model.depth=4",
+    "--model.base_width=8",
+    "--model.activation=abs",
+    "--model.dtype=float64",
+    "--optim.lr=3",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +37,18 @@ def rows(name):
 
 
 def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
-    assert main(["--optim.steps=120", "--optim.lr=4", "--model.base_width=16", "--run.name=first"]) == 0
+    assert (
+        main(
+            [
+                "--optim.steps=120",
+                "--optim.lr=6",
+                "--model.base_width=16",
+                "--model.activation=abs",
+                "--run.name=first",
+            ]
+        )
+        == 0
+    )
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["accuracy"] > 0.9
     assert summary["widths"] == [64, 16, 64, 144, 256, 400, 10]
@@ -159,7 +176,7 @@ def test_tensorboard_gets_the_metrics(tmp_path):
 
 def test_bfloat16_trains():
     options = ["--run.precision=bf16", "--optim.steps=90", "--model.base_width=8", "--run.name=bf16"]
-    assert main([*options, "--optim.lr=4", "--model.depth=4"]) == 0
+    assert main([*options, "--optim.lr=6", "--model.depth=4", "--model.activation=abs"]) == 0
     assert rows("bf16")[-1]["accuracy"] > 0.8
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import launch
+from tests.launching import launch
 
 from scaled_sgd.records import read_metrics
 

@@ -1,0 +1,348 @@
+"""Does depthwise scaling train beyond the edge of stability? Three tables on the embedded digits.
+
+    python -m scaled_sgd.study.beyond_edge edge transfer rules --out docs/results/beyond_edge
+
+Every finished sweep is appended to ``<out>/<table>.jsonl`` and never repeated, so a killed study goes on
+where it was. The tables are written to ``<out>/<table>.md``.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from scaled_sgd.diagnostics import Minibatch, gradient_soft_ranks
+from scaled_sgd.diagnostics.scales import mean_squares
+from scaled_sgd.parameterization import width_pattern
+from scaled_sgd.study.engine import RunResult, RunSpec, build, initial_edge, probe, run
+
+LOSSES = ("cross_entropy", "mse")
+_MAX_RUNGS = 13
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs that differ in learning rate and seed alone.
+
+    Attributes:
+        label: what the tables call it.
+        spec: the runs, but for learning rate and seed.
+        seeds: how many.
+        rates: learning rates; empty for powers of 2 from an eighth of the initial edge 2/λ_0 until every
+            seed fails.
+        clip: clip the gradient at its norm at step 0.
+    """
+
+    label: str
+    spec: RunSpec
+    seeds: int = 3
+    rates: tuple[float, ...] = ()
+    clip: bool = False
+
+    @property
+    def key(self) -> str:
+        """The same for the same runs."""
+        return json.dumps(
+            {"label": self.label, "seeds": self.seeds, "rates": self.rates, **asdict(self.spec)}
+        )
+
+
+def execute(sweep: Sweep) -> dict[str, Any]:
+    """All runs of a sweep, as a JSON object."""
+    torch.set_num_threads(1)
+    spec = sweep.spec
+    if sweep.clip:
+        spec = replace(spec, clip_norm=_initial_gradient_norm(spec))
+    edge = initial_edge(spec)
+    rates = sweep.rates or tuple(
+        2.0 ** (math.floor(math.log2(edge)) + rung - 3) for rung in range(_MAX_RUNGS)
+    )
+    runs: list[dict[str, Any]] = []
+    for lr in rates:
+        results = [run(replace(spec, lr=lr, seed=seed)) for seed in range(sweep.seeds)]
+        runs += [{"lr": lr, "seed": seed, **asdict(result)} for seed, result in enumerate(results)]
+        if not sweep.rates and all(_failed(result) for result in results):
+            break
+    weights = build(spec).widths
+    parameters = sum(a * b for a, b in pairwise(weights))
+    return {
+        "key": sweep.key,
+        "label": sweep.label,
+        "spec": asdict(spec),
+        "parameters": parameters,
+        "edge": edge,
+        "runs": runs,
+    }
+
+
+def _failed(result: RunResult) -> bool:
+    return not math.isfinite(result.train_loss) or (
+        not result.stable and result.train_loss > result.initial_loss
+    )
+
+
+def _initial_gradient_norm(spec: RunSpec) -> float:
+    model = build(spec)
+    x, y = probe(spec)
+    F, D, _ = mean_squares(Minibatch(model, x, y, loss=spec.loss))
+    return math.sqrt(float((F * D / gradient_soft_ranks(model, x, y, loss=spec.loss).double()).sum()))
+
+
+def edge_sweeps() -> Iterator[Sweep]:
+    """Depth × width exponent × matching × loss × rule."""
+    methods = (("nup", "norm"), ("nup", "none"), ("ntp", "none"))
+    for depth, base_width in ((4, 8), (8, 8), (12, 4)):
+        for exponent in (0.0, 1.0, 2.0):
+            matched = matching_base_width(depth, base_width, exponent)
+            for matching, width in (("equal base width", base_width), ("equal parameters", matched)):
+                if exponent == 2.0 and matching == "equal parameters":
+                    continue
+                for loss in LOSSES:
+                    for parameterization, rule in methods:
+                        spec = RunSpec(
+                            depth=depth, base_width=width, width_exponent=exponent, lr=0.0, loss=loss,
+                            parameterization=parameterization, rule=rule,
+                        )  # fmt: skip
+                        yield Sweep(matching if exponent != 2.0 else "both", spec)
+
+
+def transfer_sweeps() -> Iterator[Sweep]:
+    """Best learning rate against base width and depth, under νP and NTP."""
+    rates = tuple(2.0**power for power in range(-2, 7))
+    for depth, base_widths in ((4, (8, 16, 32, 64)), (8, (8, 16, 32, 64)), (16, (8, 16))):
+        for base_width in base_widths:
+            for parameterization in ("nup", "ntp"):
+                for loss in LOSSES:
+                    spec = RunSpec(
+                        depth=depth, base_width=base_width, lr=0.0, loss=loss, batch_size=64, steps=200,
+                        parameterization=parameterization, measurements=0, schedule="linear",
+                    )  # fmt: skip
+                    large = _parameters(spec) > 3e6
+                    yield Sweep("norm", spec, seeds=1 if large else 3, rates=rates)
+
+
+def rule_sweeps() -> Iterator[Sweep]:
+    """Every rule and baseline at its own best learning rate."""
+    methods: dict[str, dict[str, Any]] = {
+        "νP norm": {},
+        "νP gain": {"rule": "gain"},
+        "νP kernel": {"rule": "kernel"},
+        "νP power ½ (between norm and gain)": {"rule": "power:0.5"},
+        "νP norm, static": {"static": True},
+        "νP norm, output × √m": {"output_scale": 0.0},
+        "νP plain": {"rule": "none"},
+        "NTP norm": {"parameterization": "ntp"},
+        "NTP plain": {"parameterization": "ntp", "rule": "none"},
+        "NTP plain, clipped": {"parameterization": "ntp", "rule": "none"},
+        "NTP plain, warm-up": {"parameterization": "ntp", "rule": "none", "warmup_steps": 60},
+    }
+    for depth, base_width in ((6, 8), (7, 16)):
+        for loss in LOSSES:
+            for schedule in ("constant", "linear"):
+                for label, changes in methods.items():
+                    if "output_scale" in changes:
+                        last_hidden = width_pattern(64, 10, depth=depth, base_width=base_width)[-2]
+                        changes = {"output_scale": last_hidden**0.5}
+                    spec = RunSpec(
+                        depth=depth, base_width=base_width, lr=0.0, loss=loss, measurements=0,
+                        **({"schedule": schedule} | changes),
+                    )  # fmt: skip
+                    yield Sweep(label, spec, clip="clipped" in label)
+
+
+TABLES = {"edge": edge_sweeps, "transfer": transfer_sweeps, "rules": rule_sweeps}
+
+
+def matching_base_width(depth: int, base_width: int, exponent: float) -> int:
+    """m for exponent r with as many weights as r = 2 has at ``base_width``, as nearly as integers allow."""
+    target = _parameters(RunSpec(depth=depth, base_width=base_width, lr=0.0))
+
+    def distance(m: int) -> float:
+        found = _parameters(RunSpec(depth=depth, base_width=m, lr=0.0, width_exponent=exponent))
+        return abs(math.log(found / target))
+
+    return min(range(1, 4096), key=distance)
+
+
+def _parameters(spec: RunSpec) -> int:
+    widths = width_pattern(64, 10, depth=spec.depth, base_width=spec.base_width, exponent=spec.width_exponent)
+    return sum(a * b for a, b in pairwise(widths))
+
+
+def study(tables: Sequence[str], out: Path, workers: int) -> None:
+    """Run what is missing of ``tables`` and write them."""
+    out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    for table in tables:
+        path = out / f"{table}.jsonl"
+        done = {row["key"] for row in _read(path)}
+        missing = [sweep for sweep in TABLES[table]() if sweep.key not in done]
+        with context.Pool(workers) as pool, path.open("a", encoding="utf-8") as stream:
+            results = pool.imap_unordered(execute, missing)
+            for row in tqdm(results, total=len(missing), desc=table, disable=None):
+                stream.write(json.dumps(row) + "\n")
+                stream.flush()
+        write_table(table, out)
+
+
+def write_table(table: str, out: Path) -> None:
+    """Write ``<table>.md`` from ``<table>.jsonl``."""
+    rows = [{**row, **_digest(row)} for row in _read(out / f"{table}.jsonl")]
+    rows.sort(key=_order)
+    columns = COLUMNS[table]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in rows]
+    (out / f"{table}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    spec = row["spec"]
+    names = ("loss", "schedule", "depth", "width_exponent")
+    return (*(spec[name] for name in names), row["label"], spec["parameterization"], spec["base_width"])
+
+
+def _digest(row: dict[str, Any]) -> dict[str, Any]:
+    """Means over seeds at the largest stable and at the best learning rate."""
+    by_rate: dict[float, list[dict[str, Any]]] = {}
+    for one in row["runs"]:
+        by_rate.setdefault(one["lr"], []).append(one)
+    stable: float | None = None
+    for lr in sorted(by_rate):
+        if not all(one["max_loss"] <= 2 * one["initial_loss"] for one in by_rate[lr]):
+            break
+        stable = lr
+    best = min(by_rate, key=lambda lr: _nan_last(_mean(one["train_loss"] for one in by_rate[lr])))
+    digest: dict[str, Any] = {"stable_lr": stable, "best_lr": best}
+    for name, chosen in (("at_stable", stable), ("at_best", best)):
+        runs = [] if chosen is None else by_rate[chosen]
+        ratios = sorted(ratio for one in runs for ratio in one["edge_ratios"])
+        digest[name] = {
+            "edge_median": statistics.median(ratios) if ratios else math.nan,
+            "edge_high": ratios[int(0.9 * (len(ratios) - 1))] if ratios else math.nan,
+            **{
+                key: _mean(one[key] for one in runs)
+                for key in ("train_loss", "eval_loss", "accuracy", "sharpness", "stable_rank")
+            },
+            "spread": _spread(one["train_loss"] for one in runs),
+            "largest_increase": max(
+                (one["max_loss"] / one["initial_loss"] for one in runs), default=math.nan
+            ),
+        }
+    return digest
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else math.nan
+
+
+def _spread(values: Iterable[float]) -> float:
+    found = list(values)
+    return statistics.stdev(found) if len(found) > 1 else math.nan
+
+
+def _nan_last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+def _at(place: str, key: str, digits: int = 3) -> Any:
+    return lambda row: _number(row[place][key], digits)
+
+
+def _method(row: dict[str, Any]) -> str:
+    names = {"nup": "νP", "ntp": "NTP"}
+    return f"{names[row['spec']['parameterization']]} {row['spec']['rule']}"
+
+
+_SHARED: dict[str, Any] = {
+    "loss": lambda row: {"cross_entropy": "CE", "mse": "MSE"}[row["spec"]["loss"]],
+    "l": lambda row: str(row["spec"]["depth"]),
+}
+COLUMNS: dict[str, dict[str, Any]] = {
+    "edge": _SHARED
+    | {
+        "r": lambda row: f"{row['spec']['width_exponent']:g}",
+        "m": lambda row: str(row["spec"]["base_width"]),
+        "matched by": lambda row: row["label"],
+        "weights": lambda row: f"{row['parameters']:,}",
+        "method": _method,
+        "initial edge 2/λ₀": lambda row: _number(row["edge"]),
+        "largest stable lr": lambda row: _number(row["stable_lr"]),
+        "edge ratio there, median": _at("at_stable", "edge_median"),
+        "90 %": _at("at_stable", "edge_high"),
+        "train loss there": _at("at_stable", "train_loss"),
+        "best lr": lambda row: _number(row["best_lr"]),
+        "train loss": _at("at_best", "train_loss"),
+        "test loss": _at("at_best", "eval_loss"),
+        "accuracy": _at("at_best", "accuracy"),
+        "edge ratio": _at("at_best", "edge_median"),
+        "largest loss / first": _at("at_best", "largest_increase"),
+        "raw sharpness": _at("at_best", "sharpness"),
+        "stable rank": _at("at_best", "stable_rank"),
+    },
+    "transfer": _SHARED
+    | {
+        "m": lambda row: str(row["spec"]["base_width"]),
+        "weights": lambda row: f"{row['parameters']:,}",
+        "method": _method,
+        "seeds": lambda row: str(len({one["seed"] for one in row["runs"]})),
+        "largest stable lr": lambda row: _number(row["stable_lr"]),
+        "best lr": lambda row: _number(row["best_lr"]),
+        "train loss": _at("at_best", "train_loss"),
+        "test loss": _at("at_best", "eval_loss"),
+        "accuracy": _at("at_best", "accuracy"),
+    },
+    "rules": _SHARED
+    | {
+        "m": lambda row: str(row["spec"]["base_width"]),
+        "schedule": lambda row: row["spec"]["schedule"],
+        "method": lambda row: row["label"],
+        "largest stable lr": lambda row: _number(row["stable_lr"]),
+        "best lr": lambda row: _number(row["best_lr"]),
+        "train loss": _at("at_best", "train_loss"),
+        "± over seeds": _at("at_best", "spread", 2),
+        "test loss": _at("at_best", "eval_loss"),
+        "accuracy": _at("at_best", "accuracy"),
+        "largest loss / first": _at("at_best", "largest_increase"),
+    },
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m scaled_sgd.study.beyond_edge", description=__doc__)
+    parser.add_argument("tables", nargs="+", choices=list(TABLES))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/beyond_edge"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tables-only", action="store_true", help="write the tables from what is there")
+    options = parser.parse_args(arguments)
+    if options.tables_only:
+        for table in options.tables:
+            write_table(table, options.out)
+    else:
+        study(options.tables, options.out, options.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

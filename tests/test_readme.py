@@ -1,0 +1,77 @@
+"""What README tells a newcomer to type works."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.launching import REPOSITORY, environment
+
+TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+CONSOLE = re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def commands() -> list[str]:
+    joined = "\n".join(CONSOLE).replace("\\\n", " ")
+    return [line[2:].split("  #")[0].split("    #")[0] for line in joined.splitlines() if line[:2] == "$ "]
+
+
+def run(command: str, cwd: Path) -> str:
+    """The output of a command, with the scripts of the environment under test first on the path."""
+    scripts = str(Path(sys.executable).parent)
+    variables = environment() | {"PATH": f"{scripts}:/usr/local/bin:/usr/bin:/bin"}
+    finished = subprocess.run(command, shell=True, cwd=cwd, env=variables, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_first_two_commands_are_make_train_and_make_test():
+    assert [command.split()[:2] for command in commands()[:2]] == [["make", "train"], ["make", "test"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (Path(sys.prefix) / ".ready").exists(), reason="make has not set this environment up")
+def test_make_train_reaches_95_percent_on_held_out_digits(tmp_path):
+    options = f"VENV={sys.prefix} ARGS='--run.dir={tmp_path} --run.name=first'"
+    printed = run(f"{commands()[0]} {options}", REPOSITORY)
+    summary = json.loads((tmp_path / "first/summary.json").read_text())
+    assert summary["world_size"] == 2
+    assert summary["accuracy"] >= 0.95
+    for line in ("train loss", "eval loss", "accuracy", "steps", "run directory"):
+        assert line in printed
+
+
+@pytest.mark.slow
+def test_the_launch_command_trains(tmp_path):
+    (command,) = (command for command in commands() if command.startswith("accelerate launch"))
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    run(f"{command} --optim.steps=3 --run.name=deep", tmp_path)
+    summary = json.loads((tmp_path / "runs/deep/summary.json").read_text())
+    assert len(summary["widths"]) == 9
+
+
+def test_the_command_for_own_data_trains(tmp_path):
+    (command,) = (command for command in commands() if "animals" in command)
+    table = pd.DataFrame({"height": [1.0, 2.0] * 20, "weight": [2.0, 1.0] * 20, "species": ["a", "b"] * 20})
+    table.to_parquet(tmp_path / "animals.parquet")
+    assert "accuracy" in run(command, tmp_path)
+
+
+def test_the_library_by_hand_takes_fifteen_lines_and_learns(tmp_path):
+    code = PYTHON[0]
+    assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 16
+    (tmp_path / "by_hand.py").write_text(code)
+    loss = float(run(f"{sys.executable} by_hand.py", tmp_path).split()[0])
+    assert loss < 0.5 * math.log(10)
+
+
+def test_every_relative_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
+        assert (REPOSITORY / target).exists(), target
