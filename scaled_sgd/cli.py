@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> int:
     """Train here, or in ``run.processes`` local processes started once the configuration is checked."""
-    from scaled_sgd.config import parse
+    from scaled_sgd.parsing import parse
     from scaled_sgd.train import main as train
 
     try:

@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-from scaled_sgd.config import Config, RunConfig, parse
+from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import DIVERGED_STATUS, USAGE_STATUS, DivergedError, UserError
+from scaled_sgd.parsing import parse
 from scaled_sgd.trainer import Trainer
 
 _SECONDS_TO_SPEAK = 10.0

@@ -37,18 +37,8 @@ def rows(name):
 
 
 def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
-    assert (
-        main(
-            [
-                "--optim.steps=120",
-                "--optim.lr=6",
-                "--model.base_width=16",
-                "--model.activation=abs",
-                "--run.name=first",
-            ]
-        )
-        == 0
-    )
+    network = ["--model.base_width=16", "--model.activation=abs"]
+    assert main([*network, "--optim.steps=200", "--optim.lr=8", "--run.name=first"]) == 0
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["accuracy"] > 0.9
     assert summary["widths"] == [64, 16, 64, 144, 256, 400, 10]

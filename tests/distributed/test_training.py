@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from tests.launching import launch
 
 from scaled_sgd.records import read_metrics
+from tests.launching import launch
 
 pytestmark = pytest.mark.slow
 

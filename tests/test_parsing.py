@@ -5,8 +5,9 @@ import sys
 import pytest
 import yaml
 
-from scaled_sgd.config import Config, as_dict, describe, from_dict, key_types, parse
+from scaled_sgd.config import Config, as_dict, describe, key_types
 from scaled_sgd.errors import UserError
+from scaled_sgd.parsing import from_dict, parse
 
 
 def message(*arguments):
