@@ -51,6 +51,13 @@ class Ranks:
         self.size = dist.get_world_size(group) if distributed else 1
         self.rank = dist.get_rank(group) if distributed else 0
 
+    @classmethod
+    def alone(cls) -> "Ranks":
+        """This process by itself, whatever the others do."""
+        ranks = cls()
+        ranks.size, ranks.rank = 1, 0
+        return ranks
+
     def sum(self, t: Tensor) -> Tensor:
         """Sum ``t`` over the processes, in place."""
         if self.size > 1:
@@ -182,6 +189,11 @@ class Partition:
 def is_sharded(weight: Tensor) -> bool:
     """Whether ``weight`` is a DTensor, of which a process holds a part."""
     return dist.is_available() and isinstance(weight, DTensor)
+
+
+def is_replica(model: nn.Module) -> bool:
+    """Whether this process holds every weight whole."""
+    return not any(is_sharded(p) or hasattr(p, "ds_id") for p in model.parameters())
 
 
 def local_shard(weight: Tensor) -> Tensor:

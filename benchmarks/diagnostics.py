@@ -1,0 +1,182 @@
+"""Diagnostics against automatic differentiation and other libraries; the gradient is the unit of time.
+
+    python benchmarks/diagnostics.py [--threads 1] [--json results.json] [--only cost|warm|memory|processes]
+
+Float32, cross-entropy, two networks. Each ratio is measured in one run with all candidates in turns.
+"""
+
+import argparse
+import resource
+import time
+from functools import partial
+
+import torch
+import torch.multiprocessing as mp
+from harness import interleaved, print_table, ratios, write_json
+from peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
+from torch import Tensor
+
+from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
+from scaled_sgd.diagnostics.sample_space import choose_space
+from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.sharding import Ranks
+
+SHAPES = {
+    "784-32..1152-10, n=256": {"base_width": 32, "depth": 7, "samples": 256},
+    "784-64..1600-10, n=64": {"base_width": 64, "depth": 6, "samples": 64},
+}
+
+
+def problem(base_width: int, depth: int, samples: int) -> tuple[HomogeneousMLP, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    model = HomogeneousMLP(784, 10, depth=depth, base_width=base_width, parameterization="ntp", seed=0)
+    y = torch.randint(10, (samples,), generator=generator)
+    means = torch.randn(10, 784, generator=generator)
+    x = means[y] + torch.randn(samples, 784, generator=generator)
+    return model, 28 * x / x.norm(dim=1, keepdim=True), y
+
+
+def gradient(model: HomogeneousMLP, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(criterion(model(x), y), list(model.parameters()))
+
+
+def train(model: HomogeneousMLP, x: Tensor, y: Tensor, steps: int, lr: float = 0.5) -> None:
+    """Some plain SGD, since spectra after it are those that a run meets."""
+    for _ in range(steps):
+        for p, g in zip(model.parameters(), gradient(model, x, y), strict=True):
+            p.data.sub_(g, alpha=lr)
+
+
+def cost(shape: str, repeats: int) -> dict[str, float]:
+    """Times over the gradient's: one product, c0..c3, and the top eigenvalue at residual 1e-3."""
+    model, x, y = problem(**SHAPES[shape])
+    train(model, x, y, 20)
+    space = HessianSpace(Minibatch(model, x, y, loss="cross_entropy"))
+    dual, out = space.dual(space.start(0)), torch.empty(space.size)
+    other = torch.empty(space.size)
+    candidates = {
+        "gradient": partial(gradient, model, x, y),
+        "ours: one product": lambda: space.dual(space.multiply(dual, out), other),
+        "ours: c0..c3": lambda: taylor_coefficients(model, x, y, loss="cross_entropy"),
+        "ours: top eigenvalue": lambda: sharpness(model, x, y, loss="cross_entropy"),
+        "nested reverse: c0..c3": nested_reverse(model, x, y),
+    }
+    candidates |= {f"{name}: one product": run for name, run in hessian_products(model, x, y).items()}
+    if installed("hessian_eigenthings"):
+        run, steps = eigenthings_lanczos(model, x, y, tolerance=1e-3)
+        candidates["hessian-eigenthings: top eigenvalue"] = run
+        ours = sharpness(model, x, y, loss="cross_entropy").iterations
+        print(f"products to residual 1e-3: ours {ours}, theirs {steps}")
+    found = ratios(interleaved(candidates, repeats=repeats), "gradient")
+    products = [v for name, v in found.items() if name.endswith("one product") and "ours" not in name]
+    found["ahead: one product, of the best"] = min(products) / found["ours: one product"]
+    found["ahead: c0..c3"] = found["nested reverse: c0..c3"] / found["ours: c0..c3"]
+    if "hessian-eigenthings: top eigenvalue" in found:
+        theirs = found["hessian-eigenthings: top eigenvalue"]
+        found["ahead: top eigenvalue"] = theirs / found["ours: top eigenvalue"]
+    return found
+
+
+def warm(shape: str, steps: int = 40, lr: float = 0.5) -> dict[str, float]:
+    """Products a call on a fixed probe batch while SGD on other samples moves the weights."""
+    model, x, y = problem(**SHAPES[shape])
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(1)
+    vectors, counts = None, []
+    for _ in range(steps):
+        found = sharpness(model, x, y, loss="cross_entropy", warm_start=vectors)
+        vectors = found.vectors
+        counts.append(found.iterations)
+        batch = torch.randint(len(x), (len(x),), generator=generator)
+        optimizer.zero_grad()
+        criterion(model(x[batch]), y[batch]).backward()
+        optimizer.step()
+    steady = torch.tensor(counts[steps // 4 :], dtype=torch.float64)
+    return {
+        "first call": counts[0],
+        "steady, median": float(steady.median()),
+        "steady, most": float(steady.max()),
+    }
+
+
+def memory() -> dict[str, float]:
+    """Growth of the peak resident memory over the parameters' bytes, 100 million parameters, n = 256."""
+    model, x, y = problem(base_width=128, depth=9, samples=256)
+    parameter_bytes = sum(p.numel() * 4 for p in model.parameters())
+    model(x[:2])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = sharpness(model, x, y, loss="cross_entropy", max_iterations=8)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "parameters, millions": parameter_bytes / 4e6,
+        "extra memory / parameters": (after - before) * 1024 / parameter_bytes,
+        "products": found.iterations,
+    }
+
+
+def processes(
+    rank: int, world_size: int, shape: str, folder: str, repeats: int, seconds: "mp.SimpleQueue[float]"
+) -> None:
+    """Seconds of one product in this many processes with one thread each."""
+    torch.set_num_threads(1)
+    if world_size > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+        )
+    model, x, y = problem(**SHAPES[shape])
+    own = slice(len(x) * rank // world_size, len(x) * (rank + 1) // world_size)
+    space = choose_space(Minibatch(model, x[own], y[own], loss="cross_entropy"), None)
+    dual, out, other = space.dual(space.start(0)), torch.empty(space.size), torch.empty(space.size)
+    times = []
+    for _ in range(repeats):
+        Ranks().sum(torch.zeros(1))
+        start = time.perf_counter()
+        space.dual(space.multiply(dual, out), other)
+        times.append(time.perf_counter() - start)
+    if rank == 0:
+        seconds.put(sorted(times)[len(times) // 2])
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def speed_up(shape: str, repeats: int) -> dict[str, float]:
+    """One process over two, one product, one thread each, three rounds."""
+    import tempfile
+
+    rounds = []
+    for _ in range(3):
+        times = []
+        for world_size in (1, 2):
+            queue = mp.get_context("spawn").SimpleQueue()
+            with tempfile.TemporaryDirectory() as folder:
+                mp.spawn(processes, (world_size, shape, folder, 5 * repeats, queue), nprocs=world_size)
+            times.append(queue.get())
+        rounds.append(times[0] / times[1])
+    return {"one process / two": sorted(rounds)[1]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--only", choices=["cost", "warm", "memory", "processes"])
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    for threads in arguments.threads:
+        torch.set_num_threads(threads)
+        for shape in SHAPES if arguments.only in (None, "cost") else ():
+            results[f"{shape}, threads {threads}: times of a gradient"] = cost(shape, arguments.repeats)
+    for shape in SHAPES if arguments.only in (None, "warm") else ():
+        results[f"{shape}: products of warm starts"] = warm(shape)
+    if arguments.only in (None, "memory"):
+        results["memory"] = memory()
+    for shape in SHAPES if arguments.only in (None, "processes") else ():
+        results[f"{shape}: two processes"] = speed_up(shape, arguments.repeats)
+    for title, rows in results.items():
+        print_table(title, rows)
+    write_json(arguments.json, results)
+
+
+if __name__ == "__main__":
+    main()

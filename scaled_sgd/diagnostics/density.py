@@ -1,0 +1,97 @@
+"""The spectral density of the minibatch Hessian by stochastic Lanczos quadrature."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.hessian import is_homogeneous
+from scaled_sgd.diagnostics.lanczos import Basis
+from scaled_sgd.diagnostics.scales import resolve_scales
+from scaled_sgd.diagnostics.signals import Minibatch
+from scaled_sgd.diagnostics.space import HessianSpace
+from scaled_sgd.errors import UserError
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """A distribution of eigenvalues: each probe's quadrature nodes and weights, float64 on the CPU.
+
+    Attributes:
+        nodes: Ritz values, shape (probes, steps); nan after a probe has exhausted its Krylov space.
+        weights: shares of the spectrum, each probe's summing to 1, shape (probes, steps).
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    def moment(self, power: int) -> Tensor:
+        """The mean over all eigenvalues of λ^power."""
+        return (self.weights * self.nodes.nan_to_num() ** power).sum(1).mean()
+
+    def density(self, grid: Tensor, width: float) -> Tensor:
+        """The density on ``grid``, every node widened to a Gaussian of standard deviation ``width``.
+
+        Raises:
+            UserError: the width is not positive.
+        """
+        if not width > 0:
+            raise UserError(f"width: {width!r} is not usable; allowed: positive numbers")
+        away = (grid.to(torch.float64)[:, None, None] - self.nodes.nan_to_num()) / width
+        bumps = torch.exp(-0.5 * away.square()) / (width * math.sqrt(2 * math.pi))
+        return (bumps * self.weights).sum(2).mean(1)
+
+
+def spectral_density(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: str,
+    scales: str | Tensor | None = None,
+    steps: int = 30,
+    probes: int = 4,
+    chunk_size: int | None = None,
+    seed: int = 0,
+) -> SpectralDensity:
+    """The density of all eigenvalues of H, or of Ξ^{1/2} H Ξ^{1/2}, on the global minibatch.
+
+    Each probe runs ``steps`` of Lanczos with full reorthogonalisation from Gaussian weights, holding
+    steps + 2 vectors the size of this process's share of the weights.
+
+    Raises:
+        UserError: unfit arguments.
+    """
+    for name, value in (("steps", steps), ("probes", probes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}: {value!r} is not usable; allowed: integers from 1")
+    space: HessianSpace | GenericSpace
+    if is_homogeneous(model):
+        batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+        space = HessianSpace(batch, resolve_scales(scales, batch), space="dense")
+    else:
+        space = GenericSpace(model, x, y, loss=loss, scales=scales)
+    nodes = torch.full((probes, steps), torch.nan, dtype=torch.float64)
+    weights = torch.zeros_like(nodes)
+    for probe in range(probes):
+        theta, share = quadrature(space, space.gaussian(seed * probes + probe), steps)
+        nodes[probe, : len(theta)], weights[probe, : len(theta)] = theta, share
+    return SpectralDensity(nodes, weights)
+
+
+@torch.no_grad()
+def quadrature(space: HessianSpace | GenericSpace, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Gauss quadrature of the spectral measure of ``start``: nodes and weights, at most ``steps`` each."""
+    basis = Basis(space, steps)
+    if not basis.begin(start):
+        return basis.T.new_zeros(1), basis.T.new_ones(1)
+    scale = 0.0
+    while True:
+        basis.step()
+        theta, S = torch.linalg.eigh(basis.T[: basis.count, : basis.count])
+        scale = max(scale, float(theta.abs().max()))
+        if basis.count == steps or basis.beta <= 10 * torch.finfo(space.dtype).eps * scale:
+            return theta, S[0].square()
+        basis.advance()

@@ -1,0 +1,137 @@
+"""How many directions features span, and how far their kernels move (theory §3, §7)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.diagnostics.gradients import gradient_square_norms
+from scaled_sgd.diagnostics.scales import mean_squares
+from scaled_sgd.diagnostics.signals import Minibatch, forward
+from scaled_sgd.errors import UserError
+from scaled_sgd.sharding import Partition
+
+
+@dataclass(frozen=True)
+class FeatureRanks:
+    """Soft ranks of features H (n, m) with singular values σ: 1 when all samples are parallel.
+
+    0-dimensional float64 tensors; all features 0 give nan.
+
+    Attributes:
+        stable: ‖H‖_F² / ‖H‖_2².
+        participation: (Σσ²)² / Σσ⁴.
+        effective: exp of the entropy of σ² / Σσ².
+    """
+
+    stable: Tensor
+    participation: Tensor
+    effective: Tensor
+
+
+@torch.no_grad()
+def gram(features: Tensor) -> Tensor:
+    """K = H Hᵀ (n, n) in float32, float64 for float64 features."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return wide @ wide.T
+
+
+@torch.no_grad()
+def feature_ranks(features: Tensor) -> FeatureRanks:
+    """Ranks of features (n, m) on this process, from the smaller of their two Gram matrices.
+
+    Raises:
+        UserError: not a matrix of real numbers with at least one row and column.
+    """
+    if features.ndim != 2 or not features.numel() or not features.is_floating_point():
+        raise UserError(f"features: {features.dtype} of shape {tuple(features.shape)}; allowed: real (n, m)")
+    return kernel_ranks(gram(features if features.shape[0] <= features.shape[1] else features.T))
+
+
+@torch.no_grad()
+def kernel_ranks(K: Tensor) -> FeatureRanks:
+    """The same from a Gram matrix K (n, n), whose eigenvalues are σ²."""
+    squares = torch.linalg.eigvalsh(K.to(torch.float64)).clamp(min=0)
+    total = squares.sum()
+    shares = squares / total
+    return FeatureRanks(
+        stable=total / squares.max(),
+        participation=total**2 / squares.square().sum(),
+        effective=torch.special.entr(shares).sum().exp(),
+    )
+
+
+@torch.no_grad()
+def hidden_features(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """h_1..h_{l−1} of the global minibatch, each (n, m_k), on every process.
+
+    Raises:
+        UserError: the model is not a HomogeneousMLP, or x does not fit it.
+    """
+    partition = Partition.of(model)
+    m_0 = partition.model.widths[0]
+    if x.ndim != 2 or x.shape[1] != m_0:
+        raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {m_0})")
+    samples, _ = partition.ranks.gather_samples(x.detach(), x.new_empty(len(x)))
+    h, _, _ = forward(partition, samples)
+    return h[1:]
+
+
+def gradient_soft_ranks(
+    model: nn.Module, x: Tensor, y: Tensor, *, loss: str, chunk_size: int | None = None
+) -> Tensor:
+    """S_k = F_k D_k / ‖G_k‖_F², shape (l,), float64, of the global minibatch.
+
+    1 when the samples' rank-one gradients of layer k are parallel, growing as features separate;
+    nan without a gradient.
+
+    Raises:
+        UserError: another kind of network, or unfit x or y.
+    """
+    return soft_ranks_of(Minibatch(model, x, y, loss=loss, chunk_size=chunk_size))
+
+
+@torch.no_grad()
+def soft_ranks_of(batch: Minibatch) -> Tensor:
+    """S_k of a minibatch whose signals may serve other diagnostics too."""
+    F, D, _ = mean_squares(batch)
+    return F * D / gradient_square_norms(batch)
+
+
+@torch.no_grad()
+def kernel_drift(K: Tensor, K_0: Tensor) -> Tensor:
+    """‖K − K_0‖_F / ‖K_0‖_F of two Gram matrices on the same samples, 0-dimensional.
+
+    Raises:
+        UserError: unequal shapes.
+    """
+    _same_square(K, K_0)
+    drift: Tensor = (K - K_0).norm() / K_0.norm()
+    return drift
+
+
+@torch.no_grad()
+def kernel_alignment(K: Tensor, K_0: Tensor, *, centred: bool = False) -> Tensor:
+    """⟨K, K_0⟩_F / (‖K‖_F ‖K_0‖_F), in [0, 1] for Gram matrices, 0-dimensional.
+
+    ``centred`` takes the samples' mean feature out first, K ← C K C with C = I − 11ᵀ/n: centred kernel
+    alignment (CKA).
+
+    Raises:
+        UserError: unequal shapes.
+    """
+    _same_square(K, K_0)
+    if centred:
+        K, K_0 = _centre(K), _centre(K_0)
+    cosine: Tensor = (K * K_0).sum() / (K.norm() * K_0.norm())
+    return cosine
+
+
+def _centre(K: Tensor) -> Tensor:
+    rows = K - K.mean(0, keepdim=True)
+    return rows - rows.mean(1, keepdim=True)
+
+
+def _same_square(K: Tensor, K_0: Tensor) -> None:
+    if K.ndim != 2 or K.shape[0] != K.shape[1] or K.shape != K_0.shape:
+        raise UserError(f"K: shapes {tuple(K.shape)} and {tuple(K_0.shape)}; allowed: two equal squares")

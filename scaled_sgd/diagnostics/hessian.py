@@ -1,0 +1,98 @@
+"""Hessian-vector products in weight space (theory §5)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.diagnostics.generic import generic_product
+from scaled_sgd.diagnostics.scales import resolve_scales
+from scaled_sgd.diagnostics.signals import Minibatch
+from scaled_sgd.diagnostics.space import HessianSpace
+from scaled_sgd.errors import UserError
+from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.sharding import (
+    Partition,
+    full_weight,
+    holds_rows,
+    is_sharded,
+    like_shard,
+    local_shard,
+    unwrap,
+)
+
+
+def hessian_vector_product(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    vectors: Sequence[Tensor],
+    *,
+    loss: str,
+    scales: str | Tensor | None = None,
+    chunk_size: int | None = None,
+) -> list[Tensor]:
+    """H V of the global minibatch loss, or Ξ^{1/2} H Ξ^{1/2} V with ``scales``.
+
+    Args:
+        model: a HomogeneousMLP, wrapped and sharded as may be; other networks take the generic path.
+        x: this process's samples.
+        y: this process's targets.
+        vectors: one a layer, in the shape of W_k, the same on every process; for a sharded layer a
+            DTensor of its layout.
+        loss: ``cross_entropy`` or ``mse``.
+        scales: ξ as in :func:`~scaled_sgd.diagnostics.taylor.taylor_coefficients`.
+        chunk_size: at most so many samples at a time.
+
+    Returns:
+        The product, laid out as ``vectors`` are.
+
+    Raises:
+        UserError: unfit arguments.
+    """
+    if not is_homogeneous(model):
+        return generic_product(model, x, y, vectors, loss=loss, scales=scales)
+    batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+    space = HessianSpace(batch, resolve_scales(scales, batch), space="dense")
+    flat = torch.cat([rows.reshape(-1) for rows in local_rows(batch.partition, vectors)])
+    product = space.expand(space.multiply(flat, torch.empty_like(flat)))
+    return like_vectors(batch.partition, product, vectors)
+
+
+def is_homogeneous(model: nn.Module) -> bool:
+    """Whether the formulas of the family apply, wrapped or not."""
+    return isinstance(unwrap(model), HomogeneousMLP)
+
+
+def local_rows(partition: Partition, vectors: Sequence[Tensor]) -> list[Tensor]:
+    """This process's rows of every layer of a vector.
+
+    Raises:
+        UserError: another number of layers, or a layer of another shape.
+    """
+    if len(vectors) != partition.depth:
+        raise UserError(f"vectors: {len(vectors)} tensors; allowed: {partition.depth}, one a layer")
+    rows = []
+    for k, (layer, vector) in enumerate(zip(partition.model.scaled_layers, vectors, strict=True), start=1):
+        shape = (layer.out_features, layer.in_features)
+        if vector.shape != shape:
+            raise UserError(f"vectors: layer {k} has shape {tuple(vector.shape)}; allowed: {shape}")
+        lies_as_rows = is_sharded(vector) and holds_rows(vector, partition.ranks)
+        own = local_shard(vector) if lies_as_rows else full_weight(vector)[partition.columns(k)]
+        rows.append(own.to(partition.dtype))
+    return rows
+
+
+def like_vectors(partition: Partition, rows: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+    """Every layer in the layout of ``vectors``: one gather a layer that is not row-sharded."""
+    return [
+        lay_out(partition, own, vector, k)
+        for k, (own, vector) in enumerate(zip(rows, vectors, strict=True), start=1)
+    ]
+
+
+def lay_out(partition: Partition, own: Tensor, vector: Tensor, k: int) -> Tensor:
+    """Rows of layer k as a tensor like ``vector``: a DTensor of row shards, or complete."""
+    if is_sharded(vector) and holds_rows(vector, partition.ranks):
+        return like_shard(own, vector)
+    return partition.gather(own.T, k).T

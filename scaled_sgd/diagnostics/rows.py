@@ -1,0 +1,65 @@
+"""A growing matrix of a few long rows: a Krylov basis in memory."""
+
+import torch
+from torch import Tensor
+
+
+class Rows:
+    """Up to ``capacity`` rows of ``length`` numbers, allocated in groups as they are first asked for.
+
+    A run that converges early never touches the rest, and groups of moderate size are taken from the
+    allocator's pool, whereas one large matrix is mapped anew, page by page, in every call.
+    """
+
+    _GROUP_BYTES = 1 << 24
+
+    def __init__(self, capacity: int, length: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.capacity = capacity
+        self._length = length
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        row_bytes = max(1, length * torch.finfo(dtype).bits // 8)
+        self._group = max(1, min(capacity, self._GROUP_BYTES // row_bytes))
+        self._groups: list[Tensor] = []
+
+    def __getitem__(self, i: int) -> Tensor:
+        while i // self._group >= len(self._groups):
+            size = min(self._group, self.capacity - self._group * len(self._groups))
+            self._groups.append(self._like.new_empty(size, self._length))
+        return self._groups[i // self._group][i % self._group]
+
+    def _parts(self, first: int, stop: int) -> list[tuple[slice, Tensor]]:
+        """Groups' rows from ``first`` to ``stop``, each with its place counted from ``first``."""
+        parts = []
+        for g, group in enumerate(self._groups):
+            start, end = max(first, g * self._group), min(stop, (g + 1) * self._group)
+            if start < end:
+                rows = group[start - g * self._group : end - g * self._group]
+                parts.append((slice(start - first, end - first), rows))
+        return parts
+
+    def dots(self, v: Tensor, out: Tensor) -> None:
+        """Inner products of the first len(out) rows with ``v``, into ``out``."""
+        for place, rows in self._parts(0, len(out)):
+            torch.mv(rows, v, out=out[place])
+
+    def subtract(self, w: Tensor, weights: Tensor, *, first: int = 0) -> None:
+        """``w`` −= Σ weights_i row_{first+i}, in place."""
+        for place, rows in self._parts(first, first + len(weights)):
+            w.addmv_(rows.T, weights[place], alpha=-1)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Weights (k, count) times the first ``count`` rows: (k, length)."""
+        combined = self._like.new_zeros(len(weights), self._length)
+        for place, rows in self._parts(0, weights.shape[1]):
+            combined.addmm_(weights[:, place], rows)
+        return combined
+
+    def rotate(self, weights: Tensor) -> None:
+        """The first k rows ← weights (k, count) times the first ``count`` rows, some columns at a time."""
+        step = max(1, (1 << 20) // self.capacity)
+        for start in range(0, self._length, step):
+            columns = slice(start, start + step)
+            old = torch.cat([rows[:, columns] for _, rows in self._parts(0, weights.shape[1])])
+            new = weights @ old
+            for place, rows in self._parts(0, len(weights)):
+                rows[:, columns] = new[place]

@@ -1,0 +1,74 @@
+"""The network's tangent kernel on a probe batch, through Gram matrices (theory §1, §3)."""
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.diagnostics.scales import given_scales
+from scaled_sgd.diagnostics.signals import backward, forward
+from scaled_sgd.errors import UserError
+from scaled_sgd.sharding import Partition
+
+
+@torch.no_grad()
+def tangent_kernel(
+    model: nn.Module, x: Tensor, *, scales: Tensor | None = None, trace_outputs: bool = False
+) -> Tensor:
+    """Θ = J Ξ Jᵀ of the global batch, J the derivative of all outputs in all weights.
+
+    Θ_{(i,c),(j,d)} = Σ_k ξ_k α_k² ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩ with δ^{(c)}_l = e_c,
+    shape (n·m_l, n·m_l), outputs fastest; or with ``trace_outputs`` its sum over c = d, (n, n), which
+    never holds more than one output's signals.
+
+    Args:
+        model: a HomogeneousMLP, wrapped and sharded as may be.
+        x: this process's samples.
+        scales: ξ, a tensor (l,), or None for 1; for ``model``'s scales see
+            :func:`~scaled_sgd.diagnostics.scales.resolve_scales`.
+        trace_outputs: sum over outputs.
+
+    Raises:
+        UserError: unfit arguments.
+    """
+    partition = Partition.of(model)
+    widths = partition.model.widths
+    if x.ndim != 2 or x.shape[1] != widths[0]:
+        raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {widths[0]})")
+    xi = given_scales(scales, partition.depth, dtype=partition.dtype, device=partition.device)
+    samples, _ = partition.ranks.gather_samples(x.detach(), x.new_empty(len(x)))
+    h, gate, f = forward(partition, samples)
+    outputs = torch.eye(widths[-1], dtype=f.dtype, device=f.device)
+    groups = outputs[:, None] if trace_outputs else outputs[None]
+    theta = f.new_zeros(())
+    for group in groups:
+        delta = partition.own(group[:, None].expand(-1, *f.shape), partition.depth)
+        for k in range(partition.depth, 0, -1):
+            K_delta = _pairs(delta)
+            K_h = h[k - 1] @ h[k - 1].T
+            factor = xi[k - 1] * partition.multiplier(k) ** 2
+            theta = theta + factor * K_h[:, None, :, None] * K_delta
+            if k > 1:
+                delta = backward(partition, delta, gate[k - 1], k)
+    n, c = theta.shape[:2]
+    return partition.sum(theta.reshape(n * c, n * c))
+
+
+def _pairs(delta: Tensor) -> Tensor:
+    """⟨δ^{(c)}_i, δ^{(d)}_j⟩ of signals (outputs, n, ·), shape (n, outputs, n, outputs)."""
+    c, n, m = delta.shape
+    rows = delta.transpose(0, 1).reshape(n * c, m)
+    return (rows @ rows.T).view(n, c, n, c)
+
+
+@torch.no_grad()
+def top_eigenvalues(kernel: Tensor, k: int = 1) -> Tensor:
+    """The ``k`` largest eigenvalues of a symmetric kernel, largest first, float64.
+
+    Raises:
+        UserError: not a square, or k out of range.
+    """
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+        raise UserError(f"kernel: shape {tuple(kernel.shape)} is not square; allowed: (n, n)")
+    if not 1 <= k <= len(kernel):
+        raise UserError(f"k: {k!r} is out of range; allowed: 1 to {len(kernel)}")
+    ascending: Tensor = torch.linalg.eigvalsh(kernel.to(torch.float64))
+    return ascending.flip(0)[:k]

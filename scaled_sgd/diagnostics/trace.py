@@ -1,0 +1,117 @@
+"""The trace of the minibatch Hessian: exact in one backward pass an output, or estimated (theory §4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.hessian import is_homogeneous
+from scaled_sgd.diagnostics.scales import resolve_scales
+from scaled_sgd.diagnostics.signals import Minibatch, Signals, backward
+from scaled_sgd.errors import UserError
+
+
+@dataclass(frozen=True)
+class HessianTrace:
+    """tr H, or tr Ξ^{1/2} H Ξ^{1/2}.
+
+    Attributes:
+        value: 0-dimensional.
+        layers: the trace of each layer's diagonal block, shape (l,); None from the generic path.
+        standard_error: of the estimate; 0 where the value is exact.
+    """
+
+    value: Tensor
+    layers: Tensor | None
+    standard_error: Tensor
+
+
+def hessian_trace(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: str,
+    scales: str | Tensor | None = None,
+    chunk_size: int | None = None,
+    probes: int = 32,
+    seed: int = 0,
+) -> HessianTrace:
+    """The trace on the global minibatch.
+
+    For a HomogeneousMLP it is exact: outputs are linear in each single W_k while no activation changes
+    sign, so diagonal blocks are Gauss–Newton ones, and with ℓ'' = Σ_c s_c s_cᵀ
+
+        tr H_kk = (α_k²/n) Σ_c Σ_i ‖h_{k−1,i}‖² ‖δ^{(c)}_{k,i}‖²,   δ^{(c)}_l = s_c.  [ours]
+
+    Other networks get Hutchinson's estimate from ``probes`` random signs with its standard error;
+    ``probes``, ``seed`` and ``chunk_size`` have no meaning on the respective other path.
+
+    Raises:
+        UserError: unfit arguments.
+    """
+    if not is_homogeneous(model):
+        return hutchinson(GenericSpace(model, x, y, loss=loss, scales=scales), probes=probes, seed=seed)
+    batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+    return trace_of(batch, resolve_scales(scales, batch))
+
+
+@torch.no_grad()
+def trace_of(batch: Minibatch, xi: Tensor) -> HessianTrace:
+    """The exact trace of a minibatch whose signals may serve other diagnostics too."""
+    partition = batch.partition
+    layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
+    for signals in batch:
+        for c in range(signals.f.shape[1]):
+            layers += root_norms(signals, curvature_root(signals, c))
+    layers = partition.sum(layers) / batch.total * xi
+    return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+
+
+def curvature_root(signals: Signals, c: int) -> Tensor:
+    """s_c (samples, m_l) with Σ_c s_c s_cᵀ = ℓ''.
+
+    e_c for the squared error, √p_c (e_c − p) for cross-entropy.
+    """
+    f = signals.f
+    if signals.loss.name == "cross_entropy":
+        p = f.softmax(-1)
+        root = p.neg()
+        root[:, c] += 1
+        return root.mul_(p[:, c : c + 1].sqrt())
+    root = torch.zeros_like(f)
+    root[:, c] = 1
+    return root
+
+
+def root_norms(signals: Signals, root: Tensor) -> Tensor:
+    """This process's part of α_k² Σ_i ‖h_{k−1,i}‖² ‖δ_{k,i}‖² with δ_l = root, shape (l,), float64."""
+    partition = signals.partition
+    delta = partition.own(root, partition.depth)
+    norms = []
+    for k in range(partition.depth, 0, -1):
+        h_squares = signals.h[k - 1].square().sum(1, dtype=torch.float64)
+        delta_squares = delta.square().sum(1, dtype=torch.float64)
+        norms.append(partition.multiplier(k) ** 2 * (h_squares * delta_squares).sum())
+        if k > 1:
+            delta = backward(partition, delta, signals.gate[k - 1], k)
+    return torch.stack(norms[::-1])
+
+
+@torch.no_grad()
+def hutchinson(space: GenericSpace, *, probes: int, seed: int) -> HessianTrace:
+    """The mean of sᵀHs over random signs s, and its standard error.
+
+    Raises:
+        UserError: fewer than two probes.
+    """
+    if probes < 2:
+        raise UserError(f"probes: {probes!r} is not usable; allowed: integers from 2")
+    out = torch.empty(space.size, dtype=space.dtype, device=space.device)
+    samples = []
+    for probe in range(probes):
+        signs = space.random(seed * probes + probe).sign()
+        samples.append(torch.dot(signs, space.multiply(signs, out)).double())
+    values = torch.stack(samples)
+    return HessianTrace(values.mean(), None, values.std() / probes**0.5)

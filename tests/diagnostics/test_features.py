@@ -1,0 +1,103 @@
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from scaled_sgd.diagnostics import (
+    feature_ranks,
+    gradient_soft_ranks,
+    gram,
+    hidden_features,
+    kernel_alignment,
+    kernel_drift,
+)
+from scaled_sgd.errors import UserError
+from tests.diagnostics.strategies import problems, seeds
+from tests.oracles import Problem, gradients, make_problem
+
+
+@given(n=st.integers(1, 9), m=st.integers(1, 9), seed=seeds())
+@settings(max_examples=40)
+def test_ranks_follow_from_singular_values(n: int, m: int, seed: int) -> None:
+    H = torch.randn(n, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    squares = torch.linalg.svdvals(H).square()
+    shares = squares / squares.sum()
+    ranks = feature_ranks(H)
+    torch.testing.assert_close(ranks.stable, squares.sum() / squares.max())
+    torch.testing.assert_close(ranks.participation, squares.sum() ** 2 / squares.square().sum())
+    torch.testing.assert_close(ranks.effective, torch.exp(-(shares * shares.log()).sum()))
+
+
+def test_ranks_are_one_for_parallel_and_n_for_orthonormal_samples() -> None:
+    parallel = feature_ranks(torch.ones(5, 7))
+    orthonormal = feature_ranks(torch.eye(5, 7))
+    for name in ("stable", "participation", "effective"):
+        assert float(getattr(parallel, name)) == pytest.approx(1, abs=1e-5)
+        assert float(getattr(orthonormal, name)) == pytest.approx(5)
+
+
+def test_bfloat16_features_are_accumulated_wider() -> None:
+    H = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = feature_ranks(H.double())
+    for name in ("stable", "participation", "effective"):
+        assert float(getattr(feature_ranks(H), name)) == pytest.approx(float(getattr(exact, name)), rel=1e-4)
+
+
+@given(problem=problems(max_samples=9), chunk_size=st.sampled_from([None, 2]))
+@settings(max_examples=40)
+def test_gradient_soft_ranks_follow_from_gradients_and_signals(
+    problem: Problem, chunk_size: int | None
+) -> None:
+    G = gradients(problem)
+    assume(all(float(g.norm()) > 1e-8 for g in G))
+    n, x = len(problem.x), problem.x
+    h, z, forward = [x], [], []
+    for layer in problem.model.scaled_layers:
+        z.append((layer.multiplier * h[-1] @ layer.weight.T).requires_grad_())
+        forward.append(layer.multiplier**2 * h[-1].square().sum() / n)
+        h.append(problem.model.apply_activation(z[-1]))
+    losses = (
+        torch.nn.functional.cross_entropy(z[-1], problem.y, reduction="sum")
+        if problem.loss == "cross_entropy"
+        else 0.5 * (z[-1] - problem.y).square().sum()
+    )
+    delta = torch.autograd.grad(losses, z)
+    wanted = [F * d.square().sum() / n / g.square().sum() for F, d, g in zip(forward, delta, G, strict=True)]
+    found = gradient_soft_ranks(problem.model, x, problem.y, loss=problem.loss, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(wanted).detach(), rtol=1e-9, atol=0)
+
+
+def test_one_sample_has_soft_rank_one() -> None:
+    p = make_problem(samples=1)
+    torch.testing.assert_close(
+        gradient_soft_ranks(p.model, p.x, p.y, loss=p.loss), torch.ones(4, dtype=torch.float64)
+    )
+
+
+def test_hidden_features_are_what_the_model_computes() -> None:
+    p = make_problem()
+    h = p.x
+    for layer, found in zip(p.model.scaled_layers[:-1], hidden_features(p.model, p.x), strict=True):
+        h = p.model.apply_activation(layer(h))
+        torch.testing.assert_close(found, h.detach())
+
+
+def test_drift_and_alignment() -> None:
+    H = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    K = gram(H)
+    assert float(kernel_drift(K, K)) == 0
+    assert float(kernel_drift(3 * K, K)) == pytest.approx(2)
+    assert float(kernel_alignment(3 * K, K)) == pytest.approx(1)
+    shifted = gram(H + torch.ones(4))
+    assert float(kernel_alignment(shifted, K)) < 0.999
+    assert float(kernel_alignment(shifted, K, centred=True)) == pytest.approx(1)
+
+
+def test_mistakes_name_the_argument() -> None:
+    p = make_problem()
+    with pytest.raises(UserError, match=r"^features:"):
+        feature_ranks(torch.ones(3))
+    with pytest.raises(UserError, match=r"^K:"):
+        kernel_drift(torch.eye(3), torch.eye(2))
+    with pytest.raises(UserError, match=r"^x:"):
+        hidden_features(p.model, p.x[:, 1:])

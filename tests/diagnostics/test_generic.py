@@ -1,0 +1,98 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, hessian
+
+from scaled_sgd.diagnostics import (
+    hessian_trace,
+    hessian_vector_product,
+    sharpness,
+    spectral_density,
+)
+from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.errors import UserError
+from tests.oracles import full_hessian, make_problem, to_flat
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(7, 4, generator=generator, dtype=torch.float64), torch.arange(7) % 3
+
+
+def reference(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    named = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(flat: Tensor) -> Tensor:
+        parts = flat.split([p.numel() for p in named.values()])
+        values = {name: part.view_as(p) for (name, p), part in zip(named.items(), parts, strict=True)}
+        return nn.functional.cross_entropy(functional_call(model, values, (x,)), y)
+
+    H: Tensor = hessian(loss)(to_flat(list(named.values())))
+    return H
+
+
+def test_any_module_has_exact_products_and_top_eigenpairs() -> None:
+    model, (x, y) = network(), data()
+    H = reference(model, x, y)
+    V = [torch.randn_like(p) for p in model.parameters()]
+    found = hessian_vector_product(model, x, y, V, loss="cross_entropy")
+    torch.testing.assert_close(to_flat(found), H @ to_flat(V))
+    top = sharpness(model, x, y, loss="cross_entropy", k=2, tolerance=1e-9)
+    torch.testing.assert_close(top.values, torch.linalg.eigvalsh(H).flip(0)[:2])
+    torch.testing.assert_close(H @ to_flat(top.expand(1)), top.values[1] * to_flat(top.expand(1)))
+    assert sharpness(model, x, y, loss="cross_entropy", warm_start=top.vectors[:1]).iterations == 1
+
+
+def test_the_generic_path_agrees_with_the_formulas_of_the_family() -> None:
+    p = make_problem()
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    space = GenericSpace(p.model, p.x, p.y, loss=p.loss, scales=xi)
+    v = space.random(0)
+    torch.testing.assert_close(space.multiply(v, torch.empty_like(v)), full_hessian(p, xi) @ v)
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model, (x, y) = network(), data()
+    model[0].weight.requires_grad_(False)
+    H = reference(model, x, y)[24:, 24:]
+    top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
+    torch.testing.assert_close(top.values[0], torch.linalg.eigvalsh(H)[-1])
+
+
+def test_hutchinson_states_its_standard_error() -> None:
+    model, (x, y) = network(), data()
+    exact = float(reference(model, x, y).trace())
+    found = hessian_trace(model, x, y, loss="cross_entropy", probes=200)
+    assert abs(float(found.value) - exact) < 4 * float(found.standard_error)
+    assert found.layers is None
+
+
+def test_density_of_any_module() -> None:
+    model, (x, y) = network(), data()
+    found = spectral_density(model, x, y, loss="cross_entropy", steps=15, probes=2)
+    top = float(torch.linalg.eigvalsh(reference(model, x, y))[-1])
+    assert float(found.nodes.nan_to_num().max()) == pytest.approx(top, rel=1e-6)
+
+
+def test_mistakes_say_what_is_not_available() -> None:
+    model, (x, y) = network(), data()
+    for name, wrong in {
+        "scales": {"scales": "norm"},
+        "space": {"space": "factor"},
+        "loss": {"loss": "hinge"},
+    }.items():
+        with pytest.raises(UserError, match=f"^{name}: .*(available|allowed)"):
+            sharpness(model, x, y, **({"loss": "cross_entropy"} | wrong))
+    with pytest.raises(UserError, match=r"^vectors:"):
+        hessian_vector_product(model, x, y, [x], loss="cross_entropy")
+    with pytest.raises(UserError, match=r"^model:"):
+        sharpness(nn.Flatten(), x, y, loss="cross_entropy")
+    with pytest.raises(UserError, match=r"^probes:"):
+        hessian_trace(model, x, y, loss="cross_entropy", probes=1)
+    with pytest.raises(UserError, match=r"^x:"):
+        sharpness(model, x[:0], y[:0], loss="cross_entropy")

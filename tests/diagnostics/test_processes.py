@@ -1,0 +1,178 @@
+"""Every diagnostic in 2 and 4 processes with unequal local batches, against one process, in float64."""
+
+from functools import cache
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from scaled_sgd.diagnostics import (
+    gradient_soft_ranks,
+    hessian_trace,
+    hessian_vector_product,
+    hidden_features,
+    sharpness,
+    spectral_density,
+    tangent_kernel,
+    taylor_coefficients,
+)
+from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
+from scaled_sgd.diagnostics.signals import Minibatch
+from scaled_sgd.sharding import Partition
+from tests.oracles import Problem, make_problem
+from tests.processes import run_processes
+
+ONE_PROCESS = (9,)
+CASES = {
+    (6, 3): [
+        ("replica", "cross_entropy"),
+        ("ddp", "mse"),
+        ("fsdp2", "mse"),
+        ("columnwise", "cross_entropy"),
+        ("rowwise", "mse"),
+        ("replicated", "cross_entropy"),
+    ],
+    (9, 0): [("replica", "mse"), ("fsdp2", "cross_entropy")],
+    (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse")],
+}
+"""Local samples by rank: layouts of the weights with a loss."""
+
+
+def problem(loss: str) -> Problem:
+    return make_problem(
+        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=(0.3, 0.8)
+    )
+
+
+def laid_out(model: nn.Module, layout: str) -> nn.Module:
+    if layout == "ddp":
+        return DistributedDataParallel(model)
+    if layout == "replica":
+        return model
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    if layout == "fsdp2":
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+    placement = {"columnwise": Shard(0), "rowwise": Shard(1), "replicated": Replicate()}[layout]
+    for layer in model.layers:
+        layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [placement]))
+    return model
+
+
+def whole(t: Tensor) -> Tensor:
+    return t.full_tensor() if isinstance(t, DTensor) else t
+
+
+def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Tensor]) -> dict[str, Tensor]:
+    t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
+    chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)
+    products = hessian_vector_product(model, x, y, vectors, loss=loss, scales="gain")
+    found = {
+        "taylor": torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton, t.feature]),
+        "chunked": torch.stack([chunked.c0, chunked.c1, chunked.c2, chunked.c3]),
+        "scales": t.scales,
+        "soft ranks": gradient_soft_ranks(model, x, y, loss=loss),
+        "product": torch.cat([whole(p).reshape(-1) for p in products]),
+        "trace": hessian_trace(model, x, y, loss=loss, scales="norm").layers,
+        "kernel": tangent_kernel(model, x),
+        "features": torch.cat(hidden_features(model, x), dim=1),
+        "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
+    }
+    for space in ("dense", "factor"):
+        top = sharpness(model, x, y, loss=loss, scales="norm", k=2, space=space, tolerance=1e-8, basis=8)
+        found[f"eigenvalues, {space}"] = top.values
+        partition = Partition.of(model)
+        rows = enumerate(top.expand(), start=1)
+        found[f"eigenvector, {space}"] = torch.cat(
+            [partition.gather(V.T, k).reshape(-1) for k, V in rows]
+        ).abs()
+    return found
+
+
+def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    drawn = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in weights]
+    return [
+        distribute_tensor(v, w.device_mesh, w.placements) if isinstance(w, DTensor) else v
+        for v, w in zip(drawn, weights, strict=True)
+    ]
+
+
+def diagnose_layout(layout: str, loss: str, sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    p = problem(loss)
+    model = laid_out(p.model, layout)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    x, y = p.x.split(list(sizes))[rank], p.y.split(list(sizes))[rank]
+    vectors = vectors_like(model, list(p.model.parameters()))
+    return diagnose(model, x, y, loss, vectors)
+
+
+def diagnose_all(sizes: tuple[int, ...]) -> dict[tuple[str, str], dict[str, Tensor]]:
+    return {(layout, loss): diagnose_layout(layout, loss, sizes) for layout, loss in CASES[sizes]}
+
+
+@cache
+def alone(loss: str) -> dict[str, Tensor]:
+    return diagnose_layout("replica", loss, ONE_PROCESS)
+
+
+@cache
+def together(sizes: tuple[int, ...]) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
+    return run_processes(diagnose_all, len(sizes), sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sizes", "layout", "loss"), [(sizes, *case) for sizes, cases in CASES.items() for case in cases]
+)
+def test_diagnostics_do_not_depend_on_processes_or_layout(
+    sizes: tuple[int, ...], layout: str, loss: str
+) -> None:
+    for of_rank in together(sizes):
+        for name, wanted in alone(loss).items():
+            found = of_rank[layout, loss][name]
+            torch.testing.assert_close(
+                found,
+                wanted,
+                rtol=1e-10,
+                atol=1e-6 if "vector" in name else 1e-12,
+                msg=lambda m, name=name: f"{name}: {m}",
+            )
+
+
+def spaces_of_rank() -> list[bool]:
+    p = problem("mse")
+    replica = choose_space(Minibatch(p.model, p.x, p.y, loss="mse"), None, space="factor")
+    sharded = laid_out(p.model, "columnwise")
+    rows = choose_space(Minibatch(sharded, p.x, p.y, loss="mse"), None, space="factor")
+    return [isinstance(space, SampleSpace) for space in (replica, rows)]
+
+
+def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    p = problem("cross_entropy")
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    x, y = p.x.split(list(sizes))[rank], p.y.split(list(sizes))[rank]
+    generator = torch.Generator().manual_seed(5)
+    V = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in model.parameters()]
+    top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
+    return [*hessian_vector_product(model, x, y, V, loss="cross_entropy"), top.values]
+
+
+def others_of_rank(sizes: tuple[int, ...]) -> tuple[list[Tensor], list[bool]]:
+    return generic_of_rank(sizes), spaces_of_rank()
+
+
+@pytest.mark.slow
+def test_any_module_weighs_samples_not_processes_and_replicas_share_samples_but_shards_rows() -> None:
+    wanted = generic_of_rank(ONE_PROCESS)
+    for found, shares_samples in run_processes(others_of_rank, 3, (5, 0, 4)):
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+        assert shares_samples == [True, False]
