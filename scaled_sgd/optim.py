@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.errors import UserError
-from scaled_sgd.scaling import DepthwiseScaling, local
+from scaled_sgd.scaling import DepthwiseScaling
+from scaled_sgd.sharding import local_shard
 
 
 class ScaledSGD(Optimizer):
@@ -79,7 +80,7 @@ class ScaledSGD(Optimizer):
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, xi: Any, group: dict[str, Any]) -> None:
         lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
-        W, G = local(parameter), local(gradient)
+        W, G = local_shard(parameter), local_shard(gradient)
         if momentum == 0:
             if weight_decay != 0:
                 W.mul_(1 - lr * weight_decay)
@@ -88,7 +89,7 @@ class ScaledSGD(Optimizer):
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        v = local(state["momentum_buffer"])
+        v = local_shard(state["momentum_buffer"])
         _add_scaled(v.mul_(momentum), G, xi, 1.0)
         if weight_decay != 0:
             v.add_(W, alpha=weight_decay)
@@ -104,10 +105,26 @@ class ScaledSGD(Optimizer):
         return {**super().state_dict(), "scaling": self.scaling.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up :meth:`state_dict`."""
+        """Take up :meth:`state_dict`.
+
+        Raises:
+            UserError: the state is of another kind of optimizer, rule or network.
+        """
         state = dict(state_dict)
+        if "scaling" not in state:
+            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
         self.scaling.load_state_dict(state.pop("scaling"))
         super().load_state_dict(state)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """One group holds all scaled layers.
+
+        Raises:
+            UserError: a second group.
+        """
+        if self.param_groups:
+            raise UserError("param_groups: ScaledSGD trains its model's layers as one group; allowed: one")
+        super().add_param_group(param_group)
 
 
 def _add_scaled(target: Tensor, gradient: Tensor, xi: Any, value: float) -> None:

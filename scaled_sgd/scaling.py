@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.errors import UserError
+from scaled_sgd.sharding import local_shard
 from scaled_sgd.signal_norms import MeasuredLayer, SignalNorms, measured_layers
 
 FLOOR = 1e-30
-"""Denominators at or below this give ξ_k = 0: a layer without signal has no gradient to scale."""
+"""Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient."""
 
 
 class Rule(Protocol):
@@ -49,7 +50,7 @@ def gain(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
 
 def kernel(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
     """ω / (l F B): layer kernels of unit trace, steps in function space."""
-    return _ratio(omega * R, depth * F * D)
+    return _ratio(omega, depth * F * _ratio(D, R))
 
 
 RULES: dict[str, Rule] = {"none": none, "norm": norm, "gain": gain, "kernel": kernel}
@@ -71,9 +72,10 @@ class DepthwiseScaling:
 
     Works with any ``torch.optim`` optimizer and any training loop that averages the loss over the
     samples of the global minibatch: ``loss.backward()`` once, or once a microbatch, then
-    ``optimizer.step()``. The sums live exactly as long as the gradients do: they grow with every
-    backward pass and start anew at ``optimizer.step()`` and ``optimizer.zero_grad()``. Forward passes
-    that no backward pass follows, evaluation among them, leave no trace.
+    ``optimizer.step()``. The sums grow with every backward pass and start anew at ``optimizer.step()``
+    and ``optimizer.zero_grad()``; after ``model.zero_grad()`` alone call :meth:`reset`. Forward passes
+    that no backward pass follows, evaluation among them, leave no trace. Over several processes
+    gradients are taken to be averaged, as DistributedDataParallel does, not summed.
 
     Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler``, clipped by
     whoever clips, all that before ``step()``; then multiplied by ξ; then weight decay (not scaled) and
@@ -88,7 +90,8 @@ class DepthwiseScaling:
         rule: ``norm``, ``gain``, ``kernel`` or ``none``.
         static: keep the first step's scales for ever; later steps measure nothing.
         process_group: the ranks that share the global minibatch; the default group when None.
-        grad_scaler: a ``torch.amp.GradScaler`` in use, whose loss scale is taken out of the norms.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if any: its loss scale is taken out of the
+            norms, which would be wrong without it.
 
     Raises:
         UserError: an unknown rule, or trainable parameters outside ``nn.Linear`` layers.
@@ -144,25 +147,36 @@ class DepthwiseScaling:
             UserError: no backward pass has run since the last step.
         """
         if not self._frozen:
-            F, D, R, omega = self._norms.reduce()
-            self._scales = self._rule(F, D, R, omega, len(self.layers))
+            self._scales = self.predict(*self._norms.reduce())
             self._measure()
         self._norms.reset()
         return self.scales
+
+    def predict(self, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        """ξ (l,) that a step with these mean squares will use: the frozen ones of a static rule."""
+        if self._frozen:
+            return self.scales
+        return self._rule(F, D, R, self._norms.omega, len(self.layers))
 
     def attach(self, optimizer: Any) -> None:
         """Scale gradients before every step of ``optimizer``, a torch optimizer or Accelerate's wrapper.
 
         Raises:
-            UserError: it is no optimizer, or an optimizer is attached already.
+            UserError: it is no optimizer, it trains other weights, or one is attached already.
         """
         inner = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(inner, Optimizer):
             raise UserError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
         if self._optimizer is not None:
             raise UserError("optimizer: one is attached already; call detach() first")
+        trained = {parameter for group in inner.param_groups for parameter in group["params"]}
+        for layer in self.layers:
+            if not trained.issuperset(layer.parameters):
+                raise UserError(
+                    f"optimizer: it does not train layer {layer.name}; allowed: all scaled layers"
+                )
         self._optimizer = inner
-        self._handles.append(inner.register_step_pre_hook(self._scale_gradients))
+        self._handles.append(inner.register_step_pre_hook(self._before_step))
         self._restore_zero_grad = _call_after_zero_grad(inner, self._norms.reset)
         self._measure()
 
@@ -212,7 +226,24 @@ class DepthwiseScaling:
         else:
             self._norms.start()
 
-    def _scale_gradients(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def _before_step(
+        self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._scale_gradients()
+            return None
+
+        def scaled_closure() -> Any:
+            loss = closure()
+            self._scale_gradients()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], scaled_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": scaled_closure}
+
+    def _scale_gradients(self) -> None:
         if self.rule == "none":
             return
         if not self._norms.seen and all(p.grad is None for layer in self.layers for p in layer.parameters):
@@ -221,13 +252,7 @@ class DepthwiseScaling:
         for layer, xi in zip(self.layers, scales, strict=True):
             for parameter in layer.parameters:
                 if parameter.grad is not None:
-                    local(parameter.grad).mul_(xi)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lives on this rank: itself, or the shard of a DTensor."""
-    to_local = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
+                    local_shard(parameter.grad).mul_(xi)
 
 
 def _call_after_zero_grad(optimizer: Optimizer, callback: Callable[[], None]) -> Callable[[], None]:

@@ -7,7 +7,6 @@ trace, and a forward pass recomputed by activation checkpointing counts once.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.model import ScaledLinear
+from scaled_sgd.sharding import unwrap
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,9 @@ class MeasuredLayer:
 
     @property
     def has_bias(self) -> bool:
-        """Whether F_k has one more feature, of value 1."""
-        return getattr(self.module, "bias", None) is not None
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel and ``torch.compile`` wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+        """Whether a trainable bias gives F_k one more feature, of value 1."""
+        bias = getattr(self.module, "bias", None)
+        return bias is not None and bool(bias.requires_grad)
 
 
 def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
@@ -59,7 +49,7 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
     """
     layers: list[MeasuredLayer] = []
     owned: set[nn.Parameter] = set()
-    for name, module in unwrapped(model).named_modules():
+    for name, module in unwrap(model).named_modules():
         if not isinstance(module, ScaledLinear | nn.Linear) or not module.weight.requires_grad:
             continue
         layer = MeasuredLayer(
@@ -87,20 +77,28 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
 
 
 class _Measure(torch.autograd.Function):
-    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows)."""
+    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows) in float64."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, h_norm: Tensor, rows: int, probe: Tensor) -> Tensor:
         ctx.h_norm = h_norm
         ctx.rows = rows
-        return z.view_as(z)
+        if torch.compiler.is_compiling():
+            return z.view_as(z)
+        # Not a view of z, so that an activation may overwrite it.
+        ctx.mark_dirty(z)
+        return z
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, Tensor]:
         h_norm: Tensor = ctx.h_norm
-        delta_norm = torch.linalg.vector_norm(delta, dtype=h_norm.dtype)
+        delta_norm = torch.linalg.vector_norm(delta, dtype=_norm_dtype(delta)).double()
         root_rows = torch.full_like(h_norm, math.sqrt(ctx.rows))
         return delta, None, None, torch.stack((h_norm, delta_norm, root_rows)).square_()
+
+
+def _norm_dtype(signal: Tensor) -> torch.dtype:
+    return torch.promote_types(signal.dtype, torch.float32)
 
 
 def _in_backward() -> bool:
@@ -109,7 +107,11 @@ def _in_backward() -> bool:
 
 
 class SignalNorms:
-    """Running sums of one step's squared signal norms on this rank, and their global means."""
+    """Running sums of one step's squared signal norms on this rank, and their global means.
+
+    Attributes:
+        overlap: start the all-reduce when the coming backward pass reaches the first layer.
+    """
 
     def __init__(
         self,
@@ -118,24 +120,21 @@ class SignalNorms:
         process_group: dist.ProcessGroup | None = None,
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
-        weights = [layer.parameters[0] for layer in layers]
-        self.device = weights[0].device
         self.overlap = False
         self._layers = layers
         self._group = process_group
         self._grad_scaler = grad_scaler
         self._probes: list[Tensor] = []
-        for weight in weights:
-            dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
-            self._probes.append(torch.zeros(3, dtype=dtype, device=self.device, requires_grad=True))
-        self._probes[0].register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
-        self._biases = torch.tensor([float(layer.has_bias) for layer in layers], dtype=torch.float64)
-        self._alpha = torch.tensor([layer.multiplier for layer in layers], dtype=torch.float64)
-        self._omega = torch.tensor([layer.layer_weight for layer in layers], dtype=torch.float64)
         self._handles: list[RemovableHandle] = []
         self._next_layer = 0
         self._sums: Tensor | None = None
         self._work: Any = None
+        self._place()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now."""
+        return self._layers[0].parameters[0].device
 
     @property
     def seen(self) -> bool:
@@ -145,7 +144,9 @@ class SignalNorms:
     def start(self) -> None:
         """Measure from the next forward pass on."""
         if not self._handles:
-            self._handles = list(self._register())
+            for k, layer in enumerate(self._layers):
+                hook = layer.module.register_forward_hook(self._hook(k), with_kwargs=True)
+                self._handles.append(hook)
 
     def stop(self) -> None:
         """Measure nothing any more."""
@@ -159,11 +160,12 @@ class SignalNorms:
         if self._work is not None:
             self._work.wait()
         self._work = self._sums = None
+        self.overlap = False
         for probe in self._probes:
             probe.grad = None
 
-    def reduce(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """F (l,), D (l,), R () over the global minibatch and ω (l,), float64 on the device. Collective.
+    def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
+        """F (l,), D (l,) and R () over the global minibatch, float64 on the device. Collective.
 
         One all-reduce of 2l + 1 numbers. With rows weighted 1/N each in the loss and gradients averaged
         over W ranks, autograd's signals are δ_i·W/N, whence the factors below.
@@ -185,12 +187,25 @@ class SignalNorms:
             loss_scale = self._grad_scaler._scale
             if loss_scale is not None:
                 scale = scale / loss_scale.to(scale).square()
-        alpha, omega, biases = (
-            values.to(self.device, non_blocking=True) for values in (self._alpha, self._omega, self._biases)
-        )
-        F = alpha.square() * h_squares / n + biases
+        F = self._alpha.square() * h_squares / n + self._biases
         D = delta_squares * scale
-        return F, D, D[-1], omega
+        return F, D, D[-1]
+
+    def _place(self) -> None:
+        """Put the probes and the layers' constants where the network is."""
+        device = self.device
+        self._probes = [
+            torch.zeros(3, dtype=torch.float64, device=device, requires_grad=True) for _ in self._layers
+        ]
+        self._probes[0].register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
+        self._biases, self._alpha, self.omega = (
+            torch.tensor(values, dtype=torch.float64, device=device)
+            for values in (
+                [float(layer.has_bias) for layer in self._layers],
+                [layer.multiplier for layer in self._layers],
+                [layer.layer_weight for layer in self._layers],
+            )
+        )
 
     def _launch(self, *, asynchronous: bool = False) -> None:
         missing = [
@@ -201,7 +216,7 @@ class SignalNorms:
                 f"model: layer {missing[0]} took no part in a forward and backward pass since the last "
                 "step; depthwise scaling needs every layer once a microbatch"
             )
-        sums = torch.stack([probe.grad.double() for probe in self._probes if probe.grad is not None])
+        sums = torch.stack([probe.grad for probe in self._probes if probe.grad is not None])
         self._sums = torch.cat((sums[:, 0], sums[:, 1], sums[:1, 2]))
         if dist.is_initialized() and dist.get_world_size(self._group) > 1:
             self._work = dist.all_reduce(self._sums, group=self._group, async_op=asynchronous)
@@ -211,25 +226,28 @@ class SignalNorms:
             self.overlap = False
             self._launch(asynchronous=True)
 
-    def _register(self) -> Iterator[RemovableHandle]:
-        for k, (layer, probe) in enumerate(zip(self._layers, self._probes, strict=True)):
-            yield layer.module.register_forward_hook(self._hook(k, probe))
-
-    def _hook(self, k: int, probe: Tensor) -> Any:
-        def measure(module: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Tensor | None:
+    def _hook(self, k: int) -> Any:
+        def measure(
+            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
+        ) -> Tensor | None:
+            if module is not self._layers[k].module:
+                return None
             if not torch.compiler.is_compiling() and not _in_backward():
-                self._check_order(k)
+                self._follow(k)
             if not torch.is_grad_enabled():
                 return None
-            h = args[0].detach()
-            h_norm = torch.linalg.vector_norm(h, dtype=probe.dtype)
+            h = (args[0] if args else next(iter(kwargs.values()))).detach()
+            if not torch.compiler.is_compiling() and self._probes[k].device != h.device:
+                self._place()
+            h_norm = torch.linalg.vector_norm(h, dtype=_norm_dtype(h)).double()
             rows = h.numel() // max(h.shape[-1], 1)
-            return cast(Tensor, _Measure.apply(z, h_norm, rows, probe))  # type: ignore[no-untyped-call]
+            return cast(Tensor, _Measure.apply(z, h_norm, rows, self._probes[k]))  # type: ignore[no-untyped-call]
 
         return measure
 
-    def _check_order(self, k: int) -> None:
-        if k not in (0, self._next_layer):
+    def _follow(self, k: int) -> None:
+        """Refuse layers that train in another order than they were registered in."""
+        if torch.is_grad_enabled() and k not in (0, self._next_layer):
             expected = self._layers[self._next_layer % len(self._layers)].name
             raise UserError(
                 f"model: layer {self._layers[k].name} ran where {expected} was expected; depthwise "

@@ -13,7 +13,7 @@ import multiprocessing
 import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,7 @@ class Sweep:
     @property
     def key(self) -> str:
         """The same for the same runs."""
-        return json.dumps(
-            {"label": self.label, "seeds": self.seeds, "rates": self.rates, **asdict(self.spec)}
-        )
+        return json.dumps(asdict(self))
 
 
 def execute(sweep: Sweep) -> dict[str, Any]:
@@ -76,9 +74,7 @@ def execute(sweep: Sweep) -> dict[str, Any]:
     weights = build(spec).widths
     parameters = sum(a * b for a, b in pairwise(weights))
     return {
-        "key": sweep.key,
-        "label": sweep.label,
-        "spec": asdict(spec),
+        **asdict(sweep),
         "parameters": parameters,
         "edge": edge,
         "runs": runs,
@@ -160,7 +156,21 @@ def rule_sweeps() -> Iterator[Sweep]:
                     yield Sweep(label, spec, clip="clipped" in label)
 
 
-TABLES = {"edge": edge_sweeps, "transfer": transfer_sweeps, "rules": rule_sweeps}
+def output_sweeps() -> Iterator[Sweep]:
+    """What the size of the output layer decides: its multiplier α_l and its weight ω_l in ξ_l."""
+    for depth, base_width in ((6, 8), (7, 16)):
+        for loss in LOSSES:
+            for output_scale, output_weight in (
+                (1.0, 1.0), (1.0, 4.0), (1.0, 16.0), (4.0, 1.0), (4.0, 4.0), (16.0, 1.0), (4.0, 0.25)
+            ):  # fmt: skip
+                spec = RunSpec(
+                    depth=depth, base_width=base_width, lr=0.0, loss=loss, schedule="linear", measurements=0,
+                    output_scale=output_scale, output_weight=output_weight,
+                )  # fmt: skip
+                yield Sweep(f"νP norm, α_l × {output_scale:g}, ω_l × {output_weight:g}", spec)
+
+
+TABLES = {"edge": edge_sweeps, "transfer": transfer_sweeps, "rules": rule_sweeps, "output": output_sweeps}
 
 
 def matching_base_width(depth: int, base_width: int, exponent: float) -> int:
@@ -185,7 +195,7 @@ def study(tables: Sequence[str], out: Path, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
     for table in tables:
         path = out / f"{table}.jsonl"
-        done = {row["key"] for row in _read(path)}
+        done = {_key(row) for row in _read(path)}
         missing = [sweep for sweep in TABLES[table]() if sweep.key not in done]
         with context.Pool(workers) as pool, path.open("a", encoding="utf-8") as stream:
             results = pool.imap_unordered(execute, missing)
@@ -209,6 +219,10 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)
+
+
+def _key(row: dict[str, Any]) -> str:
+    return json.dumps({entry.name: row[entry.name] for entry in fields(Sweep)})
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -326,6 +340,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "largest loss / first": _at("at_best", "largest_increase"),
     },
 }
+COLUMNS["output"] = COLUMNS["rules"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,7 +27,10 @@ _EDGE_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run on the embedded digits."""
+    """Everything that decides a run on the embedded digits.
+
+    ``output_scale`` multiplies the last layer's α, ``output_weight`` its ω.
+    """
 
     depth: int
     base_width: int
@@ -37,6 +40,7 @@ class RunSpec:
     activation: str = "abs"
     parameterization: str = "nup"
     output_scale: float = 1.0
+    output_weight: float = 1.0
     rule: str = "norm"
     static: bool = False
     loss: str = "cross_entropy"
@@ -99,6 +103,7 @@ def build(spec: RunSpec, *, dtype: torch.dtype = torch.float32) -> HomogeneousML
         dtype=dtype,
     )
     model.scaled_layers[-1].multiplier *= spec.output_scale
+    model.scaled_layers[-1].layer_weight *= spec.output_weight
     return model
 
 
