@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
+from scaled_sgd.observation import DiagnosticsConfig
 from scaled_sgd.parameterization import Activation, Parameterization
 
 
@@ -102,6 +103,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -122,6 +124,7 @@ def check(config: Config) -> None:
 
 def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
     model, optim, run, data = config.model, config.optim, config.run, config.data
+    diagnostics = config.diagnostics
     positive = "integers from 1"
     for key, count in (
         ("model.depth", model.depth),
@@ -130,6 +133,9 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         ("optim.accumulation", optim.accumulation),
         ("run.log_every", run.log_every),
         ("data.shuffle_buffer", data.shuffle_buffer),
+        ("diagnostics.samples", diagnostics.samples),
+        ("diagnostics.k", diagnostics.k),
+        ("diagnostics.chunk", diagnostics.chunk),
     ):
         yield key, count, count >= 1, positive
     for key, limit in (
@@ -144,7 +150,11 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         run.eval_every is None or run.eval_every >= 0,
         "integers from 0, or null",
     )
-    for key, count in (("optim.warmup_steps", optim.warmup_steps), ("run.seed", run.seed)):
+    for key, count in (
+        ("optim.warmup_steps", optim.warmup_steps),
+        ("diagnostics.every", diagnostics.every),
+        ("run.seed", run.seed),
+    ):
         yield key, count, count >= 0, "integers from 0"
     for key, number in (
         ("model.width_exponent", model.width_exponent),
@@ -161,6 +171,8 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         optim.steps is None or optim.epochs is None,
         f"null beside optim.epochs {optim.epochs!r}; give one of the two",
     )
+    tolerance = diagnostics.tolerance
+    yield "diagnostics.tolerance", tolerance, 0 < tolerance < 1, "numbers between 0 and 1"
     yield "data.eval_fraction", data.eval_fraction, 0 < data.eval_fraction < 1, "numbers between 0 and 1"
     yield (
         "run.name",

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.data import Batch, Data, Resident, load_data, rank_rows
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.errors import DivergedError, UserError
 from scaled_sgd.losses import get_loss
 from scaled_sgd.metrics import load_metrics
 from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.observation import Observer
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.progress import Progress
 from scaled_sgd.records import RunDirectory, git_revision, versions
@@ -81,6 +84,7 @@ class Trainer:
         self.scaling = optimizer.scaling
         self.model: torch.nn.Module = accelerator.prepare(model)
         self.optimizer: ScaledSGD = accelerator.prepare(optimizer)
+        self.observer = self._observer()
         optim = config.optim
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
         self._metrics = self._on_main(lambda: load_metrics(self._metric_names(), self.data.task))
@@ -101,8 +105,13 @@ class Trainer:
                 if step and step % self._evaluation_steps == 0:
                     row |= (evaluation := self.evaluate())
                 lr = self.schedule(step)
-                logged = step % self.config.run.log_every == 0 or bool(row)
+                observed = self.observer.due(step)
+                logged = step % self.config.run.log_every == 0 or bool(row) or observed
+                if observed:
+                    row |= self._observe(batch, lr)
                 loss, grad_norm = self._update(batch, lr, measure_gradient=logged)
+                if observed:
+                    row["loss_after"] = self._minibatch_loss(batch)
                 if logged:
                     last_loss = float(self.accelerator.reduce(loss)) / batch.n_global
                     row = {
@@ -116,7 +125,8 @@ class Trainer:
                         "seconds": time.monotonic() - started,
                     } | row
                     self._record(row)
-                    progress.show(step, {"loss": last_loss, "lr": lr, **evaluation})
+                    shown = {"loss": last_loss, "lr": lr, "edge": row.get("edge_ratio"), **evaluation}
+                    progress.show(step, shown)
                     if not math.isfinite(last_loss):
                         raise self._diverged(step, batch)
                 progress.advance(step + 1)
@@ -133,6 +143,15 @@ class Trainer:
         if self._metrics is not None:
             figures |= self._metrics.compute(outputs, self._held_out.y)
         return figures
+
+    def _observe(self, batch: Batch, lr: float) -> dict[str, Any]:
+        """What the diagnostics say of the network before its step on ``batch``. Collective."""
+        x, y = batch.x, self._targets(batch.y)
+        partition = Minibatch(self.model, x, y, loss=self.loss.name, chunk_size=self.config.diagnostics.chunk)
+        scales = self.scaling.predict(*mean_squares(partition))
+        return self.observer.measure_step(x, y, scales=scales, lr=lr) | self.observer.measure_probe(
+            scales=scales, lr=lr
+        )
 
     def _update(self, batch: Batch, lr: float, *, measure_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """One step; the sum of this rank's losses and, if asked for, the norm of the whole gradient."""
@@ -197,10 +216,25 @@ class Trainer:
         parts = [gathered[rank, : rows.stop - rows.start] for rank, rows in enumerate(sizes)]
         return loss, torch.cat(parts)
 
+    @torch.no_grad()
+    def _minibatch_loss(self, batch: Batch) -> float:
+        """Mean loss of the global minibatch as the network is now. Collective."""
+        total = self.loss.value(self.model(batch.x), self._targets(batch.y)).sum(dtype=torch.float64)
+        return float(self.accelerator.reduce(total)) / batch.n_global
+
     def _targets(self, y: Tensor) -> Tensor:
         if self.loss.name == "mse" and self.data.task == "classification":
             return F.one_hot(y, self.data.out_features).to(self._held_out.x.dtype)
         return y
+
+    def _observer(self) -> Observer:
+        """On a probe of training samples that stays the same; of held-out ones where training streams."""
+        samples = self._train if isinstance(self._train, Resident) else self._held_out
+        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self.config.run.seed))
+        probe = chosen[: self.config.diagnostics.samples]
+        own = probe[rank_rows(len(probe), self.rank, self.world_size)].to(samples.x.device)
+        x, y = samples.x[own], self._targets(samples.y[own])
+        return Observer(self.config.diagnostics, self.model, x, y, loss=self.loss.name)
 
     def _finish(self, seconds: float, last_loss: float, evaluation: dict[str, float]) -> dict[str, Any]:
         train_loss = self._forward_all(self._train)[0] if isinstance(self._train, Resident) else last_loss

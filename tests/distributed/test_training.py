@@ -21,17 +21,33 @@ VARIANTS = {
     "everything": [
         "--optim.batch_size=301", "--optim.accumulation=3", "--optim.momentum=0.9", "--optim.clip_norm=0.01",
         "--optim.weight_decay=0.001", "--optim.warmup_steps=5", "--optim.schedule=cosine",
+        "--diagnostics.every=10", "--diagnostics.samples=30", "--diagnostics.k=3", "--diagnostics.chunk=128",
     ],
 }  # fmt: skip
 
 
+PRECISE = ("loss", "grad_norm", "scales", "eval_loss", "accuracy")
+
+
 def figures(path):
+    """(step, name, number) of everything in the metrics but the times."""
+
+    def walk(step, name, value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from walk(step, f"{name}.{key}", inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from walk(step, name, inner)
+        else:
+            yield step, name, value
+
     return [
-        (row["step"], name, value)
+        figure
         for row in read_metrics(path)
-        for name in ("loss", "grad_norm", "scales", "eval_loss", "accuracy")
-        if name in row
-        for value in (row[name] if name == "scales" else [row[name]])
+        for key, value in row.items()
+        if key not in ("seconds", "sharpness_residuals")
+        for figure in walk(row["step"], key, value)
     ]
 
 
@@ -49,7 +65,8 @@ def test_a_run_does_not_depend_on_the_number_of_processes(variant, tmp_path):
     for processes in (2, 4):
         for one, several in zip(found[1], found[processes], strict=True):
             assert one[:2] == several[:2]
-            assert one[2] == pytest.approx(several[2], rel=1e-12), one[:2]
+            tolerance = 1e-12 if one[1] in PRECISE else 1e-10
+            assert one[2] == pytest.approx(several[2], rel=tolerance), one[:2]
 
 
 def test_the_cpu_launcher_that_starts_one_process_is_refused(tmp_path):
