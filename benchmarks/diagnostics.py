@@ -1,6 +1,6 @@
 """Diagnostics against automatic differentiation and other libraries; the gradient is the unit of time.
 
-    python benchmarks/diagnostics.py [--threads 1] [--json results.json] [--only cost|warm|memory|processes]
+    python -m benchmarks.diagnostics [--threads 1] [--json results.json] [--only cost|warm|memory|processes]
 
 Float32, cross-entropy, two networks. Each ratio is measured in one run with all candidates in turns.
 """
@@ -12,10 +12,10 @@ from functools import partial
 
 import torch
 import torch.multiprocessing as mp
-from harness import interleaved, print_table, ratios, write_json
-from peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
 from torch import Tensor
 
+from benchmarks.harness import interleaved, print_table, ratios, write_json
+from benchmarks.peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
 from scaled_sgd.diagnostics.sample_space import choose_space
 from scaled_sgd.model import HomogeneousMLP

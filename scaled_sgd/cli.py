@@ -49,6 +49,7 @@ def _train(arguments: list[str]) -> int:
 
 def _start_processes(count: int, arguments: list[str]) -> int:
     """The exit status of the process that failed first, without the launcher's trace; 0 if none did."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -68,6 +69,10 @@ def _start_processes(count: int, arguments: list[str]) -> int:
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

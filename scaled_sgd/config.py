@@ -11,6 +11,7 @@ from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.observation import DiagnosticsConfig
 from scaled_sgd.parameterization import Activation, Parameterization
+from scaled_sgd.scaling import RULES
 
 
 @dataclass
@@ -61,8 +62,8 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Literal["none", "norm", "gain", "kernel"] = "norm"
-    """how ξ_k comes from forward and backward norms"""
+    rule: str = "norm"
+    """how ξ_k comes from forward and backward norms: none, norm, gain or kernel"""
     static: bool = False
     """keep the scales of the first step"""
 
@@ -153,7 +154,6 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
     for key, count in (
         ("optim.warmup_steps", optim.warmup_steps),
         ("diagnostics.every", diagnostics.every),
-        ("run.seed", run.seed),
     ):
         yield key, count, count >= 0, "integers from 0"
     for key, number in (
@@ -162,6 +162,20 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         ("optim.weight_decay", optim.weight_decay),
     ):
         yield key, number, 0 <= number < math.inf, "finite numbers from 0"
+    yield "run.seed", run.seed, 0 <= run.seed < 2**63, "integers from 0 to 2**63 − 1"
+    yield "scaling.rule", config.scaling.rule, config.scaling.rule in RULES, ", ".join(RULES)
+    yield (
+        "run.precision",
+        run.precision,
+        run.precision == "no" or model.dtype == "float32",
+        f"no, with model.dtype {model.dtype}",
+    )
+    yield (
+        "optim.warmup_steps",
+        optim.warmup_steps,
+        optim.steps is None or optim.warmup_steps < optim.steps,
+        f"integers below optim.steps {optim.steps}",
+    )
     yield "optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "numbers from 0 to below 1"
     for key, bound in (("optim.clip_norm", optim.clip_norm), ("optim.epochs", optim.epochs)):
         yield key, bound, bound is None or 0 < bound < math.inf, "finite numbers above 0, or null"

@@ -116,8 +116,8 @@ class HomogeneousMLP(nn.Module):
         self.parameterization = parameterization
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
-        elif isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"seed: {seed!r} is not usable; allowed: integers from 0")
+        elif isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UserError(f"seed: {seed!r} is not usable; allowed: integers from 0 to 2**63 − 1")
         self.seed = seed
         layers: list[ScaledLinear] = []
         for k in range(1, depth + 1):

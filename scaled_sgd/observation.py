@@ -6,16 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics import (
-    Eigenpairs,
-    HessianSpace,
-    Minibatch,
-    gram,
-    kernel_drift,
-    taylor_coefficients,
-)
+from scaled_sgd.diagnostics import Eigenpairs, HessianSpace, Minibatch, gram, kernel_drift
 from scaled_sgd.diagnostics.features import kernel_ranks, soft_ranks_of
+from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
 from scaled_sgd.diagnostics.sharpness import sharpness_of
+from scaled_sgd.diagnostics.taylor import taylor_of
 
 
 @dataclass
@@ -65,12 +60,11 @@ class Observer:
         """Whether ``step`` is a diagnostic step."""
         return self._config.every > 0 and step % self._config.every == 0
 
-    def measure_step(self, x: Tensor, y: Tensor, *, scales: str | Tensor, lr: float) -> dict[str, Any]:
-        """Taylor terms of this rank's samples x, y of the minibatch, before its update with ``scales``."""
+    def measure_step(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
+        """Taylor terms of the minibatch before its update with ``scales``."""
         if not self._config.taylor:
             return {}
-        chunk = self._config.chunk
-        terms = taylor_coefficients(self._model, x, y, loss=self._loss, scales=scales, chunk_size=chunk)
+        terms = taylor_of(minibatch, scales.to(minibatch.partition.dtype))
         names = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
         return {
             "taylor": {name: float(getattr(terms, name)) for name in names},
@@ -82,8 +76,8 @@ class Observer:
         batch = Minibatch(self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk)
         row: dict[str, Any] = {}
         if self._config.sharpness:
-            plain = self._eigenpairs("plain", HessianSpace(batch))
-            scaled = self._eigenpairs("scaled", HessianSpace(batch, scales.to(batch.partition.dtype)))
+            plain = self._eigenpairs("plain", choose_space(batch, None))
+            scaled = self._eigenpairs("scaled", choose_space(batch, scales.to(batch.partition.dtype)))
             row |= {
                 "sharpness": float(plain.values[0]),
                 "preconditioned_sharpness": float(scaled.values[0]),
@@ -107,7 +101,7 @@ class Observer:
         self._starts = dict(state["starts"])
         self._first_kernels = state["first_kernels"]
 
-    def _eigenpairs(self, name: str, space: HessianSpace) -> Eigenpairs:
+    def _eigenpairs(self, name: str, space: HessianSpace | SampleSpace) -> Eigenpairs:
         start = self._starts.get(name)
         pairs = sharpness_of(
             space,

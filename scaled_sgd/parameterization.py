@@ -14,6 +14,9 @@ from scaled_sgd.errors import UserError
 Parameterization = Literal["nup", "ntp", "sp", "mup"]
 PARAMETERIZATIONS: tuple[str, ...] = get_args(Parameterization)
 
+MAX_WIDTH = 2**31 - 1
+"""The widest layer that matrix libraries index."""
+
 
 def width_pattern(
     in_features: int,
@@ -41,6 +44,12 @@ def width_pattern(
             raise UserError(f"{name}: {value!r} is not a width or depth; allowed: integers from 1")
     if not isinstance(exponent, Real) or not 0 <= exponent < math.inf:
         raise UserError(f"width_exponent: {exponent!r} is not usable; allowed: finite numbers from 0")
+    widest = (depth - 1) ** float(exponent) * base_width if exponent < 64 else math.inf
+    if max(widest, in_features, out_features) > MAX_WIDTH:
+        raise UserError(
+            f"base_width: {base_width!r} at depth {depth} and width_exponent {exponent} gives a layer of "
+            f"{widest:.3g}; allowed: widths up to {MAX_WIDTH}"
+        )
     hidden = (max(1, round(base_width * k**exponent)) for k in range(1, depth))
     return (in_features, *hidden, out_features)
 

@@ -1,5 +1,6 @@
 """The run directory: configuration, a stream of metrics that survives a kill, a summary."""
 
+import itertools
 import json
 import math
 import os
@@ -56,20 +57,32 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
 class RunDirectory:
     """``<dir>/<name>/`` of one run.
 
+    Args:
+        parent: folder of all runs.
+        name: of a new folder.
+        numbered: where ``name`` is taken, try ``name-2``, ``name-3``, … .
+
     Raises:
         UserError: the folder exists already or cannot be made.
     """
 
-    def __init__(self, parent: str, name: str) -> None:
+    def __init__(self, parent: str, name: str, *, numbered: bool = False) -> None:
         self.path = Path(parent) / name
-        try:
-            self.path.mkdir(parents=True)
-        except FileExistsError:
-            raise UserError(
-                f"run.name: {str(self.path)!r} exists already; allowed: the name of a new run"
-            ) from None
-        except OSError as error:
-            raise UserError(f"run.dir: cannot make {str(self.path)!r}: {error.strerror}") from error
+        for number in itertools.count(2):
+            try:
+                self.path.mkdir(parents=True)
+            except FileExistsError:
+                if not numbered:
+                    raise UserError(
+                        f"run.name: {str(self.path)!r} exists already; allowed: the name of a new run"
+                    ) from None
+                self.path = Path(parent) / f"{name}-{number}"
+            except OSError as error:
+                raise UserError(
+                    f"run.dir: cannot make {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
+                ) from error
+            else:
+                break
         self.metrics = MetricsStream(self.path / "metrics.jsonl")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -122,6 +135,24 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one level of dotted keys: ``scales.0``, ``taylor.c1``."""
+    level: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            level |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and value:
+            level |= flat({str(index): inner for index, inner in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            level[f"{prefix}{key}"] = value
+    return level
+
+
+def tracked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as every tracker takes it: one level, plain values."""
+    return {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
 
 
 def _finite(value: Any) -> Any:

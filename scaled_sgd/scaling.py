@@ -19,7 +19,9 @@ from scaled_sgd.sharding import local_shard
 from scaled_sgd.signal_norms import MeasuredLayer, SignalNorms, measured_layers
 
 FLOOR = 1e-30
-"""Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient."""
+"""Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient.
+
+Norms of float32 and narrower signals are taken in float32, where entries below 1e-19 square to zero."""
 
 
 class Rule(Protocol):

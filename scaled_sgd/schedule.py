@@ -12,20 +12,20 @@ class Schedule:
     Args:
         kind: shape after warm-up.
         peak: η.
-        steps: length of the run; None where it is not known, with ``constant`` only.
+        steps: length of the run.
         warmup_steps: step s < warmup_steps runs at peak·(s + 1) / (warmup_steps + 1).
     """
 
     kind: Literal["constant", "linear", "cosine"]
     peak: float
-    steps: int | None
+    steps: int
     warmup_steps: int = 0
 
     def __call__(self, step: int) -> float:
         """η of step 0, 1, …"""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / (self.warmup_steps + 1)
-        if self.kind == "constant" or self.steps is None:
+        if self.kind == "constant":
             return self.peak
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         if self.kind == "linear":

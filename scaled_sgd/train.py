@@ -16,13 +16,17 @@ from scaled_sgd.errors import DIVERGED_STATUS, USAGE_STATUS, DivergedError, User
 from scaled_sgd.parsing import parse
 from scaled_sgd.trainer import Trainer
 
+_PRINTING = ("-h", "--help", "--print_config")
 _SECONDS_TO_SPEAK = 10.0
-"""How long other ranks let the first one speak: a launcher ends all of them when one exits."""
+"""How long other ranks let the first one speak: the launcher ends them all when it exits. A rank that is
+left after that is the only one to know of the mistake."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line asks; returns the exit status (0, 2 for a mistake, 3 for divergence)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not _is_first_rank() and any(argument.startswith(_PRINTING) for argument in arguments):
+        return 0
     try:
         config = parse(arguments)
         accelerator = create_accelerator(config.run)
@@ -30,10 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, DivergedError) as error:
         if "--debug" in arguments:
             raise
-        if _is_first_rank():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
+        if not _is_first_rank():
             time.sleep(_SECONDS_TO_SPEAK)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
     finally:
         if torch.distributed.is_initialized():
@@ -59,9 +62,7 @@ def create_accelerator(run: RunConfig) -> Accelerator:
     """
     _check_launch(run)
     _check_trackers(run.trackers)
-    use_cpu = run.device == "cpu" or not torch.cuda.is_available()
-    if run.device == "cuda" and use_cpu:
-        raise UserError("run.device: 'cuda' is not there; allowed here: auto, cpu")
+    use_cpu = _takes_cpu(run)
     if run.precision == "fp16" and use_cpu:
         raise UserError("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16")
     if not use_cpu and run.precision == "bf16" and not torch.cuda.is_bf16_supported():
@@ -86,6 +87,17 @@ def create_accelerator(run: RunConfig) -> Accelerator:
             f"allowed: a launcher that starts {run.processes}"
         )
     return accelerator
+
+
+def _takes_cpu(run: RunConfig) -> bool:
+    """Whether to run on the CPU: each process of a machine needs a GPU of its own, or none takes one."""
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if run.device == "cuda" and gpus < processes:
+        raise UserError(
+            f"run.device: 'cuda' has {gpus} devices for {processes} processes here; allowed: auto, cpu, or "
+            f"at most {gpus} processes a machine"
+        )
+    return run.device == "cpu" or gpus < processes
 
 
 def _check_launch(run: RunConfig) -> None:

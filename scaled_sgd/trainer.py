@@ -1,36 +1,37 @@
 """The training loop, on Accelerate."""
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from scaled_sgd.agreement import on_every_rank, on_first_rank
 from scaled_sgd.config import Config, as_dict
-from scaled_sgd.data import Batch, Data, Resident, load_data, rank_rows
+from scaled_sgd.data import Batch, Resident, load_data, rank_rows
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.scales import mean_squares
+from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.errors import DivergedError, UserError
+from scaled_sgd.evaluation import gather_outputs, mean_loss
 from scaled_sgd.losses import get_loss
 from scaled_sgd.metrics import load_metrics
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.observation import Observer
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.progress import Progress
-from scaled_sgd.records import RunDirectory, git_revision, versions
+from scaled_sgd.records import RunDirectory, flat, git_revision, tracked, versions
+from scaled_sgd.resolution import resolve
 from scaled_sgd.schedule import Schedule
-
-_EVALUATION_ROWS = 4096
-_DEFAULT_EPOCHS = 20.0
-_T = TypeVar("_T")
 
 
 class Trainer:
@@ -49,16 +50,14 @@ class Trainer:
     """
 
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
-        self.config = config
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
-        self.data = load_data(config.data, seed=config.run.seed, rank=self.rank, world_size=self.world_size)
-        self.loss = get_loss(_loss_name(config, self.data))
+        self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
+        self.config = config = resolve(config, self.data)
+        self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
         self._held_out = self.data.evaluation.to(accelerator.device, dtype)
-        self.steps = self._count_steps()
-        self._evaluation_steps = self._evaluation_interval()
 
         model = HomogeneousMLP(
             self.data.in_features,
@@ -82,12 +81,17 @@ class Trainer:
             grad_scaler=accelerator.scaler,
         )
         self.scaling = optimizer.scaling
+        self._watch = DivergenceWatch(model)
+        self._model = model
         self.model: torch.nn.Module = accelerator.prepare(model)
         self.optimizer: ScaledSGD = accelerator.prepare(optimizer)
-        self.observer = self._observer()
+        self.observer = self._observer() if config.diagnostics.every else None
         optim = config.optim
+        assert optim.steps is not None
+        assert config.run.eval_every is not None
+        self.steps, self._evaluation_interval = optim.steps, config.run.eval_every
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
-        self._metrics = self._on_main(lambda: load_metrics(self._metric_names(), self.data.task))
+        self._metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], self.data.task))
         self.directory = self._open_directory()
 
     def run(self) -> dict[str, Any]:
@@ -97,19 +101,19 @@ class Trainer:
             DivergedError: the loss stopped being finite; everything logged before is on the disk.
         """
         started = time.monotonic()
-        last_loss = math.nan
+        last_loss, samples = math.nan, 0
         evaluation: dict[str, float] = {}
         with Progress(self.steps, enabled=self.accelerator.is_main_process) as progress:
             for step, epoch, batch in self._minibatches():
                 row: dict[str, Any] = {}
-                if step and step % self._evaluation_steps == 0:
+                if step and step % self._evaluation_interval == 0:
                     row |= (evaluation := self.evaluate())
                 lr = self.schedule(step)
-                observed = self.observer.due(step)
+                observed = self.observer is not None and self.observer.due(step)
                 logged = step % self.config.run.log_every == 0 or bool(row) or observed
                 if observed:
                     row |= self._observe(batch, lr)
-                loss, grad_norm = self._update(batch, lr, measure_gradient=logged)
+                loss, grad_norm = self._update(step, batch, lr, measure_gradient=logged)
                 if observed:
                     row["loss_after"] = self._minibatch_loss(batch)
                 if logged:
@@ -117,7 +121,7 @@ class Trainer:
                     row = {
                         "step": step,
                         "epoch": epoch,
-                        "samples": step * self.config.optim.batch_size,
+                        "samples": samples,
                         "lr": lr,
                         "loss": last_loss,
                         "grad_norm": None if grad_norm is None else float(grad_norm),
@@ -128,9 +132,11 @@ class Trainer:
                     shown = {"loss": last_loss, "lr": lr, "edge": row.get("edge_ratio"), **evaluation}
                     progress.show(step, shown)
                     if not math.isfinite(last_loss):
-                        raise self._diverged(step, batch)
+                        self._stop_if_diverged()
+                samples += batch.n_global
                 progress.advance(step + 1)
             seconds = time.monotonic() - started
+            self._stop_if_diverged()
             evaluation = self.evaluate()
             self._record({"step": self.steps, "seconds": seconds, **evaluation})
             progress.show(self.steps, evaluation)
@@ -138,26 +144,31 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
-        loss, outputs = self._forward_all(self._held_out)
-        figures = {"eval_loss": loss}
-        if self._metrics is not None:
-            figures |= self._metrics.compute(outputs, self._held_out.y)
-        return figures
+        loss, outputs = mean_loss(self.model, self._held_out, self._targets, loss=self.loss)
+        outputs = gather_outputs(outputs, len(self._held_out))
+        metrics = self._metrics
+        figures = on_first_rank(lambda: metrics.compute(outputs, self._held_out.y) if metrics else {})
+        return {"eval_loss": loss} | (figures or {})
 
     def _observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """What the diagnostics say of the network before its step on ``batch``. Collective."""
+        assert self.observer is not None
         x, y = batch.x, self._targets(batch.y)
-        partition = Minibatch(self.model, x, y, loss=self.loss.name, chunk_size=self.config.diagnostics.chunk)
-        scales = self.scaling.predict(*mean_squares(partition))
-        return self.observer.measure_step(x, y, scales=scales, lr=lr) | self.observer.measure_probe(
+        chunk = self.config.diagnostics.chunk
+        minibatch = Minibatch(self.model, x, y, loss=self.loss.name, chunk_size=chunk)
+        scales = self.scaling.predict(*mean_squares(minibatch))
+        return self.observer.measure_step(minibatch, scales=scales, lr=lr) | self.observer.measure_probe(
             scales=scales, lr=lr
         )
 
-    def _update(self, batch: Batch, lr: float, *, measure_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def _update(
+        self, step: int, batch: Batch, lr: float, *, measure_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """One step; the sum of this rank's losses and, if asked for, the norm of the whole gradient."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
+        self._watch.start_step(step)
         accumulation = self.config.optim.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         parts = zip(batch.x.tensor_split(accumulation), batch.y.tensor_split(accumulation), strict=True)
@@ -168,11 +179,15 @@ class Trainer:
                 self.scaling.overlap = last and self.world_size > 1
                 self.accelerator.backward(losses * (self.world_size / batch.n_global))
             total += losses.detach()
+        self._watch.see(total, len(self._widths()))
         clip_norm = self.config.optim.clip_norm
         grad_norm = None
-        if measure_gradient or clip_norm is not None:
-            limit = math.inf if clip_norm is None else clip_norm
-            grad_norm = cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        if clip_norm is not None:
+            grad_norm = cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm))
+        elif measure_gradient:
+            self.accelerator.unscale_gradients()
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
         self.optimizer.step()
         return total, grad_norm
 
@@ -198,25 +213,6 @@ class Trainer:
             epoch += 1
 
     @torch.no_grad()
-    def _forward_all(self, samples: Resident) -> tuple[float, Tensor]:
-        """Mean loss and, on every rank, the outputs of all ``samples``. Collective."""
-        n = len(samples)
-        own = rank_rows(n, self.rank, self.world_size)
-        most = -(-n // self.world_size)
-        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        outputs = samples.x.new_zeros((most, self.data.out_features))
-        for start in range(own.start, own.stop, _EVALUATION_ROWS):
-            rows = slice(start, min(start + _EVALUATION_ROWS, own.stop))
-            f = self.model(samples.x[rows])
-            total += self.loss.value(f, self._targets(samples.y[rows])).sum()
-            outputs[rows.start - own.start : rows.stop - own.start] = f
-        loss = float(self.accelerator.reduce(total)) / n
-        gathered = self.accelerator.gather(outputs).unflatten(0, (self.world_size, most))
-        sizes = (rank_rows(n, rank, self.world_size) for rank in range(self.world_size))
-        parts = [gathered[rank, : rows.stop - rows.start] for rank, rows in enumerate(sizes)]
-        return loss, torch.cat(parts)
-
-    @torch.no_grad()
     def _minibatch_loss(self, batch: Batch) -> float:
         """Mean loss of the global minibatch as the network is now. Collective."""
         total = self.loss.value(self.model(batch.x), self._targets(batch.y)).sum(dtype=torch.float64)
@@ -237,7 +233,9 @@ class Trainer:
         return Observer(self.config.diagnostics, self.model, x, y, loss=self.loss.name)
 
     def _finish(self, seconds: float, last_loss: float, evaluation: dict[str, float]) -> dict[str, Any]:
-        train_loss = self._forward_all(self._train)[0] if isinstance(self._train, Resident) else last_loss
+        train_loss = last_loss
+        if isinstance(self._train, Resident):
+            train_loss, _ = mean_loss(self.model, self._train, self._targets, loss=self.loss)
         summary = {
             "steps": self.steps,
             "train_loss": train_loss,
@@ -258,100 +256,45 @@ class Trainer:
         return summary
 
     def _widths(self) -> tuple[int, ...]:
-        return cast(HomogeneousMLP, self.accelerator.unwrap_model(self.model)).widths
+        return self._model.widths
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.directory is not None:
             self.directory.metrics.write(row)
-        numbers = {key: value for key, value in row.items() if isinstance(value, int | float)}
-        self.accelerator.log(numbers, step=row["step"])
+        if self.config.run.trackers:
+            numbers = {k: v for k, v in flat(row).items() if isinstance(v, int | float)}
+            self.accelerator.log(numbers, step=row["step"])
 
-    @torch.no_grad()
-    def _diverged(self, step: int, batch: Batch) -> DivergedError:
-        """Find the first layer whose weights or preactivations are not finite on any rank. Collective."""
-        model = cast(HomogeneousMLP, self.accelerator.unwrap_model(self.model))
-        h, first_bad = batch.x, model.depth + 1
-        for k, layer in enumerate(model.scaled_layers, start=1):
-            z = layer(h)
-            if not (layer.weight.isfinite().all() and z.isfinite().all()):
-                first_bad = k
-                break
-            h = model.apply_activation(z)
-        found = self.accelerator.gather(torch.tensor([first_bad], device=self.accelerator.device))
-        k = int(found.min())
-        where = f"layer {k} of {model.depth}" if k <= model.depth else "the loss itself"
+    def _stop_if_diverged(self) -> None:
+        """Raise DivergedError on every rank if any number was not finite. Collective."""
+        found = self._watch.found()
+        if found is None:
+            return
+        step, k = found
         self.accelerator.end_training()
-        return DivergedError(
-            f"loss: not finite at step {step} (lr {self.schedule(step):.4g}); first in {where}; "
-            "a smaller optim.lr or optim.clip_norm may hold it"
+        raise DivergedError(
+            f"loss: not finite at step {step} (lr {self.schedule(step):.4g}); first in "
+            f"{self._watch.describe(k)}; a smaller optim.lr or optim.clip_norm may hold it"
         )
-
-    def _count_steps(self) -> int:
-        optim = self.config.optim
-        if optim.steps is not None:
-            return optim.steps
-        per_epoch = self._train.steps_per_epoch(optim.batch_size)
-        if per_epoch is None:
-            raise UserError("optim.steps: null does not fit data.streaming; allowed: a number of steps")
-        epochs = _DEFAULT_EPOCHS if optim.epochs is None else optim.epochs
-        return max(1, round(epochs * per_epoch))
-
-    def _evaluation_interval(self) -> int:
-        if self.config.run.eval_every is not None:
-            return self.config.run.eval_every or self.steps
-        return self._train.steps_per_epoch(self.config.optim.batch_size) or self.steps
-
-    def _metric_names(self) -> list[str]:
-        default = ["accuracy"] if self.data.task == "classification" else ["mse"]
-        return default if self.config.run.metrics is None else self.config.run.metrics
 
     def _open_directory(self) -> RunDirectory | None:
         """Make the run directory and start the trackers; the directory is None on other ranks."""
         run = self.config.run
 
         def make() -> RunDirectory:
-            source = Path(self.config.data.source).stem.strip(".") or "run"
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            directory = RunDirectory(run.dir, run.name or f"{source}-{stamp}")
-            directory.write_config(as_dict(self.config))
+            if run.name is not None:
+                directory = RunDirectory(run.dir, run.name)
+            else:
+                source = re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.config.data.source).stem).strip(".-")
+                stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+                directory = RunDirectory(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
+            named = replace(self.config, run=replace(run, name=directory.path.name))
+            directory.write_config(as_dict(named))
             return directory
 
-        directory = self._on_main(make)
+        directory = on_first_rank(make)
         if run.trackers:
-            path = [str(directory.path) if directory is not None else ""]
-            broadcast_object_list(path)
-            self.accelerator.project_configuration.logging_dir = path[0]
-            self.accelerator.init_trackers("scaled_sgd", config=_flat(as_dict(self.config)))
+            if directory is not None:
+                self.accelerator.project_configuration.logging_dir = str(directory.path)
+            self.accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(self.config)))
         return directory
-
-    def _on_main(self, action: Callable[[], _T]) -> _T | None:
-        """Do something on the main process alone; its UserError is raised on every rank. Collective."""
-        result, mistake = None, [None]
-        if self.accelerator.is_main_process:
-            try:
-                result = action()
-            except UserError as error:
-                mistake = [str(error)]  # type: ignore[list-item]
-        broadcast_object_list(mistake)
-        if mistake[0] is not None:
-            raise UserError(mistake[0])
-        return result
-
-
-def _loss_name(config: Config, data: Data) -> str:
-    if config.loss == "auto":
-        return "cross_entropy" if data.task == "classification" else "mse"
-    if config.loss == "cross_entropy" and data.task == "regression":
-        raise UserError("loss: 'cross_entropy' does not fit number targets; allowed: mse, auto")
-    return config.loss
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys with values that every tracker takes."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
-    return flat

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import fused_step
+from scaled_sgd.fused import fused_step, scale_by, scale_frozen
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import RULES, get_rule
 
@@ -33,10 +33,22 @@ def test_the_fused_step_takes_the_steps_of_scaled_sgd(rule, loss, weight_decay):
         expected.backward()
         optimizer.step()
         value, scales = fused_step(
-            fused, x, y, loss=ell, rule=get_rule(rule), lr=0.2, weight_decay=weight_decay
+            fused, x, y, loss=ell, scale=scale_by(get_rule(rule), fused), lr=0.2, weight_decay=weight_decay
         )
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(scales, optimizer.scales, rtol=1e-10, atol=0)
     for a, b in zip(fused.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
     assert all(weight.grad is None for weight in fused.parameters())
+
+
+def test_frozen_scales_are_used_as_they_are():
+    model, twin = network(), network()
+    scales = torch.tensor([0.1, 2.0, 0.5, 3.0], dtype=torch.float64)
+    x, y = minibatch(0, "mse")
+    ell = get_loss("mse")
+    gradients = torch.autograd.grad(ell.value(twin(x), y).mean(), list(twin.parameters()))
+    _, used = fused_step(model, x, y, loss=ell, scale=scale_frozen(scales), lr=0.3)
+    assert torch.equal(used, scales)
+    for W, V, G, xi in zip(model.parameters(), twin.parameters(), gradients, scales, strict=True):
+        torch.testing.assert_close(W, V - 0.3 * xi * G, rtol=1e-11, atol=1e-13)

@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 from scaled_sgd.errors import UserError
 from scaled_sgd.metrics import load_metrics
 
+ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
 SCRIPT = """\
 import datasets
 import evaluate
@@ -77,7 +78,7 @@ def test_results_are_the_same_without_evaluate() -> None:
     assert done.stdout.splitlines() == [
         "{'accuracy': 0.75}",
         "{'mse': 1.0}",
-        "metrics: 'f1' needs the package 'evaluate'; without it: accuracy, mse",
+        "run.metrics: 'f1' needs the package 'evaluate'; without it: accuracy, mse",
     ]
 
 
@@ -107,40 +108,40 @@ def test_a_local_script_is_a_metric(tmp_path: Path) -> None:
 
 def test_figures_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     metrics = load_metrics([script(tmp_path, "Several", '{"several": [1, 2]}')], "classification")
-    with pytest.raises(UserError, match="gives several; allowed are single numbers"):
+    with pytest.raises(UserError, match="gives several; allowed: single numbers"):
         metrics.compute(torch.tensor([0, 1]), torch.tensor([0, 1]))
 
 
 def test_data_that_a_metric_does_not_accept_is_refused() -> None:
-    with pytest.raises(UserError, match="metrics: 'accuracy' does not accept this data"):
+    with pytest.raises(UserError, match=r"run\.metrics: 'accuracy' does not accept this data"):
         load_metrics(["accuracy"], "classification").compute(torch.zeros(3).long(), torch.zeros(4).long())
 
 
 @pytest.mark.parametrize(
     ("name", "task", "message"),
     [
-        ("mse", "classification", "metrics: 'mse' is for regression; this data is classification"),
-        ("accuracy", "regression", "metrics: 'accuracy' is for classification; this data is regression"),
-        ("./gone.py", "regression", "metrics: no script './gone.py'"),
-        ("someone/gone.py", "regression", "metrics: no script 'someone/gone.py'"),
+        ("mse", "classification", "'mse' is for regression; allowed: metrics of classification"),
+        ("accuracy", "regression", "'accuracy' is for classification; allowed: metrics of regression"),
+        ("./gone.py", "regression", f"no script './gone.py'; {ALLOWED}"),
+        ("someone/gone.py", "regression", f"no script 'someone/gone.py'; {ALLOWED}"),
     ],
 )
 def test_wrong_names_are_refused(name: str, task: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         load_metrics([name], task)  # type: ignore[arg-type]
-    assert str(caught.value) == message
+    assert str(caught.value) == f"run.metrics: {message}"
 
 
 def test_a_broken_script_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import gone_for_good\n")
-    with pytest.raises(UserError, match="metrics: cannot load"):
+    with pytest.raises(UserError, match=r"run\.metrics: cannot load"):
         load_metrics([str(tmp_path / "broken.py")], "classification")
 
 
 def test_an_unreachable_hub_is_told_within_seconds() -> None:
     begin = time.monotonic()
     with pytest.raises(
-        UserError, match="metrics: cannot reach the Hugging Face hub for 'f1'; allowed without"
+        UserError, match=r"run\.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without"
     ):
         load_metrics(["f1"], "classification")
     assert time.monotonic() - begin < 10

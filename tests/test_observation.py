@@ -37,7 +37,9 @@ def test_the_predicted_loss_is_that_of_the_step_to_fourth_order():
         model, x, y = problem()
         optimizer = ScaledSGD(model, lr)
         observer = Observer(DiagnosticsConfig(every=1), model, x, y, loss="cross_entropy")
-        predicted = observer.measure_step(x, y, scales="norm", lr=lr)["predicted_loss"]
+        minibatch = Minibatch(model, x, y, loss="cross_entropy")
+        scales = optimizer.scaling.predict(*mean_squares(minibatch))
+        predicted = observer.measure_step(minibatch, scales=scales, lr=lr)["predicted_loss"]
         cross_entropy(model(x), y).backward()
         optimizer.step()
         errors.append(abs(cross_entropy(model(x), y).item() - predicted))

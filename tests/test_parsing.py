@@ -77,7 +77,7 @@ def message(*arguments):
             "--optim.clip_norm=0",
             "optim.clip_norm: 0.0 is not usable; allowed: finite numbers above 0, or null",
         ),
-        ("--scaling.rule=nrom", "scaling.rule: 'nrom' does not fit; allowed: none, norm, gain, kernel"),
+        ("--scaling.rule=nrom", "scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel"),
         ("--scaling.static=maybe", "scaling.static: 'maybe' does not fit; allowed: true or false"),
         ("--data.eval_fraction=1", "data.eval_fraction: 1.0 is not usable; allowed: numbers between 0 and 1"),
         ("--data.limit=0", "data.limit: 0 is not usable; allowed: integers from 1, or null"),
@@ -85,7 +85,22 @@ def message(*arguments):
             "--data.inputs=pixels",
             "data.inputs: 'pixels' does not fit; allowed: a list such as [a, b] or null",
         ),
-        ("--run.seed=-1", "run.seed: -1 is not usable; allowed: integers from 0"),
+        ("--run.seed=-1", "run.seed: -1 is not usable; allowed: integers from 0 to 2**63 − 1"),
+        (
+            "--run.seed=9223372036854775808",
+            "run.seed: 9223372036854775808 is not usable; allowed: integers from 0 to 2**63 − 1",
+        ),
+        (
+            "--data.task=ranking",
+            "data.task: 'ranking' does not fit; allowed: auto, classification, regression",
+        ),
+        ("--diagnostics.every=-1", "diagnostics.every: -1 is not usable; allowed: integers from 0"),
+        ("--diagnostics.samples=0", "diagnostics.samples: 0 is not usable; allowed: integers from 1"),
+        ("--diagnostics.k=0", "diagnostics.k: 0 is not usable; allowed: integers from 1"),
+        (
+            "--diagnostics.tolerance=1",
+            "diagnostics.tolerance: 1.0 is not usable; allowed: numbers between 0 and 1",
+        ),
         ("--run.device=tpu", "run.device: 'tpu' does not fit; allowed: auto, cpu, cuda"),
         ("--run.processes=0", "run.processes: 0 is not usable; allowed: integers from 1, or null"),
         ("--run.log_every=0", "run.log_every: 0 is not usable; allowed: integers from 1"),
@@ -101,6 +116,23 @@ def message(*arguments):
 )
 def test_a_mistake_on_the_command_line_gets_one_line(argument, expected):
     assert message(argument).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ["--run.precision=bf16", "--model.dtype=float64"],
+            "run.precision: 'bf16' is not usable; allowed: no, with model.dtype float64",
+        ),
+        (
+            ["--optim.warmup_steps=9", "--optim.steps=9"],
+            "optim.warmup_steps: 9 is not usable; allowed: integers below optim.steps 9",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(arguments, expected):
+    assert message(*arguments) == expected
 
 
 def test_steps_and_epochs_together_are_refused():

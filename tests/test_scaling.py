@@ -365,13 +365,6 @@ def test_foreign_models_of_linear_layers_are_scaled_bias_with_its_layer(bias):
         torch.testing.assert_close(p.grad, scaling.scales[int(name.startswith("second"))] * raw[name])
 
 
-class Reversed(WithBias):
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = self.second, self.first
-        self._modules = dict(reversed(self._modules.items()))
-
-
 def shared_weight():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
@@ -427,12 +420,106 @@ def test_detached_models_and_optimizers_are_as_before():
     backward(model, *batch())
     raw = [weight.grad.clone() for weight in model.parameters()]
     optimizer.step()
-    optimizer.zero_grad()
-    backward(model, *batch())
     assert "zero_grad" not in vars(optimizer)
     assert all(not layer._forward_hooks for layer in model.layers)
     for weight, G in zip(model.parameters(), raw, strict=True):
-        assert not torch.equal(weight.grad, G)
+        assert torch.equal(weight.grad, G)
+
+
+def test_closures_are_scaled_too():
+    model, reference = network(), network()
+    x, y = batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    DepthwiseScaling(model, optimizer)
+    expected = ScaledSGD(reference, 0.3, momentum=0.9)
+
+    def closure():
+        optimizer.zero_grad()
+        backward(model, x, y)
+        return torch.zeros(())
+
+    for step in range(3):
+        optimizer.step(closure) if step % 2 else optimizer.step(closure=closure)
+        expected.zero_grad()
+        backward(reference, x, y)
+        expected.step()
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_activations_may_overwrite_a_layers_output():
+    scales = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(inplace=inplace), nn.Linear(8, 3)).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaling = DepthwiseScaling(model, optimizer)
+        backward(model, *batch())
+        optimizer.step()
+        scales.append(scaling.scales)
+    assert torch.equal(*scales)
+
+
+def test_a_network_may_get_its_device_and_weights_after_the_optimizer():
+    """As accelerator.prepare and meta-device initialisation do."""
+    model = network(device="meta")
+    scaling = DepthwiseScaling(model)
+    model.to_empty(device="cpu").reset_parameters()
+    scaling.attach(optimizer := torch.optim.SGD(model.parameters(), lr=0.1))
+    x, y = batch()
+    expected = expected_scales("norm", network(), x, y)
+    backward(model, x, y)
+    optimizer.step()
+    torch.testing.assert_close(scaling.scales, expected, rtol=1e-12, atol=0)
+
+
+def test_copies_and_keyword_calls_and_single_layers_do_no_harm():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaling = DepthwiseScaling(model, optimizer)
+    x, y = batch()
+    expected = expected_scales("norm", model, x, y)
+    backward(copy.deepcopy(model), *batch(seed=1))
+    with torch.no_grad():
+        model.layers[2](torch.ones(1, model.widths[2], dtype=torch.float64))
+    h = model.apply_activation(model.layers[0](h=x))
+    for layer in model.layers[1:3]:
+        h = model.apply_activation(layer(h=h))
+    F.cross_entropy(model.layers[3](h), y).backward()
+    optimizer.step()
+    torch.testing.assert_close(scaling.scales, expected, rtol=1e-12, atol=0)
+
+
+def test_an_abandoned_step_does_not_reduce_the_next_one_early():
+    model = network()
+    optimizer = ScaledSGD(model, 0.1)
+    optimizer.scaling.overlap = True
+    optimizer.zero_grad()
+    assert not optimizer.scaling.overlap
+
+
+def test_huge_and_tiny_gradients_keep_their_scales():
+    for factor in (1e15, 1e-12):
+        model = network(dtype=torch.float32)
+        x, y = batch(dtype=torch.float32)
+        optimizer = ScaledSGD(model, 0.0)
+        (factor * F.cross_entropy(model(x), y)).backward()
+        optimizer.step()
+        share = [
+            xi * w.grad.double().norm() for xi, w in zip(optimizer.scales, model.parameters(), strict=True)
+        ]
+        limits = [layer.layer_weight / 4 for layer in model.layers]
+        assert all(0.1 * limit < length <= 1.001 * limit for length, limit in zip(share, limits, strict=True))
+
+
+def test_an_optimizer_of_another_model_a_second_group_and_a_foreign_state_are_refused():
+    with pytest.raises(UserError, match=r"optimizer: it does not train layer layers\.0"):
+        DepthwiseScaling(network(), torch.optim.SGD(network().parameters(), lr=0.1))
+    optimizer = ScaledSGD(network(), 0.1)
+    with pytest.raises(UserError, match="param_groups: ScaledSGD trains"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(UserError, match="state_dict: it has no 'scaling'"):
+        optimizer.load_state_dict(torch.optim.SGD(network().parameters(), lr=0.1).state_dict())
 
 
 @pytest.mark.parametrize("static", [False, True])

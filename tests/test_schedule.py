@@ -20,7 +20,3 @@ def test_decays_start_at_the_peak_and_would_reach_zero_one_step_after_the_last(k
 def test_linear_and_cosine_are_at_half_the_peak_half_way():
     assert Schedule("linear", 1.0, 10)(5) == pytest.approx(0.5)
     assert Schedule("cosine", 1.0, 10)(5) == pytest.approx(0.5)
-
-
-def test_a_constant_rate_needs_no_length():
-    assert Schedule("constant", 0.7, None)(10**6) == 0.7

@@ -128,11 +128,17 @@ def test_a_run_that_diverges_stops_with_status_three_and_names_the_layer(capsys)
         (["--data.source=none.csv"], "data.source: no file or folder 'none.csv'"),
         (["--data.target=lable"], "data.target: "),
         (["--run.trackers=[nothing]"], "run.trackers: 'nothing' is not installed or unknown; installed: "),
-        (["--run.metrics=[mse]"], "metrics: "),
-        (["--run.device=cuda"], "run.device: 'cuda' is not there; allowed here: auto, cpu"),
+        (["--run.metrics=[mse]"], "run.metrics: 'mse' is for regression; allowed: metrics of classification"),
+        (["--run.device=cuda"], "run.device: 'cuda' has 0 devices for 1 processes here; allowed: auto, cpu"),
         (["--run.precision=fp16", "--run.device=cpu"], "run.precision: 'fp16' needs a CUDA device"),
         (["--run.processes=2"], "run.processes: 2 were asked for, 1 run"),
         (["--run.dir=taken"], "run.dir: cannot make 'taken/run'"),
+        (["--model.width_exponent=400"], "base_width: 32 at depth 6 and width_exponent 400.0 gives a layer"),
+        (["--model.base_width=10000000"], "model.base_width: 10000000 gives "),
+        (
+            ["--optim.epochs=1", "--optim.warmup_steps=6"],
+            "optim.warmup_steps: 6 is not usable; allowed: below",
+        ),
         (["--model.depth=0"], "model.depth: 0 is not usable; allowed: integers from 1"),
     ],
 )
@@ -145,6 +151,35 @@ def test_mistakes_end_in_one_line_and_status_two(arguments, expected, tmp_path, 
     assert captured.err.splitlines()[-1].startswith(f"error: {expected}")
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_a_run_that_diverges_in_its_last_steps_does_not_end_well(capsys):
+    """No step is logged after the first, so only the end can tell."""
+    arguments = ["--optim.lr=1e9", "--scaling.rule=none", "--model.parameterization=sp", "--optim.steps=9"]
+    assert main([*SMALL, *arguments, "--run.name=late", "--run.eval_every=0"]) == 3
+    assert "error: loss: not finite at step " in capsys.readouterr().err
+
+
+def test_runs_without_a_name_get_different_folders(tmp_path):
+    for _ in range(2):
+        assert main([*SMALL, "--optim.steps=1"]) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_the_written_configuration_is_the_resolved_one(tmp_path):
+    assert main([*SMALL, "--optim.epochs=0.5", "--run.name=resolved"]) == 0
+    config = yaml.safe_load((tmp_path / "runs/resolved/config.yaml").read_text())
+    assert config["loss"] == "cross_entropy"
+    assert config["optim"]["steps"] == 3
+    assert config["run"]["metrics"] == ["accuracy"]
+
+
+def test_samples_count_every_row_seen():
+    assert main([*SMALL, "--optim.epochs=2", "--run.log_every=1", "--run.name=seen"]) == 0
+    seen = {row["step"]: row["samples"] for row in rows("seen") if "samples" in row}
+    assert seen[6] == 1438
+    assert seen[7] == 1438 + 256
 
 
 def test_an_existing_run_is_refused(capsys):

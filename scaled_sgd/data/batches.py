@@ -18,7 +18,7 @@ from torch import Tensor
 def rank_rows(n: int, rank: int, world_size: int) -> slice:
     """Rows of n that belong to a rank: contiguous, sizes differ by at most one, possibly empty."""
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank: {rank}; allowed are 0..{world_size - 1}")
+        raise ValueError(f"rank: {rank}; allowed: 0..{world_size - 1}")
     return slice(n * rank // world_size, n * (rank + 1) // world_size)
 
 

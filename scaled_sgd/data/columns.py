@@ -58,9 +58,7 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
     elif target not in kinds:
         raise UserError(f"data.target: no column {target!r}; columns are: {_listed(kinds)}")
     if kinds[target] in ("image", "other"):
-        raise UserError(
-            f"data.target: column {target!r} is {features[target]}; allowed are classes and numbers"
-        )
+        raise UserError(f"data.target: column {target!r} is {features[target]}; allowed: classes and numbers")
     if inputs is None:
         return Columns(_find_inputs({name: kind for name, kind in kinds.items() if name != target}), target)
     if not inputs:
@@ -73,7 +71,7 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
         if kinds[name] not in INPUT_KINDS:
             raise UserError(
                 f"data.inputs: column {name!r} is {features[name]}; "
-                "allowed are images, numbers and lists of numbers"
+                "allowed: images, numbers and lists of numbers"
             )
     return Columns(tuple(inputs), target)
 

@@ -50,22 +50,31 @@ class Encoding:
         return numbers(table.column(name), "data.inputs", name, first_row)
 
 
-def fit_encoding(table: Any, features: dict[str, Any], columns: Columns) -> Encoding:
+def fit_encoding(table: Any, features: dict[str, Any], columns: Columns, task: str = "auto") -> Encoding:
     """Fix image modes and classes from one split.
 
     Images are read in grey unless one of them has colour. Class labels, strings, booleans and integers
-    without gaps from 0 or 1 are classes; other numbers are regression targets.
+    without gaps from 0 or 1 are classes; other numbers are regression targets. ``task`` may insist on
+    "classification", for any integers, or on "regression", for any numbers.
     """
     images = [name for name in columns.inputs if kind_of(features[name]) == "image"]
     modes = {name: features[name].mode or image_mode(table.column(name), name) for name in images}
     feature = features[columns.target]
+    if task == "regression":
+        return Encoding(columns, modes, None, None)
     if kind_of(feature) == "class":
         return Encoding(columns, modes, tuple(range(feature.num_classes)), tuple(feature.names))
-    classes = find_classes(table.column(columns.target), columns.target)
+    column, name = table.column(columns.target), columns.target
+    classes = find_classes(column, name, any_integers=task == "classification")
+    if classes is None and task == "classification":
+        raise UserError(
+            f"data.task: 'classification' does not fit column {name!r} of {column.type}; "
+            "allowed: auto, regression"
+        )
     return Encoding(columns, modes, classes, classes and tuple(str(value) for value in classes))
 
 
-def find_classes(column: Any, name: str) -> tuple[Any, ...] | None:
+def find_classes(column: Any, name: str, *, any_integers: bool = False) -> tuple[Any, ...] | None:
     """Label values of a column in sorted order; None where the column is a regression target."""
     import pyarrow.compute as pc
     import pyarrow.types as arrow
@@ -76,15 +85,13 @@ def find_classes(column: Any, name: str) -> tuple[Any, ...] | None:
     if not is_integer and not arrow.is_string(column.type) and not arrow.is_large_string(column.type):
         return None
     values = sorted(pc.unique(column.drop_null()).to_pylist())
-    if is_integer:
+    if is_integer and not any_integers:
         without_gaps = bool(values) and len(values) == values[-1] - values[0] + 1
         if not without_gaps or values[0] not in (-1, 0, 1) or len(values) > MAX_CLASSES:
             return None
         values = [value for value in values if value >= 0]  # -1 marks rows without a label: refused later
     if not 2 <= len(values) <= MAX_CLASSES:
-        raise UserError(
-            f"data.target: column {name!r} has {len(values)} classes; allowed are 2..{MAX_CLASSES}"
-        )
+        raise UserError(f"data.target: column {name!r} has {len(values)} classes; allowed: 2..{MAX_CLASSES}")
     return tuple(values)
 
 
@@ -99,14 +106,13 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
         ids = pc.index_in(column, value_set=pa.array(classes, type=column.type))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"data.target: column {name!r} holds {column.type}; allowed are {_span(classes)}"
+            f"data.target: column {name!r} holds {column.type}; allowed: {_span(classes)}"
         ) from error
     if ids.null_count:
         row = pc.index(pc.is_null(ids), True).as_py()
         label = column[row].as_py()
         raise UserError(
-            f"data.target: column {name!r}, row {first_row + row}: label {label!r}; "
-            f"allowed are {_span(classes)}"
+            f"data.target: column {name!r}, row {first_row + row}: label {label!r}; allowed: {_span(classes)}"
         )
     return np.asarray(ids.to_numpy(), dtype=np.int64)
 

@@ -35,6 +35,8 @@ class DataConfig:
         target: Target column. Default: the class-label column, else one called label, labels, target,
             y or class. Class labels, strings, booleans and integers without gaps from 0 or 1 are
             classes; other numbers are regression targets.
+        task: What the target is: "auto" goes by the rule above; "classification" takes any integers for
+            classes, "regression" any numbers for numbers.
         standardize: Give every feature zero mean and unit variance over the training examples, before
             every example is scaled to norm √m_0.
         streaming: Read while training, for data larger than memory. Needs `eval_split`.
@@ -48,6 +50,7 @@ class DataConfig:
     eval_fraction: float = 0.2
     inputs: list[str] | None = None
     target: str | None = None
+    task: Literal["auto", "classification", "regression"] = "auto"
     standardize: bool = False
     streaming: bool = False
     shuffle_buffer: int = 10_000
@@ -75,25 +78,22 @@ class Data:
     class_names: tuple[str, ...] | None
 
 
-def load_data(config: DataConfig, *, seed: int, rank: int = 0, world_size: int = 1) -> Data:
+def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
     """Load, decode and normalise a data set; every rank gets the same.
 
     Args:
         config: The `data.` section.
         seed: Chooses the examples held out and those kept by `limit`.
-        rank: Number of this process; those above 0 show no progress bars.
-        world_size: Number of processes.
+        quiet: Show no progress bars.
 
     Raises:
         UserError: The configuration and the data do not fit; one line says where.
     """
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank: {rank}; allowed are 0..{world_size - 1}")
     _check(config)
     if config.streaming:
-        return _load_stream(config, quiet=rank > 0)
+        return _load_stream(config, quiet=quiet)
     load = _load_digits if config.source == "digits" else _load_resident
-    train, evaluation, class_names = load(config, quiet=rank > 0)
+    train, evaluation, class_names = load(config, quiet=quiet)
     generator = np.random.default_rng(seed)
     if evaluation is None:
         if len(train.x) < 2:
@@ -107,17 +107,12 @@ def load_data(config: DataConfig, *, seed: int, rank: int = 0, world_size: int =
 
 
 def _check(config: DataConfig) -> None:
-    if not 0 < config.eval_fraction < 1:
-        raise UserError(f"data.eval_fraction: {config.eval_fraction}; allowed is between 0 and 1")
-    for key, value in (("shuffle_buffer", config.shuffle_buffer), ("limit", config.limit)):
-        if value is not None and value < 1:
-            raise UserError(f"data.{key}: {value}; allowed is 1 or more")
     if not config.streaming:
         return
     if config.source == "digits":
-        raise UserError("data.streaming: true; 'digits' is in memory, allowed is false")
+        raise UserError("data.streaming: true; 'digits' is in memory, allowed: false")
     if config.standardize:
-        raise UserError("data.standardize: true; not available with data.streaming, allowed is false")
+        raise UserError("data.standardize: true; not available with data.streaming, allowed: false")
     if config.limit is not None:
         raise UserError(f"data.limit: {config.limit}; not available with data.streaming, set optim.steps")
     if config.eval_split is None:
@@ -143,7 +138,7 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
     split, held_out = _open(config, quiet)
     columns = find_columns(split.features(), config.inputs, config.target)
     table = split.table(columns)
-    encoding = fit_encoding(table, split.features(), columns)
+    encoding = fit_encoding(table, split.features(), columns, config.task)
     train = encoding.encode(table)
     if held_out is None:
         return train, None, encoding.class_names
@@ -166,7 +161,7 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
         )
     held_out.check_like(split, columns)
     table = held_out.table(columns)
-    encoding = fit_encoding(table, features, columns)
+    encoding = fit_encoding(table, features, columns, config.task)
     evaluation = encoding.encode(table)
     first = encoding.encode(split.first().table(columns))
     _check_widths(evaluation, first)

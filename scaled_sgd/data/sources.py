@@ -22,19 +22,19 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
         UserError: The source does not exist, cannot be read, or is on a hub that does not answer.
     """
     if importlib.util.find_spec("datasets") is None:
-        raise UserError(
-            f"data.source: {source!r} needs the package 'datasets'; only 'digits' works without it"
-        )
+        raise UserError(f"data.source: {source!r} needs the package 'datasets'; allowed without it: digits")
     if quiet:
         importlib.import_module("datasets").disable_progress_bars()
     path = Path(source).expanduser()
     if source and path.exists():
         return _local(path.resolve(), streaming)
     if source.startswith((".", "/", "~")) or path.suffix in READERS:
-        raise UserError(f"data.source: no file or folder {source!r}")
+        raise UserError(
+            f"data.source: no file or folder {source!r}; allowed: a local file or folder, a hub name, digits"
+        )
     if not HUB_NAME.fullmatch(source):
         raise UserError(
-            f"data.source: {source!r} is no file or folder, and no hub name ('name' or 'owner/name')"
+            f"data.source: {source!r} is no file, folder or hub name; allowed: one of them ('owner/name')"
         )
     return _hub(source, streaming)
 
@@ -54,7 +54,7 @@ def _local(path: Path, streaming: bool) -> dict[str, Any]:
             return dict(datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
     except Exception as error:
         raise _unreadable(str(path), error) from error
-    raise UserError(f"data.source: cannot read {str(path)!r}; known suffixes are: {', '.join(READERS)}")
+    raise UserError(f"data.source: cannot read {str(path)!r}; allowed: files ending in {', '.join(READERS)}")
 
 
 def _hub(name: str, streaming: bool) -> dict[str, Any]:

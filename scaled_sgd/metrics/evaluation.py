@@ -53,9 +53,9 @@ class Evaluation:
             try:
                 result = compute(predictions=f, references=y)
             except Exception as error:
-                raise UserError(f"metrics: {name!r} does not accept this data: {error}") from error
+                raise UserError(f"run.metrics: {name!r} does not accept this data: {error}") from error
             if not all(_is_number(value) for value in result.values()):
-                raise UserError(f"metrics: {name!r} gives {', '.join(result)}; allowed are single numbers")
+                raise UserError(f"run.metrics: {name!r} gives {', '.join(result)}; allowed: single numbers")
             figures.update({key: float(value) for key, value in result.items()})
         return figures
 
@@ -75,15 +75,19 @@ def _load(name: str, task: str) -> Compute:
     has_evaluate = importlib.util.find_spec("evaluate") is not None
     if name in TASK_OF_BUILT_IN:
         if TASK_OF_BUILT_IN[name] != task:
-            raise UserError(f"metrics: {name!r} is for {TASK_OF_BUILT_IN[name]}; this data is {task}")
+            raise UserError(
+                f"run.metrics: {name!r} is for {TASK_OF_BUILT_IN[name]}; allowed: metrics of {task}"
+            )
         return _built_in(name) if has_evaluate else _without_evaluate(name)
     if not has_evaluate:
-        raise UserError(f"metrics: {name!r} needs the package 'evaluate'; without it: accuracy, mse")
+        raise UserError(f"run.metrics: {name!r} needs the package 'evaluate'; without it: accuracy, mse")
     path = Path(name).expanduser()
     if path.exists():
         return _loaded(str(path.resolve()), name)
     if path.suffix == ".py" or name.startswith((".", "/", "~")):
-        raise UserError(f"metrics: no script {name!r}")
+        raise UserError(
+            f"run.metrics: no script {name!r}; allowed: accuracy, mse, a local script or a module on the hub"
+        )
     if hub_is_reachable():
         return _loaded(name, name)
     return _loaded(name, name, cached_only=True)
@@ -112,10 +116,10 @@ def _loaded(path: str, name: str, *, cached_only: bool = False) -> Compute:
     except Exception as error:
         if cached_only:
             raise UserError(
-                f"metrics: cannot reach the Hugging Face hub for {name!r}; "
-                "allowed without it are accuracy, mse and a local script"
+                f"run.metrics: cannot reach the Hugging Face hub for {name!r}; "
+                "allowed without it: accuracy, mse and a local script"
             ) from error
-        raise UserError(f"metrics: cannot load {name!r}: {error}") from error
+        raise UserError(f"run.metrics: cannot load {name!r}: {error}") from error
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from scaled_sgd.data import Data, DataConfig, Resident, load_data
 from scaled_sgd.diagnostics import Minibatch, feature_ranks, gradient_soft_ranks, hidden_features, sharpness
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.errors import UserError
-from scaled_sgd.fused import fused_step
+from scaled_sgd.fused import fused_step, scale_by, scale_frozen
 from scaled_sgd.losses import Loss, get_loss
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.scaling import Rule, get_rule
@@ -121,25 +121,29 @@ def run(spec: RunSpec) -> RunResult:
     assert isinstance(data.train, Resident)
     model, rule = build(spec), resolve_rule(spec.rule)
     schedule = Schedule(spec.schedule, spec.lr, spec.steps, spec.warmup_steps)
-    frozen: Rule | None = None
+    scale = scale_by(rule, model)
+    frozen: Tensor | None = None
     initial = largest = math.nan
     ratios: list[float] = []
     start = None
     for step, (x, y) in enumerate(_minibatches(spec, data.train)):
         lr = schedule(step)
-        if _measures(spec, step):
-            probe_x, probe_y = probe(spec)
-            pairs = sharpness(
-                model, probe_x, probe_y, loss=spec.loss, scales=_scales(spec, model),
-                tolerance=_EDGE_TOLERANCE, warm_start=start,
-            )  # fmt: skip
-            start = pairs.vectors
-            ratios.append(lr * float(pairs.values[0]) / 2)
         if spec.clip_norm is not None:
             lr *= min(1.0, spec.clip_norm / max(_gradient_norm(model, x, y, spec.loss), 1e-30))
-        value, scales = fused_step(model, x, y, loss=loss, rule=frozen or rule, lr=lr)
+        if _measures(spec, step):
+            pairs = sharpness(
+                model,
+                *probe(spec),
+                loss=spec.loss,
+                scales=_scales(spec, model) if frozen is None else frozen,
+                tolerance=_EDGE_TOLERANCE,
+                warm_start=start,
+            )
+            start = pairs.vectors
+            ratios.append(lr * float(pairs.values[0]) / 2)
+        value, scales = fused_step(model, x, y, loss=loss, scale=scale, lr=lr)
         if spec.static and frozen is None:
-            frozen = _Frozen(scales)
+            frozen, scale = scales, scale_frozen(scales)
         current = float(value)
         initial = current if step == 0 else initial
         largest = current if step == 0 else max(largest, current)
@@ -163,18 +167,6 @@ def resolve_rule(name: str) -> Rule:
         raise UserError(f"rule: {name!r} has no number; allowed: power:0 to power:1") from None
     norm = get_rule("norm")
     return lambda F, D, R, omega, depth: R.pow(q / 2) * norm(F, D, R, omega, depth)
-
-
-class _Frozen:
-    """Scales that stay, read layer by layer from the last to the first as the fused step asks."""
-
-    def __init__(self, scales: Tensor) -> None:
-        self._scales = scales
-        self._next = len(scales)
-
-    def __call__(self, F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-        self._next = (self._next or depth) - 1
-        return self._scales[self._next]
 
 
 def _minibatches(spec: RunSpec, train: Resident) -> "list[tuple[Tensor, Tensor]]":

@@ -84,7 +84,7 @@ def test_the_cpu_launcher_that_starts_one_process_is_refused(tmp_path):
     [
         ("--model.deph=3", "error: model.deph: unknown key; did you mean model.depth?"),
         ("--data.source=none.csv", "error: data.source: no file or folder 'none.csv'"),
-        ("--run.metrics=[mse]", "error: metrics: "),
+        ("--run.metrics=[mse]", "error: run.metrics: "),
         (
             "--run.processes=3",
             "error: run.processes: 3 were asked for, 2 run; allowed: a launcher that starts 3",
