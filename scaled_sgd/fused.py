@@ -13,6 +13,7 @@ from torch import Tensor
 from scaled_sgd.losses import Loss
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.scaling import Rule
+from scaled_sgd.signal_norms import square_norm
 
 Scale = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """ξ_k () of layer k = 1..l from F_k (), D_k () and R (), float64."""
@@ -75,5 +76,4 @@ def fused_step(
 
 
 def _mean_square(signal: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(signal)
-    return norm.double().square() / signal.shape[0]
+    return square_norm(signal) / signal.shape[0]

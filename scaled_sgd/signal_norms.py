@@ -6,7 +6,6 @@ accumulate over microbatches as weight gradients do, a forward pass without a ba
 trace, and a forward pass recomputed by activation checkpointing counts once.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -80,8 +79,8 @@ class _Measure(torch.autograd.Function):
     """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows) in float64."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, h_norm: Tensor, rows: int, probe: Tensor) -> Tensor:
-        ctx.h_norm = h_norm
+    def forward(ctx: Any, z: Tensor, h_square: Tensor, rows: int, probe: Tensor) -> Tensor:
+        ctx.h_square = h_square
         ctx.rows = rows
         if torch.compiler.is_compiling():
             return z.view_as(z)
@@ -91,14 +90,18 @@ class _Measure(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        h_norm: Tensor = ctx.h_norm
-        delta_norm = torch.linalg.vector_norm(delta, dtype=_norm_dtype(delta)).double()
-        root_rows = torch.full_like(h_norm, math.sqrt(ctx.rows))
-        return delta, None, None, torch.stack((h_norm, delta_norm, root_rows)).square_()
+        h_square: Tensor = ctx.h_square
+        rows = torch.full_like(h_square, ctx.rows)
+        return delta, None, None, torch.stack((h_square, square_norm(delta), rows))
 
 
-def _norm_dtype(signal: Tensor) -> torch.dtype:
-    return torch.promote_types(signal.dtype, torch.float32)
+def square_norm(signal: Tensor) -> Tensor:
+    """‖signal‖² () in float64; summed in float32 for float32 and narrower signals."""
+    if signal.dtype in (torch.float32, torch.float64) and signal.is_contiguous():
+        flat = signal.view(-1)
+        return torch.dot(flat, flat).double()
+    norm: Tensor = torch.linalg.vector_norm(signal, dtype=torch.promote_types(signal.dtype, torch.float32))
+    return norm.double().square()
 
 
 def _in_backward() -> bool:
@@ -239,9 +242,8 @@ class SignalNorms:
             h = (args[0] if args else next(iter(kwargs.values()))).detach()
             if not torch.compiler.is_compiling() and self._probes[k].device != h.device:
                 self._place()
-            h_norm = torch.linalg.vector_norm(h, dtype=_norm_dtype(h)).double()
             rows = h.numel() // max(h.shape[-1], 1)
-            return cast(Tensor, _Measure.apply(z, h_norm, rows, self._probes[k]))  # type: ignore[no-untyped-call]
+            return cast(Tensor, _Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
 
         return measure
 
