@@ -30,7 +30,7 @@ class MetricsStream:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        line = (json.dumps(_finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode()
+        line = (json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode()
         while line:
             line = line[os.write(self._descriptor, line) :]
 
@@ -92,7 +92,7 @@ class RunDirectory:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
-        text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / "summary.json", text)
 
 
@@ -155,11 +155,12 @@ def tracked(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same nested value with None for numbers that JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value

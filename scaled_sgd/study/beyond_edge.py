@@ -10,9 +10,8 @@ import argparse
 import json
 import math
 import multiprocessing
-import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +23,9 @@ from tqdm import tqdm
 from scaled_sgd.diagnostics import Minibatch, gradient_soft_ranks
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.parameterization import width_pattern
+from scaled_sgd.records import finite
 from scaled_sgd.study.engine import RunResult, RunSpec, build, initial_edge, probe, run
+from scaled_sgd.study.tables import read_rows, write_summary, write_table
 
 LOSSES = ("cross_entropy", "mse")
 _MAX_RUNGS = 13
@@ -195,152 +196,19 @@ def study(tables: Sequence[str], out: Path, workers: int) -> None:
     context = multiprocessing.get_context("spawn")
     for table in tables:
         path = out / f"{table}.jsonl"
-        done = {_key(row) for row in _read(path)}
+        done = {_key(row) for row in read_rows(path)}
         missing = [sweep for sweep in TABLES[table]() if sweep.key not in done]
         with context.Pool(workers) as pool, path.open("a", encoding="utf-8") as stream:
             results = pool.imap_unordered(execute, missing)
             for row in tqdm(results, total=len(missing), desc=table, disable=None):
-                stream.write(json.dumps(row) + "\n")
+                stream.write(json.dumps(finite(row), allow_nan=False) + "\n")
                 stream.flush()
         write_table(table, out)
-
-
-def write_table(table: str, out: Path) -> None:
-    """Write ``<table>.md`` from ``<table>.jsonl``."""
-    rows = [{**row, **_digest(row)} for row in _read(out / f"{table}.jsonl")]
-    rows.sort(key=_order)
-    columns = COLUMNS[table]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(cell(row) for cell in columns.values()) + " |" for row in rows]
-    (out / f"{table}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+    write_summary(out)
 
 
 def _key(row: dict[str, Any]) -> str:
     return json.dumps({entry.name: row[entry.name] for entry in fields(Sweep)})
-
-
-def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    spec = row["spec"]
-    names = ("loss", "schedule", "depth", "width_exponent")
-    return (*(spec[name] for name in names), row["label"], spec["parameterization"], spec["base_width"])
-
-
-def _digest(row: dict[str, Any]) -> dict[str, Any]:
-    """Means over seeds at the largest stable and at the best learning rate."""
-    by_rate: dict[float, list[dict[str, Any]]] = {}
-    for one in row["runs"]:
-        by_rate.setdefault(one["lr"], []).append(one)
-    stable: float | None = None
-    for lr in sorted(by_rate):
-        if not all(one["max_loss"] <= 2 * one["initial_loss"] for one in by_rate[lr]):
-            break
-        stable = lr
-    best = min(by_rate, key=lambda lr: _nan_last(_mean(one["train_loss"] for one in by_rate[lr])))
-    digest: dict[str, Any] = {"stable_lr": stable, "best_lr": best}
-    for name, chosen in (("at_stable", stable), ("at_best", best)):
-        runs = [] if chosen is None else by_rate[chosen]
-        ratios = sorted(ratio for one in runs for ratio in one["edge_ratios"])
-        digest[name] = {
-            "edge_median": statistics.median(ratios) if ratios else math.nan,
-            "edge_high": ratios[int(0.9 * (len(ratios) - 1))] if ratios else math.nan,
-            **{
-                key: _mean(one[key] for one in runs)
-                for key in ("train_loss", "eval_loss", "accuracy", "sharpness", "stable_rank")
-            },
-            "spread": _spread(one["train_loss"] for one in runs),
-            "largest_increase": max(
-                (one["max_loss"] / one["initial_loss"] for one in runs), default=math.nan
-            ),
-        }
-    return digest
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found) if found else math.nan
-
-
-def _spread(values: Iterable[float]) -> float:
-    found = list(values)
-    return statistics.stdev(found) if len(found) > 1 else math.nan
-
-
-def _nan_last(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
-
-
-def _at(place: str, key: str, digits: int = 3) -> Any:
-    return lambda row: _number(row[place][key], digits)
-
-
-def _method(row: dict[str, Any]) -> str:
-    names = {"nup": "νP", "ntp": "NTP"}
-    return f"{names[row['spec']['parameterization']]} {row['spec']['rule']}"
-
-
-_SHARED: dict[str, Any] = {
-    "loss": lambda row: {"cross_entropy": "CE", "mse": "MSE"}[row["spec"]["loss"]],
-    "l": lambda row: str(row["spec"]["depth"]),
-}
-COLUMNS: dict[str, dict[str, Any]] = {
-    "edge": _SHARED
-    | {
-        "r": lambda row: f"{row['spec']['width_exponent']:g}",
-        "m": lambda row: str(row["spec"]["base_width"]),
-        "matched by": lambda row: row["label"],
-        "weights": lambda row: f"{row['parameters']:,}",
-        "method": _method,
-        "initial edge 2/λ₀": lambda row: _number(row["edge"]),
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
-        "edge ratio there, median": _at("at_stable", "edge_median"),
-        "90 %": _at("at_stable", "edge_high"),
-        "train loss there": _at("at_stable", "train_loss"),
-        "best lr": lambda row: _number(row["best_lr"]),
-        "train loss": _at("at_best", "train_loss"),
-        "test loss": _at("at_best", "eval_loss"),
-        "accuracy": _at("at_best", "accuracy"),
-        "edge ratio": _at("at_best", "edge_median"),
-        "largest loss / first": _at("at_best", "largest_increase"),
-        "raw sharpness": _at("at_best", "sharpness"),
-        "stable rank": _at("at_best", "stable_rank"),
-    },
-    "transfer": _SHARED
-    | {
-        "m": lambda row: str(row["spec"]["base_width"]),
-        "weights": lambda row: f"{row['parameters']:,}",
-        "method": _method,
-        "seeds": lambda row: str(len({one["seed"] for one in row["runs"]})),
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
-        "best lr": lambda row: _number(row["best_lr"]),
-        "train loss": _at("at_best", "train_loss"),
-        "test loss": _at("at_best", "eval_loss"),
-        "accuracy": _at("at_best", "accuracy"),
-    },
-    "rules": _SHARED
-    | {
-        "m": lambda row: str(row["spec"]["base_width"]),
-        "schedule": lambda row: row["spec"]["schedule"],
-        "method": lambda row: row["label"],
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
-        "best lr": lambda row: _number(row["best_lr"]),
-        "train loss": _at("at_best", "train_loss"),
-        "± over seeds": _at("at_best", "spread", 2),
-        "test loss": _at("at_best", "eval_loss"),
-        "accuracy": _at("at_best", "accuracy"),
-        "largest loss / first": _at("at_best", "largest_increase"),
-    },
-}
-COLUMNS["output"] = COLUMNS["rules"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -354,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.tables_only:
         for table in options.tables:
             write_table(table, options.out)
+        write_summary(options.out)
     else:
         study(options.tables, options.out, options.workers)
     return 0
