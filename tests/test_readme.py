@@ -72,6 +72,25 @@ def test_the_library_by_hand_takes_fifteen_lines_and_learns(tmp_path):
     assert loss < 0.5 * math.log(10)
 
 
+def test_the_diagnostics_by_hand_run(tmp_path):
+    (tmp_path / "by_hand.py").write_text(PYTHON[1])
+    printed = run(f"{sys.executable} by_hand.py", tmp_path)
+    assert "True" in printed
+
+
+def test_the_command_with_diagnostics_records_them(tmp_path):
+    (command,) = (command for command in commands() if "--diagnostics.every" in command)
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    run(f"{command} --optim.steps=21 --run.name=seen", tmp_path)
+    assert "edge_ratio" in (tmp_path / "runs/seen/metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_every_link_of_the_documentation_leads_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
 def test_every_relative_link_leads_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
         assert (REPOSITORY / target).exists(), target

@@ -1,0 +1,100 @@
+"""The same numbers on a GPU, without waiting for it. Skipped where there is none: ``pytest -m gpu``."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+
+from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness, taylor_coefficients
+from scaled_sgd.fused import fused_step, scale_by
+from scaled_sgd.losses import get_loss
+from scaled_sgd.scaling import RULES, get_rule
+from scaled_sgd.train import main
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def problem(device):
+    model = HomogeneousMLP(12, 5, depth=5, base_width=4, seed=0, dtype=torch.float64, device=device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 12, generator=generator, dtype=torch.float64)
+    return model, x.to(device), torch.randint(5, (20,), generator=generator).to(device)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_steps_on_the_gpu_are_those_on_the_cpu(rule):
+    weights = []
+    for device in ("cpu", "cuda"):
+        model, x, y = problem(device)
+        optimizer = ScaledSGD(model, 0.1, rule=rule, momentum=0.9)
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        weights.append([w.detach().cpu() for w in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_scaled_step_never_waits_for_the_gpu():
+    model, x, y = problem("cuda")
+    optimizer = ScaledSGD(model, 0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
+    weights = []
+    for device in ("cpu", "cuda"):
+        model, x, y = problem(device)
+        for _ in range(5):
+            scale = scale_by(get_rule("norm"), model)
+            fused_step(model, x, y, loss=get_loss("cross_entropy"), scale=scale, lr=0.1)
+        weights.append([w.detach().cpu() for w in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_diagnostics_on_the_gpu_are_those_on_the_cpu():
+    found = []
+    for device in ("cpu", "cuda"):
+        model, x, y = problem(device)
+        terms = taylor_coefficients(model, x, y, loss="cross_entropy", scales="norm")
+        top = sharpness(model, x, y, loss="cross_entropy", scales="norm", k=2, tolerance=1e-9)
+        ranks = gradient_soft_ranks(model, x, y, loss="cross_entropy")
+        numbers = [terms.c0, terms.c1, terms.c2, terms.c3, *top.values, *ranks]
+        found.append(torch.stack([torch.as_tensor(number).cpu().double() for number in numbers]))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_a_run_on_the_gpu_learns_digits(precision, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = ["--model.activation=abs", "--model.base_width=16", "--optim.lr=8", "--optim.steps=300"]
+    options = [
+        "--run.device=cuda",
+        f"--run.precision={precision}",
+        "--run.name=gpu",
+        "--diagnostics.every=100",
+    ]
+    try:
+        assert main([*network, *options, "--run.name=gpu"]) == 0
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    summary = json.loads((tmp_path / "runs/gpu/summary.json").read_text())
+    assert summary["device"] == "cuda"
+    assert summary["accuracy"] > 0.9
