@@ -6,6 +6,7 @@ Terjék, arXiv 2502.13110; the νP table is our own derivation that matches its 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Literal, get_args
 
@@ -52,6 +53,11 @@ def width_pattern(
         )
     hidden = (max(1, round(base_width * k**exponent)) for k in range(1, depth))
     return (in_features, *hidden, out_features)
+
+
+def count_weights(widths: tuple[int, ...]) -> int:
+    """Σ_k m_k m_{k−1}."""
+    return sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.errors import UserError
-from scaled_sgd.parameterization import width_pattern
+from scaled_sgd.parameterization import count_weights, width_pattern
 
 _DEFAULT_EPOCHS = 20.0
 
@@ -69,7 +68,7 @@ def _check_memory(config: Config, data: Data) -> None:
         base_width=model.base_width,
         exponent=model.width_exponent,
     )
-    weights = sum(a * b for a, b in pairwise(widths))
+    weights = count_weights(widths)
     needed = 2 * weights * getattr(torch, model.dtype).itemsize
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available() and config.run.device != "cpu":

@@ -13,7 +13,6 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from scaled_sgd.diagnostics import Minibatch, gradient_soft_ranks
 from scaled_sgd.diagnostics.scales import mean_squares
-from scaled_sgd.parameterization import width_pattern
+from scaled_sgd.parameterization import count_weights, width_pattern
 from scaled_sgd.records import finite
 from scaled_sgd.study.engine import RunResult, RunSpec, build, initial_edge, probe, run
 from scaled_sgd.study.tables import read_rows, write_summary, write_table
@@ -72,11 +71,9 @@ def execute(sweep: Sweep) -> dict[str, Any]:
         runs += [{"lr": lr, "seed": seed, **asdict(result)} for seed, result in enumerate(results)]
         if not sweep.rates and all(_failed(result) for result in results):
             break
-    weights = build(spec).widths
-    parameters = sum(a * b for a, b in pairwise(weights))
     return {
         **asdict(sweep),
-        "parameters": parameters,
+        "parameters": _parameters(spec),
         "edge": edge,
         "runs": runs,
     }
@@ -187,7 +184,7 @@ def matching_base_width(depth: int, base_width: int, exponent: float) -> int:
 
 def _parameters(spec: RunSpec) -> int:
     widths = width_pattern(64, 10, depth=spec.depth, base_width=spec.base_width, exponent=spec.width_exponent)
-    return sum(a * b for a, b in pairwise(widths))
+    return count_weights(widths)
 
 
 def study(tables: Sequence[str], out: Path, workers: int) -> None:
