@@ -5,6 +5,7 @@ and activations move between processes, weights never do when a process already 
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,12 @@ class Ranks:
 
     def gather(self, t: Tensor, sizes: list[int]) -> Tensor:
         """Concatenate every process's ``t`` along dimension 0; process i brings ``sizes[i]`` rows."""
+        return self.gather_later(t, sizes)()
+
+    def gather_later(self, t: Tensor, sizes: list[int]) -> Callable[[], Tensor]:
+        """Start :meth:`gather`; the result waits for it."""
         if self.size == 1:
-            return t
+            return lambda: t
         longest = max(sizes)
         padded = t.contiguous()
         if len(t) < longest:
@@ -75,10 +80,15 @@ class Ranks:
             padded[: len(t)] = t
         everything = t.new_empty((self.size * longest, *t.shape[1:]))
         blocks = list(torch.split(everything, longest))
-        dist.all_gather(blocks, padded, group=self.group)
-        if min(sizes) == longest:
-            return everything
-        return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+        work = dist.all_gather(blocks, padded, group=self.group, async_op=True)
+
+        def gathered() -> Tensor:
+            work.wait()
+            if min(sizes) == longest:
+                return everything
+            return torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+
+        return gathered
 
     def counts(self, n: int, device: torch.device) -> list[int]:
         """Every process's ``n``."""
@@ -120,8 +130,8 @@ class Partition:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, model: nn.Module, *, group: "dist.ProcessGroup | None" = None) -> "Partition":
-        """The partition of ``model`` as it lies now.
+    def of(cls, model: nn.Module, *, ranks: Ranks | None = None) -> "Partition":
+        """The partition of ``model`` as it lies now over ``ranks``, all processes when None.
 
         Raises:
             UserError: the model is not a HomogeneousMLP.
@@ -129,7 +139,7 @@ class Partition:
         network = unwrap(model)
         if not isinstance(network, HomogeneousMLP):
             raise UserError(f"model: {type(network).__name__} is not available here; allowed: HomogeneousMLP")
-        ranks = Ranks(group)
+        ranks = Ranks() if ranks is None else ranks
         if dist.is_available():
             for module in network.modules():
                 if isinstance(module, FSDPModule):

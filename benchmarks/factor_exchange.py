@@ -1,0 +1,105 @@
+"""Two processes: exchanging factors against DistributedDataParallel and FSDP2.
+
+    python -m benchmarks.factor_exchange [--width 2048] [--rows 16 64 256] [--json FILE]
+
+Float32, gloo, one thread a process; a ratio is the median over rounds within one run of the peer's step time
+over ours. Targets at width 2048: 1.8 against DDP at 16 rows a process, 2 against FSDP2 at 64.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.harness import paired, print_table, write_json
+from scaled_sgd import HomogeneousMLP, ScaledSGD
+from scaled_sgd.exchange import exchanged_step, row_sharded_step
+from scaled_sgd.fused import scale_by
+from scaled_sgd.losses import get_loss
+from scaled_sgd.scaling import get_rule
+from scaled_sgd.sharding import Partition
+
+DEPTH, PROCESSES, LR = 4, 2, 1e-6
+
+
+def network(width: int) -> HomogeneousMLP:
+    return HomogeneousMLP(width, width, depth=DEPTH, base_width=width, width_exponent=0.0, seed=0)
+
+
+def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
+    """One step of each kind on ``rows`` samples a process."""
+    x, y = torch.randn(rows, width), torch.randint(width, (rows,))
+    mesh = init_device_mesh("cpu", (PROCESSES,))
+    options = {"loss": get_loss("cross_entropy"), "lr": LR}
+
+    def by_autograd(model: torch.nn.Module) -> Callable[[], object]:
+        optimizer = ScaledSGD(model, LR)
+
+        def step() -> None:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+        return step
+
+    def sharded() -> HomogeneousMLP:
+        model = network(width)
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+
+    replica, rows_model = network(width), sharded()
+    partition = Partition.of(rows_model)
+    replica_scale, rows_scale = (scale_by(get_rule("norm"), model) for model in (replica, rows_model))
+    return {
+        "factors, replicated": lambda: exchanged_step(replica, x, y, scale=replica_scale, **options),
+        "DDP": by_autograd(DistributedDataParallel(network(width))),
+        "factors, row-sharded": lambda: row_sharded_step(partition, x, y, scale=rows_scale, **options),
+        "FSDP2": by_autograd(sharded()),
+    }
+
+
+def process(rank: int, folder: str, width: int, rows: Sequence[int], rounds: int, path: str | None) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=PROCESSES
+    )
+    results = []
+    for count in rows:
+        found = paired(candidates(width, count), unit="factors, replicated", rounds=rounds)
+        found["DDP / factors"] = found["DDP"]
+        found["FSDP2 / factors, row-sharded"] = found["FSDP2"] / found["factors, row-sharded"]
+        if rank == 0:
+            print_table(f"width {width}, depth {DEPTH}, {count} rows a process, {PROCESSES} processes", found)
+        results.append({"width": width, "rows": count, "ratios": found})
+    if rank == 0:
+        write_json(path, results)
+    dist.destroy_process_group()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; write it as JSON where asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.factor_exchange", description=__doc__)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--rows", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        work = (folder, options.width, options.rows, options.rounds, options.json)
+        mp.spawn(process, work, nprocs=PROCESSES, join=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
