@@ -9,6 +9,7 @@ from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import Activation, layer_constants, width_pattern
 
 _BLOCK_ELEMENTS = 1 << 18
+_COPIED_ELEMENTS = 1 << 21
 
 
 def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
@@ -141,7 +142,7 @@ class HomogeneousMLP(nn.Module):
     def reset_parameters(self) -> None:
         """Set every weight to its value at step 0."""
         for k, layer in enumerate(self.scaled_layers, start=1):
-            rows_per_copy = max(1, (1 << 24) // layer.in_features)
+            rows_per_copy = max(1, _COPIED_ELEMENTS // layer.in_features)
             for start in range(0, layer.out_features, rows_per_copy):
                 stop = min(start + rows_per_copy, layer.out_features)
                 rows = initial_rows(self.seed, k, start, stop, layer.in_features, layer.init_std)

@@ -1,0 +1,58 @@
+"""Samples a second of resident data against a per-example DataLoader, 60,000 × 784 in batches of 256.
+
+    python -m benchmarks.data [--json FILE]
+
+The peer indexes a Hugging Face data set in torch format, as most training scripts do. Target: 20 times.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.harness import print_table, write_json
+from scaled_sgd.data import Resident
+
+SAMPLES, FEATURES, BATCH = 60_000, 784, 256
+
+
+def rate(batch_sizes: Iterable[int], samples: int) -> float:
+    """Thousand samples a second over the first ``samples``."""
+    seen, start = 0, time.perf_counter()
+    for size in batch_sizes:
+        seen += size
+        if seen >= samples:
+            break
+    return seen / (time.perf_counter() - start) / 1e3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; write it as JSON where asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
+    parser.add_argument("--json")
+    options = parser.parse_args(arguments)
+    x, y = torch.randn(SAMPLES, FEATURES), torch.randint(10, (SAMPLES,))
+    part = 6_000
+    table = datasets.Dataset.from_dict({"x": x[:part].numpy().astype(np.float32), "y": y[:part].numpy()})
+    resident = Resident(x, y).batches(batch_size=BATCH, seed=0, epoch=0)
+    data_set = DataLoader(table.with_format("torch"), batch_size=BATCH, shuffle=True)
+    tensors = DataLoader(TensorDataset(x, y), batch_size=BATCH, shuffle=True)
+    found = {
+        "resident": rate((len(batch.y) for batch in resident), SAMPLES),
+        "DataLoader over a data set": rate((len(batch["y"]) for batch in data_set), part),
+        "DataLoader over tensors": rate((len(batch[1]) for batch in tensors), SAMPLES),
+    }
+    for name in ("DataLoader over a data set", "DataLoader over tensors"):
+        found[f"ahead of {name}"] = found["resident"] / found[name]
+    print_table(f"{SAMPLES} × {FEATURES}, batches of {BATCH}: thousand samples a second", found, decimals=1)
+    write_json(options.json, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
