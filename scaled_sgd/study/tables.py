@@ -52,7 +52,7 @@ def _digest(row: Row) -> Row:
             break
         stable = lr
     best = min(by_rate, key=lambda lr: _nan_last(_mean(one["train_loss"] for one in by_rate[lr])))
-    digest: Row = {"stable_lr": stable, "best_lr": best}
+    digest: Row = {"stable_lr": stable, "best_lr": best, "top_lr": max(by_rate)}
     for name, chosen in (("at_stable", stable), ("at_best", best)):
         runs = [] if chosen is None else by_rate[chosen]
         ratios = sorted(ratio for one in runs for ratio in one["edge_ratios"])
@@ -89,6 +89,11 @@ def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
 
 
+def _rate(name: str) -> Any:
+    """A learning rate, as a lower bound where the grid ended with it."""
+    return lambda row: ("≥ " if row[name] == row["top_lr"] else "") + _number(row[name])
+
+
 def _at(place: str, key: str, digits: int = 3) -> Any:
     return lambda row: _number(row[place][key], digits)
 
@@ -111,11 +116,11 @@ COLUMNS: dict[str, Row] = {
         "weights": lambda row: f"{row['parameters']:,}",
         "method": _method,
         "initial edge 2/λ₀": lambda row: _number(row["edge"]),
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
+        "largest stable lr": _rate("stable_lr"),
         "edge ratio there, median": _at("at_stable", "edge_median"),
         "90 %": _at("at_stable", "edge_high"),
         "train loss there": _at("at_stable", "train_loss"),
-        "best lr": lambda row: _number(row["best_lr"]),
+        "best lr": _rate("best_lr"),
         "train loss": _at("at_best", "train_loss"),
         "test loss": _at("at_best", "eval_loss"),
         "accuracy": _at("at_best", "accuracy"),
@@ -130,8 +135,8 @@ COLUMNS: dict[str, Row] = {
         "weights": lambda row: f"{row['parameters']:,}",
         "method": _method,
         "seeds": lambda row: str(len({one["seed"] for one in row["runs"]})),
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
-        "best lr": lambda row: _number(row["best_lr"]),
+        "largest stable lr": _rate("stable_lr"),
+        "best lr": _rate("best_lr"),
         "train loss": _at("at_best", "train_loss"),
         "test loss": _at("at_best", "eval_loss"),
         "accuracy": _at("at_best", "accuracy"),
@@ -141,8 +146,8 @@ COLUMNS: dict[str, Row] = {
         "m": lambda row: str(row["spec"]["base_width"]),
         "schedule": lambda row: row["spec"]["schedule"],
         "method": lambda row: row["label"],
-        "largest stable lr": lambda row: _number(row["stable_lr"]),
-        "best lr": lambda row: _number(row["best_lr"]),
+        "largest stable lr": _rate("stable_lr"),
+        "best lr": _rate("best_lr"),
         "train loss": _at("at_best", "train_loss"),
         "± over seeds": _at("at_best", "spread", 2),
         "test loss": _at("at_best", "eval_loss"),
