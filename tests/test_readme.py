@@ -91,6 +91,13 @@ def test_every_link_of_the_documentation_leads_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+def test_the_results_in_readme_are_those_that_the_study_wrote():
+    results = REPOSITORY / "docs/results/beyond_edge"
+    summary = (results / "summary.md").read_text(encoding="utf-8")
+    assert summary in TEXT
+    assert summary in (results / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_relative_link_leads_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", TEXT):
         assert (REPOSITORY / target).exists(), target

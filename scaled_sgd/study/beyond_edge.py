@@ -27,6 +27,9 @@ from scaled_sgd.study.engine import RunResult, RunSpec, build, initial_edge, pro
 from scaled_sgd.study.tables import read_rows, write_summary, write_table
 
 LOSSES = ("cross_entropy", "mse")
+MAX_WEIGHTS = 2e7
+"""Larger networks take minutes to hours a run on a CPU."""
+
 _MAX_RUNGS = 13
 
 
@@ -113,8 +116,8 @@ def edge_sweeps() -> Iterator[Sweep]:
 def transfer_sweeps() -> Iterator[Sweep]:
     """Best learning rate against base width and depth, under νP and NTP."""
     rates = tuple(2.0**power for power in range(-2, 7))
-    for depth, base_widths in ((4, (8, 16, 32, 64)), (8, (8, 16, 32, 64)), (16, (8, 16))):
-        for base_width in base_widths:
+    for depth in (4, 8, 16):
+        for base_width in (8, 16, 32, 64):
             for parameterization in ("nup", "ntp"):
                 for loss in LOSSES:
                     spec = RunSpec(
@@ -187,17 +190,21 @@ def _parameters(spec: RunSpec) -> int:
     return count_weights(widths)
 
 
-def study(tables: Sequence[str], out: Path, workers: int) -> None:
-    """Run what is missing of ``tables`` and write them."""
+def study(tables: Sequence[str], out: Path, workers: int, *, max_weights: float = MAX_WEIGHTS) -> None:
+    """Run what is missing of ``tables``, networks above ``max_weights`` left out, and write them."""
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     for table in tables:
         path = out / f"{table}.jsonl"
         done = {_key(row) for row in read_rows(path)}
         missing = [sweep for sweep in TABLES[table]() if sweep.key not in done]
+        small = [sweep for sweep in missing if _parameters(sweep.spec) <= max_weights]
+        if len(small) < len(missing):
+            left_out = len(missing) - len(small)
+            print(f"{table}: {left_out} sweeps above {max_weights:g} weights left out", file=sys.stderr)
         with context.Pool(workers) as pool, path.open("a", encoding="utf-8") as stream:
-            results = pool.imap_unordered(execute, missing)
-            for row in tqdm(results, total=len(missing), desc=table, disable=None):
+            results = pool.imap_unordered(execute, small)
+            for row in tqdm(results, total=len(small), desc=table, disable=None):
                 stream.write(json.dumps(finite(row), allow_nan=False) + "\n")
                 stream.flush()
         write_table(table, out)
@@ -214,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("tables", nargs="+", choices=list(TABLES))
     parser.add_argument("--out", type=Path, default=Path("docs/results/beyond_edge"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--max-weights", type=float, default=MAX_WEIGHTS, help="leave larger networks out")
     parser.add_argument("--tables-only", action="store_true", help="write the tables from what is there")
     options = parser.parse_args(arguments)
     if options.tables_only:
@@ -221,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_table(table, options.out)
         write_summary(options.out)
     else:
-        study(options.tables, options.out, options.workers)
+        study(options.tables, options.out, options.workers, max_weights=options.max_weights)
     return 0
 
 
