@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from scaled_sgd import __version__
 from scaled_sgd.errors import USAGE_STATUS, UserError
 
 _USAGE = """\
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else USAGE_STATUS
+    if arguments[0] == "--version":
+        print(f"scaled-sgd {__version__}")
+        return 0
     command, *rest = arguments
     if command == "train":
         return _train(rest)

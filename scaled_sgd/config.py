@@ -81,7 +81,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one"""
     processes: int | None = None
-    """refuse to run with another number of processes; null: take what the launcher gives"""
+    """scaled-sgd train starts so many; under another launcher refuse another number; null: take any"""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """mixed precision of forward and backward passes"""
     eval_every: int | None = None

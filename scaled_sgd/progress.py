@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: a bar on a terminal, a line now and then elsewhere."""
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ class Progress:
     def __init__(self, total: int, *, start: int = 0, enabled: bool = True) -> None:
         self._total = total
         self._enabled = enabled
-        self._terminal = enabled and sys.stderr.isatty()
+        self._terminal = enabled and sys.stderr.isatty() and shutil.get_terminal_size((0, 0)).columns > 0
         self._figures: dict[str, float] = {}
         self._next_line = 0.0
         self._bar = tqdm(
@@ -46,3 +47,9 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
+
+
+def brief(evaluation: Mapping[str, float]) -> dict[str, float]:
+    """Evaluation figures under names that leave room in a terminal."""
+    short = {"eval_loss": "eval", "accuracy": "acc"}
+    return {short.get(name, name): value for name, value in evaluation.items()}

@@ -109,6 +109,11 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _in_functional_transform() -> bool:
+    """Whether ``torch.func`` is at work, which differentiates for others than the optimizer."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class SignalNorms:
     """Running sums of one step's squared signal norms on this rank, and their global means.
 
@@ -234,6 +239,8 @@ class SignalNorms:
             module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
         ) -> Tensor | None:
             if module is not self._layers[k].module:
+                return None
+            if not torch.compiler.is_compiling() and _in_functional_transform():
                 return None
             if not torch.compiler.is_compiling() and not _in_backward():
                 self._follow(k)

@@ -1,19 +1,28 @@
 """``accelerate launch -m scaled_sgd.train``: one run, from a command line to a summary."""
 
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
 from scaled_sgd.config import Config, RunConfig
-from scaled_sgd.errors import DIVERGED_STATUS, USAGE_STATUS, DivergedError, UserError
+from scaled_sgd.errors import (
+    DIVERGED_STATUS,
+    INTERRUPTED_STATUS,
+    TERMINATED_STATUS,
+    USAGE_STATUS,
+    DivergedError,
+    UserError,
+)
 from scaled_sgd.parsing import parse
+from scaled_sgd.summary import summary_text
 from scaled_sgd.trainer import Trainer
 
 _PRINTING = ("-h", "--help", "--print_config")
@@ -23,10 +32,13 @@ left after that is the only one to know of the mistake."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line asks; returns the exit status (0, 2 for a mistake, 3 for divergence)."""
+    """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for
+    divergence, 130 and 143 for SIGINT and SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not _is_first_rank() and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(arguments)
         accelerator = create_accelerator(config.run)
@@ -35,9 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         if not _is_first_rank():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_SECONDS_TO_SPEAK)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
+    except KeyboardInterrupt as interrupt:
+        status = TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
+        if _is_first_rank():
+            print("interrupted: the run directory has what was logged so far", file=sys.stderr, flush=True)
+        return status
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -46,11 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as an interrupt from the keyboard does."""
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise _Terminated
+
+
 def train(config: Config, accelerator: Accelerator) -> str | None:
     """Run to the end; the text of the summary on the main process, None elsewhere."""
     trainer = Trainer(config, accelerator)
     summary = trainer.run()
-    return None if trainer.directory is None else _text(summary, str(trainer.directory.path))
+    return None if trainer.directory is None else summary_text(summary, str(trainer.directory.path))
 
 
 def create_accelerator(run: RunConfig) -> Accelerator:
@@ -120,22 +146,6 @@ def _check_trackers(trackers: list[str]) -> None:
 
 def _is_first_rank() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
-
-
-def _text(summary: dict[str, Any], path: str) -> str:
-    known = {"train_loss", "eval_loss", "steps", "seconds", "parameters"}
-    metrics = {key: value for key, value in summary.items() if isinstance(value, float) and key not in known}
-    lines = [
-        ("train loss", f"{summary['train_loss']:.4f}"),
-        ("eval loss", f"{summary['eval_loss']:.4f}"),
-        *((name, f"{value:.4f}") for name, value in metrics.items()),
-        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
-        ("network", f"{' × '.join(map(str, summary['widths']))} ({summary['parameters']:,} weights)"),
-        ("processes", f"{summary['world_size']} ({summary['device']})"),
-        ("run directory", path),
-    ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
 if __name__ == "__main__":

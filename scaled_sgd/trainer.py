@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -28,10 +29,11 @@ from scaled_sgd.metrics import load_metrics
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.observation import Observer
 from scaled_sgd.optim import ScaledSGD
-from scaled_sgd.progress import Progress
-from scaled_sgd.records import RunDirectory, flat, git_revision, tracked, versions
+from scaled_sgd.progress import Progress, brief
+from scaled_sgd.records import RunDirectory, flat, tracked
 from scaled_sgd.resolution import resolve
 from scaled_sgd.schedule import Schedule
+from scaled_sgd.summary import run_facts
 
 
 class Trainer:
@@ -54,6 +56,8 @@ class Trainer:
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
         self.config = config = resolve(config, self.data)
+        if accelerator.is_main_process:
+            print(f"data: {self.data.describe()}", file=sys.stderr, flush=True)
         self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
@@ -101,7 +105,7 @@ class Trainer:
             DivergedError: the loss stopped being finite; everything logged before is on the disk.
         """
         started = time.monotonic()
-        last_loss, samples = math.nan, 0
+        first_loss, last_loss, samples = math.nan, math.nan, 0
         evaluation: dict[str, float] = {}
         with Progress(self.steps, enabled=self.accelerator.is_main_process) as progress:
             for step, epoch, batch in self._minibatches():
@@ -118,9 +122,10 @@ class Trainer:
                     row["loss_after"] = self._minibatch_loss(batch)
                 if logged:
                     last_loss = float(self.accelerator.reduce(loss)) / batch.n_global
+                    first_loss = last_loss if step == 0 else first_loss
                     row = {
                         "step": step,
-                        "epoch": epoch,
+                        "epoch": round(epoch, 6),
                         "samples": samples,
                         "lr": lr,
                         "loss": last_loss,
@@ -129,8 +134,8 @@ class Trainer:
                         "seconds": time.monotonic() - started,
                     } | row
                     self._record(row)
-                    shown = {"loss": last_loss, "lr": lr, "edge": row.get("edge_ratio"), **evaluation}
-                    progress.show(step, shown)
+                    shown = {"loss": last_loss, "lr": lr, "edge": row.get("edge_ratio")}
+                    progress.show(step, shown | brief(evaluation))
                     if not math.isfinite(last_loss):
                         self._stop_if_diverged()
                 samples += batch.n_global
@@ -139,8 +144,8 @@ class Trainer:
             self._stop_if_diverged()
             evaluation = self.evaluate()
             self._record({"step": self.steps, "seconds": seconds, **evaluation})
-            progress.show(self.steps, evaluation)
-        return self._finish(seconds, last_loss, evaluation)
+            progress.show(self.steps, brief(evaluation))
+        return self._finish(seconds, first_loss, last_loss, evaluation)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
@@ -179,7 +184,7 @@ class Trainer:
                 self.scaling.overlap = last and self.world_size > 1
                 self.accelerator.backward(losses * (self.world_size / batch.n_global))
             total += losses.detach()
-        self._watch.see(total, len(self._widths()))
+        self._watch.see(total, self._model.depth + 1)
         clip_norm = self.config.optim.clip_norm
         grad_norm = None
         if clip_norm is not None:
@@ -232,22 +237,20 @@ class Trainer:
         x, y = samples.x[own], self._targets(samples.y[own])
         return Observer(self.config.diagnostics, self.model, x, y, loss=self.loss.name)
 
-    def _finish(self, seconds: float, last_loss: float, evaluation: dict[str, float]) -> dict[str, Any]:
+    def _finish(
+        self, seconds: float, first_loss: float, last_loss: float, evaluation: dict[str, float]
+    ) -> dict[str, Any]:
         train_loss = last_loss
         if isinstance(self._train, Resident):
             train_loss, _ = mean_loss(self.model, self._train, self._targets, loss=self.loss)
         summary = {
+            "status": "finished",
             "steps": self.steps,
+            "initial_loss": first_loss,
             "train_loss": train_loss,
             **evaluation,
             "seconds": seconds,
-            "widths": [self.data.in_features, *self._widths()[1:]],
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "seed": self.config.run.seed,
-            "world_size": self.world_size,
-            "device": self.accelerator.device.type,
-            "versions": versions(),
-            "git_revision": git_revision(),
+            **self._facts(),
         }
         if self.directory is not None:
             self.directory.write_summary(summary)
@@ -255,8 +258,8 @@ class Trainer:
         self.accelerator.end_training()
         return summary
 
-    def _widths(self) -> tuple[int, ...]:
-        return self._model.widths
+    def _facts(self) -> dict[str, Any]:
+        return run_facts(self.config, self.data, self._model, self.accelerator.device)
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.directory is not None:
@@ -271,6 +274,11 @@ class Trainer:
         if found is None:
             return
         step, k = found
+        if self.directory is not None:
+            layer = k if k <= self._model.depth else None
+            self.directory.write_summary(
+                {"status": "diverged", "step": step, "layer": layer, **self._facts()}
+            )
         self.accelerator.end_training()
         raise DivergedError(
             f"loss: not finite at step {step} (lr {self.schedule(step):.4g}); first in "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, sharpness
 from scaled_sgd.errors import UserError
 from scaled_sgd.scaling import RULES
 
@@ -488,6 +488,24 @@ def test_copies_and_keyword_calls_and_single_layers_do_no_harm():
     F.cross_entropy(model.layers[3](h), y).backward()
     optimizer.step()
     torch.testing.assert_close(scaling.scales, expected, rtol=1e-12, atol=0)
+
+
+def test_functional_transforms_of_a_hooked_network_work_and_are_not_measured():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x, y = batch()
+    before = sharpness(model, x, y, loss="cross_entropy").values
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaling = DepthwiseScaling(model, optimizer)
+    backward(model, x, y)
+    torch.testing.assert_close(sharpness(model, x, y, loss="cross_entropy").values, before)
+    optimizer.step()
+    torch.manual_seed(0)
+    twin = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    expected = ScaledSGD(twin, 0.1)
+    backward(twin, x, y)
+    expected.step()
+    torch.testing.assert_close(scaling.scales, expected.scales, rtol=1e-12, atol=0)
 
 
 def test_an_abandoned_step_does_not_reduce_the_next_one_early():

@@ -1,8 +1,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -111,12 +113,14 @@ def test_classes_can_be_fitted_by_mean_squared_error():
     assert last["accuracy"] > 0.5
 
 
-def test_a_run_that_diverges_stops_with_status_three_and_names_the_layer(capsys):
+def test_a_run_that_diverges_stops_with_status_three_and_names_the_layer(capsys, tmp_path):
     arguments = ["--optim.lr=1e9", "--scaling.rule=none", "--model.parameterization=sp", "--optim.steps=50"]
     assert main([*SMALL, *arguments, "--run.name=boom", "--run.log_every=1"]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: loss: not finite at step ")
     assert "first in layer 1 of 4" in error
+    summary = json.loads((tmp_path / "runs/boom/summary.json").read_text())
+    assert (summary["status"], summary["layer"]) == ("diverged", 1)
     records = rows("boom")
     assert records[-1]["loss"] is None
     assert all(row["loss"] is not None for row in records[:-1])
@@ -182,6 +186,36 @@ def test_samples_count_every_row_seen():
     assert seen[7] == 1438 + 256
 
 
+def test_columns_that_are_not_used_are_named(tmp_path, capsys):
+    table = pd.DataFrame({"a": [1.0, 2.0] * 30, "b": ["1.0", "?"] * 30, "label": ["x", "y"] * 30})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert main(["--data.source=t.csv", "--optim.steps=2", "--run.name=t", "--model.depth=2"]) == 0
+    line = "data: 48 training and 12 held-out samples; inputs a (left out: b); target label, 2 classes: x, y"
+    assert line in capsys.readouterr().err
+    assert json.loads((tmp_path / "runs/t/summary.json").read_text())["data"]["left_out"] == ["b"]
+
+
+def test_a_loss_that_ends_above_its_start_is_pointed_out(capsys):
+    assert main([*SMALL, "--optim.steps=30", "--optim.lr=3000", "--run.name=high"]) == 0
+    assert "warning" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_ends_in_one_line(number, status, tmp_path):
+    command = [sys.executable, "-m", "scaled_sgd.train", *SMALL, "--optim.steps=100000", "--run.name=long"]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    metrics = tmp_path / "runs/long/metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size > 1000):
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == status
+    assert errors.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in errors
+
+
 def test_an_existing_run_is_refused(capsys):
     assert main([*SMALL, "--optim.steps=1", "--run.name=once"]) == 0
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -218,6 +252,7 @@ def test_a_launcher_that_started_one_process_instead_of_several_is_seen_through(
     [
         ([], 2, "usage: scaled-sgd COMMAND"),
         (["--help"], 0, "usage: scaled-sgd COMMAND"),
+        (["--version"], 0, "scaled-sgd 0."),
         (["fly"], 2, "error: command: 'fly' is unknown; allowed: train"),
         (["train", "--model.deph=1"], 2, "error: model.deph: unknown key; did you mean model.depth?"),
     ],
@@ -245,7 +280,8 @@ def test_the_command_starts_processes_and_passes_on_their_status(arguments, stat
         cwd=tmp_path,
     )
     assert started.returncode == status
-    errors = [line for line in started.stderr.splitlines() if not line.startswith("step ")]
+    lines = started.stderr.splitlines()
+    errors = [line for line in lines if not line.startswith(("step ", "data: "))]
     assert "\n".join(errors).startswith(expected)
     assert "Traceback" not in started.stderr
     if status == 0:

@@ -15,10 +15,11 @@ Kind = Literal["image", "class", "vector", "number", "text", "other"]
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the input columns, in order, and of the target column."""
+    """Names of the input columns, in order, of the target column, and of those not used."""
 
     inputs: tuple[str, ...]
     target: str
+    left_out: tuple[str, ...] = ()
 
 
 def kind_of(feature: Any) -> Kind:
@@ -60,7 +61,8 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
     if kinds[target] in ("image", "other"):
         raise UserError(f"data.target: column {target!r} is {features[target]}; allowed: classes and numbers")
     if inputs is None:
-        return Columns(_find_inputs({name: kind for name, kind in kinds.items() if name != target}), target)
+        found = _find_inputs({name: kind for name, kind in kinds.items() if name != target})
+        return Columns(found, target, tuple(name for name in kinds if name not in (*found, target)))
     if not inputs:
         raise UserError(f"data.inputs: the list is empty; columns are: {_listed(kinds)}")
     for name in inputs:
@@ -73,7 +75,7 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
                 f"data.inputs: column {name!r} is {features[name]}; "
                 "allowed: images, numbers and lists of numbers"
             )
-    return Columns(tuple(inputs), target)
+    return Columns(tuple(inputs), target, tuple(name for name in kinds if name not in (*inputs, target)))
 
 
 def _find_target(kinds: dict[str, Kind]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from scaled_sgd.data.batches import Resident, Stream
-from scaled_sgd.data.columns import find_columns, kind_of
+from scaled_sgd.data.columns import Columns, find_columns, kind_of
 from scaled_sgd.data.encoding import fit_encoding
 from scaled_sgd.data.examples import Examples, hold_out, standardize, to_tensors
 from scaled_sgd.data.sources import open_source
@@ -16,7 +16,7 @@ from scaled_sgd.data.splits import Split, pick_split
 from scaled_sgd.errors import UserError
 
 Task = Literal["classification", "regression"]
-Loaded = tuple[Examples, Examples | None, tuple[str, ...] | None]
+Loaded = tuple[Examples, Examples | None, tuple[str, ...] | None, Columns]
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Data:
         out_features: Number of classes, or width of a target.
         task: Whether targets are class ids or vectors.
         class_names: Names in the order of their ids; None for regression.
+        columns: Where inputs and targets come from.
     """
 
     train: Resident | Stream
@@ -76,6 +77,20 @@ class Data:
     out_features: int
     task: Task
     class_names: tuple[str, ...] | None
+    columns: Columns
+
+    def describe(self) -> str:
+        """One line on what was found and what was left out."""
+        size = f"{len(self.train)}" if isinstance(self.train, Resident) else "a stream of"
+        inputs = ", ".join(self.columns.inputs)
+        text = f"{size} training and {len(self.evaluation)} held-out samples; inputs {inputs}"
+        if self.columns.left_out:
+            text += f" (left out: {', '.join(self.columns.left_out)})"
+        text += f"; target {self.columns.target}"
+        if self.class_names is None:
+            return f"{text}, {self.out_features} numbers"
+        shown = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
+        return f"{text}, {len(self.class_names)} classes: {shown}"
 
 
 def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
@@ -93,7 +108,7 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
     if config.streaming:
         return _load_stream(config, quiet=quiet)
     load = _load_digits if config.source == "digits" else _load_resident
-    train, evaluation, class_names = load(config, quiet=quiet)
+    train, evaluation, class_names, columns = load(config, quiet=quiet)
     generator = np.random.default_rng(seed)
     if evaluation is None:
         if len(train.x) < 2:
@@ -103,7 +118,7 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
         train = train.take(generator.permutation(len(train.x))[: config.limit])
     if config.standardize:
         train, evaluation = standardize(train, evaluation)
-    return _data(Resident(*to_tensors(train)), evaluation, class_names)
+    return _data(Resident(*to_tensors(train)), evaluation, class_names, columns)
 
 
 def _check(config: DataConfig) -> None:
@@ -131,7 +146,12 @@ def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
         if value is not None:
             raise UserError(f"data.{key}: {value!r}; 'digits' has no columns to choose from")
     x, y = load_digits(return_X_y=True)
-    return Examples(x.astype(np.float32), y.astype(np.int64)), None, tuple("0123456789")
+    return (
+        Examples(x.astype(np.float32), y.astype(np.int64)),
+        None,
+        tuple("0123456789"),
+        Columns(("pixels",), "digit"),
+    )
 
 
 def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
@@ -141,11 +161,11 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
     encoding = fit_encoding(table, split.features(), columns, config.task)
     train = encoding.encode(table)
     if held_out is None:
-        return train, None, encoding.class_names
+        return train, None, encoding.class_names, columns
     held_out.check_like(split, columns)
     evaluation = encoding.encode(held_out.table(columns))
     _check_widths(train, evaluation)
-    return train, evaluation, encoding.class_names
+    return train, evaluation, encoding.class_names, columns
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
@@ -173,7 +193,7 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
 
     x, y = to_tensors(first)
     train = Stream(partial(split.shuffled_tables, columns, config.shuffle_buffer), decode, (x[:0], y[:0]))
-    return _data(train, evaluation, encoding.class_names)
+    return _data(train, evaluation, encoding.class_names, columns)
 
 
 def _open(config: DataConfig, quiet: bool) -> tuple[Split, Split | None]:
@@ -190,9 +210,11 @@ def _check_widths(expected: Examples, found: Examples) -> None:
             raise UserError(f"data.{key}: a split has rows of {b.shape[1]} numbers; another has {a.shape[1]}")
 
 
-def _data(train: Resident | Stream, evaluation: Examples, class_names: tuple[str, ...] | None) -> Data:
+def _data(
+    train: Resident | Stream, evaluation: Examples, class_names: tuple[str, ...] | None, columns: Columns
+) -> Data:
     held_out = Resident(*to_tensors(evaluation))
     width = held_out.x.shape[1]
     if class_names is None:
-        return Data(train, held_out, width, held_out.y.shape[1], "regression", None)
-    return Data(train, held_out, width, len(class_names), "classification", class_names)
+        return Data(train, held_out, width, held_out.y.shape[1], "regression", None, columns)
+    return Data(train, held_out, width, len(class_names), "classification", class_names, columns)

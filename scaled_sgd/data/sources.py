@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     """
     if importlib.util.find_spec("datasets") is None:
         raise UserError(f"data.source: {source!r} needs the package 'datasets'; allowed without it: digits")
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         importlib.import_module("datasets").disable_progress_bars()
     path = Path(source).expanduser()
     if source and path.exists():

@@ -1,0 +1,50 @@
+"""What remains of a run: facts for ``summary.json``, and a few lines for a person."""
+
+from typing import Any
+
+import torch
+
+from scaled_sgd.config import Config
+from scaled_sgd.data import Data
+from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.records import git_revision, versions
+from scaled_sgd.sharding import Ranks
+
+
+def run_facts(config: Config, data: Data, model: HomogeneousMLP, device: torch.device) -> dict[str, Any]:
+    """What the summary says of a run however it ended."""
+    columns = data.columns
+    return {
+        "widths": list(model.widths),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": {
+            "inputs": list(columns.inputs),
+            "left_out": list(columns.left_out),
+            "target": columns.target,
+            "classes": data.class_names,
+        },
+        "seed": config.run.seed,
+        "world_size": Ranks().size,
+        "device": device.type,
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+
+
+def summary_text(summary: dict[str, Any], path: str) -> str:
+    """The summary of a finished run for a terminal."""
+    known = {"initial_loss", "train_loss", "eval_loss", "steps", "seconds", "parameters"}
+    metrics = {key: value for key, value in summary.items() if isinstance(value, float) and key not in known}
+    lines = [
+        ("train loss", f"{summary['train_loss']:.4g}"),
+        ("eval loss", f"{summary['eval_loss']:.4g}"),
+        *((name, f"{value:.4g}") for name, value in metrics.items()),
+        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
+        ("network", f"{' × '.join(map(str, summary['widths']))} ({summary['parameters']:,} weights)"),
+        ("processes", f"{summary['world_size']} ({summary['device']})"),
+        ("run directory", path),
+    ]
+    if summary["train_loss"] > summary["initial_loss"]:
+        lines.insert(0, ("warning", f"the loss ended above its start, {summary['initial_loss']:.4g}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
