@@ -19,11 +19,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from scaled_sgd.diagnostics import Minibatch, gradient_soft_ranks
-from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.parameterization import count_weights, width_pattern
 from scaled_sgd.records import finite
-from scaled_sgd.study.engine import RunResult, RunSpec, build, initial_edge, probe, run
+from scaled_sgd.study.engine import RunResult, RunSpec, build, gradient_norm, initial_edge, probe, run
 from scaled_sgd.study.tables import read_rows, write_summary, write_table
 
 LOSSES = ("cross_entropy", "mse")
@@ -63,7 +61,7 @@ def execute(sweep: Sweep) -> dict[str, Any]:
     torch.set_num_threads(1)
     spec = sweep.spec
     if sweep.clip:
-        spec = replace(spec, clip_norm=_initial_gradient_norm(spec))
+        spec = replace(spec, clip_norm=gradient_norm(build(spec), *probe(spec), spec.loss))
     edge = initial_edge(spec)
     rates = sweep.rates or tuple(
         2.0 ** (math.floor(math.log2(edge)) + rung - 3) for rung in range(_MAX_RUNGS)
@@ -86,13 +84,6 @@ def _failed(result: RunResult) -> bool:
     return not math.isfinite(result.train_loss) or (
         not result.stable and result.train_loss > result.initial_loss
     )
-
-
-def _initial_gradient_norm(spec: RunSpec) -> float:
-    model = build(spec)
-    x, y = probe(spec)
-    F, D, _ = mean_squares(Minibatch(model, x, y, loss=spec.loss))
-    return math.sqrt(float((F * D / gradient_soft_ranks(model, x, y, loss=spec.loss).double()).sum()))
 
 
 def edge_sweeps() -> Iterator[Sweep]:

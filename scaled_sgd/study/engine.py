@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scaled_sgd.data import Data, DataConfig, Resident, load_data
-from scaled_sgd.diagnostics import Minibatch, feature_ranks, gradient_soft_ranks, hidden_features, sharpness
+from scaled_sgd.diagnostics import Minibatch, feature_ranks, hidden_features, sharpness
+from scaled_sgd.diagnostics.gradients import gradient_square_norms
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.errors import UserError
 from scaled_sgd.fused import fused_step, scale_by, scale_frozen
@@ -129,7 +130,7 @@ def run(spec: RunSpec) -> RunResult:
     for step, (x, y) in enumerate(_minibatches(spec, data.train)):
         lr = schedule(step)
         if spec.clip_norm is not None:
-            lr *= min(1.0, spec.clip_norm / max(_gradient_norm(model, x, y, spec.loss), 1e-30))
+            lr *= min(1.0, spec.clip_norm / max(gradient_norm(model, x, y, spec.loss), 1e-30))
         if _measures(spec, step):
             pairs = sharpness(
                 model,
@@ -198,10 +199,9 @@ def _scales(spec: RunSpec, model: HomogeneousMLP) -> Tensor:
     return resolve_rule(spec.rule)(F_, D, R, omega, model.depth)
 
 
-def _gradient_norm(model: HomogeneousMLP, x: Tensor, y: Tensor, loss: str) -> float:
-    """‖G‖_F over all layers through ‖G_k‖² = F_k D_k / S_k."""
-    F_, D, _ = mean_squares(Minibatch(model, x, y, loss=loss))
-    return math.sqrt(float((F_ * D / gradient_soft_ranks(model, x, y, loss=loss).double()).sum()))
+def gradient_norm(model: HomogeneousMLP, x: Tensor, y: Tensor, loss: str) -> float:
+    """‖G‖_F over all layers."""
+    return math.sqrt(float(gradient_square_norms(Minibatch(model, x, y, loss=loss)).sum()))
 
 
 def _measures(spec: RunSpec, step: int) -> bool:
