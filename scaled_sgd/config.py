@@ -12,6 +12,7 @@ from scaled_sgd.errors import UserError
 from scaled_sgd.observation import DiagnosticsConfig
 from scaled_sgd.parameterization import Activation, Parameterization
 from scaled_sgd.scaling import RULES
+from scaled_sgd.strategies.config import ShardingConfig
 
 
 @dataclass
@@ -84,6 +85,8 @@ class RunConfig:
     """scaled-sgd train starts so many; under another launcher refuse another number; null: take any"""
     precision: Literal["no", "bf16", "fp16"] = "no"
     """mixed precision of forward and backward passes"""
+    timeout_seconds: float = 600.0
+    """longest wait for another process before the run is given up"""
     eval_every: int | None = None
     """steps between evaluations; null: once an epoch; 0: at the end only"""
     log_every: int = 10
@@ -105,6 +108,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -143,6 +147,7 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         ("optim.steps", optim.steps),
         ("run.processes", run.processes),
         ("data.limit", data.limit),
+        ("sharding.tensor_processes", config.sharding.tensor_processes),
     ):
         yield key, limit, limit is None or limit >= 1, f"{positive}, or null"
     yield (
@@ -171,6 +176,12 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         f"no, with model.dtype {model.dtype}",
     )
     yield (
+        "sharding.strategy",
+        config.sharding.strategy,
+        not config.sharding.strategy.startswith("zero") or model.dtype == "float32",
+        f"auto, ddp, fsdp2, tensor, fsdp2+tensor with model.dtype {model.dtype} (ZeRO keeps float32 masters)",
+    )
+    yield (
         "optim.warmup_steps",
         optim.warmup_steps,
         optim.steps is None or optim.warmup_steps < optim.steps,
@@ -186,6 +197,8 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         f"null beside optim.epochs {optim.epochs!r}; give one of the two",
     )
     tolerance = diagnostics.tolerance
+    timeout = run.timeout_seconds
+    yield "run.timeout_seconds", timeout, 1 <= timeout < math.inf, "finite numbers from 1"
     yield "diagnostics.tolerance", tolerance, 0 < tolerance < 1, "numbers between 0 and 1"
     yield "data.eval_fraction", data.eval_fraction, 0 < data.eval_fraction < 1, "numbers between 0 and 1"
     yield (

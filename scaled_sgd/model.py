@@ -1,9 +1,12 @@
 """The homogeneous multilayer perceptron of theory §1."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import Activation, layer_constants, width_pattern
@@ -91,6 +94,10 @@ class HomogeneousMLP(nn.Module):
         device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.
         dtype: of the weights; torch's default dtype when None.
 
+    Attributes:
+        activation_checkpointing: keep the signals of every √l-th layer alone and compute the others again in
+            the backward pass; set it before training.
+
     Raises:
         UserError: impossible widths, activation, parameterization or seed.
     """
@@ -135,6 +142,7 @@ class HomogeneousMLP(nn.Module):
                 )
             )
         self.layers = nn.ModuleList(layers)
+        self.activation_checkpointing = False
         if not layers[0].weight.is_meta:
             self.reset_parameters()
 
@@ -177,8 +185,16 @@ class HomogeneousMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs f (n, m_l) of samples x (n, m_0)."""
-        first, *rest = self.layers
-        z: Tensor = first(x)
-        for layer in rest:
-            z = layer(self.apply_activation(z))
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return self._run(x, 0, self.depth)
+        segment = math.ceil(math.sqrt(self.depth))
+        for start in range(0, self.depth, segment):
+            stop = min(start + segment, self.depth)
+            x = checkpoint(self._run, x, start, stop, use_reentrant=False, preserve_rng_state=False)
+        return x
+
+    def _run(self, z: Tensor, start: int, stop: int) -> Tensor:
+        """z_stop from z_start; z_0 is the input."""
+        for k in range(start, stop):
+            z = self.layers[k](self.apply_activation(z) if k else z)
         return z

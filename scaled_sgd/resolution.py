@@ -1,6 +1,5 @@
-"""What the data decide of a configuration."""
+"""What the data and the launch decide of a configuration."""
 
-import os
 from dataclasses import replace
 from typing import Literal
 
@@ -10,15 +9,17 @@ from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import count_weights, width_pattern
+from scaled_sgd.strategies.choice import World, bytes_per_process, choose
+from scaled_sgd.strategies.config import ShardingConfig
 
 _DEFAULT_EPOCHS = 20.0
 
 
-def resolve(config: Config, data: Data) -> Config:
-    """The configuration with loss, steps, evaluation interval and metrics filled in.
+def resolve(config: Config, data: Data, world: World) -> Config:
+    """The configuration with loss, steps, strategy, evaluation interval and metrics filled in.
 
     Raises:
-        UserError: the configuration does not fit the data, or the network not this machine.
+        UserError: the configuration does not fit the data or the launch, or the network not the memory.
     """
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
     steps = _steps(config, per_epoch)
@@ -26,7 +27,7 @@ def resolve(config: Config, data: Data) -> Config:
         raise UserError(
             f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; allowed: below the {steps} steps"
         )
-    _check_memory(config, data)
+    sharding = _sharding(config, data, world)
     every = config.run.eval_every
     names = config.run.metrics
     if names is None:
@@ -35,6 +36,7 @@ def resolve(config: Config, data: Data) -> Config:
         config,
         loss=_loss(config, data),
         optim=replace(config.optim, steps=steps, epochs=None),
+        sharding=sharding,
         run=replace(
             config.run, metrics=names, eval_every=(per_epoch or steps) if every is None else every or steps
         ),
@@ -58,8 +60,8 @@ def _steps(config: Config, per_epoch: int | None) -> int:
     return max(1, round(epochs * per_epoch))
 
 
-def _check_memory(config: Config, data: Data) -> None:
-    """Refuse a network whose weights and gradients exceed the memory of this machine or its GPU."""
+def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
+    """The strategy; refuses a network whose weights, gradients and momentum exceed a process's memory."""
     model = config.model
     widths = width_pattern(
         data.in_features,
@@ -69,12 +71,12 @@ def _check_memory(config: Config, data: Data) -> None:
         exponent=model.width_exponent,
     )
     weights = count_weights(widths)
-    needed = 2 * weights * getattr(torch, model.dtype).itemsize
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if torch.cuda.is_available() and config.run.device != "cpu":
-        total = torch.cuda.mem_get_info()[1]
-    if needed > total:
+    state_bytes = (3 if config.optim.momentum else 2) * weights * getattr(torch, model.dtype).itemsize
+    sharding = choose(config.sharding, world, state_bytes)
+    needed = bytes_per_process(sharding, world, state_bytes)
+    if needed > world.memory:
         raise UserError(
-            f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB with "
-            f"gradients; allowed here: at most {total / 2**30:,.0f} GiB"
+            f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a process "
+            f"with gradients under {sharding.strategy}; allowed here: at most {world.memory / 2**30:,.0f} GiB"
         )
+    return sharding

@@ -188,9 +188,11 @@ class SignalNorms:
         assert self._sums is not None
         depth = len(self._layers)
         h_squares, delta_squares, n = self._sums[:depth], self._sums[depth : 2 * depth], self._sums[-1]
-        n = n.clamp(min=1.0)
-        world_size = dist.get_world_size(self._group) if dist.is_initialized() else 1
-        scale = n / world_size**2
+        # Processes that share a layer see all of h and the same samples, and a part of δ.
+        parts = getattr(self._layers[0].module, "parts", 1)
+        h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
+        averaged = (dist.get_world_size(self._group) if dist.is_initialized() else 1) / parts
+        scale = n / averaged**2
         if self._grad_scaler is not None and self._grad_scaler.is_enabled():
             loss_scale = self._grad_scaler._scale
             if loss_scale is not None:

@@ -6,17 +6,18 @@ import torch
 
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
-from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.parameterization import count_weights
 from scaled_sgd.records import git_revision, versions
 from scaled_sgd.sharding import Ranks
+from scaled_sgd.strategies import Strategy
 
 
-def run_facts(config: Config, data: Data, model: HomogeneousMLP, device: torch.device) -> dict[str, Any]:
+def run_facts(config: Config, data: Data, strategy: Strategy, device: torch.device) -> dict[str, Any]:
     """What the summary says of a run however it ended."""
     columns = data.columns
     return {
-        "widths": list(model.widths),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "widths": list(strategy.network.widths),
+        "parameters": count_weights(strategy.network.widths),
         "data": {
             "inputs": list(columns.inputs),
             "left_out": list(columns.left_out),
@@ -25,6 +26,7 @@ def run_facts(config: Config, data: Data, model: HomogeneousMLP, device: torch.d
         },
         "seed": config.run.seed,
         "world_size": Ranks().size,
+        "strategy": strategy.name,
         "device": device.type,
         "versions": versions(),
         "git_revision": git_revision(),
@@ -41,7 +43,7 @@ def summary_text(summary: dict[str, Any], path: str) -> str:
         *((name, f"{value:.4g}") for name, value in metrics.items()),
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
         ("network", f"{' × '.join(map(str, summary['widths']))} ({summary['parameters']:,} weights)"),
-        ("processes", f"{summary['world_size']} ({summary['device']})"),
+        ("processes", f"{summary['world_size']} ({summary['strategy']}, {summary['device']})"),
         ("run directory", path),
     ]
     if summary["train_loss"] > summary["initial_loss"]:

@@ -5,11 +5,10 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +25,13 @@ from scaled_sgd.errors import DivergedError, UserError
 from scaled_sgd.evaluation import gather_outputs, mean_loss
 from scaled_sgd.losses import get_loss
 from scaled_sgd.metrics import load_metrics
-from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.observation import Observer
-from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.progress import Progress, brief
 from scaled_sgd.records import RunDirectory, flat, tracked
 from scaled_sgd.resolution import resolve
 from scaled_sgd.schedule import Schedule
+from scaled_sgd.strategies.build import build_strategy
+from scaled_sgd.strategies.choice import World
 from scaled_sgd.summary import run_facts
 
 
@@ -53,43 +52,22 @@ class Trainer:
 
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        self.rank = accelerator.process_index
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
-        self.config = config = resolve(config, self.data)
+        self.config = config = resolve(config, self.data, World.of(accelerator))
         if accelerator.is_main_process:
             print(f"data: {self.data.describe()}", file=sys.stderr, flush=True)
         self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
         self._held_out = self.data.evaluation.to(accelerator.device, dtype)
-
-        model = HomogeneousMLP(
-            self.data.in_features,
-            self.data.out_features,
-            depth=config.model.depth,
-            base_width=config.model.base_width,
-            width_exponent=config.model.width_exponent,
-            activation=config.model.activation,
-            parameterization=config.model.parameterization,
-            seed=config.run.seed,
-            device=accelerator.device,
-            dtype=dtype,
+        self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
+        self._watch = DivergenceWatch(self.strategy.network)
+        self.observer = (
+            Observer(config.diagnostics, self.strategy.module, *self.probe, loss=self.loss.name)
+            if config.diagnostics.every
+            else None
         )
-        optimizer = ScaledSGD(
-            model,
-            config.optim.lr,
-            rule=config.scaling.rule,
-            static=config.scaling.static,
-            momentum=config.optim.momentum,
-            weight_decay=config.optim.weight_decay,
-            grad_scaler=accelerator.scaler,
-        )
-        self.scaling = optimizer.scaling
-        self._watch = DivergenceWatch(model)
-        self._model = model
-        self.model: torch.nn.Module = accelerator.prepare(model)
-        self.optimizer: ScaledSGD = accelerator.prepare(optimizer)
-        self.observer = self._observer() if config.diagnostics.every else None
         optim = config.optim
         assert optim.steps is not None
         assert config.run.eval_every is not None
@@ -121,7 +99,7 @@ class Trainer:
                 if observed:
                     row["loss_after"] = self._minibatch_loss(batch)
                 if logged:
-                    last_loss = float(self.accelerator.reduce(loss)) / batch.n_global
+                    last_loss = float(self.strategy.data.sum(loss)) / batch.n_global
                     first_loss = last_loss if step == 0 else first_loss
                     row = {
                         "step": step,
@@ -130,7 +108,7 @@ class Trainer:
                         "lr": lr,
                         "loss": last_loss,
                         "grad_norm": None if grad_norm is None else float(grad_norm),
-                        "scales": self.scaling.scales.tolist(),
+                        "scales": self.strategy.scaling.scales.tolist(),
                         "seconds": time.monotonic() - started,
                     } | row
                     self._record(row)
@@ -149,8 +127,8 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
-        loss, outputs = mean_loss(self.model, self._held_out, self._targets, loss=self.loss)
-        outputs = gather_outputs(outputs, len(self._held_out))
+        loss, outputs = mean_loss(self.strategy.forward, self._held_out, self._targets, loss=self.loss, ranks=self.strategy.data)
+        outputs = gather_outputs(outputs, len(self._held_out), self.strategy.data)
         metrics = self._metrics
         figures = on_first_rank(lambda: metrics.compute(outputs, self._held_out.y) if metrics else {})
         return {"eval_loss": loss} | (figures or {})
@@ -158,10 +136,11 @@ class Trainer:
     def _observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """What the diagnostics say of the network before its step on ``batch``. Collective."""
         assert self.observer is not None
-        x, y = batch.x, self._targets(batch.y)
+        own = rank_rows(len(batch.x), self.strategy.tensor.rank, self.strategy.tensor.size)
+        x, y = batch.x[own], self._targets(batch.y[own])
         chunk = self.config.diagnostics.chunk
-        minibatch = Minibatch(self.model, x, y, loss=self.loss.name, chunk_size=chunk)
-        scales = self.scaling.predict(*mean_squares(minibatch))
+        minibatch = Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk)
+        scales = self.strategy.scaling.predict(*mean_squares(minibatch))
         return self.observer.measure_step(minibatch, scales=scales, lr=lr) | self.observer.measure_probe(
             scales=scales, lr=lr
         )
@@ -170,30 +149,23 @@ class Trainer:
         self, step: int, batch: Batch, lr: float, *, measure_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
         """One step; the sum of this rank's losses and, if asked for, the norm of the whole gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
+        strategy, accumulation = self.strategy, self.config.optim.accumulation
+        strategy.zero_grad()
         self._watch.start_step(step)
-        accumulation = self.config.optim.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         parts = zip(batch.x.tensor_split(accumulation), batch.y.tensor_split(accumulation), strict=True)
         for part, (x, y) in enumerate(parts, start=1):
             last = part == accumulation
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses = self.loss.value(self.model(x), self._targets(y)).sum()
-                self.scaling.overlap = last and self.world_size > 1
-                self.accelerator.backward(losses * (self.world_size / batch.n_global))
+            with strategy.microbatch(last=last):
+                losses = self.loss.value(strategy.forward(x), self._targets(y)).sum()
+                strategy.backward(losses * (strategy.data.size / batch.n_global), last=last)
             total += losses.detach()
-        self._watch.see(total, self._model.depth + 1)
+        self._watch.see(total, strategy.network.depth + 1)
         clip_norm = self.config.optim.clip_norm
-        grad_norm = None
-        if clip_norm is not None:
-            grad_norm = cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), clip_norm))
-        elif measure_gradient:
-            self.accelerator.unscale_gradients()
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-            grad_norm = torch.nn.utils.get_total_norm(gradients)
-        self.optimizer.step()
+        grad_norm = strategy.gradient_norm() if measure_gradient or clip_norm is not None else None
+        if clip_norm is not None and grad_norm is not None:
+            strategy.clip(grad_norm, clip_norm)
+        strategy.step(lr)
         return total, grad_norm
 
     def _minibatches(self) -> Iterator[tuple[int, float, Batch]]:
@@ -206,8 +178,8 @@ class Trainer:
                 batch_size=self.config.optim.batch_size,
                 seed=self.config.run.seed,
                 epoch=epoch,
-                rank=self.rank,
-                world_size=self.world_size,
+                rank=self.strategy.data.rank,
+                world_size=self.strategy.data.size,
             ):
                 if step == self.steps:
                     return
@@ -220,29 +192,33 @@ class Trainer:
     @torch.no_grad()
     def _minibatch_loss(self, batch: Batch) -> float:
         """Mean loss of the global minibatch as the network is now. Collective."""
-        total = self.loss.value(self.model(batch.x), self._targets(batch.y)).sum(dtype=torch.float64)
-        return float(self.accelerator.reduce(total)) / batch.n_global
+        f = self.strategy.forward(batch.x)
+        total = self.loss.value(f, self._targets(batch.y)).sum(dtype=torch.float64)
+        return float(self.strategy.data.sum(total)) / batch.n_global
 
     def _targets(self, y: Tensor) -> Tensor:
         if self.loss.name == "mse" and self.data.task == "classification":
             return F.one_hot(y, self.data.out_features).to(self._held_out.x.dtype)
         return y
 
-    def _observer(self) -> Observer:
-        """On a probe of training samples that stays the same; of held-out ones where training streams."""
+    @property
+    def probe(self) -> tuple[Tensor, Tensor]:
+        """This process's samples of the probe, and their targets: training samples that stay the same.
+
+        Held-out ones where training streams.
+        """
         samples = self._train if isinstance(self._train, Resident) else self._held_out
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self.config.run.seed))
         probe = chosen[: self.config.diagnostics.samples]
-        own = probe[rank_rows(len(probe), self.rank, self.world_size)].to(samples.x.device)
-        x, y = samples.x[own], self._targets(samples.y[own])
-        return Observer(self.config.diagnostics, self.model, x, y, loss=self.loss.name)
+        own = probe[rank_rows(len(probe), self.rank, self.accelerator.num_processes)].to(samples.x.device)
+        return samples.x[own], self._targets(samples.y[own])
 
     def _finish(
         self, seconds: float, first_loss: float, last_loss: float, evaluation: dict[str, float]
     ) -> dict[str, Any]:
         train_loss = last_loss
         if isinstance(self._train, Resident):
-            train_loss, _ = mean_loss(self.model, self._train, self._targets, loss=self.loss)
+            train_loss, _ = mean_loss(self.strategy.forward, self._train, self._targets, loss=self.loss, ranks=self.strategy.data)
         summary = {
             "status": "finished",
             "steps": self.steps,
@@ -259,7 +235,7 @@ class Trainer:
         return summary
 
     def _facts(self) -> dict[str, Any]:
-        return run_facts(self.config, self.data, self._model, self.accelerator.device)
+        return run_facts(self.config, self.data, self.strategy, self.accelerator.device)
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.directory is not None:
@@ -275,7 +251,7 @@ class Trainer:
             return
         step, k = found
         if self.directory is not None:
-            layer = k if k <= self._model.depth else None
+            layer = k if k <= self.strategy.network.depth else None
             self.directory.write_summary(
                 {"status": "diverged", "step": step, "layer": layer, **self._facts()}
             )

@@ -59,7 +59,7 @@ class SampleSpace:
     def __init__(self, batch: Minibatch, xi: Tensor | None = None) -> None:
         self.partition, self._ranks = batch.partition, batch.partition.ranks
         self.dtype, self.device = self.partition.dtype, self.partition.device
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.partition.model.parameters())
+        self.weight_bytes = self.partition.weight_bytes
         widths = self.partition.model.widths
         depth = self.partition.depth
         self._roots = [1.0] * depth if xi is None else xi.sqrt().tolist()

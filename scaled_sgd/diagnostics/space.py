@@ -43,7 +43,7 @@ class HessianSpace:
         self.blocks = [self._block(k, space) for k in range(1, self.partition.depth + 1)]
         self._sizes = [block.size for block in self.blocks]
         self.size = sum(self._sizes)
-        self.weight_bytes = sum(p.numel() * p.element_size() for p in self.partition.model.parameters())
+        self.weight_bytes = self.partition.weight_bytes
         self.identity_dual = all(isinstance(block, DenseBlock) for block in self.blocks)
 
     def _block(self, k: int, space: SpaceName) -> Block:

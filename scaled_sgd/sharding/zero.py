@@ -1,0 +1,61 @@
+"""DeepSpeed's ZeRO partitions. deepspeed is imported only where one is at hand."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_partitioned(weight: Tensor) -> bool:
+    """Whether ZeRO-3 has cut ``weight`` up, so that its shape says nothing."""
+    return hasattr(weight, "ds_id")
+
+
+def gathered(weight: Any) -> Tensor:
+    """The whole of a weight that ZeRO-3 has cut up. Collective."""
+    from deepspeed import zero
+
+    with zero.GatheredParameters([weight]):
+        whole: Tensor = weight.detach().clone()
+    return whole
+
+
+def cut_up(layer: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Turn the weights of ``layer`` into ZeRO-3 partitions. Collective."""
+    from deepspeed import zero
+
+    zero.Init(module=layer, config_dict_or_path=config)
+
+
+def partition(weight: Any, name: str | None = None) -> Tensor:
+    """This process's part of a ZeRO-3 weight's fp32 master, or of an optimizer state by name; padded."""
+    from deepspeed import utils
+
+    held: Tensor = (
+        utils.safe_get_local_fp32_param(weight)
+        if name is None
+        else utils.safe_get_local_optimizer_state(weight, name)
+    )
+    return held.detach().view(-1)
+
+
+def gradient_partition(weight: Any) -> Tensor:
+    """This process's part of a ZeRO-3 weight's gradient, padded. In place where it is float32."""
+    from deepspeed import utils
+
+    held: Tensor = utils.safe_get_local_grad(weight)
+    return held.detach().view(-1)
+
+
+def put_gradient(weight: Any, padded: Tensor) -> None:
+    """Replace what :func:`gradient_partition` gave."""
+    from deepspeed import utils
+
+    utils.safe_set_local_grad(weight, padded)
+
+
+def without_compiled_communication() -> None:
+    """Keep DeepSpeed on the CPU from compiling an extension of its own, for which gloo stands in."""
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,0 +1,107 @@
+"""From a resolved configuration to the strategy it names."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from scaled_sgd.config import Config
+from scaled_sgd.errors import UserError
+from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.optim import ScaledSGD
+from scaled_sgd.scaling import DepthwiseScaling
+from scaled_sgd.strategies.base import Strategy
+from scaled_sgd.strategies.choice import ZERO
+from scaled_sgd.strategies.native import Policy, Replicas, Sharded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def build_strategy(
+    config: Config, accelerator: "Accelerator", in_features: int, out_features: int
+) -> Strategy:
+    """The network of a run, laid out and ready to train. Collective.
+
+    Args:
+        config: resolved (:func:`scaled_sgd.resolution.resolve`).
+        accelerator: the world.
+        in_features: m_0.
+        out_features: m_l.
+
+    Raises:
+        UserError: the launch would do something else than the configuration says.
+    """
+    model, optim, scaling, sharding = config.model, config.optim, config.scaling, config.sharding
+    name, device = sharding.strategy, accelerator.device
+
+    def make_network(where: torch.device | str) -> HomogeneousMLP:
+        network = HomogeneousMLP(
+            in_features,
+            out_features,
+            depth=model.depth,
+            base_width=model.base_width,
+            width_exponent=model.width_exponent,
+            activation=model.activation,
+            parameterization=model.parameterization,
+            seed=config.run.seed,
+            device=where,
+            dtype=getattr(torch, model.dtype),
+        )
+        network.activation_checkpointing = sharding.activation_checkpointing
+        return network
+
+    def make_optimizer(network: HomogeneousMLP) -> ScaledSGD:
+        return ScaledSGD(
+            network,
+            optim.lr,
+            rule=scaling.rule,
+            static=scaling.static,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+            grad_scaler=accelerator.scaler,
+        )
+
+    if config.run.precision == "fp16" and name != "ddp":
+        raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, bf16")
+    if name == "ddp":
+        return Replicas(accelerator, make_network, make_optimizer)
+    if name in ZERO:
+        from scaled_sgd.strategies.zero import Zero
+
+        return Zero(
+            ZERO[name],
+            accelerator,
+            make_network,
+            lambda network: DepthwiseScaling(network, rule=scaling.rule, static=scaling.static),
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        )
+    if name == "tensor":
+        size = accelerator.num_processes
+        return Sharded(
+            name, device, make_network, make_optimizer, tensor_processes=size, autocast=accelerator.autocast
+        )
+    return Sharded(
+        name,
+        device,
+        make_network,
+        make_optimizer,
+        tensor_processes=sharding.tensor_processes or 1,
+        policy=_policy(config, accelerator),
+    )
+
+
+def _policy(config: Config, accelerator: "Accelerator") -> Policy:
+    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched."""
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    half = torch.bfloat16 if config.run.precision == "bf16" else None
+    precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
+    if plugin is None:
+        return Policy(precision, offload=config.sharding.offload)
+    offload = config.sharding.offload or type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"
+    return Policy(
+        plugin.mixed_precision_policy or precision,
+        offload=offload,
+        reshard=bool(plugin.reshard_after_forward),
+    )

@@ -1,0 +1,125 @@
+"""Which strategy a run takes, and whether this launch can do it."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.strategies.config import ShardingConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
+SHARDED = ("fsdp2", "zero3", "tensor", "fsdp2+tensor")
+"""Strategies under which a process holds a part of the weights."""
+
+_SHARE_OF_MEMORY = 0.5
+"""``auto`` takes replicas while weights, gradients and momentum fill at most this part of a process's memory."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a launch gave.
+
+    Attributes:
+        size: number of processes.
+        local_size: of them on this machine.
+        cuda: whether each has a GPU of its own.
+        memory: bytes a process may fill.
+        launched: the strategy that the launcher's configuration file names; None: any.
+    """
+
+    size: int
+    local_size: int
+    cuda: bool
+    memory: int
+    launched: str | None = None
+
+    @classmethod
+    def of(cls, accelerator: "Accelerator") -> "World":
+        """The world that an accelerator found.
+
+        Raises:
+            UserError: it was launched with FSDP of another version than 2.
+        """
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cuda = accelerator.device.type == "cuda"
+        if cuda:
+            memory = torch.cuda.mem_get_info()[1]
+        else:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
+        return cls(accelerator.num_processes, local, cuda, memory, _launched(accelerator))
+
+
+def _launched(accelerator: "Accelerator") -> str | None:
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        assert accelerator.deepspeed_plugin is not None
+        return f"zero{accelerator.deepspeed_plugin.zero_stage}"
+    if accelerator.distributed_type.value == "FSDP":
+        plugin: Any = accelerator.state.fsdp_plugin
+        if plugin.fsdp_version != 2:
+            raise UserError(
+                f"launch: FSDP version {plugin.fsdp_version} was launched; allowed: fsdp_version: 2, or a "
+                "launch without FSDP and --sharding.strategy fsdp2"
+            )
+        return "fsdp2"
+    return None
+
+
+def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> ShardingConfig:
+    """The section with ``auto`` and the number of tensor processes decided.
+
+    Args:
+        sharding: as configured.
+        world: as launched.
+        state_bytes: of weights, gradients and momentum of the whole network.
+
+    Raises:
+        UserError: the launch cannot do what is asked for.
+    """
+    name: str = sharding.strategy
+    if name == "auto":
+        fits = world.size == 1 or state_bytes <= _SHARE_OF_MEMORY * world.memory
+        name = world.launched or ("ddp" if fits else "fsdp2")
+    if world.launched is not None and name != world.launched:
+        raise UserError(
+            f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
+            f"{world.launched}, or a launch without DeepSpeed and FSDP"
+        )
+    if sharding.offload and (name not in ("fsdp2", "zero3") or not world.cuda):
+        here = f"with {name}" if world.cuda else "on the CPU"
+        raise UserError(f"sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed {here}: false")
+    return ShardingConfig(
+        strategy=name,  # type: ignore[arg-type]
+        tensor_processes=_tensor_processes(sharding, name, world),
+        activation_checkpointing=sharding.activation_checkpointing,
+        offload=sharding.offload,
+    )
+
+
+def _tensor_processes(sharding: ShardingConfig, name: str, world: World) -> int | None:
+    asked = sharding.tensor_processes
+    if name != "fsdp2+tensor":
+        if asked is not None:
+            raise UserError(
+                f"sharding.tensor_processes: {asked} does not fit sharding.strategy {name}; allowed: null"
+            )
+        return None
+    if asked is None:
+        several = 1 < world.local_size < world.size
+        asked = world.local_size if several else 2 if world.size % 2 == 0 else 1
+    if world.size % asked:
+        divisors = [str(d) for d in range(1, world.size + 1) if world.size % d == 0]
+        raise UserError(
+            f"sharding.tensor_processes: {asked} does not divide the {world.size} processes; allowed: "
+            f"{', '.join(divisors)}"
+        )
+    return asked
+
+
+def bytes_per_process(sharding: ShardingConfig, world: World, state_bytes: int) -> float:
+    """What weights, gradients and momentum take of a process, at least."""
+    return state_bytes / (world.size if sharding.strategy in SHARDED else 1)

@@ -1,0 +1,22 @@
+"""The ``sharding.`` section of the configuration."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+StrategyName = Literal["auto", "ddp", "fsdp2", "zero1", "zero2", "zero3", "tensor", "fsdp2+tensor"]
+STRATEGIES: tuple[str, ...] = get_args(StrategyName)[1:]
+"""All but ``auto``."""
+
+
+@dataclass
+class ShardingConfig:
+    """How weights lie over processes. No choice changes the result of a step."""
+
+    strategy: StrategyName = "auto"
+    """ddp: every process holds all weights; fsdp2, zero1..3, tensor, fsdp2+tensor: parts of them; auto: ddp if it fits"""
+    tensor_processes: int | None = None
+    """fsdp2+tensor: how many neighbouring processes share each layer; null: those of a machine, or 2"""
+    activation_checkpointing: bool = False
+    """keep the signals of every √l-th layer alone and compute the others again in the backward pass"""
+    offload: bool = False
+    """fsdp2, zero3 on GPUs: weights and optimizer state in the memory of the host"""

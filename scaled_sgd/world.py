@@ -1,0 +1,182 @@
+"""The world a run gets from its launcher, checked to be the one that was asked for."""
+
+import importlib.util
+import os
+import socket
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DeepSpeedPlugin
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
+
+from scaled_sgd.config import Config, RunConfig
+from scaled_sgd.errors import UserError
+from scaled_sgd.strategies.choice import ZERO
+
+
+def create_accelerator(config: Config) -> Accelerator:
+    """The world to run in, checked to be the one that was asked for.
+
+    Raises:
+        UserError: the launcher started another number of processes than it was told to, the device or
+            the precision is not there, a tracker or DeepSpeed is unknown or not installed, or the
+            launcher's DeepSpeed configuration asks for another run than the configuration.
+    """
+    run = config.run
+    _check_launch(run)
+    _check_trackers(run.trackers)
+    use_cpu = _takes_cpu(run)
+    if run.precision == "fp16" and use_cpu:
+        raise UserError("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16")
+    if not use_cpu and run.precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError("run.precision: 'bf16' is not supported by this GPU; allowed here: no, fp16")
+    deepspeed = _deepspeed(config, use_cpu)
+    group: dict[str, Any] = {"timeout": timedelta(seconds=run.timeout_seconds)}
+    if deepspeed is not None and use_cpu:
+        group["backend"] = "gloo"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
+        accelerator = Accelerator(
+            cpu=use_cpu and deepspeed is None,
+            mixed_precision=run.precision,
+            log_with=run.trackers or None,
+            project_dir=run.dir,
+            deepspeed_plugin=deepspeed,
+            kwargs_handlers=[InitProcessGroupKwargs(**group)],
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise UserError(
+            f"launch: {started} processes were started but they see a world of {accelerator.num_processes}; "
+            "start with accelerate launch --config_file configs/accelerate/cpu.yaml"
+        )
+    if run.processes is not None and accelerator.num_processes != run.processes:
+        raise UserError(
+            f"run.processes: {run.processes} were asked for, {accelerator.num_processes} run; "
+            f"allowed: a launcher that starts {run.processes}"
+        )
+    return accelerator
+
+
+def _takes_cpu(run: RunConfig) -> bool:
+    """Whether to run on the CPU: each process of a machine needs a GPU of its own, or none takes one."""
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if run.device == "cuda" and gpus < processes:
+        raise UserError(
+            f"run.device: 'cuda' has {gpus} devices for {processes} processes here; allowed: auto, cpu, or "
+            f"at most {gpus} processes a machine"
+        )
+    return run.device == "cpu" or gpus < processes
+
+
+def _check_launch(run: RunConfig) -> None:
+    """See through the launcher: with --cpu, or one GPU, it starts one process whatever it was told."""
+    asked_for_several = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
+    if asked_for_several and run.processes != 1:
+        raise UserError(
+            "launch: several processes were asked for and one was started (accelerate launch --cpu does "
+            "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+        )
+
+
+def _check_trackers(trackers: list[str]) -> None:
+    available = sorted(str(tracker) for tracker in get_available_trackers())
+    for tracker in trackers:
+        if tracker not in LOGGER_TYPE_TO_CLASS or tracker not in available:
+            installed = ", ".join(available) or "none"
+            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; installed: {installed}")
+
+
+class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
+    """Without the reference that transformers' models look their configuration up by: it needs that package."""
+
+    def set_deepspeed_weakref(self) -> None:
+        """Nothing."""
+
+
+def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
+    """Accelerate's DeepSpeed plugin where the configuration or the launcher asks for ZeRO.
+
+    What the launcher's DeepSpeed configuration says must be what the run's says, for DeepSpeed would do it
+    in silence: clip, optimise or split the batch in its own way.
+    """
+    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("1", "true", "yes")
+    stage = ZERO.get(config.sharding.strategy)
+    if stage is None and not launched:
+        return None
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "sharding.strategy: ZeRO needs deepspeed, which is not installed (pip install "
+            "'scaled-sgd[deepspeed]'); allowed here: ddp, fsdp2, tensor, fsdp2+tensor"
+        )
+    if use_cpu and torch.cuda.is_available():
+        raise UserError(
+            "run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda, or CUDA_VISIBLE_DEVICES="
+        )
+    accumulation = config.optim.accumulation
+    try:
+        plugin = _Plugin(
+            hf_ds_config=None if launched else {"zero_optimization": _zero_section(stage or 0, config)},
+            gradient_accumulation_steps=accumulation,
+            gradient_clipping=0.0,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(f"launch: its DeepSpeed configuration cannot be used: {error}") from error
+    settings = plugin.deepspeed_config
+    _check_deepspeed(settings, config)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = max(1, config.optim.batch_size // (processes * accumulation))
+    settings |= {
+        "train_micro_batch_size_per_gpu": micro,
+        "train_batch_size": micro * processes * accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 62,
+    }
+    settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    return plugin
+
+
+def _zero_section(stage: int, config: Config) -> dict[str, Any]:
+    section: dict[str, Any] = {"stage": stage}
+    if config.sharding.offload:
+        section |= {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+    return section
+
+
+def _check_deepspeed(settings: dict[str, Any], config: Config) -> None:
+    optim = config.optim
+    for key, expected, name in (
+        ("gradient_clipping", (0, optim.clip_norm), "optim.clip_norm"),
+        ("train_batch_size", (optim.batch_size,), "optim.batch_size"),
+        ("gradient_accumulation_steps", (optim.accumulation,), "optim.accumulation"),
+    ):
+        found = settings.get(key, "auto")
+        if found not in ("auto", None, *expected):
+            raise UserError(
+                f"launch: its DeepSpeed configuration has {key} {found}; allowed: auto, or {name} {expected[-1]}"
+            )
+    for key in ("optimizer", "scheduler"):
+        if key in settings:
+            raise UserError(f"launch: its DeepSpeed configuration has a section {key}; allowed: none")
+    for precision in ("fp16", "bf16"):
+        enabled = settings.get(precision, {}).get("enabled", "auto")
+        if enabled not in ("auto", config.run.precision == precision):
+            raise UserError(
+                f"launch: its DeepSpeed configuration has {precision} {enabled}; allowed: auto, or what "
+                f"run.precision {config.run.precision} says"
+            )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

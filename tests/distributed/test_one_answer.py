@@ -1,0 +1,118 @@
+"""Every strategy on 1, 2 and 4 processes against replicas on one: the same losses, scales, updates, diagnostics.
+
+``pytest -s`` prints the table: the largest relative difference of any figure, for each strategy, number of
+processes and feature.
+"""
+
+import importlib.util
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException
+
+from tests.training import Finished, figures, run_all
+
+pytestmark = pytest.mark.slow
+
+BASE = (
+    "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=20", "--optim.batch_size=101",
+    "--run.log_every=1", "--run.eval_every=10", "--diagnostics.every=10", "--diagnostics.samples=23",
+    "--diagnostics.tolerance=1e-7", "--optim.schedule=cosine",
+)  # fmt: skip
+FEATURES = {
+    "plain": (),
+    "all": (
+        "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3", "--optim.weight_decay=0.001",
+        "--optim.lr=0.3",
+    ),
+    "recompute": ("--sharding.activation_checkpointing=true", "--loss=mse", "--scaling.rule=gain"),
+    "bf16": ("--run.precision=bf16", "--model.dtype=float32"),
+}  # fmt: skip
+EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
+ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else ()
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bf16": 3e-2}
+"""Relative to the largest number of a figure."""
+
+
+def arguments(strategy: str, feature: str) -> tuple[str, ...]:
+    dtype = "float64" if strategy in EXACT else "float32"
+    return (*BASE, f"--model.dtype={dtype}", *FEATURES[feature], f"--sharding.strategy={strategy}")
+
+
+@cache
+def reference(feature: str, dtype: str) -> Finished:
+    """Replicas, that is plain training, on one process."""
+    (run,) = run_all([(*BASE, f"--model.dtype={dtype}", *FEATURES[feature], "--sharding.strategy=ddp")], 1)
+    return run
+
+
+@cache
+def runs(processes: int, strategy: str) -> dict[str, Finished] | Exception:
+    """All features of a strategy in one set of processes; what failed once is not tried for each feature."""
+    try:
+        found = run_all([arguments(strategy, feature) for feature in FEATURES], processes)
+    except ProcessException as error:
+        return error
+    return dict(zip(FEATURES, found, strict=True))
+
+
+def run_of(processes: int, strategy: str, feature: str) -> Finished:
+    found = runs(processes, strategy)
+    if isinstance(found, Exception):
+        raise found
+    return found[feature]
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference relative to the largest number; nan where either has one."""
+    assert found.shape == wanted.shape
+    if wanted.numel() == 0:
+        return 0.0
+    return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30))
+
+
+def differences(found: Finished, wanted: Finished) -> dict[str, float]:
+    worst: dict[str, float] = {}
+    a, b = figures(found.rows), figures(wanted.rows)
+    assert a.keys() == b.keys()
+    for (step, name), number in b.items():
+        worst[name] = max(worst.get(name, 0.0), difference(a[step, name], number))
+    worst["product"] = difference(found.product, wanted.product)
+    for kind in ("weights", "momentum"):
+        of_layers = zip(getattr(found, kind), getattr(wanted, kind), strict=True)
+        worst[kind] = max((difference(W, V) for W, V in of_layers), default=0.0)
+    return worst
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("strategy", [*EXACT, *ZERO])
+def test_the_answer_does_not_depend_on_strategy_or_processes(strategy, processes, feature):
+    found = run_of(processes, strategy, feature)
+    precision = "bf16" if feature == "bf16" else "float64" if strategy in EXACT else "float32"
+    dtype = "float32" if feature == "bf16" else precision
+    worst = differences(found, reference(feature, dtype))
+    if feature == "bf16":
+        # Curvature of a network that rounding moved: losses and weights are the claim.
+        worst = {name: worst[name] for name in ("loss", "eval_loss", "weights", "scales")}
+    name, largest = max(worst.items(), key=lambda item: item[1])
+    print(f"{strategy:12} {processes} processes  {feature:9}  {largest:.1e}  ({name})")
+    assert {name: error for name, error in worst.items() if not error <= TOLERANCE[precision]} == {}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("strategy", [*EXACT[1:], *ZERO])
+def test_no_process_holds_more_than_its_share_of_the_masters(strategy, processes):
+    run = run_of(processes, strategy, "plain")
+    total = sum(W.numel() for W in run.weights)
+    assert sum(run.held) == total
+    # Rows do not divide evenly: at most one row of each layer more.
+    rows = sum(W.shape[1] for W in run.weights)
+    assert max(run.held) <= total / processes + processes * rows
+
+
+def test_momentum_is_compared_where_there_is_one():
+    assert len(reference("all", "float64").momentum) == 4
+    assert all(torch.isfinite(v).all() for v in reference("all", "float64").momentum)

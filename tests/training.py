@@ -1,0 +1,159 @@
+"""Whole runs in processes that share a world, several one after the other, for tests that need many."""
+
+import contextlib
+import io
+import itertools
+import os
+import pickle
+import socket
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
+
+from scaled_sgd.diagnostics import hessian_vector_product
+from scaled_sgd.parsing import parse
+from scaled_sgd.records import read_metrics
+from scaled_sgd.trainer import Trainer
+from scaled_sgd.world import create_accelerator
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Finished:
+    """What a run leaves, whatever its strategy.
+
+    Attributes:
+        rows: of its metrics.
+        weights: W_1..W_l, whole.
+        momentum: likewise; empty without.
+        product: H V for a fixed V, flat.
+        held: numbers of the network's weights that each process held as masters.
+    """
+
+    rows: Rows
+    weights: list[Tensor]
+    momentum: list[Tensor]
+    product: Tensor
+    held: list[int]
+
+
+Prepare = Callable[[Any], None]
+
+
+def run_all(runs: Sequence[tuple[str, ...]], processes: int, *, prepare: Prepare | None = None) -> list[Finished]:
+    """Every run, one after the other, in the same processes; ``prepare`` sees each accelerator first."""
+    with tempfile.TemporaryDirectory() as folder:
+        ports = [_free_port() for _ in runs]
+        mp.spawn(_process, (processes, folder, list(runs), ports, prepare), nprocs=processes, join=True)
+        found = [pickle.loads(Path(folder, f"rank-{rank}").read_bytes()) for rank in range(processes)]
+        return [
+            _assemble(Path(folder, f"runs/run-{i}/metrics.jsonl"), [of_rank[i] for of_rank in found])
+            for i in range(len(runs))
+        ]
+
+
+def _process(
+    rank: int, processes: int, folder: str, runs: list[tuple[str, ...]], ports: list[int], prepare: Prepare | None
+) -> None:
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    found = []
+    for i, (arguments, port) in enumerate(zip(runs, ports, strict=True)):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+        if processes > 1:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+            os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_PORT": str(port)}
+        found.append(_run((*arguments, f"--run.name=run-{i}"), prepare))
+        _leave_world()
+    Path(folder, f"rank-{rank}").write_bytes(pickle.dumps(found))
+
+
+def _run(arguments: tuple[str, ...], prepare: Prepare | None) -> dict[str, Any]:
+    config = parse(arguments)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        accelerator = create_accelerator(config)
+        if prepare is not None:
+            prepare(accelerator)
+        trainer = _Examined(config, accelerator)
+        trainer.run()
+    return trainer.found
+
+
+class _Examined(Trainer):
+    """Examined at the end of its run, while its processes are still together."""
+
+    found: dict[str, Any]
+
+    def _finish(self, *arguments: Any) -> dict[str, Any]:
+        strategy, (x, y) = self.strategy, self.probe
+        generator = torch.Generator().manual_seed(5)
+        vectors = [
+            torch.randn(m_out, m_in, generator=generator, dtype=torch.float64).to(x.dtype)
+            for m_in, m_out in itertools.pairwise(strategy.network.widths)
+        ]
+        product = hessian_vector_product(strategy.module, x, y, vectors, loss=self.loss.name)
+        pieces = [
+            (kind, shard.k, shard.shape, shard.start, values.cpu().clone())
+            for shard in strategy.shards
+            for kind in ("weight", "momentum")
+            if (values := shard.values(kind)) is not None
+        ]
+        self.found = {"pieces": pieces, "product": torch.cat([p.reshape(-1) for p in product])}
+        return super()._finish(*arguments)
+
+
+def _leave_world() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    if "deepspeed" in sys.modules:
+        sys.modules["deepspeed.comm.comm"].cdb = None
+
+
+def _assemble(metrics: Path, of_ranks: list[dict[str, Any]]) -> Finished:
+    whole: dict[str, dict[int, Tensor]] = {"weight": {}, "momentum": {}}
+    for rank in of_ranks:
+        for kind, k, shape, start, values in rank["pieces"]:
+            flat = whole[kind].setdefault(k, torch.full(shape, torch.nan, dtype=values.dtype)).view(-1)
+            flat[start : start + len(values)] = values
+    held = [sum(len(p[-1]) for p in rank["pieces"] if p[0] == "weight") for rank in of_ranks]
+    weights, momentum = ([t for _, t in sorted(layers.items())] for layers in whole.values())
+    return Finished(list(read_metrics(metrics)), weights, momentum, of_ranks[0]["product"], held)
+
+
+def figures(rows: Rows) -> dict[tuple[int, str], Tensor]:
+    """Every number of the metrics but times and residuals, by step and dotted key."""
+    found: dict[tuple[int, str], Tensor] = {}
+
+    def walk(step: int, name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(step, f"{name}.{key}", inner)
+        elif value is not None:
+            found[step, name] = torch.tensor(value, dtype=torch.float64)
+
+    for row in rows:
+        for key, value in row.items():
+            if key not in ("seconds", "sharpness_residuals"):
+                walk(row["step"], key, value)
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
