@@ -126,7 +126,8 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     except (ValueError, OSError) as error:
         raise UserError(f"launch: its DeepSpeed configuration cannot be used: {error}") from error
     settings = plugin.deepspeed_config
-    _check_deepspeed(settings, config)
+    if launched:
+        _check_deepspeed(settings, config)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = max(1, config.optim.batch_size // (processes * accumulation))
     settings |= {
@@ -157,7 +158,6 @@ def _check_deepspeed(settings: dict[str, Any], config: Config) -> None:
     for key, expected, name in (
         ("gradient_clipping", (0, optim.clip_norm), "optim.clip_norm"),
         ("train_batch_size", (optim.batch_size,), "optim.batch_size"),
-        ("gradient_accumulation_steps", (optim.accumulation,), "optim.accumulation"),
     ):
         found = settings.get(key, "auto")
         if found not in ("auto", None, *expected):

@@ -1,6 +1,7 @@
 """Whole runs in processes that share a world, several one after the other, for tests that need many."""
 
 import contextlib
+import importlib
 import io
 import itertools
 import os
@@ -121,7 +122,9 @@ def _leave_world() -> None:
     GradientState._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
     if "deepspeed" in sys.modules:
+        # DeepSpeed takes a process to have one world for life.
         sys.modules["deepspeed.comm.comm"].cdb = None
+        importlib.reload(sys.modules["deepspeed.utils.groups"])
 
 
 def _assemble(metrics: Path, of_ranks: list[dict[str, Any]]) -> Finished:

@@ -49,20 +49,21 @@ def reference(feature: str, dtype: str) -> Finished:
 
 
 @cache
-def runs(processes: int, strategy: str) -> dict[str, Finished] | Exception:
-    """All features of a strategy in one set of processes; what failed once is not tried for each feature."""
+def runs(processes: int, strategies: tuple[str, ...]) -> dict[tuple[str, str], Finished] | Exception:
+    """All features of all these in one set of processes; what failed is not tried once for each of them."""
+    cases = [(strategy, feature) for strategy in strategies for feature in FEATURES]
     try:
-        found = run_all([arguments(strategy, feature) for feature in FEATURES], processes)
+        found = run_all([arguments(*case) for case in cases], processes)
     except ProcessException as error:
         return error
-    return dict(zip(FEATURES, found, strict=True))
+    return dict(zip(cases, found, strict=True))
 
 
 def run_of(processes: int, strategy: str, feature: str) -> Finished:
-    found = runs(processes, strategy)
+    found = runs(processes, EXACT if strategy in EXACT else ZERO)
     if isinstance(found, Exception):
         raise found
-    return found[feature]
+    return found[strategy, feature]
 
 
 def difference(found: Tensor, wanted: Tensor) -> float:
