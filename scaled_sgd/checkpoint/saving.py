@@ -48,7 +48,8 @@ def save(
 
     Raises:
         CheckpointError: a file cannot be written on some rank; the same on all.
-        ValueError: ``step`` is negative, numbers of a tensor are missing, or ranks disagree about its shape or type.
+        ValueError: ``step`` is negative, numbers of a tensor are missing, or ranks disagree about its
+            shape or type.
     """
     if step < 0:
         raise ValueError(f"step: {step}; allowed: 0 or more")
