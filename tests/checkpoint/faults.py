@@ -17,7 +17,7 @@ class Faults:
     just die: of bytes, new names and renames that were not flushed, random ones are lost too.
     """
 
-    def __init__(self, at: int, *, seed: int = 0, power: bool = False, failure: OSError | None = None):
+    def __init__(self, at: int, *, seed: int = 0, power: bool = False, failure: BaseException | None = None):
         self.at = at
         self.count = 0
         self.power = power
@@ -62,7 +62,10 @@ class Faults:
         elif name == "mkdir":
             self.created.append(Path(args[0]))
         elif name == "rename":
-            self.renamed.append((Path(args[0]), Path(args[1])))
+            source, target = Path(args[0]), Path(args[1])
+            self.renamed.append((source, target))
+            self.created = [_moved(p, source, target) for p in self.created]
+            self.flushed = {_moved(p, source, target): size for p, size in self.flushed.items()}
         elif name == "fsync":
             path = self.paths[args[0]]
             if path.is_dir():
@@ -89,3 +92,7 @@ class Faults:
         lost = self.random.randrange(len(self.renamed) + 1)
         for source, target in list(reversed(self.renamed))[:lost]:
             self.real["rename"](target, source)
+
+
+def _moved(path: Path, source: Path, target: Path) -> Path:
+    return target / path.relative_to(source) if path.is_relative_to(source) else path

@@ -137,6 +137,16 @@ def test_a_failure_while_replacing_leaves_one_of_the_two(tmp_path):
         assert names(folder) == ["step-2", "step-3"]
 
 
+def test_an_interrupt_leaves_complete_checkpoints_and_nothing_else(tmp_path):
+    for at in range(1, operations_of_a_save(tmp_path / "counted", 1) + 1):
+        folder = tmp_path / str(at)
+        save_step(folder, 1)
+        with pytest.raises(KeyboardInterrupt), Faults(at=at, failure=KeyboardInterrupt()):
+            save_step(folder, 2)
+        assert names(folder) in (["step-1"], ["step-1", "step-2"])
+        assert_holds(open_checkpoint(folder / "step-1"), 1)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 256 kB."""
