@@ -26,28 +26,26 @@ def on_all(target: Path, action: Callable[[], T]) -> list[T]:
     """
     result, error = _try(action)
     mine = (result, None if error is None else _line(target, error))
-    outcomes = [mine]
+    outcomes: list[tuple[tuple[T] | None, str | None]] = [mine]
     if dist.is_initialized():
-        gathered: list[tuple[T | None, str | None] | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, mine)
-        outcomes = [outcome for outcome in gathered if outcome is not None]
+        outcomes = [mine] * dist.get_world_size()
+        dist.all_gather_object(outcomes, mine)
     if error is not None and not isinstance(error, OSError | UserError):
         raise error
     for _, line in outcomes:
         if line is not None:
             raise CheckpointError(line) from error
-    return [value for value, _ in outcomes]  # type: ignore[misc]
+    return [value[0] for value, _ in outcomes if value is not None]
 
 
 def from_first(target: Path, action: Callable[[], T]) -> T:
     """Do something on rank 0 alone; its result on every rank. Collective, raises as :func:`on_all`."""
-    result = on_all(target, action if is_first() else lambda: None)[0]
-    return result  # type: ignore[return-value]
+    return on_all(target, lambda: [action()] if is_first() else [])[0][0]
 
 
-def _try(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _try(action: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None]:
     try:
-        return action(), None
+        return (action(),), None
     except Exception as error:
         return None, error
 
