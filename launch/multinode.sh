@@ -93,8 +93,9 @@ done
 for name in NODES PROCESSES_PER_NODE PORT; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name: '${!name}' is not usable; allowed: integers from 1"
 done
-[[ $NODE_RANK =~ ^[0-9]+$ ]] && ((NODE_RANK < NODES)) ||
+if [[ ! $NODE_RANK =~ ^[0-9]+$ ]] || ((NODE_RANK >= NODES)); then
   fail "NODE_RANK: '$NODE_RANK' is not usable; allowed: 0 to $((NODES - 1))"
+fi
 if [[ -d $VENV/bin ]]; then PATH=$(cd "$VENV/bin" && pwd):$PATH; fi
 command -v accelerate >/dev/null || fail "VENV: no accelerate in '$VENV/bin' or on PATH; allowed: an environment with scaled-sgd"
 [[ -f $ACCELERATE_CONFIG ]] || fail "ACCELERATE_CONFIG: no file '$ACCELERATE_CONFIG'"
