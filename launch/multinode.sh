@@ -8,7 +8,7 @@
 #   NODES=2 NODE_RANK=1 HEAD=a launch/multinode.sh --model.depth 8
 #
 # Arguments go to the command. Variables, with their defaults:
-#   HOSTS               machines, separated by blanks; the first is the head. Unset: this is one of them
+#   HOSTS               machines, separated by blanks; the first is the head. Empty, or NODE_RANK set: this is one of them
 #   NODES, NODE_RANK    how many machines, and which this is, from 0
 #   HEAD                address of machine 0 as the others reach it (first of HOSTS)
 #   PORT                free port of HEAD that its firewall lets the others reach (29500)
@@ -70,7 +70,7 @@ over_ssh() {
 one_host() {
   local host=$1 NODE_RANK=$2 line name ssh code=0
   shift 2
-  line="cd $(printf %q "$PWD") && env STOP_AT_EOF=1"
+  line="cd $(printf %q "$PWD") && env HOSTS= STOP_AT_EOF=1"
   for name in NODES NODE_RANK HEAD PORT PROCESSES_PER_NODE COMMAND CONFIG ACCELERATE_CONFIG INTERFACE VENV \
     OMP_NUM_THREADS PYTHONPATH; do
     [[ -z ${!name:-} ]] || line+=" $(printf %q "$name=${!name}")"
@@ -82,7 +82,7 @@ one_host() {
   return "$code"
 }
 
-if [[ -n ${HOSTS:-} ]]; then
+if [[ -n ${HOSTS:-} && -z ${NODE_RANK:-} ]]; then
   over_ssh "$@"
   exit
 fi
