@@ -50,9 +50,11 @@ over_ssh() {
   held=$(mktemp -d)
   mkfifo "$held/open"
   exec 3<>"$held/open"
+  exec 4<"$held/open"
+  rm -r "$held"
   trap 'exec 3>&-' TERM INT HUP USR2
   for rank in "${!hosts[@]}"; do
-    one_host "${hosts[$rank]}" "$rank" "$@" <"$held/open" 3>&- &
+    one_host "${hosts[$rank]}" "$rank" "$@" <&4 3>&- 4<&- &
     pids+=($!)
   done
   for pid in "${pids[@]}"; do
@@ -63,7 +65,6 @@ over_ssh() {
     done
     ((status == 0)) && status=$code
   done
-  rm -r "$held"
   return "$status"
 }
 

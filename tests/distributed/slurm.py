@@ -30,7 +30,9 @@ SlurmdLogFile={folder}/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=1
 ReturnToService=2
 JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
@@ -76,7 +78,13 @@ class LoopbackCluster:
         host = socket.gethostname().split(".")[0]
         text = _CONFIGURATION.format(folder=self.folder, host=host, **ports)
         (self.folder / "slurm.conf").write_text(text)
-        names = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+        names = {
+            "socket": "socket",
+            "key-file": "key",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
         files = [f"--{option}={self.folder}/munge.{name}" for option, name in names.items()]
         self._start("munged", "--foreground", "--force", *files)
         self._wait(lambda: (self.folder / "munge.socket").exists(), "munged")
@@ -111,7 +119,9 @@ class LoopbackCluster:
         """The id of the job of ``script``, whose output goes to ``<id>.log`` in ``cwd``."""
         command = ["sbatch", "--parsable", f"--output={cwd}/%j.log", str(script), *arguments]
         environment = dict(variables) | self.environment
-        finished = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+        finished = subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+        )
         assert finished.returncode == 0, finished.stderr
         return finished.stdout.strip()
 
@@ -120,6 +130,12 @@ class LoopbackCluster:
         found = re.search(r"JobState=(\S+)", self.run("scontrol", "--oneliner", "show", "job", job))
         assert found is not None
         return found[1]
+
+    def end(self, job: str, *, seconds: float = 90.0) -> str:
+        """The state in which the job ended."""
+        running = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+        wait_until(lambda: self.state(job) not in running, seconds=seconds, what=f"job {job} to end")
+        return self.state(job)
 
     def _start(self, program: str, *arguments: str) -> None:
         path = find(program)

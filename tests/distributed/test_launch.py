@@ -114,11 +114,11 @@ def test_a_mistake_is_one_line(script, given, expected, clone):
     assert (started.returncode, output, errors) == (2, "", f"{expected}\n")
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_a_stopped_local_launch_leaves_nobody_behind(processes, clone):
-    name = f"stopped-{processes}-{os.getpid()}"
+def test_a_stopped_local_launch_leaves_nobody_behind(clone):
+    """Of one process too, which accelerate launch without a configuration file would leave behind."""
+    name = f"stopped-{os.getpid()}"
     started = start(
-        "local.sh", *SMALL, "--optim.steps=1000000", f"--run.name={name}", cwd=clone, PROCESSES=processes
+        "local.sh", *SMALL, "--optim.steps=1000000", f"--run.name={name}", cwd=clone, PROCESSES="1"
     )
     wait_until(lambda: len(steps(clone, name)) > 2, seconds=60, what="the first steps")
     started.send_signal(signal.SIGTERM)
@@ -138,22 +138,23 @@ def test_one_command_a_machine_makes_one_world(clone):
     assert summary(clone, "by-hand")["world_size"] == 2
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
-def test_hosts_are_one_world_that_ends_with_its_starter(ending, clone):
+def test_hosts_are_one_world_that_ends_with_its_starter(clone):
     """A shell stands in for ssh: it drops the host's name and runs the line."""
     shell = clone / "shell"
     shell.write_text('#!/bin/sh\nshift\nexec sh -c "$1"\n')
     shell.chmod(0o755)
     (port,) = free_ports(1)
-    name = f"hosts-{ending.name}-{os.getpid()}"
+    name = f"hosts-{os.getpid()}"
     started = start(
         "multinode.sh", *SMALL, "--optim.steps=1000000", f"--run.name={name}", cwd=clone,
         HOSTS="one two", HEAD="127.0.0.1", PORT=str(port), PROCESSES_PER_NODE="1", SSH=str(shell),
     )  # fmt: skip
     wait_until(lambda: len(steps(clone, name)) > 2, seconds=60, what="the first steps")
-    ranks = [pid for pid in trainers(name) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    ranks = [
+        pid for pid in trainers(name) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    ]
     assert len(ranks) == 1
-    started.send_signal(ending)
+    started.send_signal(signal.SIGTERM)
     started.communicate(timeout=60)
     assert started.returncode != 0
     wait_until(lambda: trainers(name) == [], seconds=30, what="all trainers to end")
@@ -175,36 +176,42 @@ def submit(cluster: LoopbackCluster, clone: Path, *arguments: str) -> str:
 
 def test_a_slurm_job_is_one_world_over_its_nodes(cluster, clone):
     job = submit(cluster, clone, "--optim.steps=10")
-    log = clone / f"{job}.log"
-    wait_until(lambda: cluster.state(job) in ("COMPLETED", "FAILED"), seconds=90, what="the job to end")
-    assert cluster.state(job) == "COMPLETED", log.read_text()
-    assert summary(clone, f"scaled-sgd-{job}")["world_size"] == 2
-    assert f"job {job}: 2 processes on n[1-2]" in log.read_text()
-
-
-@pytest.mark.parametrize("reason", ["preempted", "time limit"])
-def test_a_requeued_job_goes_on_where_it_was(reason, cluster, clone):
-    total = 1500
-    job = submit(cluster, clone, f"--optim.steps={total}", "--run.log_every=1")
-    name = f"scaled-sgd-{job}"
-    wait_until(lambda: len(steps(clone, name)) > 50, seconds=60, what="the first steps")
-    if reason == "preempted":
-        cluster.run("scontrol", "requeue", job)
-    else:
-        cluster.run("scancel", "--signal=USR1", "--batch", job)
-    wait_until(lambda: cluster.state(job) == "PENDING", seconds=60, what="the job to be queued again")
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_until(lambda: cluster.state(job) in ("COMPLETED", "FAILED"), seconds=90, what="the job to end")
+    state = cluster.end(job)
     log = (clone / f"{job}.log").read_text()
+    assert state == "COMPLETED", log
     assert f"job {job}: 2 processes on n[1-2]" in log
-    assert "restart 0" in log
-    assert "restart 1" in log
-    if not RESUMES:
-        assert f"error: run.name: 'runs/{name}' exists already" in log
-        return
-    assert cluster.state(job) == "COMPLETED", log
-    assert sum(line.startswith("interrupted: ") for line in log.splitlines()) == 1
-    assert sum(line.startswith("resumed: ") for line in log.splitlines()) == 1
+    assert summary(clone, f"scaled-sgd-{job}")["world_size"] == 2
+
+
+def test_requeued_jobs_go_on_where_they_were(cluster, clone):
+    """One is preempted, the other is told that its time limit is near, as Slurm tells it."""
+    total = 1500
+    jobs = [submit(cluster, clone, f"--optim.steps={total}", "--run.log_every=1") for _ in range(2)]
+    reasons = (("scontrol", "requeue"), ("scancel", "--signal=USR1", "--batch"))
+    for job, reason in zip(jobs, reasons, strict=True):
+        name = f"scaled-sgd-{job}"
+        wait_until(lambda name=name: len(steps(clone, name)) > 50, seconds=60, what="the first steps")
+        cluster.run(*reason, job)
+    for job in jobs:
+        wait_until(
+            lambda job=job: cluster.state(job) == "PENDING", seconds=60, what=f"job {job} to be queued"
+        )
+        cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    for job in jobs:
+        state = cluster.end(job)
+        log = (clone / f"{job}.log").read_text()
+        assert [f"restart {number}" in log for number in range(3)] == [True, True, False]
+        if RESUMES:
+            assert state == "COMPLETED", log
+            assert_resumed(clone, f"scaled-sgd-{job}", log.splitlines(), total)
+        else:
+            assert f"error: run.name: 'runs/scaled-sgd-{job}' exists already" in log
+
+
+def assert_resumed(clone: Path, name: str, log: list[str], total: int) -> None:
+    """One run in two parts, with every step once."""
+    for beginning in ("interrupted: ", "resumed: "):
+        assert sum(line.startswith(beginning) for line in log) == 1
     assert summary(clone, name)["steps"] == total
     logged = Counter(steps(clone, name))
     assert set(range(total)) <= set(logged)
