@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from scaled_sgd.cli import main as command
 from scaled_sgd.doctor.command import main, options
@@ -133,7 +134,10 @@ def test_a_mistake_is_one_line_and_status_2(start, arguments, expected, capsys):
 
 def test_a_machine_by_itself_is_one_process(capsys):
     assert options([]).dir == "runs"
-    assert main(["--json"]) == 0
+    try:
+        assert main(["--json"]) == 0
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     found = json.loads(capsys.readouterr().out)
     assert found["world"]["size"] == 1
     assert found["problems"] == []
