@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-_PREFIXES = ("ACCELERATE_", "FSDP_", "GLOO_", "NCCL_", "SLURM_JOB_", "TORCHELASTIC_MAX", "TORCHELASTIC_RUN")
+_PREFIXES = ("ACCELERATE_", "FSDP_", "GLOO_", "NCCL_")
+_SETTINGS_OF_THE_COMPILER = "ACCELERATE_DYNAMO_"
 _NAMES = (
     "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID", "SLURM_JOB_NODELIST",
 )  # fmt: skip
 _SECONDS_TO_MEET = 60
 _SECONDS_A_TEST = 0.8
@@ -71,7 +72,11 @@ def rank(environment: Mapping[str, str] = os.environ) -> int:
 
 def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that decide how processes meet."""
-    return {k: v for k, v in sorted(environment.items()) if k in _NAMES or k.startswith(_PREFIXES)}
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if name in _NAMES or (name.startswith(_PREFIXES) and not name.startswith(_SETTINGS_OF_THE_COMPILER))
+    }
 
 
 def launch_problem(asked: int | None, environment: Mapping[str, str] = os.environ) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,18 @@ def test_help_is_the_header(script):
     for name in ("COMMAND", "CONFIG", "ACCELERATE_CONFIG", "VENV", "Exit status"):
         assert f"{name} " in shown.stdout or f"{name}:" in shown.stdout
     assert "set -euo pipefail" in (LAUNCH / script).read_text()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_variable_of_a_script_is_in_the_documentation(script):
+    documentation = (REPOSITORY / "docs/launching.md").read_text(encoding="utf-8")
+    documented = set(
+        re.findall(r"^#   ([A-Z_]+(?:, [A-Z_]+)*)  ", (LAUNCH / script).read_text(), re.MULTILINE)
+    )
+    assert len(documented) >= 5
+    for name in ", ".join(documented).split(", "):
+        assert f"`{name}`" in documentation
+        assert f"{{{name}" in (LAUNCH / script).read_text() or f"${name}" in (LAUNCH / script).read_text()
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
