@@ -43,27 +43,25 @@ VENV=${VENV:-.venv}
 # Every machine watches its standard input, a pipe that only this process holds open: when this process closes it
 # or dies, however that happens, each machine stops its launcher.
 over_ssh() {
-  local hosts pids=() pid status=0 code held rank
+  local hosts pipes rank code status=0
   read -r -a hosts <<<"$HOSTS"
   ((${#hosts[@]} > 0)) || fail "HOSTS: '$HOSTS' names no machine; allowed: names separated by blanks"
   HEAD=${HEAD:-${hosts[0]#*@}} NODES=${#hosts[@]}
-  held=$(mktemp -d)
-  mkfifo "$held/open"
-  exec 3<>"$held/open"
-  exec 4<"$held/open"
-  rm -r "$held"
-  trap 'exec 3>&-' TERM INT HUP USR2
+  pipes=$(mktemp -d)
+  mkfifo "$pipes/held" "$pipes/statuses"
+  exec 3<>"$pipes/held"
+  exec 4<"$pipes/held" 5<>"$pipes/statuses"
+  rm -r "$pipes"
+  trap 'exec 3>&-' TERM INT HUP
   for rank in "${!hosts[@]}"; do
     one_host "${hosts[$rank]}" "$rank" "$@" <&4 3>&- 4<&- &
-    pids+=($!)
   done
-  for pid in "${pids[@]}"; do
-    code=0
-    while kill -0 "$pid" 2>/dev/null; do
-      code=0
-      wait "$pid" || code=$?
-    done
-    ((status == 0)) && status=$code
+  for _ in "${hosts[@]}"; do
+    read -r code <&5
+    if ((code != 0 && status == 0)); then
+      status=$code
+      exec 3>&-
+    fi
   done
   return "$status"
 }
@@ -78,9 +76,8 @@ one_host() {
   done
   line+=" bash launch/multinode.sh$([[ $# -eq 0 ]] || printf ' %q' "$@")"
   read -r -a ssh <<<"${SSH:-ssh -o BatchMode=yes}"
-  "${ssh[@]}" "$host" "$line" || code=$?
-  ((code == 0)) || kill -USR2 $$
-  return "$code"
+  "${ssh[@]}" "$host" "$line" 5>&- || code=$?
+  echo "$code" >&5
 }
 
 if [[ -n ${HOSTS:-} && -z ${NODE_RANK:-} ]]; then
@@ -123,10 +120,8 @@ launcher=$!
 { while read -r -u 3 _; do :; done; kill -TERM "$launcher"; } >/dev/null 2>&1 &
 watch=$!
 trap 'kill -TERM "$launcher" 2>/dev/null || true' TERM INT HUP
+while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done  # which a signal interrupts
 status=0
-while kill -0 "$launcher" 2>/dev/null; do
-  status=0
-  wait "$launcher" || status=$?
-done
+wait "$launcher" || status=$?
 kill "$watch" 2>/dev/null || true
 exit "$status"

@@ -169,7 +169,7 @@ def test_hosts_are_one_world_that_ends_with_its_starter(clone):
     assert len(ranks) == 1
     started.send_signal(signal.SIGTERM)
     started.communicate(timeout=60)
-    assert started.returncode != 0
+    assert started.returncode == 1
     wait_until(lambda: trainers(name) == [], seconds=30, what="all trainers to end")
 
 
