@@ -13,6 +13,7 @@ _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
 
   train    train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
+  doctor   say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
 
 scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
 """
@@ -30,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *rest = arguments
     if command == "train":
         return _train(rest)
-    print(f"error: command: {command!r} is unknown; allowed: train", file=sys.stderr)
+    if command == "doctor":
+        return _doctor(rest)
+    print(f"error: command: {command!r} is unknown; allowed: train, doctor", file=sys.stderr)
     return USAGE_STATUS
 
 
@@ -48,10 +51,25 @@ def _train(arguments: list[str]) -> int:
         return USAGE_STATUS
     if processes in (None, 1) or "WORLD_SIZE" in os.environ:
         return train(arguments)
-    return _start_processes(processes or 1, arguments)
+    return _start_processes(processes or 1, "scaled_sgd.train", arguments)
 
 
-def _start_processes(count: int, arguments: list[str]) -> int:
+def _doctor(arguments: list[str]) -> int:
+    """Examine here, or in so many local processes."""
+    from scaled_sgd.doctor.command import main as doctor
+    from scaled_sgd.doctor.command import options
+
+    try:
+        processes = options(arguments).processes
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    if processes in (None, 1) or "WORLD_SIZE" in os.environ:
+        return doctor(arguments)
+    return _start_processes(processes, "scaled_sgd.doctor", arguments)
+
+
+def _start_processes(count: int, module: str, arguments: list[str]) -> int:
     """The exit status of the process that failed first, without the launcher's trace; 0 if none did."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -69,7 +87,7 @@ def _start_processes(count: int, arguments: list[str]) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(launch, sys.executable)("-m", "scaled_sgd.train", *arguments)
+        elastic_launch(launch, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode

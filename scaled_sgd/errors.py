@@ -17,5 +17,12 @@ class UserError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class CheckpointError(UserError):
+    """A checkpoint could not be written (full disk, read-only folder, quota): the same on every rank.
+
+    What was saved before is untouched.
+    """
+
+
 class DivergedError(ArithmeticError):
     """The loss stopped being finite: exit status 3. The message names the first bad layer."""
