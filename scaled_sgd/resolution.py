@@ -76,7 +76,7 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     needed = bytes_per_process(sharding, world, state_bytes)
     if needed > world.memory:
         raise UserError(
-            f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a process "
-            f"with gradients under {sharding.strategy}; allowed here: at most {world.memory / 2**30:,.0f} GiB"
+            f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a "
+            f"process with gradients under {sharding.strategy}; allowed here: at most {world.memory / 2**30:,.0f} GiB"
         )
     return sharding

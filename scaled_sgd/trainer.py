@@ -127,7 +127,9 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
-        loss, outputs = mean_loss(self.strategy.forward, self._held_out, self._targets, loss=self.loss, ranks=self.strategy.data)
+        loss, outputs = mean_loss(
+            self.strategy.forward, self._held_out, self._targets, loss=self.loss, ranks=self.strategy.data
+        )
         outputs = gather_outputs(outputs, len(self._held_out), self.strategy.data)
         metrics = self._metrics
         figures = on_first_rank(lambda: metrics.compute(outputs, self._held_out.y) if metrics else {})
@@ -218,7 +220,9 @@ class Trainer:
     ) -> dict[str, Any]:
         train_loss = last_loss
         if isinstance(self._train, Resident):
-            train_loss, _ = mean_loss(self.strategy.forward, self._train, self._targets, loss=self.loss, ranks=self.strategy.data)
+            train_loss, _ = mean_loss(
+                self.strategy.forward, self._train, self._targets, loss=self.loss, ranks=self.strategy.data
+            )
         summary = {
             "status": "finished",
             "steps": self.steps,

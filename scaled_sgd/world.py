@@ -14,6 +14,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import UserError
+from scaled_sgd.sharding import zero
 from scaled_sgd.strategies.choice import ZERO
 
 
@@ -91,7 +92,7 @@ def _check_trackers(trackers: list[str]) -> None:
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
-    """Without the reference that transformers' models look their configuration up by: it needs that package."""
+    """Without the reference by which transformers' models find their configuration: it needs that package."""
 
     def set_deepspeed_weakref(self) -> None:
         """Nothing."""
@@ -113,9 +114,9 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
             "'scaled-sgd[deepspeed]'); allowed here: ddp, fsdp2, tensor, fsdp2+tensor"
         )
     if use_cpu and torch.cuda.is_available():
-        raise UserError(
-            "run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda, or CUDA_VISIBLE_DEVICES="
-        )
+        raise UserError("run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda")
+    if use_cpu:
+        zero.without_compiled_communication()
     accumulation = config.optim.accumulation
     try:
         plugin = _Plugin(
@@ -138,9 +139,17 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,
+        "bf16": {"enabled": config.run.precision == "bf16"},
     }
-    settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", 0)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+    # Small layers in parts like the others; torch's own linear, which DeepSpeed would replace for good.
+    for key, setting in (("stage3_param_persistence_threshold", 0), ("memory_efficient_linear", False)):
+        settings["zero_optimization"].setdefault(key, setting)
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+    ):
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
     return plugin
@@ -162,7 +171,8 @@ def _check_deepspeed(settings: dict[str, Any], config: Config) -> None:
         found = settings.get(key, "auto")
         if found not in ("auto", None, *expected):
             raise UserError(
-                f"launch: its DeepSpeed configuration has {key} {found}; allowed: auto, or {name} {expected[-1]}"
+                f"launch: its DeepSpeed configuration has {key} {found}; "
+                f"allowed: auto, or {name} {expected[-1]}"
             )
     for key in ("optimizer", "scheduler"):
         if key in settings:

@@ -51,7 +51,9 @@ class Finished:
 Prepare = Callable[[Any], None]
 
 
-def run_all(runs: Sequence[tuple[str, ...]], processes: int, *, prepare: Prepare | None = None) -> list[Finished]:
+def run_all(
+    runs: Sequence[tuple[str, ...]], processes: int, *, prepare: Prepare | None = None
+) -> list[Finished]:
     """Every run, one after the other, in the same processes; ``prepare`` sees each accelerator first."""
     with tempfile.TemporaryDirectory() as folder:
         ports = [_free_port() for _ in runs]
@@ -64,7 +66,12 @@ def run_all(runs: Sequence[tuple[str, ...]], processes: int, *, prepare: Prepare
 
 
 def _process(
-    rank: int, processes: int, folder: str, runs: list[tuple[str, ...]], ports: list[int], prepare: Prepare | None
+    rank: int,
+    processes: int,
+    folder: str,
+    runs: list[tuple[str, ...]],
+    ports: list[int],
+    prepare: Prepare | None,
 ) -> None:
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -74,7 +81,11 @@ def _process(
             os.environ.pop(name, None)
         if processes > 1:
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-            os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_PORT": str(port)}
+            os.environ |= {
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_PORT": str(port),
+            }
         found.append(_run((*arguments, f"--run.name=run-{i}"), prepare))
         _leave_world()
     Path(folder, f"rank-{rank}").write_bytes(pickle.dumps(found))

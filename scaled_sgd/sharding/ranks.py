@@ -68,12 +68,12 @@ class Ranks:
         return gathered
 
     def sum_and_cut(self, t: Tensor, sizes: list[int]) -> Tensor:
-        """Sum the processes' ``t`` and keep this one's ``sizes[rank]`` rows: the reverse of :meth:`gather`."""
+        """Sum the processes' ``t`` and keep this one's ``sizes[rank]`` rows: the reverse of a gather."""
         if self.size == 1:
             return t
         longest = max(sizes)
         blocks = t.new_zeros((self.size, longest, *t.shape[1:]))
-        parts = t.split(sizes)
+        parts = torch.split(t, sizes)
         for block, place in zip(blocks, self._places, strict=True):
             block[: sizes[place]] = parts[place]
         kept = t.new_empty((longest, *t.shape[1:]))

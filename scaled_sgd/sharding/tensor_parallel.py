@@ -64,7 +64,7 @@ class _Cut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, whole: Tensor, ranks: Ranks, sizes: list[int]) -> Tensor:
         ctx.columns = (ranks, sizes)
-        return whole.split(sizes, dim=1)[ranks.rank].contiguous()
+        return torch.split(whole, sizes, dim=1)[ranks.rank].contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

@@ -17,7 +17,7 @@ SHARDED = ("fsdp2", "zero3", "tensor", "fsdp2+tensor")
 """Strategies under which a process holds a part of the weights."""
 
 _SHARE_OF_MEMORY = 0.5
-"""``auto`` takes replicas while weights, gradients and momentum fill at most this part of a process's memory."""
+"""``auto`` takes replicas while weights, gradients and momentum fill at most so much of the memory."""
 
 
 @dataclass(frozen=True)

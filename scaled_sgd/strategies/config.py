@@ -13,7 +13,7 @@ class ShardingConfig:
     """How weights lie over processes. No choice changes the result of a step."""
 
     strategy: StrategyName = "auto"
-    """ddp: every process holds all weights; fsdp2, zero1..3, tensor, fsdp2+tensor: parts of them; auto: ddp if it fits"""
+    """ddp: all weights on every process; the others: parts of them; auto: ddp where it fits, else fsdp2"""
     tensor_processes: int | None = None
     """fsdp2+tensor: how many neighbouring processes share each layer; null: those of a machine, or 2"""
     activation_checkpointing: bool = False

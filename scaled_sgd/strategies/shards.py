@@ -1,4 +1,4 @@
-"""What one process holds of each layer: the view of a network that checkpoints, clipping and start-up share."""
+"""What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol

@@ -4,9 +4,8 @@ The masters of the weights are float32 whatever the network's precision. DeepSpe
 parts; ξ and clipping multiply those parts in place, so nothing of a weight's size moves for them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,8 +31,9 @@ class FragmentShard:
     A layer that lies in no part of this process has no numbers here.
     """
 
-    def __init__(self, k: int, weight: Any, engine: Any) -> None:
+    def __init__(self, k: int, weight: Any, engine: Any, *, momentum: bool) -> None:
         self.k, self.copies = k, 1
+        self._has_momentum = momentum
         self.shape = (weight.shape[0], weight.shape[1])
         self._weight, self._mapping = weight, weight._hp_mapping
         self.start = self.stop = 0
@@ -47,11 +47,12 @@ class FragmentShard:
 
     def values(self, kind: Kind) -> Tensor | None:
         """See :class:`~scaled_sgd.strategies.shards.Shard`."""
+        if kind == "momentum" and not self._has_momentum:
+            return None
         if self._mapping is None:
             return torch.empty(0, device=self._weight.device)
-        if kind == "weight":
-            return self._master.detach()[self._slice]  # type: ignore[no-any-return]
-        return self._state[MOMENTUM][self._slice] if MOMENTUM in self._state else None
+        held: Tensor = self._master.detach() if kind == "weight" else self._state[MOMENTUM]
+        return held[self._slice]
 
     def gradient(self) -> Tensor | None:
         """See :class:`~scaled_sgd.strategies.shards.Shard`."""
@@ -69,8 +70,6 @@ class FragmentShard:
     def fill(self, kind: Kind, read: Read) -> None:
         """See :class:`~scaled_sgd.strategies.shards.Shard`; the working copy of the weights follows."""
         if self._mapping is not None:
-            if kind == "momentum" and MOMENTUM not in self._state:
-                self._state[MOMENTUM] = torch.zeros_like(self._master)
             held = self.values(kind)
             assert held is not None
             copy_range(held, self.start, read)
@@ -81,8 +80,9 @@ class FragmentShard:
 class PartitionShard:
     """ZeRO-3: an even flat part of every weight, with its master and momentum."""
 
-    def __init__(self, k: int, weight: Any) -> None:
+    def __init__(self, k: int, weight: Any, *, momentum: bool) -> None:
         self.k, self.copies = k, 1
+        self._has_momentum = momentum
         self.shape = (int(weight.ds_shape[0]), int(weight.ds_shape[1]))
         self._weight = weight
         size, total, rank = weight.ds_tensor.ds_numel, int(weight.ds_numel), dist.get_rank()
@@ -90,6 +90,8 @@ class PartitionShard:
 
     def values(self, kind: Kind) -> Tensor | None:
         """See :class:`~scaled_sgd.strategies.shards.Shard`."""
+        if kind == "momentum" and not self._has_momentum:
+            return None
         return self._own(zero.partition(self._weight, None if kind == "weight" else MOMENTUM))
 
     def gradient(self) -> Tensor | None:
@@ -138,12 +140,12 @@ class Zero(Strategy):
         self.name = f"zero{stage}"
         plugin = accelerator.deepspeed_plugin
         assert plugin is not None
-        if accelerator.device.type == "cpu":
-            zero.without_compiled_communication()
+        half = plugin.deepspeed_config["bf16"]["enabled"]
+        self._working = torch.bfloat16 if half else torch.float32
         self.network = make_network("meta" if stage == 3 else accelerator.device)
         if stage == 3:
             for layer in self.network.scaled_layers:
-                layer.to_empty(device=accelerator.device)
+                layer.to(self._working).to_empty(device=accelerator.device)
                 zero.cut_up(layer, plugin.deepspeed_config)
         self.scaling = make_scaling(self.network)
         # DeepSpeed makes the states by steps of its own, which must not move anything.
@@ -151,9 +153,8 @@ class Zero(Strategy):
         self.module, self._optimizer = accelerator.prepare(self.network, optimizer)
         self._engine: Any = self.module
         self._weight_decay = weight_decay
-        self._working = torch.bfloat16 if self._engine.bfloat16_enabled() else torch.float32
         self.data, self.tensor = Ranks(), Ranks.alone()
-        self.shards = _shards(stage, self.network, self._engine)
+        self.shards = _shards(stage, self.network, self._engine, momentum=momentum > 0)
         if momentum:
             self._start_momentum(stage)
         for shard in self.shards if stage == 3 else ():
@@ -189,15 +190,15 @@ class Zero(Strategy):
         self._engine.step()
 
     def _start_momentum(self, stage: int) -> None:
-        """Zero momentum, that a checkpoint can be read into, where the optimizer makes it with its first step."""
+        """Zero momentum, for a checkpoint to be read into; the optimizer would make it with its first step."""
         inner = self._engine.optimizer
         parts = inner.fp32_partitioned_groups_flat if stage == 3 else inner.single_partition_of_fp32_groups
         for part in parts:
             inner.optimizer.state[part][MOMENTUM] = torch.zeros_like(part)
 
 
-def _shards(stage: int, network: HomogeneousMLP, engine: Any) -> Sequence[Shard]:
+def _shards(stage: int, network: HomogeneousMLP, engine: Any, *, momentum: bool) -> Sequence[Shard]:
     weights = enumerate((layer.weight for layer in network.scaled_layers), start=1)
     if stage == 3:
-        return [PartitionShard(k, weight) for k, weight in weights]
-    return [FragmentShard(k, weight, engine) for k, weight in weights]
+        return [PartitionShard(k, weight, momentum=momentum) for k, weight in weights]
+    return [FragmentShard(k, weight, engine, momentum=momentum) for k, weight in weights]

@@ -1,4 +1,4 @@
-"""Every strategy on 1, 2 and 4 processes against replicas on one: the same losses, scales, updates, diagnostics.
+"""Every strategy on 1, 2 and 4 processes against replicas on one: one loss, scale, update, diagnosis.
 
 ``pytest -s`` prints the table: the largest relative difference of any figure, for each strategy, number of
 processes and feature.
@@ -24,8 +24,8 @@ BASE = (
 FEATURES = {
     "plain": (),
     "all": (
-        "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3", "--optim.weight_decay=0.001",
-        "--optim.lr=0.3",
+        "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3",
+        "--optim.weight_decay=0.001", "--optim.lr=0.3",
     ),
     "recompute": ("--sharding.activation_checkpointing=true", "--loss=mse", "--scaling.rule=gain"),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32"),
@@ -71,7 +71,9 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     assert found.shape == wanted.shape
     if wanted.numel() == 0:
         return 0.0
-    return float((found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30))
+    return float(
+        (found.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-30)
+    )
 
 
 def differences(found: Finished, wanted: Finished) -> dict[str, float]:
