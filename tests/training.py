@@ -52,15 +52,23 @@ Prepare = Callable[[Any], None]
 
 
 def run_all(
-    runs: Sequence[tuple[str, ...]], processes: int, *, prepare: Prepare | None = None
+    runs: Sequence[tuple[str, ...]],
+    processes: int,
+    *,
+    prepare: Prepare | None = None,
+    where: Path | None = None,
 ) -> list[Finished]:
-    """Every run, one after the other, in the same processes; ``prepare`` sees each accelerator first."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Every run, one after the other, in the same processes; ``prepare`` sees each accelerator first.
+
+    They are below the folder ``where``, named run-0, run-1, … if not by their arguments.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = str(where or stack.enter_context(tempfile.TemporaryDirectory()))
         ports = [_free_port() for _ in runs]
         mp.spawn(_process, (processes, folder, list(runs), ports, prepare), nprocs=processes, join=True)
         found = [pickle.loads(Path(folder, f"rank-{rank}").read_bytes()) for rank in range(processes)]
         return [
-            _assemble(Path(folder, f"runs/run-{i}/metrics.jsonl"), [of_rank[i] for of_rank in found])
+            _assemble(Path(folder, found[0][i]["folder"], "metrics.jsonl"), [of_rank[i] for of_rank in found])
             for i in range(len(runs))
         ]
 
@@ -86,7 +94,7 @@ def _process(
                 "LOCAL_WORLD_SIZE": str(processes),
                 "MASTER_PORT": str(port),
             }
-        found.append(_run((*arguments, f"--run.name=run-{i}"), prepare))
+        found.append(_run((f"--run.name=run-{i}", *arguments), prepare))
         _leave_world()
     Path(folder, f"rank-{rank}").write_bytes(pickle.dumps(found))
 
@@ -122,7 +130,11 @@ class _Examined(Trainer):
             for kind in ("weight", "momentum")
             if (values := shard.values(kind)) is not None
         ]
-        self.found = {"pieces": pieces, "product": torch.cat([p.reshape(-1) for p in product])}
+        self.found = {
+            "folder": self._folder,
+            "pieces": pieces,
+            "product": torch.cat([p.reshape(-1) for p in product]),
+        }
         return super()._finish(*arguments)
 
 

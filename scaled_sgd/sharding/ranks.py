@@ -93,7 +93,8 @@ class Ranks:
         Raises:
             UserError: the minibatch is empty.
         """
-        sizes = self.counts(len(x), x.device)
+        by_rank = self if self.size == 1 else Ranks(self.group)
+        sizes = by_rank.counts(len(x), x.device)
         if sum(sizes) == 0:
             raise UserError("x: no samples on any process; allowed: at least one")
-        return self.gather(x, sizes), self.gather(y, sizes)
+        return by_rank.gather(x, sizes), by_rank.gather(y, sizes)

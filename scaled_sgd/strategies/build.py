@@ -11,7 +11,7 @@ from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.strategies.base import Strategy
-from scaled_sgd.strategies.choice import ZERO
+from scaled_sgd.strategies.choice import ZERO, World, tensor_processes
 from scaled_sgd.strategies.native import Policy, Replicas, Sharded
 
 if TYPE_CHECKING:
@@ -77,17 +77,17 @@ def build_strategy(
             momentum=optim.momentum,
             weight_decay=optim.weight_decay,
         )
+    shares = tensor_processes(sharding, World.of(accelerator))
     if name == "tensor":
-        size = accelerator.num_processes
         return Sharded(
-            name, device, make_network, make_optimizer, tensor_processes=size, autocast=accelerator.autocast
+            name, device, make_network, make_optimizer, tensor_processes=shares, autocast=accelerator.autocast
         )
     return Sharded(
         name,
         device,
         make_network,
         make_optimizer,
-        tensor_processes=sharding.tensor_processes or 1,
+        tensor_processes=shares,
         policy=_policy(config, accelerator),
     )
 

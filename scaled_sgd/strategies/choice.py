@@ -1,7 +1,7 @@
 """Which strategy a run takes, and whether this launch can do it."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,7 +70,7 @@ def _launched(accelerator: "Accelerator") -> str | None:
 
 
 def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> ShardingConfig:
-    """The section with ``auto`` and the number of tensor processes decided.
+    """The section with ``auto`` decided, and the rest checked.
 
     Args:
         sharding: as configured.
@@ -92,22 +92,24 @@ def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> Sharding
     if sharding.offload and (name not in ("fsdp2", "zero3") or not world.cuda):
         here = f"with {name}" if world.cuda else "on the CPU"
         raise UserError(f"sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed {here}: false")
-    return ShardingConfig(
-        strategy=name,  # type: ignore[arg-type]
-        tensor_processes=_tensor_processes(sharding, name, world),
-        activation_checkpointing=sharding.activation_checkpointing,
-        offload=sharding.offload,
-    )
+    chosen = replace(sharding, strategy=name)  # type: ignore[arg-type]
+    tensor_processes(chosen, world)
+    return chosen
 
 
-def _tensor_processes(sharding: ShardingConfig, name: str, world: World) -> int | None:
-    asked = sharding.tensor_processes
+def tensor_processes(sharding: ShardingConfig, world: World) -> int:
+    """How many processes share each layer; 1 where none do.
+
+    Raises:
+        UserError: the number that is configured does not fit the strategy or the world.
+    """
+    asked, name = sharding.tensor_processes, sharding.strategy
     if name != "fsdp2+tensor":
         if asked is not None:
             raise UserError(
                 f"sharding.tensor_processes: {asked} does not fit sharding.strategy {name}; allowed: null"
             )
-        return None
+        return world.size if name == "tensor" else 1
     if asked is None:
         several = 1 < world.local_size < world.size
         asked = world.local_size if several else 2 if world.size % 2 == 0 else 1

@@ -77,7 +77,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     assert checkpoint is not None
     assert skipped == []
     return {
-        name: checkpoint.read(name, 0, torch.Size(checkpoint.shape(name)).numel()) for name in checkpoint.names
+        name: checkpoint.read(name, 0, torch.Size(checkpoint.shape(name)).numel())
+        for name in checkpoint.names
     }
 
 
