@@ -1,0 +1,172 @@
+"""What happens to a run whose processes, disk or neighbours fail."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from scaled_sgd.records import read_metrics
+from tests.launching import environment
+
+pytestmark = pytest.mark.slow
+
+LONG = (
+    "--model.depth=3", "--model.base_width=4", "--optim.lr=1", "--optim.steps=1000000", "--run.name=run",
+    "--run.log_every=50", "--checkpoint.every_steps=100", "--run.eval_every=0", "--run.resume=auto",
+    "--optim.schedule=constant",
+)  # fmt: skip
+
+
+@contextmanager
+def running(folder: Path, processes: int, *extra: str) -> Iterator["subprocess.Popen[str]"]:
+    """A run that has saved at least once; whatever is left of it is killed at the end."""
+    command = [sys.executable, "-m", "scaled_sgd.cli", "train", *LONG, f"--run.processes={processes}", *extra]
+    with open(folder / "errors.txt", "a") as errors:
+        run = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment(),
+            stderr=errors,
+            stdout=errors,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not list((folder / "runs/run/checkpoints").glob("step-*")):
+            assert run.poll() is None, (folder / "errors.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield run
+    finally:
+        for pid in (run.pid, *children(run.pid)):
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
+        run.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Processes started by ``pid`` that are still there, by age."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in listed.split()]
+
+
+def errors(folder: Path) -> list[str]:
+    return [line for line in (folder / "errors.txt").read_text().splitlines() if line.startswith("error: ")]
+
+
+def steps(folder: Path) -> list[int]:
+    return [row["step"] for row in read_metrics(folder / "runs/run/metrics.jsonl")]
+
+
+def assert_goes_on(folder: Path, processes: int) -> None:
+    """The run can be resumed, from where it was saved, and logs every step once."""
+    (folder / "errors.txt").unlink()
+    with running(folder, processes) as run:
+        deadline = time.monotonic() + 60
+        before = len(steps(folder))
+        while len(steps(folder)) <= before:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert "resumed: runs/run/checkpoints/step-" in (folder / "errors.txt").read_text()
+    logged = steps(folder)
+    assert logged == sorted(set(logged))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_run_with_a_message_within_a_minute(rank, tmp_path):
+    with running(tmp_path, 2) as run:
+        os.kill(children(run.pid)[rank], signal.SIGKILL)
+        assert run.wait(timeout=60) != 0
+    assert len(errors(tmp_path)) <= 1
+    assert "Traceback" not in (tmp_path / "errors.txt").read_text()
+    assert_goes_on(tmp_path, 2)
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_path):
+    with running(tmp_path, 2, "--run.timeout_seconds=5") as run:
+        os.kill(children(run.pid)[1], signal.SIGSTOP)
+        assert run.wait(timeout=60) == 4
+    (line,) = errors(tmp_path)
+    assert line.startswith("error: launch: another process is gone or hangs (")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, status, tmp_path):
+    with running(tmp_path, processes, "--checkpoint.every_steps=null", "--checkpoint.keep_steps=[1]") as run:
+        workers = children(run.pid) if processes > 1 else [run.pid]
+        if number == signal.SIGUSR1:
+            for worker in workers:
+                os.kill(worker, number)
+        else:
+            os.kill(run.pid, number)
+            os.kill(workers[0], number) if number == signal.SIGTERM else None
+        assert run.wait(timeout=60) == status
+    text = (tmp_path / "errors.txt").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("interrupted: ")]
+    step = int(line.split("after step ")[1].split(",")[0])
+    assert line == (
+        f"interrupted: {number.name} after step {step}, saved in runs/run/checkpoints/step-{step}; "
+        "--run.name run --run.resume auto goes on"
+    )
+    assert "Traceback" not in text
+    summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
+    assert (summary["status"], summary["step"]) == ("interrupted", step)
+
+
+def test_a_second_process_on_a_run_directory_is_refused(tmp_path):
+    with running(tmp_path, 1) as run:
+        second = subprocess.run(
+            [sys.executable, "-m", "scaled_sgd.train", *LONG],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert second.returncode == 2
+        assert second.stderr.splitlines()[-1].startswith(
+            f"error: run.name: 'runs/run' is in use by process {run.pid} on "
+        )
+        assert run.poll() is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_path):
+    folder = tmp_path / "runs/run/checkpoints"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        with running(tmp_path, processes, "--checkpoint.keep=1") as run:
+            (folder / "filler").write_bytes(
+                b"0" * (os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - 4096)
+            )
+            kept = {path.name for path in folder.glob("step-*")}
+            begun = len(steps(tmp_path))
+            while len(steps(tmp_path)) < begun + 8:
+                assert run.poll() is None
+                time.sleep(0.05)
+            text = (tmp_path / "errors.txt").read_text()
+            assert "warning: checkpoint: cannot write 'runs/run/checkpoints/step-" in text
+            assert "No space left on device; allowed: a writable folder with room; the run goes on" in text
+            assert kept & {path.name for path in folder.glob("step-*")}
+            (folder / "filler").unlink()
+        assert_goes_on(tmp_path, processes)
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
