@@ -32,8 +32,8 @@ _SECONDS_TO_SPEAK = 10.0
 """How long other ranks let the first one speak: the launcher ends them all when it exits. A rank that is
 left after that is the only one to know of the mistake."""
 
-_SECONDS_BETWEEN_SPEAKERS = 0.5
-"""When a process is lost, the lowest rank that is left speaks; the launcher ends the others meanwhile."""
+_SECONDS_TO_NOTICE = 2.0
+"""How long the first rank lets the launcher notice that a process is gone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,13 +81,17 @@ def _lost_another(error: RuntimeError) -> bool:
     """Whether a collective failed because another process is gone or hangs."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return False
-    signs = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "Socket", "NCCL")
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "timeout", "Socket", "NCCL")
     return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in signs)
 
 
 def _leave_the_lost(error: RuntimeError) -> NoReturn:
-    """Say so and end this process without waiting for the others in any way."""
-    time.sleep(_SECONDS_BETWEEN_SPEAKERS * int(os.environ.get("RANK", "0")))
+    """Say so and end this process without waiting for the others in any way.
+
+    A launcher that saw a process die ends the others meanwhile, and speaks itself.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_SECONDS_TO_NOTICE if _is_first_rank() else _SECONDS_TO_SPEAK)
     reason = str(error).strip().splitlines()[-1]
     print(
         f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
