@@ -1,0 +1,54 @@
+"""Thousands of steps with everything on: memory stays flat."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from scaled_sgd.parsing import parse
+from scaled_sgd.trainer import Trainer
+from scaled_sgd.world import create_accelerator
+from tests.faults.runs import context
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6000
+ARGUMENTS = (
+    "--model.depth=4", "--model.base_width=8", "--optim.lr=1", f"--optim.steps={STEPS}", "--optim.batch_size=64",
+    "--optim.schedule=constant", "--optim.momentum=0.5", "--run.name=soak", "--run.log_every=10",
+    "--run.eval_every=100", "--checkpoint.every_steps=50", "--diagnostics.every=100", "--diagnostics.samples=32",
+)  # fmt: skip
+
+
+class Watched(Trainer):
+    """Notes this process's memory at every logged step."""
+
+    def _record(self, row):
+        super()._record(row)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        with open("memory.txt", "a") as file:
+            file.write(f"{row['step']} {pages * resource.getpagesize()} {len(os.listdir('/proc/self/fd'))}\n")
+
+
+def soak(folder):
+    os.chdir(folder)
+    config = parse(ARGUMENTS)
+    Watched(config, create_accelerator(config)).run()
+
+
+def test_memory_and_open_files_stay_flat_over_thousands_of_steps(tmp_path):
+    process = context.Process(target=soak, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    table = [[int(n) for n in line.split()] for line in (tmp_path / "memory.txt").read_text().splitlines()]
+    warm = [row for row in table if STEPS // 6 <= row[0] < STEPS // 3]
+    late = [row for row in table if row[0] >= STEPS * 5 // 6]
+    growth = min(row[1] for row in late) - max(row[1] for row in warm)
+    print(
+        f"{STEPS} steps, {STEPS // 50} checkpoints: {warm[-1][1] / 2**20:.1f} MiB, growth {growth / 2**20:.2f} MiB"
+    )
+    assert growth < 4 * 2**20
+    assert max(row[2] for row in late) == max(row[2] for row in warm)
+    assert len(list((tmp_path / "runs/soak/checkpoints").iterdir())) == 2
