@@ -93,7 +93,9 @@ def _start_processes(count: int, module: str, arguments: list[str]) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"error: launch: process {rank} was ended by {name}, and the others with it", file=sys.stderr)
+            print(
+                f"error: launch: process {rank} was ended by {name}, and the others with it", file=sys.stderr
+            )
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
         return 128 + int(error.sigval)

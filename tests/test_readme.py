@@ -64,6 +64,18 @@ def test_the_command_for_own_data_trains(tmp_path):
     assert "accuracy" in run(command, tmp_path)
 
 
+@pytest.mark.slow
+def test_the_command_with_resume_goes_on_where_it_was(tmp_path):
+    (command,) = (command for command in commands() if "--run.resume" in command)
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    for _ in range(2):
+        run(f"{command} --optim.steps=5", tmp_path)
+        summary = json.loads((tmp_path / "runs/wide/summary.json").read_text())
+        assert (summary["strategy"], summary["world_size"], summary["status"]) == ("fsdp2", 2, "finished")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "runs/wide/metrics.jsonl").open()]
+    assert steps == [0, 5]
+
+
 def test_the_library_by_hand_takes_fifteen_lines_and_learns(tmp_path):
     code = PYTHON[0]
     assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 16

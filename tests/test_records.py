@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import signal
@@ -7,12 +6,10 @@ import sys
 import time
 
 import pytest
-import yaml
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.records import (
     MetricsStream,
-    RunDirectory,
     git_revision,
     read_metrics,
     versions,
@@ -57,30 +54,6 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
     stream.close()
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert row == {"loss": None, "scales": [1.0, None], "taylor": {"c0": None}}
-
-
-def test_a_run_directory_holds_configuration_and_summary(tmp_path):
-    directory = RunDirectory(str(tmp_path), "first")
-    directory.write_config({"model": {"depth": 3}, "activation": [0.6, 0.8]})
-    directory.write_summary({"loss": 0.5, "missing": math.nan})
-    assert yaml.safe_load((tmp_path / "first/config.yaml").read_text()) == {
-        "model": {"depth": 3},
-        "activation": [0.6, 0.8],
-    }
-    assert json.loads((tmp_path / "first/summary.json").read_text()) == {"loss": 0.5, "missing": None}
-    assert sorted(os.listdir(tmp_path / "first")) == ["config.yaml", "metrics.jsonl", "summary.json"]
-
-
-def test_an_existing_run_is_never_overwritten(tmp_path):
-    RunDirectory(str(tmp_path), "run")
-    with pytest.raises(UserError, match=r"run\.name: .*run' exists already"):
-        RunDirectory(str(tmp_path), "run")
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"run\.dir: cannot make"):
-        RunDirectory(str(tmp_path / "file"), "run")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):

@@ -23,7 +23,8 @@ EXACT = [("a", 1, "ddp", None), ("b", 2, "fsdp2", "a/checkpoints/step-5"),
          ("c", 4, "fsdp2+tensor", "b/checkpoints/step-10"), ("d", 2, "tensor", "c/checkpoints/step-15"),
          ("e", 1, "ddp", "c/checkpoints/step-15")]  # fmt: skip
 """Name, processes, strategy and checkpoint of the runs of a chain; step 5 and 10 lie within an epoch."""
-ZERO = [("a", 1, "ddp", None), ("b", 2, "zero3", "a/checkpoints/step-5"), ("c", 4, "zero1", "b/checkpoints/step-10"),
+ZERO = [("a", 1, "ddp", None), ("b", 2, "zero3", "a/checkpoints/step-5"),
+        ("c", 4, "zero1", "b/checkpoints/step-10"),
         ("d", 2, "fsdp2", "c/checkpoints/step-15"), ("e", 2, "zero2", "c/checkpoints/step-15")]  # fmt: skip
 
 
@@ -65,6 +66,9 @@ def fresh_world(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+NAMED = "allowed: the same, or its name in run.accept_changes"
 
 
 def train(*arguments):
@@ -129,15 +133,13 @@ def test_a_branch_leaves_its_origin_alone():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--optim.lr=2"], "optim.lr: 2.0 differs from the checkpoint's 1.0; allowed: the same, or its name in "
-                           "run.accept_changes"),
+        (["--optim.lr=2"], "optim.lr: 2.0 differs from the checkpoint's 1.0; " + NAMED),
         (["--model.base_width=5", "--run.accept_changes=[model]"],
          "model.base_width: 5 differs from the checkpoint's 4; allowed: the same"),
-        (["--data.limit=700"], "data.limit: 700 differs from the checkpoint's None; allowed: the same, or its name in "
-                               "run.accept_changes"),
+        (["--data.limit=700"], "data.limit: 700 differs from the checkpoint's None; " + NAMED),
         (["--data.limit=700", "--run.accept_changes=[data.limit]"],
-         "data.source: 'digits' has training samples 700, the checkpoint's data 1438; allowed: the same data, or "
-         "data.source in run.accept_changes"),
+         "data.source: 'digits' has training samples 700, the checkpoint's data 1438; allowed: the same data, "
+         "or data.source in run.accept_changes"),
     ],
 )  # fmt: skip
 def test_a_changed_configuration_is_refused_by_name(arguments, expected, capsys):
@@ -157,8 +159,8 @@ def test_accepted_changes_are_said(capsys):
 @pytest.mark.parametrize(
     ("resume", "expected"),
     [
-        ("nowhere", "run.resume: no run or checkpoint at 'nowhere'; allowed: no, auto, or the path of a run or "
-                    "checkpoint"),
+        ("nowhere", "run.resume: no run or checkpoint at 'nowhere'; allowed: no, auto, or the path of a run "
+                    "or checkpoint"),
         ("runs/run", "run.resume: 'runs/run' has no intact checkpoint; allowed: a run with one, or no"),
     ],
 )  # fmt: skip
