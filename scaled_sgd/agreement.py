@@ -30,6 +30,15 @@ def on_first_rank(action: Callable[[], T]) -> T | None:
     return on_every_rank(action if first else lambda: None)
 
 
+def from_first_rank(action: Callable[[], T]) -> T:
+    """What an action gives on rank 0, on every rank; its UserError likewise. Collective."""
+    result = on_first_rank(action)
+    shared = [result]
+    if dist.is_initialized():
+        dist.broadcast_object_list(shared)
+    return shared[0]  # type: ignore[return-value]
+
+
 def _try(action: Callable[[], T]) -> tuple[tuple[T] | None, str | None]:
     try:
         return (action(),), None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from scaled_sgd.checkpoint.config import CheckpointConfig
 from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.observation import DiagnosticsConfig
@@ -79,6 +80,10 @@ class RunConfig:
     """folder of all runs"""
     seed: int = 0
     """of weights, order of samples and hold-out"""
+    resume: str = "no"
+    """no; auto: from the newest intact checkpoint of run.name, if any; or the path of a run or checkpoint"""
+    accept_changes: list[str] = field(default_factory=list)
+    """keys, or groups of them, that may differ from those of the checkpoint, such as [optim.lr, data]"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one"""
     processes: int | None = None
@@ -109,6 +114,7 @@ class Config:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -197,6 +203,34 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         f"null beside optim.epochs {optim.epochs!r}; give one of the two",
     )
     tolerance = diagnostics.tolerance
+    checkpoint = config.checkpoint
+    every = checkpoint.every_steps
+    yield "checkpoint.every_steps", every, every is None or every >= 1, f"{positive}, or null"
+    minutes = checkpoint.every_minutes
+    yield (
+        "checkpoint.every_minutes",
+        minutes,
+        minutes is None or 0 < minutes < math.inf,
+        "finite numbers above 0, or null",
+    )
+    yield "checkpoint.keep", checkpoint.keep, checkpoint.keep >= 1, positive
+    yield (
+        "checkpoint.keep_steps",
+        checkpoint.keep_steps,
+        all(step >= 1 for step in checkpoint.keep_steps),
+        f"a list of {positive}",
+    )
+    known = key_types()
+    for name in run.accept_changes:
+        fits = any(key == name or key.startswith(f"{name}.") for key in known)
+        yield "run.accept_changes", name, fits, "configuration keys or groups of them"
+    yield (
+        "run.resume",
+        run.resume,
+        run.resume != "auto" or run.name is not None,
+        "auto with run.name; no; or the path of a run or checkpoint",
+    )
+    yield "run.resume", run.resume, run.resume != "", "no, auto, or the path of a run or checkpoint"
     timeout = run.timeout_seconds
     yield "run.timeout_seconds", timeout, 1 <= timeout < math.inf, "finite numbers from 1"
     yield "diagnostics.tolerance", tolerance, 0 < tolerance < 1, "numbers between 0 and 1"

@@ -1,7 +1,8 @@
-"""The two ways a run ends early, each with its own exit status."""
+"""The ways a run ends early, each with its own exit status."""
 
 USAGE_STATUS = 2
 DIVERGED_STATUS = 3
+LOST_STATUS = 4
 INTERRUPTED_STATUS = 130
 TERMINATED_STATUS = 143
 
@@ -26,3 +27,15 @@ class CheckpointError(UserError):
 
 class DivergedError(ArithmeticError):
     """The loss stopped being finite: exit status 3. The message names the first bad layer."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal ended the run after a step: exit status 128 + signal. The message says what is saved."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class LostError(RuntimeError):
+    """Another process is gone or hangs: exit status 4."""

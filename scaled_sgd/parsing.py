@@ -1,6 +1,7 @@
 """A configuration from a command line, YAML or a dictionary; every mistake becomes one line."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -83,7 +84,18 @@ def _config_first(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
         position += 1
+    files = _config_of_resumed(rest) + files
     return [f"--config={file}" for file in files if _holds_keys(file)] + rest
+
+
+def _config_of_resumed(arguments: list[str]) -> list[str]:
+    """The configuration of the run that ``--run.resume PATH`` names, which comes before all others."""
+    values = [b for a, b in itertools.pairwise([*arguments, ""]) if a == "--run.resume"]
+    values += [a.removeprefix("--run.resume=") for a in arguments if a.startswith("--run.resume=")]
+    paths = [Path(value) for value in values if value not in ("", "no", "auto")]
+    places = [place for path in paths for place in (path, path.parent.parent)]
+    found = [place / "config.yaml" for place in places if (place / "config.yaml").is_file()]
+    return [str(found[0])] if found else []
 
 
 def _holds_keys(name: str) -> bool:

@@ -1,6 +1,5 @@
-"""The run directory: configuration, a stream of metrics that survives a kill, a summary."""
+"""What a run writes: a stream of metrics that survives a kill, whole files, facts of the software."""
 
-import itertools
 import json
 import math
 import os
@@ -10,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from scaled_sgd.errors import UserError
 
@@ -28,11 +25,24 @@ class MetricsStream:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
+    @property
+    def size(self) -> int:
+        """Bytes so far; on the disk when this returns."""
+        os.fsync(self._descriptor)
+        return os.fstat(self._descriptor).st_size
+
+    def cut(self, size: int) -> None:
+        """Forget what comes after the first ``size`` bytes."""
+        os.ftruncate(self._descriptor, size)
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        line = (json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode()
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        self.append((json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode())
+
+    def append(self, lines: bytes) -> None:
+        """Append whole rows as they are."""
+        while lines:
+            lines = lines[os.write(self._descriptor, lines) :]
 
     def close(self) -> None:
         """Flush to the disk and close."""
@@ -52,48 +62,6 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"metrics: cannot read {str(path)!r}: {error.strerror}") from error
     for line in text.split("\n")[:-1]:
         yield json.loads(line)
-
-
-class RunDirectory:
-    """``<dir>/<name>/`` of one run.
-
-    Args:
-        parent: folder of all runs.
-        name: of a new folder.
-        numbered: where ``name`` is taken, try ``name-2``, ``name-3``, … .
-
-    Raises:
-        UserError: the folder exists already or cannot be made.
-    """
-
-    def __init__(self, parent: str, name: str, *, numbered: bool = False) -> None:
-        self.path = Path(parent) / name
-        for number in itertools.count(2):
-            try:
-                self.path.mkdir(parents=True)
-            except FileExistsError:
-                if not numbered:
-                    raise UserError(
-                        f"run.name: {str(self.path)!r} exists already; allowed: the name of a new run"
-                    ) from None
-                self.path = Path(parent) / f"{name}-{number}"
-            except OSError as error:
-                raise UserError(
-                    f"run.dir: cannot make {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
-                ) from error
-            else:
-                break
-        self.metrics = MetricsStream(self.path / "metrics.jsonl")
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.yaml``."""
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "config.yaml", text)
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``."""
-        text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / "summary.json", text)
 
 
 def write_atomically(path: Path, text: str) -> None:

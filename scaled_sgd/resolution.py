@@ -77,6 +77,7 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     if needed > world.memory:
         raise UserError(
             f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a "
-            f"process with gradients under {sharding.strategy}; allowed here: at most {world.memory / 2**30:,.0f} GiB"
+            f"process with gradients under {sharding.strategy}; allowed here: at most "
+            f"{world.memory / 2**30:,.0f} GiB"
         )
     return sharding

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -14,9 +15,11 @@ from scaled_sgd.config import Config
 from scaled_sgd.errors import (
     DIVERGED_STATUS,
     INTERRUPTED_STATUS,
+    LOST_STATUS,
     TERMINATED_STATUS,
     USAGE_STATUS,
     DivergedError,
+    StoppedError,
     UserError,
 )
 from scaled_sgd.parsing import parse
@@ -29,10 +32,13 @@ _SECONDS_TO_SPEAK = 10.0
 """How long other ranks let the first one speak: the launcher ends them all when it exits. A rank that is
 left after that is the only one to know of the mistake."""
 
+_SECONDS_BETWEEN_SPEAKERS = 0.5
+"""When a process is lost, the lowest rank that is left speaks; the launcher ends the others meanwhile."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for
-    divergence, 130 and 143 for SIGINT and SIGTERM."""
+    """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a
+    lost process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not _is_first_rank() and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
@@ -50,17 +56,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(_SECONDS_TO_SPEAK)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
+    except StoppedError as stopped:
+        if _is_first_rank():
+            print(f"interrupted: {stopped}", file=sys.stderr, flush=True)
+        return 128 + stopped.number
     except KeyboardInterrupt as interrupt:
         status = TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
         if _is_first_rank():
             print("interrupted: the run directory has what was logged so far", file=sys.stderr, flush=True)
         return status
+    except RuntimeError as error:
+        if "--debug" in arguments or not _lost_another(error):
+            raise
+        _leave_the_lost(error)
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if summary is not None:
         print(summary)
     return 0
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone or hangs."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return False
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "Timed out", "timed out", "Socket", "NCCL")
+    return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in signs)
+
+
+def _leave_the_lost(error: RuntimeError) -> NoReturn:
+    """Say so and end this process without waiting for the others in any way."""
+    time.sleep(_SECONDS_BETWEEN_SPEAKERS * int(os.environ.get("RANK", "0")))
+    reason = str(error).strip().splitlines()[-1]
+    print(
+        f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
+        "go on with --run.resume auto",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST_STATUS)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -1,35 +1,38 @@
 """The training loop, on Accelerate."""
 
 import math
-import re
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from scaled_sgd.agreement import on_every_rank, on_first_rank
+from scaled_sgd.agreement import from_first_rank, on_every_rank, on_first_rank
+from scaled_sgd.checkpoint import Checkpoint
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.data import Batch, Resident, load_data, rank_rows
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.divergence import DivergenceWatch
-from scaled_sgd.errors import DivergedError, UserError
+from scaled_sgd.errors import DivergedError, StoppedError, UserError
 from scaled_sgd.evaluation import gather_outputs, mean_loss
+from scaled_sgd.interrupts import Exchange, Interrupts, Wish
 from scaled_sgd.losses import get_loss
 from scaled_sgd.metrics import load_metrics
 from scaled_sgd.observation import Observer
 from scaled_sgd.progress import Progress, brief
-from scaled_sgd.records import RunDirectory, flat, tracked
+from scaled_sgd.records import flat, tracked
 from scaled_sgd.resolution import resolve
+from scaled_sgd.resuming import check_start, find_start, open_directory
+from scaled_sgd.run_directory import RunDirectory
+from scaled_sgd.saver import Saver
 from scaled_sgd.schedule import Schedule
+from scaled_sgd.snapshot import Progressed
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import World
 from scaled_sgd.summary import run_facts
@@ -55,12 +58,13 @@ class Trainer:
         self.rank = accelerator.process_index
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
         self.config = config = resolve(config, self.data, World.of(accelerator))
-        if accelerator.is_main_process:
-            print(f"data: {self.data.describe()}", file=sys.stderr, flush=True)
+        self._say(f"data: {self.data.describe()}")
         self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
         self._held_out = self.data.evaluation.to(accelerator.device, dtype)
+        start = find_start(config)
+        changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, self.data)
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
         self._watch = DivergenceWatch(self.strategy.network)
         self.observer = (
@@ -74,19 +78,33 @@ class Trainer:
         self.steps, self._evaluation_interval = optim.steps, config.run.eval_every
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
         self._metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], self.data.task))
-        self.directory = self._open_directory()
+        self.directory = on_first_rank(lambda: open_directory(config, start))
+        self._folder = from_first_rank(lambda: cast(RunDirectory, self.directory).path)
+        if config.run.trackers:
+            accelerator.project_configuration.logging_dir = str(self._folder)
+            accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
+        self._saver = Saver(config, self.data, self.strategy, self.observer, accelerator.scaler)
+        self.progressed = Progressed()
+        if start.checkpoint is not None:
+            self._resume(start.checkpoint, changes)
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
 
         Raises:
             DivergedError: the loss stopped being finite; everything logged before is on the disk.
+            StoppedError: a signal came; the run is saved after the step it came in.
         """
-        started = time.monotonic()
-        first_loss, last_loss, samples = math.nan, math.nan, 0
+        at = self.progressed
+        self._started = time.monotonic() - at.seconds
         evaluation: dict[str, float] = {}
-        with Progress(self.steps, enabled=self.accelerator.is_main_process) as progress:
-            for step, epoch, batch in self._minibatches():
+        exchange = Exchange()
+        with (
+            Interrupts() as interrupts,
+            Progress(self.steps, start=at.step, enabled=self.accelerator.is_main_process) as progress,
+        ):
+            for epoch, batch in self._minibatches():
+                step = at.step
                 row: dict[str, Any] = {}
                 if step and step % self._evaluation_interval == 0:
                     row |= (evaluation := self.evaluate())
@@ -99,31 +117,38 @@ class Trainer:
                 if observed:
                     row["loss_after"] = self._minibatch_loss(batch)
                 if logged:
-                    last_loss = float(self.strategy.data.sum(loss)) / batch.n_global
-                    first_loss = last_loss if step == 0 else first_loss
+                    at.last_loss = float(self.strategy.data.sum(loss)) / batch.n_global
+                    at.first_loss = at.last_loss if step == 0 else at.first_loss
                     row = {
                         "step": step,
                         "epoch": round(epoch, 6),
-                        "samples": samples,
+                        "samples": at.samples,
                         "lr": lr,
-                        "loss": last_loss,
+                        "loss": at.last_loss,
                         "grad_norm": None if grad_norm is None else float(grad_norm),
                         "scales": self.strategy.scaling.scales.tolist(),
-                        "seconds": time.monotonic() - started,
+                        "seconds": self._seconds(),
                     } | row
                     self._record(row)
-                    shown = {"loss": last_loss, "lr": lr, "edge": row.get("edge_ratio")}
+                    shown = {"loss": at.last_loss, "lr": lr, "edge": row.get("edge_ratio")}
                     progress.show(step, shown | brief(evaluation))
-                    if not math.isfinite(last_loss):
+                    if not math.isfinite(at.last_loss):
                         self._stop_if_diverged()
-                samples += batch.n_global
-                progress.advance(step + 1)
-            seconds = time.monotonic() - started
+                at.step, at.minibatch, at.samples = step + 1, at.minibatch + 1, at.samples + batch.n_global
+                progress.advance(at.step)
+                wish = exchange(max(interrupts.wish, self._saver.wish()))
+                if wish > Wish.SAVE:
+                    exchange.finish()
+                    self._stop(wish)
+                if wish == Wish.SAVE or self.config.checkpoint.due(at.step, self.steps):
+                    self._save()
+            exchange.finish()
+            seconds = self._seconds()
             self._stop_if_diverged()
             evaluation = self.evaluate()
             self._record({"step": self.steps, "seconds": seconds, **evaluation})
             progress.show(self.steps, brief(evaluation))
-        return self._finish(seconds, first_loss, last_loss, evaluation)
+            return self._finish(seconds, evaluation)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
@@ -170,26 +195,64 @@ class Trainer:
         strategy.step(lr)
         return total, grad_norm
 
-    def _minibatches(self) -> Iterator[tuple[int, float, Batch]]:
-        """Step, epoch as a fraction, and this rank's part of the global minibatch."""
-        step = epoch = 0
+    def _minibatches(self) -> Iterator[tuple[float, Batch]]:
+        """Epoch as a fraction, and this rank's part of the global minibatch, from where the run is."""
+        at = self.progressed
         per_epoch = self._train.steps_per_epoch(self.config.optim.batch_size)
-        while step < self.steps:
-            first = step
+        while at.step < self.steps:
             for batch in self._train.batches(
                 batch_size=self.config.optim.batch_size,
                 seed=self.config.run.seed,
-                epoch=epoch,
+                epoch=at.epoch,
                 rank=self.strategy.data.rank,
                 world_size=self.strategy.data.size,
+                start=at.minibatch,
             ):
-                if step == self.steps:
+                yield at.epoch + (at.minibatch / per_epoch if per_epoch else 0.0), batch
+                if at.step == self.steps:
                     return
-                yield step, epoch + ((step - first) / per_epoch if per_epoch else 0.0), batch
-                step += 1
-            if step == first:
+            if at.minibatch == 0:
                 raise UserError(f"data.source: {self.config.data.source!r} gave no training samples")
-            epoch += 1
+            at.epoch, at.minibatch = at.epoch + 1, 0
+
+    def _save(self) -> Path | None:
+        """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
+        self._stop_if_diverged()
+        self.progressed.seconds = self._seconds()
+        metrics = None if self.directory is None else self.directory.metrics
+        path, warning = self._saver.save(self._folder, self.progressed, metrics)
+        if warning is not None:
+            self._say(f"warning: {warning}; the run goes on")
+        return path
+
+    def _stop(self, wish: Wish) -> None:
+        """Save, and end the run as its signal asks. Collective."""
+        assert wish.signal is not None
+        path = self._save()
+        saved = (
+            f"saved in {path}; --run.name {self._folder.name} --run.resume auto goes on"
+            if path
+            else "not saved"
+        )
+        if self.directory is not None:
+            self._summarise({"status": "interrupted", "step": self.progressed.step})
+        self.accelerator.end_training()
+        raise StoppedError(f"{wish.signal.name} after step {self.progressed.step}, {saved}", wish.signal)
+
+    def _resume(self, checkpoint: Checkpoint, changes: list[str]) -> None:
+        self.progressed = self._saver.restore(checkpoint)
+        at = self.progressed
+        self._say(
+            f"resumed: {checkpoint.path} at step {at.step} of {self.steps}"
+            + (f"; changed: {', '.join(changes)}" if changes else "")
+        )
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            print(line, file=sys.stderr, flush=True)
 
     @torch.no_grad()
     def _minibatch_loss(self, batch: Batch) -> float:
@@ -215,10 +278,8 @@ class Trainer:
         own = probe[rank_rows(len(probe), self.rank, self.accelerator.num_processes)].to(samples.x.device)
         return samples.x[own], self._targets(samples.y[own])
 
-    def _finish(
-        self, seconds: float, first_loss: float, last_loss: float, evaluation: dict[str, float]
-    ) -> dict[str, Any]:
-        train_loss = last_loss
+    def _finish(self, seconds: float, evaluation: dict[str, float]) -> dict[str, Any]:
+        train_loss = self.progressed.last_loss
         if isinstance(self._train, Resident):
             train_loss, _ = mean_loss(
                 self.strategy.forward, self._train, self._targets, loss=self.loss, ranks=self.strategy.data
@@ -226,16 +287,22 @@ class Trainer:
         summary = {
             "status": "finished",
             "steps": self.steps,
-            "initial_loss": first_loss,
+            "initial_loss": self.progressed.first_loss,
             "train_loss": train_loss,
             **evaluation,
             "seconds": seconds,
-            **self._facts(),
         }
         if self.directory is not None:
-            self.directory.write_summary(summary)
-            self.directory.metrics.close()
+            summary = self._summarise(summary)
         self.accelerator.end_training()
+        return summary
+
+    def _summarise(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Write the summary of a run that has ended, and leave its directory to others."""
+        assert self.directory is not None
+        summary = outcome | self._facts()
+        self.directory.write_summary(summary)
+        self.directory.close()
         return summary
 
     def _facts(self) -> dict[str, Any]:
@@ -256,33 +323,9 @@ class Trainer:
         step, k = found
         if self.directory is not None:
             layer = k if k <= self.strategy.network.depth else None
-            self.directory.write_summary(
-                {"status": "diverged", "step": step, "layer": layer, **self._facts()}
-            )
+            self._summarise({"status": "diverged", "step": step, "layer": layer})
         self.accelerator.end_training()
         raise DivergedError(
             f"loss: not finite at step {step} (lr {self.schedule(step):.4g}); first in "
             f"{self._watch.describe(k)}; a smaller optim.lr or optim.clip_norm may hold it"
         )
-
-    def _open_directory(self) -> RunDirectory | None:
-        """Make the run directory and start the trackers; the directory is None on other ranks."""
-        run = self.config.run
-
-        def make() -> RunDirectory:
-            if run.name is not None:
-                directory = RunDirectory(run.dir, run.name)
-            else:
-                source = re.sub(r"[^A-Za-z0-9._-]", "-", Path(self.config.data.source).stem).strip(".-")
-                stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-                directory = RunDirectory(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
-            named = replace(self.config, run=replace(run, name=directory.path.name))
-            directory.write_config(as_dict(named))
-            return directory
-
-        directory = on_first_rank(make)
-        if run.trackers:
-            if directory is not None:
-                self.accelerator.project_configuration.logging_dir = str(directory.path)
-            self.accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(self.config)))
-        return directory

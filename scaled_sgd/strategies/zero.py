@@ -190,7 +190,7 @@ class Zero(Strategy):
         self._engine.step()
 
     def _start_momentum(self, stage: int) -> None:
-        """Zero momentum, for a checkpoint to be read into; the optimizer would make it with its first step."""
+        """Zero momentum, for a checkpoint to be read into; the optimizer makes it with its first step."""
         inner = self._engine.optimizer
         parts = inner.fp32_partitioned_groups_flat if stage == 3 else inner.single_partition_of_fp32_groups
         for part in parts:

@@ -1,0 +1,102 @@
+"""The run directory: configuration, metrics, checkpoints, summary; one process group at a time writes it."""
+
+import fcntl
+import itertools
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.records import MetricsStream, finite, write_atomically
+
+
+class RunDirectory:
+    """``<dir>/<name>/`` of one run, locked for as long as this process lives or :meth:`close` is not called.
+
+    Args:
+        path: of the folder, which is there.
+
+    Raises:
+        UserError: another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._take_lock()
+            self.metrics = MetricsStream(path / "metrics.jsonl")
+        except OSError as error:
+            raise UserError(
+                f"run.dir: cannot write in {str(path)!r}: {error.strerror}; allowed: a writable folder"
+            ) from error
+
+    @classmethod
+    def make(cls, parent: str, name: str, *, numbered: bool = False) -> "RunDirectory":
+        """A new one.
+
+        Args:
+            parent: folder of all runs.
+            name: of a new folder.
+            numbered: where ``name`` is taken, try ``name-2``, ``name-3``, … .
+
+        Raises:
+            UserError: the folder exists already or cannot be made.
+        """
+        path = Path(parent) / name
+        for number in itertools.count(2):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not numbered:
+                    raise UserError(
+                        f"run.name: {str(path)!r} exists already; allowed: the name of a new run, or "
+                        "run.resume auto"
+                    ) from None
+                path = Path(parent) / f"{name}-{number}"
+            except OSError as error:
+                raise UserError(
+                    f"run.dir: cannot make {str(path)!r}: {error.strerror}; allowed: a writable folder"
+                ) from error
+            else:
+                break
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of its checkpoints."""
+        return self.path / "checkpoints"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / "summary.json", text)
+
+    def close(self) -> None:
+        """Flush the metrics and let others write here."""
+        self.metrics.close()
+        os.close(self._lock)
+
+    def _take_lock(self) -> None:
+        """The lock goes with the process, however that ends. A file system without locks has none."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 200, 0).decode(errors="replace") or "another process"
+            raise UserError(
+                f"run.name: {str(self.path)!r} is in use by {holder}; allowed: one at a time"
+            ) from None
+        except OSError:
+            return
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
