@@ -124,7 +124,10 @@ def different_intent(intents: Sequence[Intent]) -> str | None:
             ("data.source", "inputs and outputs", other.features, first.features),
         ):
             if own != wanted:
-                return f"{key}: {what} {own} on rank {rank} and {wanted} on rank 0; allowed: the same on all ranks"
+                return (
+                    f"{key}: {what} {own} on rank {rank} and {wanted} on rank 0; "
+                    "allowed: the same on all ranks"
+                )
     return None
 
 
@@ -160,7 +163,7 @@ def misplaced(places: Sequence[Place]) -> str | None:
         held = sum(stop - start for _, (start, stop) in rows)
         return (
             f"launch: ranks take {held} rows of a minibatch of {first.minibatch} at {starts[:-1]}; "
-            f"allowed: each row once"
+            "allowed: each row once"
         )
     return None
 

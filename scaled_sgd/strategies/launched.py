@@ -34,7 +34,7 @@ def launched_strategy(accelerator: "Accelerator") -> str | None:
 def fsdp_plugin(accelerator: "Accelerator") -> Any:
     """Accelerate's FSDP plugin where that was launched, else None.
 
-    Without GPUs Accelerate forgets that it was and would train replicas; the launcher's variables still say it.
+    Without GPUs Accelerate forgets that it was; the launcher's variables still say it.
 
     Raises:
         UserError: it is of another version than 2, or recomputes activations in a way of its own.
