@@ -89,17 +89,23 @@ def build_strategy(
         make_network,
         make_optimizer,
         tensor_processes=sharding.tensor_processes or 1,
-        policy=_policy(config, accelerator),
+        policy=fsdp_policy(config, accelerator),
     )
 
 
-def _policy(config: Config, accelerator: "Accelerator") -> Policy:
-    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched."""
+def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
+    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched.
+
+    Raises:
+        UserError: the plugin keeps weights in the memory of the host, and there is no other.
+    """
     plugin = fsdp_plugin(accelerator)
     half = torch.bfloat16 if config.run.precision == "bf16" else None
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     if plugin is None:
         return Policy(precision, offload=config.sharding.offload)
+    if offloads(plugin) and accelerator.device.type == "cpu":
+        raise UserError("launch: fsdp_offload_params true was launched; allowed on the CPU: false")
     return Policy(
         plugin.mixed_precision_policy or precision,
         offload=config.sharding.offload or offloads(plugin),
