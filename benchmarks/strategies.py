@@ -1,12 +1,15 @@
 """What each strategy of ``sharding.strategy`` holds and moves, on 1, 2 and 4 processes of this machine.
 
-    python -m benchmarks.strategies [--strategies ddp fsdp2 …] [--processes 1 2 4] [--base-width 512] [--json FILE]
+    python -m benchmarks.strategies [--strategies ddp fsdp2 …] [--processes 1 2 4] [--json FILE]
 
-Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same process
-before the network is made. So is traffic: what the loopback interface sent, over steps and processes, so nothing
-else may use it meanwhile; `unshare -rn sh -c 'ip link set lo up && python -m benchmarks.strategies'` gives the
-benchmark a loopback of its own. Beside each stands what theory says: weights, gradients and momentum held, and
-numbers sent (docs/sharding.md). Four minutes; times on one machine say nothing of a cluster.
+Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same
+process before the network is made. So is traffic: what the loopback interface sent, over steps and processes;
+nothing else may use it meanwhile, so give the benchmark one of its own:
+
+    unshare -rn sh -c 'ip link set lo up && python -m benchmarks.strategies'
+
+Beside each stands what theory says: weights, gradients and momentum held, and bytes sent by ring collectives.
+Four to eight minutes. Times on one machine say nothing of a cluster.
 """
 
 import argparse
@@ -41,14 +44,16 @@ from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import ZERO, World, choose
 from scaled_sgd.world import create_accelerator
 
-IN_FEATURES, OUT_FEATURES, DEPTH, MIB = 784, 10, 4, 2**20
+IN_FEATURES, OUT_FEATURES, MIB = 784, 10, 2**20
 
 
 @dataclass(frozen=True)
 class Load:
     """What is trained, float32 with momentum."""
 
+    depth: int
     base_width: int
+    width_exponent: float
     batch: int
     steps: int
 
@@ -56,7 +61,11 @@ class Load:
     def widths(self) -> tuple[int, ...]:
         """(m_0..m_l)."""
         return width_pattern(
-            IN_FEATURES, OUT_FEATURES, depth=DEPTH, base_width=self.base_width, exponent=2.0
+            IN_FEATURES,
+            OUT_FEATURES,
+            depth=self.depth,
+            base_width=self.base_width,
+            exponent=self.width_exponent,
         )
 
     @property
@@ -109,8 +118,9 @@ def measure(strategy: str, load: Load) -> dict[str, float]:
     """Memory, traffic and time of this process's steps. Collective."""
     config = parse(
         [
-            f"--model.depth={DEPTH}",
+            f"--model.depth={load.depth}",
             f"--model.base_width={load.base_width}",
+            f"--model.width_exponent={load.width_exponent}",
             f"--optim.batch_size={load.batch}",
             "--optim.momentum=0.9",
             "--run.device=cpu",
@@ -209,17 +219,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = [name for name in STRATEGIES if has_deepspeed or name not in ZERO]
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=default)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--base-width", type=int, default=512)
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--base-width", type=int, default=64)
+    parser.add_argument("--width-exponent", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--json")
     options = parser.parse_args(arguments)
     # Large blocks go back to the system when they are freed, so that the resident size is what lives.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
-    load = Load(options.base_width, options.batch, options.steps)
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a loopback of one's own has no names
+    load = Load(options.depth, options.base_width, options.width_exponent, options.batch, options.steps)
     print(
-        f"{' × '.join(map(str, load.widths))}, {load.weight_bytes / MIB:.1f} MiB of weights, batch {load.batch}, "
-        "float32, momentum\n\nMiB of a process:\n"
+        f"{' × '.join(map(str, load.widths))}, {load.weight_bytes / MIB:.1f} MiB of weights, "
+        f"batch {load.batch}, float32, momentum\n\nMiB of a process:\n"
         f"{'strategy':<13}{'processes':>9}{'start':>8}{'peak':>8}{'(held)':>8}{'sent':>8}{'(theory)':>9}"
         f"{'ms a step':>11}"
     )

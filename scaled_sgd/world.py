@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import UserError
@@ -47,7 +47,11 @@ def create_accelerator(config: Config) -> Accelerator:
             log_with=run.trackers or None,
             project_dir=run.dir,
             deepspeed_plugin=deepspeed,
-            kwargs_handlers=[InitProcessGroupKwargs(**group)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(**group),
+                # Gradients lie in the buckets that are averaged instead of beside them.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
         )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
