@@ -75,9 +75,15 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     sharding = choose(config.sharding, world, state_bytes)
     needed = bytes_per_process(sharding, world, state_bytes)
     if needed > world.memory:
+        in_parts = needed > state_bytes / world.size and state_bytes <= world.size * world.memory
         raise UserError(
-            f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a "
-            f"process with gradients under {sharding.strategy}; allowed here: at most "
-            f"{world.memory / 2**30:,.0f} GiB"
+            f"model.base_width: {model.base_width} gives {weights:,} weights, {_gib(needed)} a process with "
+            f"gradients under {sharding.strategy}; allowed here: at most {_gib(world.memory)}"
+            + (", or sharding.strategy fsdp2" if in_parts else "")
         )
     return sharding
+
+
+def _gib(count: float) -> str:
+    """Bytes in GiB, in two digits where few."""
+    return f"{count / 2**30:,.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**30:.2g} GiB"

@@ -35,6 +35,7 @@ from scaled_sgd.schedule import Schedule
 from scaled_sgd.snapshot import Progressed
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import World
+from scaled_sgd.strategies.handshake import agree_on_places, agree_on_run
 from scaled_sgd.summary import run_facts
 
 
@@ -59,6 +60,7 @@ class Trainer:
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
         self.config = config = resolve(config, self.data, World.of(accelerator))
         self._say(f"data: {self.data.describe()}")
+        agree_on_run(config, self.data, accelerator.device, accelerator.num_processes)
         self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
@@ -66,6 +68,7 @@ class Trainer:
         start = find_start(config)
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, self.data)
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
+        agree_on_places(self.strategy, config)
         self._watch = DivergenceWatch(self.strategy.network)
         self.observer = (
             Observer(config.diagnostics, self.strategy.module, *self.probe, loss=self.loss.name)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.sharding import zero
 from scaled_sgd.strategies.choice import ZERO
+from scaled_sgd.strategies.launched import is_set
 
 
 def create_accelerator(config: Config) -> Accelerator:
@@ -46,7 +47,11 @@ def create_accelerator(config: Config) -> Accelerator:
             log_with=run.trackers or None,
             project_dir=run.dir,
             deepspeed_plugin=deepspeed,
-            kwargs_handlers=[InitProcessGroupKwargs(**group)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(**group),
+                # Gradients lie in the buckets that are averaged instead of beside them.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            ],
         )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
@@ -104,7 +109,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     What the launcher's DeepSpeed configuration says must be what the run's says, for DeepSpeed would do it
     in silence: clip, optimise or split the batch in its own way.
     """
-    launched = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("1", "true", "yes")
+    launched = is_set("ACCELERATE_USE_DEEPSPEED")
     stage = ZERO.get(config.sharding.strategy)
     if stage is None and not launched:
         return None
@@ -121,16 +126,16 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     try:
         plugin = _Plugin(
             hf_ds_config=None if launched else {"zero_optimization": _zero_section(stage or 0, config)},
-            gradient_accumulation_steps=accumulation,
-            gradient_clipping=0.0,
+            gradient_accumulation_steps=None if launched else accumulation,
+            gradient_clipping=None if launched else 0.0,
         )
     except (ValueError, OSError) as error:
         raise UserError(f"launch: its DeepSpeed configuration cannot be used: {error}") from error
     settings = plugin.deepspeed_config
-    if launched:
-        _check_deepspeed(settings, config)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = max(1, config.optim.batch_size // (processes * accumulation))
+    if launched:
+        check_deepspeed(settings, config, micro_batch=micro)
     settings |= {
         "train_micro_batch_size_per_gpu": micro,
         "train_batch_size": micro * processes * accumulation,
@@ -162,17 +167,29 @@ def _zero_section(stage: int, config: Config) -> dict[str, Any]:
     return section
 
 
-def _check_deepspeed(settings: dict[str, Any], config: Config) -> None:
+def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: int) -> None:
+    """See that a launcher's DeepSpeed configuration says nothing else than the run's.
+
+    Args:
+        settings: DeepSpeed's.
+        config: the run's.
+        micro_batch: samples of a microbatch on one process.
+
+    Raises:
+        UserError: names the first difference.
+    """
     optim = config.optim
-    for key, expected, name in (
-        ("gradient_clipping", (0, optim.clip_norm), "optim.clip_norm"),
-        ("train_batch_size", (optim.batch_size,), "optim.batch_size"),
+    # Accelerate writes 1 where no accumulation was given.
+    for key, allowed, meaning in (
+        ("gradient_clipping", (optim.clip_norm, 0), f"optim.clip_norm {optim.clip_norm}"),
+        ("train_batch_size", (optim.batch_size,), f"optim.batch_size {optim.batch_size}"),
+        ("gradient_accumulation_steps", (optim.accumulation, 1), f"optim.accumulation {optim.accumulation}"),
+        ("train_micro_batch_size_per_gpu", (micro_batch,), f"a process's share {micro_batch}"),
     ):
         found = settings.get(key, "auto")
-        if found not in ("auto", None, *expected):
+        if found not in ("auto", None, *allowed):
             raise UserError(
-                f"launch: its DeepSpeed configuration has {key} {found}; "
-                f"allowed: auto, or {name} {expected[-1]}"
+                f"launch: its DeepSpeed configuration has {key} {found}; allowed: auto, or {meaning}"
             )
     for key in ("optimizer", "scheduler"):
         if key in settings:

@@ -82,7 +82,7 @@ def row_order(weight: Tensor) -> tuple[int, ...] | None:
     mesh = weight.device_mesh.mesh
     if mesh.ndim > 2 or any(getattr(placement, "dim", None) != 0 for placement in weight.placements):
         return None
-    return tuple(mesh.T.flatten().tolist())
+    return tuple(mesh.permute(*reversed(range(mesh.ndim))).flatten().tolist())
 
 
 def row_offsets(weight: Tensor) -> tuple[int, ...]:

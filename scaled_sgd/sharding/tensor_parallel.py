@@ -2,7 +2,8 @@
 
 h_{k−1} is gathered before layer k, and the gradient that flows back through the gathering is summed and
 cut again. Both are functions of autograd whose backward pass is the other one, so they can be
-differentiated any number of times. (DTensor's own plans give wrong second derivatives without saying so.)
+differentiated any number of times; x, which every process has, and f, which every process gets, likewise.
+(DTensor's own plans give wrong second derivatives without saying so.)
 """
 
 import itertools
@@ -71,6 +72,32 @@ class _Cut(torch.autograd.Function):
         return cast(Tensor, _GatherForAll.apply(gradient, *ctx.columns)), None, None  # type: ignore[no-untyped-call]
 
 
+class _Share(torch.autograd.Function):
+    """A tensor that every process has (n, m), each process going on with a part of the work."""
+
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _Sum.apply(gradient, ctx.ranks)), None  # type: ignore[no-untyped-call]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of the processes' (n, m), which every process has."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.sum(partial.clone())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return cast(Tensor, _Share.apply(gradient, ctx.ranks)), None  # type: ignore[no-untyped-call]
+
+
 class ColumnParallelLinear(ScaledLinear):
     """This process's columns of z_k = α_k h_{k−1} W_kᵀ; its weight is a DTensor cut by rows over a mesh.
 
@@ -111,19 +138,19 @@ class ColumnParallelLinear(ScaledLinear):
                 stride=layer.weight.stride(),
             )
         )
-        if self.in_sizes is not None:
-            # Before the layer, not in it, so that whoever hooks the layer sees all of h_{k−1}.
-            self.register_forward_pre_hook(_gather_input)
+        # Before the layer, not in it, so that whoever hooks the layer sees all of h_{k−1}.
+        self.register_forward_pre_hook(_whole_input)
 
     def forward(self, h: Tensor) -> Tensor:
         """This process's columns of z (n, own) from all of h (n, m_{k−1})."""
         weight = cast(DTensor, self.weight).to_local()
         return F.linear(h if self.multiplier == 1 else self.multiplier * h, weight)
 
-    def gather_input(self, own: Tensor) -> Tensor:
-        """All of h_{k−1} (n, m_{k−1}) from this process's columns."""
-        assert self.in_sizes is not None
-        return cast(Tensor, _Gather.apply(own, self._ranks, self.in_sizes))  # type: ignore[no-untyped-call]
+    def whole_input(self, h: Tensor) -> Tensor:
+        """All of h_{k−1} (n, m_{k−1}), from this process's columns where it comes in columns."""
+        if self.in_sizes is None:
+            return cast(Tensor, _Share.apply(h, self._ranks))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Gather.apply(h, self._ranks, self.in_sizes))  # type: ignore[no-untyped-call]
 
     def gather_output(self, own: Tensor) -> Tensor:
         """All of z_k (n, m_k), to be used in the same way by every process."""
@@ -150,6 +177,6 @@ def parallelize(network: HomogeneousMLP, mesh: DeviceMesh) -> None:
     network.register_forward_hook(lambda _module, _args, f: layers[-1].gather_output(f))
 
 
-def _gather_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+def _whole_input(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
     assert isinstance(layer, ColumnParallelLinear)
-    return (layer.gather_input(args[0]),)
+    return (layer.whole_input(args[0]),)

@@ -2,12 +2,13 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.strategies.config import ShardingConfig
+from scaled_sgd.strategies.launched import launched_strategy
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +44,7 @@ class World:
         """The world that an accelerator found.
 
         Raises:
-            UserError: it was launched with FSDP of another version than 2.
+            UserError: it was launched with a version of FSDP, or a stage of ZeRO, that is none of ours.
         """
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cuda = accelerator.device.type == "cuda"
@@ -51,22 +52,7 @@ class World:
             memory = torch.cuda.mem_get_info()[1]
         else:
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
-        return cls(accelerator.num_processes, local, cuda, memory, _launched(accelerator))
-
-
-def _launched(accelerator: "Accelerator") -> str | None:
-    if accelerator.distributed_type.value == "DEEPSPEED":
-        assert accelerator.deepspeed_plugin is not None
-        return f"zero{accelerator.deepspeed_plugin.zero_stage}"
-    if accelerator.distributed_type.value == "FSDP":
-        plugin: Any = accelerator.state.fsdp_plugin
-        if plugin.fsdp_version != 2:
-            raise UserError(
-                f"launch: FSDP version {plugin.fsdp_version} was launched; allowed: fsdp_version: 2, or a "
-                "launch without FSDP and --sharding.strategy fsdp2"
-            )
-        return "fsdp2"
-    return None
+        return cls(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))
 
 
 def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> ShardingConfig:

@@ -18,7 +18,8 @@ from tests.checkpoint.faults import Faults
 RUN = (
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.lr=1", "--optim.steps=24",
     "--optim.batch_size=301", "--optim.momentum=0.5", "--run.name=run", "--run.resume=auto",
-    "--run.log_every=1", "--run.eval_every=7", "--checkpoint.every_steps=5", "--diagnostics.every=6", "--diagnostics.samples=20",
+    "--run.log_every=1", "--run.eval_every=7", "--checkpoint.every_steps=5",
+    "--diagnostics.every=6", "--diagnostics.samples=20",
 )  # fmt: skip
 """Five epochs of five minibatches, ragged last ones, saved in the middle of them."""
 

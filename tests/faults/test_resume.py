@@ -138,8 +138,8 @@ def test_a_branch_leaves_its_origin_alone():
          "model.base_width: 5 differs from the checkpoint's 4; allowed: the same"),
         (["--data.limit=700"], "data.limit: 700 differs from the checkpoint's None; " + NAMED),
         (["--data.limit=700", "--run.accept_changes=[data.limit]"],
-         "data.source: 'digits' has training samples 700, the checkpoint's data 1438; allowed: the same data, "
-         "or data.source in run.accept_changes"),
+         "data.source: 'digits' has training samples 700, the checkpoint's data 1438; allowed: the same "
+         "data, or data.source in run.accept_changes"),
     ],
 )  # fmt: skip
 def test_a_changed_configuration_is_refused_by_name(arguments, expected, capsys):

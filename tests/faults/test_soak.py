@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 STEPS = 6000
 ARGUMENTS = (
     "--model.depth=4", "--model.base_width=8", "--optim.lr=1", f"--optim.steps={STEPS}",
-    "--optim.batch_size=64", "--optim.schedule=constant", "--optim.momentum=0.5", "--run.name=soak", "--run.log_every=10",
+    "--optim.batch_size=64", "--optim.schedule=constant", "--optim.momentum=0.5",
+    "--run.name=soak", "--run.log_every=10",
     "--run.eval_every=100", "--checkpoint.every_steps=50", "--diagnostics.every=100",
     "--diagnostics.samples=32",
 )  # fmt: skip

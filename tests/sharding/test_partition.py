@@ -1,34 +1,14 @@
-import itertools
-
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from scaled_sgd.errors import UserError
-from scaled_sgd.sharding import Partition, Ranks, chunk_offsets, even_offsets, unwrap
+from scaled_sgd.sharding import Partition, Ranks, unwrap
 from tests.oracles import make_problem
 from tests.processes import run_processes
-
-
-@given(width=st.integers(1, 40), parts=st.integers(1, 9))
-def test_even_slices_cover_all_columns_and_differ_by_at_most_one(width: int, parts: int) -> None:
-    offsets = even_offsets(width, parts)
-    sizes = [b - a for a, b in itertools.pairwise(offsets)]
-    assert (offsets[0], offsets[-1]) == (0, width)
-    assert max(sizes) - min(sizes) <= 1
-
-
-@given(width=st.integers(1, 40), parts=st.integers(1, 9))
-def test_shard_slices_are_those_of_torch_chunk(width: int, parts: int) -> None:
-    offsets = chunk_offsets(width, parts)
-    chunks = [len(c) for c in torch.arange(width).chunk(parts)]
-    sizes = [b - a for a, b in itertools.pairwise(offsets)]
-    assert sizes == chunks + [0] * (parts - len(chunks))
 
 
 def test_one_process_holds_everything_and_moves_nothing() -> None:
@@ -54,11 +34,6 @@ def test_compiled_models_are_unwrapped_and_foreign_attributes_left_alone() -> No
     assert unwrap(holder) is holder
     with pytest.raises(UserError, match=r"^model: Module is not available here"):
         Partition.of(holder)
-
-
-def test_an_empty_minibatch_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^x:"):
-        Ranks().gather_samples(torch.empty(0, 3), torch.empty(0))
 
 
 def pieces() -> tuple[object, ...]:

@@ -1,0 +1,146 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scaled_sgd.data import load_data
+from scaled_sgd.errors import UserError
+from scaled_sgd.parsing import parse
+from scaled_sgd.resolution import resolve
+from scaled_sgd.strategies.build import build_strategy
+from scaled_sgd.strategies.choice import World, choose, tensor_processes
+from scaled_sgd.strategies.config import STRATEGIES, ShardingConfig
+
+GIB = 2**30
+
+
+def world(size=4, local_size=4, *, cuda=True, memory=GIB, launched=None):
+    return World(size, local_size, cuda, memory, launched)
+
+
+def sharding(strategy="auto", **options):
+    return ShardingConfig(strategy=strategy, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "launch", "expected"),
+    [
+        (
+            sharding("zero3"),
+            world(launched="zero2"),
+            "sharding.strategy: 'zero3' was asked for and 'zero2' launched; allowed: auto, zero2, or a "
+            "launch without DeepSpeed and FSDP",
+        ),
+        (
+            sharding("ddp"),
+            world(launched="fsdp2"),
+            "sharding.strategy: 'ddp' was asked for and 'fsdp2' launched; allowed: auto, fsdp2, or a launch "
+            "without DeepSpeed and FSDP",
+        ),
+        (
+            sharding("fsdp2+tensor", tensor_processes=4),
+            world(size=6),
+            "sharding.tensor_processes: 4 does not divide the 6 processes; allowed: 1, 2, 3, 6",
+        ),
+        (
+            sharding("fsdp2", tensor_processes=2),
+            world(),
+            "sharding.tensor_processes: 2 does not fit sharding.strategy fsdp2; allowed: null",
+        ),
+        (
+            sharding("fsdp2", offload=True),
+            world(cuda=False),
+            "sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed on the CPU: false",
+        ),
+        (
+            sharding("ddp", offload=True),
+            world(),
+            "sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed with ddp: false",
+        ),
+    ],
+)
+def test_what_a_launch_cannot_do_is_refused(asked, launch, expected):
+    with pytest.raises(UserError) as error:
+        choose(asked, launch, 1000)
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_that_is_named_is_taken(name):
+    assert choose(sharding(name), world(), 1000).strategy == name
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "fsdp2"])
+def test_auto_takes_what_the_launcher_names(name):
+    assert choose(sharding(), world(launched=name), 1000).strategy == name
+
+
+@pytest.mark.parametrize(
+    ("size", "state", "expected"),
+    [(4, GIB // 2, "ddp"), (4, GIB // 2 + 1, "fsdp2"), (1, GIB, "ddp")],
+)
+def test_auto_takes_replicas_while_they_fill_half_of_the_memory(size, state, expected):
+    assert choose(sharding(), world(size, size), state).strategy == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "local_size", "expected"), [(16, 8, 8), (4, 4, 2), (8, 1, 2), (3, 3, 1), (1, 1, 1)]
+)
+def test_neighbours_on_a_machine_share_layers(size, local_size, expected):
+    launch = world(size, local_size)
+    chosen = choose(sharding("fsdp2+tensor"), launch, 1000)
+    assert (chosen.tensor_processes, tensor_processes(chosen, launch)) == (None, expected)
+
+
+def wide(strategy):
+    """4096² and 4096 (64 + 10) weights, 0.13 GiB with gradients."""
+    return parse(
+        [
+            "--model.depth=3",
+            "--model.base_width=4096",
+            "--model.width_exponent=0",
+            f"--sharding.strategy={strategy}",
+            "--optim.steps=1",
+        ]
+    )
+
+
+def test_a_network_for_many_is_refused_where_each_process_would_hold_it_whole():
+    launch = world(memory=17_080_320 * 4)
+    data = load_data(wide("ddp").data, seed=0, quiet=True)
+    with pytest.raises(UserError) as error:
+        resolve(wide("ddp"), data, launch)
+    assert str(error.value) == (
+        "model.base_width: 4096 gives 17,080,320 weights, 0.13 GiB a process with gradients under ddp; "
+        "allowed here: at most 0.064 GiB, or sharding.strategy fsdp2"
+    )
+    assert resolve(wide("fsdp2"), data, launch).sharding.strategy == "fsdp2"
+    assert resolve(wide("auto"), data, launch).sharding.strategy == "fsdp2"
+
+
+def test_a_network_for_no_one_is_refused():
+    data = load_data(wide("fsdp2").data, seed=0, quiet=True)
+    with pytest.raises(UserError) as error:
+        resolve(wide("fsdp2"), data, world(memory=2**20))
+    assert str(error.value) == (
+        "model.base_width: 4096 gives 17,080,320 weights, 0.032 GiB a process with gradients under fsdp2; "
+        "allowed here: at most 0.00098 GiB"
+    )
+
+
+def test_zero_keeps_float32_masters():
+    with pytest.raises(UserError) as error:
+        parse(["--sharding.strategy=zero2", "--model.dtype=float64"])
+    assert str(error.value) == (
+        "sharding.strategy: 'zero2' is not usable; allowed: auto, ddp, fsdp2, tensor, fsdp2+tensor with "
+        "model.dtype float64 (ZeRO keeps float32 masters)"
+    )
+
+
+@pytest.mark.parametrize("name", STRATEGIES[1:])
+def test_loss_scales_are_for_replicas(name):
+    config = parse([f"--sharding.strategy={name}", "--run.precision=fp16"])
+    accelerator = SimpleNamespace(device=torch.device("cpu"), scaler=None)
+    with pytest.raises(UserError) as error:
+        build_strategy(config, accelerator, 4, 2)
+    assert str(error.value) == f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, bf16"
