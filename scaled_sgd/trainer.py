@@ -3,12 +3,10 @@
 import math
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from scaled_sgd.data import Batch, Resident, load_data, rank_rows
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.divergence import DivergenceWatch
-from scaled_sgd.errors import DivergedError, StoppedError, UserError
+from scaled_sgd.errors import DivergedError, StoppedError
 from scaled_sgd.evaluation import gather_outputs, mean_loss
 from scaled_sgd.interrupts import Exchange, Interrupts, Wish
 from scaled_sgd.losses import get_loss
@@ -30,8 +28,10 @@ from scaled_sgd.records import flat, tracked
 from scaled_sgd.resolution import resolve
 from scaled_sgd.resuming import check_start, find_start, open_directory
 from scaled_sgd.run_directory import RunDirectory
+from scaled_sgd.samples import Samples
 from scaled_sgd.saver import Saver
 from scaled_sgd.schedule import Schedule
+from scaled_sgd.sharding import Ranks
 from scaled_sgd.snapshot import Progressed
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import World
@@ -62,16 +62,16 @@ class Trainer:
         self._say(f"data: {self.data.describe()}")
         agree_on_run(config, self.data, accelerator.device, accelerator.num_processes)
         self.loss = get_loss(config.loss)
-        dtype = getattr(torch, config.model.dtype)
-        self._train = self.data.train.to(accelerator.device, dtype)
-        self._held_out = self.data.evaluation.to(accelerator.device, dtype)
+        self.samples = Samples(self.data, config, accelerator.device)
         start = find_start(config)
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, self.data)
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
         agree_on_places(self.strategy, config)
         self._watch = DivergenceWatch(self.strategy.network)
         self.observer = (
-            Observer(config.diagnostics, self.strategy.module, *self.probe, loss=self.loss.name)
+            Observer(
+                config.diagnostics, self.strategy.module, *self.samples.probe(Ranks()), loss=self.loss.name
+            )
             if config.diagnostics.every
             else None
         )
@@ -106,7 +106,7 @@ class Trainer:
             Interrupts() as interrupts,
             Progress(self.steps, start=at.step, enabled=self.accelerator.is_main_process) as progress,
         ):
-            for epoch, batch in self._minibatches():
+            for epoch, batch in self.samples.minibatches(at, self.steps, self.strategy.data):
                 step = at.step
                 row: dict[str, Any] = {}
                 if step and step % self._evaluation_interval == 0:
@@ -155,19 +155,21 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on the main process only. Collective."""
-        loss, outputs = mean_loss(
-            self.strategy.forward, self._held_out, self._targets, loss=self.loss, ranks=self.strategy.data
-        )
-        outputs = gather_outputs(outputs, len(self._held_out), self.strategy.data)
+        loss, outputs = self._mean_loss(self.samples.held_out)
+        outputs = gather_outputs(outputs, len(self.samples.held_out), self.strategy.data)
         metrics = self._metrics
-        figures = on_first_rank(lambda: metrics.compute(outputs, self._held_out.y) if metrics else {})
+        figures = on_first_rank(lambda: metrics.compute(outputs, self.samples.held_out.y) if metrics else {})
         return {"eval_loss": loss} | (figures or {})
+
+    def _mean_loss(self, samples: Resident) -> tuple[float, Tensor]:
+        strategy = self.strategy
+        return mean_loss(strategy.forward, samples, self.samples.targets, loss=self.loss, ranks=strategy.data)
 
     def _observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """What the diagnostics say of the network before its step on ``batch``. Collective."""
         assert self.observer is not None
         own = rank_rows(len(batch.x), self.strategy.tensor.rank, self.strategy.tensor.size)
-        x, y = batch.x[own], self._targets(batch.y[own])
+        x, y = batch.x[own], self.samples.targets(batch.y[own])
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk)
         scales = self.strategy.scaling.predict(*mean_squares(minibatch))
@@ -187,7 +189,7 @@ class Trainer:
         for part, (x, y) in enumerate(parts, start=1):
             last = part == accumulation
             with strategy.microbatch(last=last):
-                losses = self.loss.value(strategy.forward(x), self._targets(y)).sum()
+                losses = self.loss.value(strategy.forward(x), self.samples.targets(y)).sum()
                 strategy.backward(losses * (strategy.data.size / batch.n_global), last=last)
             total += losses.detach()
         self._watch.see(total, strategy.network.depth + 1)
@@ -197,26 +199,6 @@ class Trainer:
             strategy.clip(grad_norm, clip_norm)
         strategy.step(lr)
         return total, grad_norm
-
-    def _minibatches(self) -> Iterator[tuple[float, Batch]]:
-        """Epoch as a fraction, and this rank's part of the global minibatch, from where the run is."""
-        at = self.progressed
-        per_epoch = self._train.steps_per_epoch(self.config.optim.batch_size)
-        while at.step < self.steps:
-            for batch in self._train.batches(
-                batch_size=self.config.optim.batch_size,
-                seed=self.config.run.seed,
-                epoch=at.epoch,
-                rank=self.strategy.data.rank,
-                world_size=self.strategy.data.size,
-                start=at.minibatch,
-            ):
-                yield at.epoch + (at.minibatch / per_epoch if per_epoch else 0.0), batch
-                if at.step == self.steps:
-                    return
-            if at.minibatch == 0:
-                raise UserError(f"data.source: {self.config.data.source!r} gave no training samples")
-            at.epoch, at.minibatch = at.epoch + 1, 0
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
@@ -261,32 +243,13 @@ class Trainer:
     def _minibatch_loss(self, batch: Batch) -> float:
         """Mean loss of the global minibatch as the network is now. Collective."""
         f = self.strategy.forward(batch.x)
-        total = self.loss.value(f, self._targets(batch.y)).sum(dtype=torch.float64)
+        total = self.loss.value(f, self.samples.targets(batch.y)).sum(dtype=torch.float64)
         return float(self.strategy.data.sum(total)) / batch.n_global
-
-    def _targets(self, y: Tensor) -> Tensor:
-        if self.loss.name == "mse" and self.data.task == "classification":
-            return F.one_hot(y, self.data.out_features).to(self._held_out.x.dtype)
-        return y
-
-    @property
-    def probe(self) -> tuple[Tensor, Tensor]:
-        """This process's samples of the probe, and their targets: training samples that stay the same.
-
-        Held-out ones where training streams.
-        """
-        samples = self._train if isinstance(self._train, Resident) else self._held_out
-        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self.config.run.seed))
-        probe = chosen[: self.config.diagnostics.samples]
-        own = probe[rank_rows(len(probe), self.rank, self.accelerator.num_processes)].to(samples.x.device)
-        return samples.x[own], self._targets(samples.y[own])
 
     def _finish(self, seconds: float, evaluation: dict[str, float]) -> dict[str, Any]:
         train_loss = self.progressed.last_loss
-        if isinstance(self._train, Resident):
-            train_loss, _ = mean_loss(
-                self.strategy.forward, self._train, self._targets, loss=self.loss, ranks=self.strategy.data
-            )
+        if isinstance(self.samples.train, Resident):
+            train_loss, _ = self._mean_loss(self.samples.train)
         summary = {
             "status": "finished",
             "steps": self.steps,

@@ -23,6 +23,7 @@ from torch import Tensor
 from scaled_sgd.diagnostics import hessian_vector_product
 from scaled_sgd.parsing import parse
 from scaled_sgd.records import read_metrics
+from scaled_sgd.sharding import Ranks
 from scaled_sgd.trainer import Trainer
 from scaled_sgd.world import create_accelerator
 
@@ -117,7 +118,7 @@ class _Examined(Trainer):
     found: dict[str, Any]
 
     def _finish(self, *arguments: Any) -> dict[str, Any]:
-        strategy, (x, y) = self.strategy, self.probe
+        strategy, (x, y) = self.strategy, self.samples.probe(Ranks())
         generator = torch.Generator().manual_seed(5)
         vectors = [
             torch.randn(m_out, m_in, generator=generator, dtype=torch.float64).to(x.dtype)
