@@ -182,6 +182,12 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         f"no, with model.dtype {model.dtype}",
     )
     yield (
+        "sharding.offload",
+        config.sharding.offload,
+        not config.sharding.offload,
+        "false (signals, scales and weights must be on one device)",
+    )
+    yield (
         "sharding.strategy",
         config.sharding.strategy,
         not config.sharding.strategy.startswith("zero") or model.dtype == "float32",

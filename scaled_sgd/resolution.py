@@ -1,5 +1,6 @@
 """What the data and the launch decide of a configuration."""
 
+import itertools
 from dataclasses import replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import count_weights, width_pattern
-from scaled_sgd.strategies.choice import World, bytes_per_process, choose
+from scaled_sgd.strategies.choice import ZERO, World, bytes_per_process, choose
 from scaled_sgd.strategies.config import ShardingConfig
 
 _DEFAULT_EPOCHS = 20.0
@@ -73,7 +74,13 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     weights = count_weights(widths)
     state_bytes = (3 if config.optim.momentum else 2) * weights * getattr(torch, model.dtype).itemsize
     sharding = choose(config.sharding, world, state_bytes)
-    needed = bytes_per_process(sharding, world, state_bytes)
+    if sharding.strategy in ZERO and model.dtype != "float32":
+        raise UserError(
+            f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
+            "allowed: float32"
+        )
+    largest = max(m_in * m_out for m_in, m_out in itertools.pairwise(widths))
+    needed = bytes_per_process(sharding, world, state_bytes, largest * getattr(torch, model.dtype).itemsize)
     if needed > world.memory:
         in_parts = needed > state_bytes / world.size and state_bytes <= world.size * world.memory
         raise UserError(

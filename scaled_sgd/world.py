@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import UserError
@@ -29,6 +29,7 @@ def create_accelerator(config: Config) -> Accelerator:
     """
     run = config.run
     _check_launch(run)
+    _check_precision(run)
     _check_trackers(run.trackers)
     use_cpu = _takes_cpu(run)
     if run.precision == "fp16" and use_cpu:
@@ -52,6 +53,8 @@ def create_accelerator(config: Config) -> Accelerator:
                 # Gradients lie in the buckets that are averaged instead of beside them.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
+            # Whatever the environment says: losses are divided by samples, not by microbatches.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
@@ -85,6 +88,15 @@ def _check_launch(run: RunConfig) -> None:
         raise UserError(
             "launch: several processes were asked for and one was started (accelerate launch --cpu does "
             "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+        )
+
+
+def _check_precision(run: RunConfig) -> None:
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", run.precision):
+        raise UserError(
+            f"launch: mixed precision {launched} was launched and run.precision is {run.precision}; "
+            "allowed: the same"
         )
 
 
@@ -125,7 +137,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     accumulation = config.optim.accumulation
     try:
         plugin = _Plugin(
-            hf_ds_config=None if launched else {"zero_optimization": _zero_section(stage or 0, config)},
+            hf_ds_config=None if launched else {"zero_optimization": {"stage": stage}},
             gradient_accumulation_steps=None if launched else accumulation,
             gradient_clipping=None if launched else 0.0,
         )
@@ -142,9 +154,10 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": 0.0,
         "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1 << 62,
-        "bf16": {"enabled": config.run.precision == "bf16"},
+        # Steps that are not finite are not passed over in silence; sums are in float32.
+        "bf16": {"enabled": config.run.precision == "bf16", "check_grad_overflow": False},
+        "communication_data_type": "fp32",
     }
     # Small layers in parts like the others; torch's own linear, which DeepSpeed would replace for good.
     for key, setting in (("stage3_param_persistence_threshold", 0), ("memory_efficient_linear", False)):
@@ -158,13 +171,6 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
     return plugin
-
-
-def _zero_section(stage: int, config: Config) -> dict[str, Any]:
-    section: dict[str, Any] = {"stage": stage}
-    if config.sharding.offload:
-        section |= {"offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
-    return section
 
 
 def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: int) -> None:
@@ -194,6 +200,17 @@ def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: in
     for key in ("optimizer", "scheduler"):
         if key in settings:
             raise UserError(f"launch: its DeepSpeed configuration has a section {key}; allowed: none")
+    zero = settings.get("zero_optimization", {})
+    for key in ("offload_optimizer", "offload_param"):
+        device = (zero.get(key) or {}).get("device", "none")
+        if device != "none":
+            raise UserError(
+                f"launch: its DeepSpeed configuration has {key} to {device}; allowed: none (signals, scales "
+                "and weights must be on one device)"
+            )
+    for key in ("mics_shard_size", "zero_hpz_partition_size"):
+        if zero.get(key, 1) > 1:
+            raise UserError(f"launch: its DeepSpeed configuration has {key} {zero[key]}; allowed: none")
     for precision in ("fp16", "bf16"):
         enabled = settings.get(precision, {}).get("enabled", "auto")
         if enabled not in ("auto", config.run.precision == precision):

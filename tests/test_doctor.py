@@ -37,7 +37,6 @@ def report(**world):
     [
         ((), ()),
         (("deepspeed",), ("zero1", "zero2", "zero3")),
-        (("transformers",), ("zero1", "zero2", "zero3")),
     ],
 )
 def test_a_strategy_is_there_when_its_packages_are(missing, unavailable):

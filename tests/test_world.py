@@ -56,6 +56,12 @@ def refusal(action, *arguments, **options):
             "bf16 False; allowed: auto, or what run.precision bf16 says",
         ),
         ({"fp16": {"enabled": True}}, [], "fp16 True; allowed: auto, or what run.precision no says"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            [],
+            "offload_optimizer to cpu; allowed: none (signals, scales and weights must be on one device)",
+        ),
+        ({"zero_optimization": {"mics_shard_size": 2}}, [], "mics_shard_size 2; allowed: none"),
     ],
 )
 def test_deepspeed_may_not_do_something_else_in_silence(settings, arguments, expected):
@@ -133,7 +139,7 @@ def launch(kind, **plugins):
 
 
 def fsdp(**settings):
-    defaults = {"fsdp_version": 2, "activation_checkpointing": False}
+    defaults = {"fsdp_version": 2, "activation_checkpointing": False, "cpu_offload": None}
     return launch("FSDP", fsdp=SimpleNamespace(**(defaults | settings)))
 
 
@@ -179,3 +185,10 @@ def test_fsdp_launched_without_gpus_is_still_fsdp(version, refused, monkeypatch)
         )
     else:
         assert launched_strategy(launch("MULTI_CPU")) == "fsdp2"
+
+
+def test_a_launcher_s_precision_is_not_passed_over(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert refusal(create_accelerator, parse([])) == (
+        "launch: mixed precision bf16 was launched and run.precision is no; allowed: the same"
+    )

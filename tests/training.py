@@ -36,13 +36,15 @@ class Finished:
 
     Attributes:
         rows: of its metrics.
-        weights: W_1..W_l, whole.
+        start: W_1..W_l at step 0, whole.
+        weights: likewise at the end.
         momentum: likewise; empty without.
         product: H V for a fixed V, flat.
         held: numbers of the network's weights that each process held as masters.
     """
 
     rows: Rows
+    start: list[Tensor]
     weights: list[Tensor]
     momentum: list[Tensor]
     product: Tensor
@@ -117,6 +119,10 @@ class _Examined(Trainer):
 
     found: dict[str, Any]
 
+    def run(self) -> dict[str, Any]:
+        self.start = [("start", *piece[1:]) for piece in _held(self) if piece[0] == "weight"]
+        return super().run()
+
     def _finish(self, *arguments: Any) -> dict[str, Any]:
         strategy, (x, y) = self.strategy, self.samples.probe(Ranks())
         generator = torch.Generator().manual_seed(5)
@@ -125,18 +131,22 @@ class _Examined(Trainer):
             for m_in, m_out in itertools.pairwise(strategy.network.widths)
         ]
         product = hessian_vector_product(strategy.module, x, y, vectors, loss=self.loss.name)
-        pieces = [
-            (kind, shard.k, shard.shape, shard.start, values.cpu().clone())
-            for shard in strategy.shards
-            for kind in ("weight", "momentum")
-            if (values := shard.values(kind)) is not None
-        ]
         self.found = {
             "folder": self._folder,
-            "pieces": pieces,
+            "pieces": [*self.start, *_held(self)],
             "product": torch.cat([p.reshape(-1) for p in product]),
         }
         return super()._finish(*arguments)
+
+
+def _held(trainer: Trainer) -> list[tuple[str, int, tuple[int, int], int, Tensor]]:
+    """Kind, layer, shape, first number and numbers of what this process holds."""
+    return [
+        (kind, shard.k, shard.shape, shard.start, values.cpu().clone())
+        for shard in trainer.strategy.shards
+        for kind in ("weight", "momentum")
+        if (values := shard.values(kind)) is not None
+    ]
 
 
 def _leave_world() -> None:
@@ -152,14 +162,14 @@ def _leave_world() -> None:
 
 
 def _assemble(metrics: Path, of_ranks: list[dict[str, Any]]) -> Finished:
-    whole: dict[str, dict[int, Tensor]] = {"weight": {}, "momentum": {}}
+    whole: dict[str, dict[int, Tensor]] = {"start": {}, "weight": {}, "momentum": {}}
     for rank in of_ranks:
         for kind, k, shape, start, values in rank["pieces"]:
             flat = whole[kind].setdefault(k, torch.full(shape, torch.nan, dtype=values.dtype)).view(-1)
             flat[start : start + len(values)] = values
     held = [sum(len(p[-1]) for p in rank["pieces"] if p[0] == "weight") for rank in of_ranks]
-    weights, momentum = ([t for _, t in sorted(layers.items())] for layers in whole.values())
-    return Finished(list(read_metrics(metrics)), weights, momentum, of_ranks[0]["product"], held)
+    begun, weights, momentum = ([t for _, t in sorted(layers.items())] for layers in whole.values())
+    return Finished(list(read_metrics(metrics)), begun, weights, momentum, of_ranks[0]["product"], held)
 
 
 def figures(rows: Rows) -> dict[tuple[int, str], Tensor]:

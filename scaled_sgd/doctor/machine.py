@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from scaled_sgd.machine import host_memory
+
 PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "deepspeed", "transformers")
 _GIB = 2**30
 
@@ -53,7 +55,7 @@ def machine() -> Machine:
         packages={package: _version(package) for package in PACKAGES},
         cores=_cores(),
         cores_of_machine=os.cpu_count() or 1,
-        memory_gib=round(_memory() / _GIB, 1),
+        memory_gib=round(host_memory() / _GIB, 1),
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
     )
 
@@ -81,16 +83,6 @@ def _version(package: str) -> str | None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> int:
-    """Bytes of memory, or of the control group's limit where that is lower."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-    except OSError:
-        return memory
-    return min(memory, int(limit)) if limit.isdigit() else memory
 
 
 def _gpu(index: int) -> Gpu:

@@ -9,9 +9,9 @@ import torch.distributed as dist
 _NEEDS: dict[str, tuple[str, ...]] = {
     "ddp": (),
     "fsdp2": (),
-    "zero1": ("deepspeed", "transformers"),
-    "zero2": ("deepspeed", "transformers"),
-    "zero3": ("deepspeed", "transformers"),
+    "zero1": ("deepspeed",),
+    "zero2": ("deepspeed",),
+    "zero3": ("deepspeed",),
     "tensor": (),
     "fsdp2+tensor": (),
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.sharding import zero
 from scaled_sgd.sharding.layout import (
     even_offsets,
     full_weight,
@@ -101,6 +102,8 @@ class Partition:
         weight = self.model.scaled_layers[k - 1].weight
         if holds_rows(weight, self.ranks):
             return local_shard(weight).to(self.dtype)
+        if zero.is_partitioned(weight):
+            return zero.gathered(weight, self.columns(k)).to(self.dtype)
         return full_weight(weight)[self.columns(k)].to(self.dtype)
 
     def own(self, t: Tensor, k: int) -> Tensor:

@@ -56,8 +56,11 @@ class Ranks:
             padded[: len(t)] = t
         everything = t.new_empty((self.size * longest, *t.shape[1:]))
         blocks = list(torch.split(everything, longest))
-        by_rank = [blocks[place] for place in self._places]
-        work = dist.all_gather(by_rank, padded, group=self.group, async_op=True)
+        if self._places == list(range(self.size)):
+            work = dist.all_gather_into_tensor(everything, padded, group=self.group, async_op=True)
+        else:
+            by_rank = [blocks[place] for place in self._places]
+            work = dist.all_gather(by_rank, padded, group=self.group, async_op=True)
 
         def gathered() -> Tensor:
             work.wait()

@@ -11,13 +11,13 @@ def is_partitioned(weight: Tensor) -> bool:
     return hasattr(weight, "ds_id")
 
 
-def gathered(weight: Any) -> Tensor:
-    """The whole of a weight that ZeRO-3 has cut up. Collective."""
+def gathered(weight: Any, rows: slice = slice(None)) -> Tensor:
+    """Rows of a weight that ZeRO-3 has cut up, all of them by default. Collective."""
     from deepspeed import zero
 
     with zero.GatheredParameters([weight]):
-        whole: Tensor = weight.detach().clone()
-    return whole
+        held: Tensor = weight.detach()[rows].clone()
+    return held
 
 
 def cut_up(layer: torch.nn.Module, config: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.strategies.base import Strategy
 from scaled_sgd.strategies.choice import ZERO, World, tensor_processes
-from scaled_sgd.strategies.launched import fsdp_plugin, offloads
+from scaled_sgd.strategies.launched import fsdp_plugin
 from scaled_sgd.strategies.native import Policy, Replicas, Sharded
 
 if TYPE_CHECKING:
@@ -94,20 +94,10 @@ def build_strategy(
 
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
-    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched.
-
-    Raises:
-        UserError: the plugin keeps weights in the memory of the host, and there is no other.
-    """
+    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched."""
     plugin = fsdp_plugin(accelerator)
     half = torch.bfloat16 if config.run.precision == "bf16" else None
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     if plugin is None:
-        return Policy(precision, offload=config.sharding.offload)
-    if offloads(plugin) and accelerator.device.type == "cpu":
-        raise UserError("launch: fsdp_offload_params true was launched; allowed on the CPU: false")
-    return Policy(
-        plugin.mixed_precision_policy or precision,
-        offload=config.sharding.offload or offloads(plugin),
-        reshard=bool(plugin.reshard_after_forward),
-    )
+        return Policy(precision)
+    return Policy(plugin.mixed_precision_policy or precision, reshard=bool(plugin.reshard_after_forward))

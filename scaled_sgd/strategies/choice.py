@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scaled_sgd.errors import UserError
+from scaled_sgd.machine import host_memory
 from scaled_sgd.strategies.config import ShardingConfig
 from scaled_sgd.strategies.launched import launched_strategy
 
@@ -48,10 +49,7 @@ class World:
         """
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cuda = accelerator.device.type == "cuda"
-        if cuda:
-            memory = torch.cuda.mem_get_info()[1]
-        else:
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // local
+        memory = torch.cuda.mem_get_info()[1] if cuda else host_memory() // local
         return cls(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))
 
 
@@ -75,9 +73,6 @@ def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> Sharding
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
             f"{world.launched}, or a launch without DeepSpeed and FSDP"
         )
-    if sharding.offload and (name not in ("fsdp2", "zero3") or not world.cuda):
-        here = f"with {name}" if world.cuda else "on the CPU"
-        raise UserError(f"sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed {here}: false")
     chosen = replace(sharding, strategy=name)  # type: ignore[arg-type]
     tensor_processes(chosen, world)
     return chosen
@@ -108,6 +103,17 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
     return asked
 
 
-def bytes_per_process(sharding: ShardingConfig, world: World, state_bytes: int) -> float:
-    """What weights, gradients and momentum take of a process, at least."""
-    return state_bytes / (world.size if sharding.strategy in SHARDED else 1)
+def bytes_per_process(sharding: ShardingConfig, world: World, state_bytes: int, largest: int) -> float:
+    """What weights, gradients and momentum take of a process, at least.
+
+    Args:
+        sharding: resolved.
+        world: as launched.
+        state_bytes: of the whole network.
+        largest: bytes of the weights of its largest layer, which FSDP2 and ZeRO-3 gather with their gradient.
+    """
+    if sharding.strategy not in SHARDED:
+        return state_bytes
+    if sharding.strategy == "tensor" or world.size == 1:
+        return state_bytes / world.size
+    return state_bytes / world.size + 2 * largest / tensor_processes(sharding, world)

@@ -19,4 +19,4 @@ class ShardingConfig:
     activation_checkpointing: bool = False
     """keep the signals of every √l-th layer alone and compute the others again in the backward pass"""
     offload: bool = False
-    """fsdp2, zero3 on GPUs: weights and optimizer state in the memory of the host"""
+    """weights in the memory of the host; refused: signals, scales and weights must be on one device"""

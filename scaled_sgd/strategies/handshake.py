@@ -66,7 +66,7 @@ class Place:
 
 
 def agree_on_run(config: Config, data: Data, device: torch.device, world_size: int) -> None:
-    """Compare what is going to be built. Collective, and the first thing to be.
+    """Compare what is going to be built. Collective, before anything is laid out over processes.
 
     Raises:
         UserError: on every rank, naming the first rank that differs from rank 0, and in what.

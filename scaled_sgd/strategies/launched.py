@@ -37,7 +37,8 @@ def fsdp_plugin(accelerator: "Accelerator") -> Any:
     Without GPUs Accelerate forgets that it was; the launcher's variables still say it.
 
     Raises:
-        UserError: it is of another version than 2, or recomputes activations in a way of its own.
+        UserError: it is of another version than 2, recomputes activations in a way of its own, or keeps
+            weights in the memory of the host.
     """
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None and is_set("ACCELERATE_USE_FSDP"):
@@ -56,9 +57,6 @@ def fsdp_plugin(accelerator: "Accelerator") -> Any:
             "launch: fsdp_activation_checkpointing true was launched; allowed: false, and "
             "--sharding.activation_checkpointing true"
         )
+    if type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy":
+        raise UserError("launch: fsdp_offload_params true was launched; allowed: false")
     return plugin
-
-
-def offloads(plugin: Any) -> bool:
-    """Whether an FSDP plugin keeps weights in the memory of the host."""
-    return type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy"

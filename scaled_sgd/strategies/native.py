@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.optim import ScaledSGD
@@ -75,12 +74,10 @@ class Policy:
 
     Attributes:
         precision: of forward and backward passes; weights and their updates keep their own.
-        offload: weights and optimizer state in the memory of the host.
         reshard: give up the gathered weights of a layer between forward and backward pass.
     """
 
     precision: MixedPrecisionPolicy
-    offload: bool = False
     reshard: bool = True
 
 
@@ -114,15 +111,22 @@ class Sharded(Strategy):
         self.name = name
         self._autocast = autocast
         world = start_world(device)
-        shape = (world // tensor_processes, tensor_processes)
-        mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "tensor"))
-        self.data, self.tensor = Ranks(mesh["data"].get_group()), Ranks(mesh["tensor"].get_group())
+        # A mesh of one dimension where there is one: each process of a second would be a group of its own.
+        sizes = {"data": world // tensor_processes, "tensor": tensor_processes}
+        if policy is None:
+            del sizes["data"]
+        elif "tensor" not in name:
+            del sizes["tensor"]
+        mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self.data, self.tensor = (
+            Ranks(mesh[axis].get_group()) if axis in sizes else Ranks.alone() for axis in ("data", "tensor")
+        )
         self.network = self.module = make_network("meta")
         if "tensor" in name:
             parallelize(self.network, mesh["tensor"])
         if policy is not None:
             shard(self.network, mesh["data"], policy)
-        self.network.to_empty(device="cpu" if policy is not None and policy.offload else device)
+        self.network.to_empty(device=device)
         self._optimizer = make_optimizer(self.network)
         self.scaling = self._optimizer.scaling
         self.shards = []
@@ -153,7 +157,6 @@ class Sharded(Strategy):
 
 def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
     """FSDP2 over ``mesh``, layer by layer, so that one layer's weights are gathered at a time."""
-    offload = CPUOffloadPolicy() if policy.offload else OffloadPolicy()
     precision = policy.precision
     for layer in network.layers:
         fully_shard(
@@ -161,7 +164,6 @@ def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
             mesh=mesh,
             reshard_after_forward=policy.reshard,
             mp_policy=precision,
-            offload_policy=offload,
         )
     whole = MixedPrecisionPolicy(
         param_dtype=precision.param_dtype, reduce_dtype=precision.reduce_dtype, output_dtype=torch.float32
@@ -170,7 +172,6 @@ def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
         network,
         mesh=mesh,
         mp_policy=precision if precision.param_dtype is None else whole,
-        offload_policy=offload,
     )
 
 
@@ -178,5 +179,5 @@ def start_world(device: torch.device) -> int:
     """Number of processes; where there is one and no group, a group of it is made, which meshes need."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     return dist.get_world_size()

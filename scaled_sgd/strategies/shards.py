@@ -116,11 +116,11 @@ def initial_values(network: HomogeneousMLP, k: int) -> Read:
 
 def gradient_norm(shards: Sequence[Shard], device: torch.device) -> Tensor:
     """‖(G_1, …, G_l)‖_F () in float64. Collective where gradients are in parts."""
+    ranks = Ranks()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    whole = True
     for shard in shards:
         gradient = shard.gradient()
         if gradient is not None:
             total += square_norm(gradient) / shard.copies
-        whole = whole and shard.copies == Ranks().size
-    return (total * Ranks().size if whole else Ranks().sum(total)).sqrt()
+    whole = all(shard.copies == ranks.size for shard in shards)
+    return (total * ranks.size if whole else ranks.sum(total)).sqrt()

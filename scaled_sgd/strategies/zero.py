@@ -65,7 +65,7 @@ class FragmentShard:
         """See :class:`~scaled_sgd.strategies.shards.Shard`."""
         gradient = self.gradient()
         if gradient is not None:
-            gradient.mul_(factor.to(gradient.dtype))
+            gradient.copy_(gradient.float() * factor.float())
 
     def fill(self, kind: Kind, read: Read) -> None:
         """See :class:`~scaled_sgd.strategies.shards.Shard`; the working copy of the weights follows."""
@@ -157,7 +157,8 @@ class Zero(Strategy):
         self.shards = _shards(stage, self.network, self._engine, momentum=momentum > 0)
         if momentum:
             self._start_momentum(stage)
-        for shard in self.shards if stage == 3 else ():
+        # Masters are made from the working weights, which bfloat16 has rounded.
+        for shard in self.shards:
             shard.fill("weight", initial_values(self.network, shard.k))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,12 +10,10 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from scaled_sgd.config import RunConfig
 from scaled_sgd.records import read_metrics
 from tests.distributed.slurm import LoopbackCluster, free_ports, wait_until, why_not
 from tests.launching import REPOSITORY, environment
@@ -25,14 +23,12 @@ pytestmark = pytest.mark.slow
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = ("local.sh", "multinode.sh", "slurm.sbatch")
 SMALL = ("--model.depth=3", "--model.base_width=8", "--run.eval_every=0")
-RESUMES = "resume" in {field.name for field in fields(RunConfig)}
-"""Whether a run can go on where it was; if not, the requeued job finds its folder taken."""
 
 
 def variables(**more: str) -> dict[str, str]:
     """A clean environment whose scripts start the interpreter under test on CPUs."""
     inherited = {name: value for name, value in environment().items() if not name.startswith("SLURM")}
-    return inherited | {"VENV": sys.prefix, "SAVE_SECONDS": "3"} | ({} if RESUMES else {"RESUME": ""}) | more
+    return inherited | {"VENV": sys.prefix, "SAVE_SECONDS": "3"} | more
 
 
 @pytest.fixture
@@ -214,11 +210,9 @@ def test_requeued_jobs_go_on_where_they_were(cluster, clone):
         state = cluster.end(job)
         log = (clone / f"{job}.log").read_text()
         assert [f"restart {number}" in log for number in range(3)] == [True, True, False]
-        if RESUMES:
-            assert state == "COMPLETED", log
-            assert_resumed(clone, f"scaled-sgd-{job}", log.splitlines(), total)
-        else:
-            assert f"error: run.name: 'runs/scaled-sgd-{job}' exists already" in log
+        assert state == "COMPLETED", log
+        assert_resumed(clone, f"scaled-sgd-{job}", log.splitlines(), total)
+        print(log)
 
 
 def assert_resumed(clone: Path, name: str, log: list[str], total: int) -> None:

@@ -100,9 +100,20 @@ def test_the_answer_does_not_depend_on_strategy_or_processes(strategy, processes
     if feature == "bf16":
         # Curvature of a network that rounding moved: losses and weights are the claim.
         worst = {name: worst[name] for name in ("loss", "eval_loss", "weights", "scales")}
+        exact = differences(found, reference("plain", "float32"))
+        assert exact["loss"] > 1e-6, "nothing was rounded"
     name, largest = max(worst.items(), key=lambda item: item[1])
     print(f"{strategy:12} {processes} processes  {feature:9}  {largest:.1e}  ({name})")
     assert {name: error for name, error in worst.items() if not error <= TOLERANCE[precision]} == {}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("strategy", [*EXACT, *ZERO])
+@pytest.mark.parametrize("feature", ["plain", "bf16"])
+def test_a_run_starts_from_the_weights_of_its_seed_whatever_its_precision(strategy, processes, feature):
+    run = run_of(processes, strategy, feature)
+    for W, start in zip(run.start, reference("plain", "float32").start, strict=True):
+        assert torch.equal(W.float(), start.float())
 
 
 @pytest.mark.parametrize("processes", [2, 4])

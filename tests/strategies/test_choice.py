@@ -47,16 +47,6 @@ def sharding(strategy="auto", **options):
             world(),
             "sharding.tensor_processes: 2 does not fit sharding.strategy fsdp2; allowed: null",
         ),
-        (
-            sharding("fsdp2", offload=True),
-            world(cuda=False),
-            "sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed on the CPU: false",
-        ),
-        (
-            sharding("ddp", offload=True),
-            world(),
-            "sharding.offload: true is for fsdp2 and zero3 on GPUs; allowed with ddp: false",
-        ),
     ],
 )
 def test_what_a_launch_cannot_do_is_refused(asked, launch, expected):
@@ -93,10 +83,10 @@ def test_neighbours_on_a_machine_share_layers(size, local_size, expected):
 
 
 def wide(strategy):
-    """4096² and 4096 (64 + 10) weights, 0.13 GiB with gradients."""
+    """10 · 4096² and 4096 (64 + 10) weights, 1.3 GiB with gradients, of which a layer has 0.13."""
     return parse(
         [
-            "--model.depth=3",
+            "--model.depth=12",
             "--model.base_width=4096",
             "--model.width_exponent=0",
             f"--sharding.strategy={strategy}",
@@ -106,13 +96,13 @@ def wide(strategy):
 
 
 def test_a_network_for_many_is_refused_where_each_process_would_hold_it_whole():
-    launch = world(memory=17_080_320 * 4)
+    launch = world(memory=GIB // 2)
     data = load_data(wide("ddp").data, seed=0, quiet=True)
     with pytest.raises(UserError) as error:
         resolve(wide("ddp"), data, launch)
     assert str(error.value) == (
-        "model.base_width: 4096 gives 17,080,320 weights, 0.13 GiB a process with gradients under ddp; "
-        "allowed here: at most 0.064 GiB, or sharding.strategy fsdp2"
+        "model.base_width: 4096 gives 168,075,264 weights, 1.3 GiB a process with gradients under ddp; "
+        "allowed here: at most 0.5 GiB, or sharding.strategy fsdp2"
     )
     assert resolve(wide("fsdp2"), data, launch).sharding.strategy == "fsdp2"
     assert resolve(wide("auto"), data, launch).sharding.strategy == "fsdp2"
@@ -123,8 +113,26 @@ def test_a_network_for_no_one_is_refused():
     with pytest.raises(UserError) as error:
         resolve(wide("fsdp2"), data, world(memory=2**20))
     assert str(error.value) == (
-        "model.base_width: 4096 gives 17,080,320 weights, 0.032 GiB a process with gradients under fsdp2; "
+        "model.base_width: 4096 gives 168,075,264 weights, 0.44 GiB a process with gradients under fsdp2; "
         "allowed here: at most 0.00098 GiB"
+    )
+
+
+def test_a_gathered_layer_needs_room_too():
+    """A quarter of the network fits, but not beside a whole layer and its gradient."""
+    data = load_data(wide("fsdp2").data, seed=0, quiet=True)
+    with pytest.raises(UserError, match=r"0\.44 GiB a process with gradients under fsdp2"):
+        resolve(wide("fsdp2"), data, world(memory=int(0.4 * GIB)))
+    assert resolve(wide("tensor"), data, world(memory=int(0.4 * GIB))).sharding.strategy == "tensor"
+
+
+def test_launched_zero_keeps_float32_masters_too():
+    config = parse(["--model.dtype=float64", "--optim.steps=1"])
+    data = load_data(config.data, seed=0, quiet=True)
+    with pytest.raises(UserError) as error:
+        resolve(config, data, world(launched="zero2"))
+    assert str(error.value) == (
+        "model.dtype: 'float64' does not fit zero2, which was launched; allowed: float32"
     )
 
 
