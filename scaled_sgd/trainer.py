@@ -55,8 +55,6 @@ class Trainer:
         self.rank = accelerator.process_index
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
         self.config = config = resolve(config, self.data, World.of(accelerator))
-        if accelerator.is_main_process:
-            print(f"data: {self.data.describe()}", file=sys.stderr, flush=True)
         self.loss = get_loss(config.loss)
         dtype = getattr(torch, config.model.dtype)
         self._train = self.data.train.to(accelerator.device, dtype)
@@ -75,6 +73,8 @@ class Trainer:
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
         self._metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], self.data.task))
         self.directory = self._open_directory()
+        if accelerator.is_main_process:
+            print(f"data: {self.data.describe()}", file=sys.stderr, flush=True)
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.
@@ -188,7 +188,9 @@ class Trainer:
                 yield step, epoch + ((step - first) / per_epoch if per_epoch else 0.0), batch
                 step += 1
             if step == first:
-                raise UserError(f"data.source: {self.config.data.source!r} gave no training samples")
+                raise UserError(
+                    f"data.source: {self.config.data.source!r} gave no training samples; allowed: at least one"
+                )
             epoch += 1
 
     @torch.no_grad()

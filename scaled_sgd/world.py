@@ -88,7 +88,7 @@ def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS or tracker not in available:
             installed = ", ".join(available) or "none"
-            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; installed: {installed}")
+            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; allowed: {installed}")
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
