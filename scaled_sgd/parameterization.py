@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Literal, get_args
 
+from scaled_sgd.arguments import check_integer, check_number
 from scaled_sgd.errors import UserError
 
 Parameterization = Literal["nup", "ntp", "sp", "mup"]
@@ -36,20 +36,16 @@ def width_pattern(
     Raises:
         UserError: a width, the depth or the exponent is impossible.
     """
-    for name, value in (
-        ("in_features", in_features),
-        ("out_features", out_features),
-        ("depth", depth),
-        ("base_width", base_width),
+    for name, value, most in (
+        ("in_features", in_features, MAX_WIDTH),
+        ("out_features", out_features, MAX_WIDTH),
+        ("depth", depth, MAX_DEPTH),
+        ("base_width", base_width, None),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}: {value!r} is not usable; allowed: integers from 1")
-    if depth > MAX_DEPTH:
-        raise UserError(f"depth: {depth} is not usable; allowed: integers from 1 to {MAX_DEPTH}")
-    if isinstance(exponent, bool) or not isinstance(exponent, Real) or not 0 <= exponent < math.inf:
-        raise UserError(f"width_exponent: {exponent!r} is not usable; allowed: finite numbers from 0")
+        check_integer(name, value, most=most)
+    check_number("width_exponent", exponent)
     widest = (depth - 1) ** float(exponent) * base_width if exponent < 64 else math.inf
-    if max(widest, in_features, out_features) > MAX_WIDTH:
+    if widest > MAX_WIDTH:
         raise UserError(
             f"base_width: {base_width!r} at depth {depth} and width_exponent {exponent} gives a layer of "
             f"{widest:.3g}; allowed: widths up to {MAX_WIDTH}"

@@ -114,7 +114,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"it has an alias, *{self.peek_event().anchor}")
+            raise yaml.YAMLError("it has an alias")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -171,9 +171,9 @@ def _one_line(message: str) -> str:
         if name not in key_types():
             return _not_a_group(name, "nothing")
         return f"{name}: no value given; allowed: {describe(key_types()[name])}"
-    group = re.search(r"key \"(\w+)\": Unable to load config '(.*)'", message, re.DOTALL)
+    group = re.search(r"""key "(\w+)":\s+Unable to load config '(.*?)'\s""", message, re.DOTALL)
     if group:
-        return _not_a_group(group.group(1), repr(group.group(2).partition("' - Parser key")[0]))
+        return _not_a_group(group.group(1), repr(group.group(2)))
     key = re.search(r'key "([\w.]+)"', message)
     # Of a union every member complains, and the last complaint has the whole value as it was given.
     given = re.findall(r"(?:Got|Given) value: (.*)", message)

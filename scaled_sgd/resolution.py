@@ -25,7 +25,8 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     steps = _steps(config, per_epoch)
     if config.optim.warmup_steps >= steps:
         raise UserError(
-            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; allowed: integers below the {steps} steps"
+            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; "
+            f"allowed: integers below the {steps} steps"
         )
     sharding = _sharding(config, data, world)
     every = config.run.eval_every
@@ -74,12 +75,18 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     except UserError as error:
         raise UserError(f"model.{error}") from None
     weights = count_weights(widths)
+    if config.diagnostics.every and config.diagnostics.k > weights:
+        raise UserError(
+            f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
+            f"{weights:,} weights"
+        )
     state_bytes = (3 if config.optim.momentum else 2) * weights * getattr(torch, model.dtype).itemsize
     sharding = choose(config.sharding, world, state_bytes)
     needed = bytes_per_process(sharding, world, state_bytes)
     if needed > world.memory:
         raise UserError(
             f"model.base_width: {model.base_width} gives {weights:,} weights, {needed / 2**30:,.0f} GiB a "
-            f"process with gradients under {sharding.strategy}; allowed here: at most {world.memory / 2**30:,.0f} GiB"
+            f"process with gradients under {sharding.strategy}; allowed here: at most "
+            f"{world.memory / 2**30:,.0f} GiB"
         )
     return sharding

@@ -188,9 +188,8 @@ class Trainer:
                 yield step, epoch + ((step - first) / per_epoch if per_epoch else 0.0), batch
                 step += 1
             if step == first:
-                raise UserError(
-                    f"data.source: {self.config.data.source!r} gave no training samples; allowed: at least one"
-                )
+                source = self.config.data.source
+                raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
             epoch += 1
 
     @torch.no_grad()

@@ -52,7 +52,7 @@ def create_accelerator(config: Config) -> Accelerator:
     if accelerator.num_processes != started:
         raise UserError(
             f"launch: {started} processes were started but they see a world of {accelerator.num_processes}; "
-            "start with accelerate launch --config_file configs/accelerate/cpu.yaml"
+            "allowed: accelerate launch --config_file configs/accelerate/cpu.yaml"
         )
     if run.processes is not None and accelerator.num_processes != run.processes:
         raise UserError(
@@ -79,7 +79,7 @@ def _check_launch(run: RunConfig) -> None:
     if asked_for_several and run.processes != 1:
         raise UserError(
             "launch: several processes were asked for and one was started (accelerate launch --cpu does "
-            "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+            "that); allowed: --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
         )
 
 
@@ -125,7 +125,9 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
             gradient_clipping=0.0,
         )
     except (ValueError, OSError) as error:
-        raise UserError(f"launch: its DeepSpeed configuration cannot be used: {error}") from error
+        raise UserError(
+            f"launch: its DeepSpeed configuration cannot be used: {error}; allowed: a whole one"
+        ) from error
     settings = plugin.deepspeed_config
     if launched:
         _check_deepspeed(settings, config)

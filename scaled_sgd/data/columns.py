@@ -102,8 +102,9 @@ def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
         )
     chosen = chosen or found["number"]
     if not chosen:
+        others = _listed(kinds) or "there is none"
         raise UserError(
-            f"data.inputs: no column beside the target can be the input ({_listed(kinds) or 'there is none'}); "
+            f"data.inputs: no column beside the target can be the input ({others}); "
             "allowed: images, numbers and lists of numbers"
         )
     return tuple(chosen)
