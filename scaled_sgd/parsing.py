@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -137,6 +137,9 @@ def _check_keys(values: dict[str, Any], schema: type, prefix: str) -> None:
             if not isinstance(value, dict):
                 raise UserError(_not_a_group(f"{prefix}{key}", repr(value)))
             _check_keys(value, hints[key], f"{prefix}{key}.")
+        elif value is None and type(None) not in get_args(hints[key]):
+            # jsonargparse lets a null pass where a file has it.
+            raise UserError(f"{prefix}{key}: 'null' does not fit; allowed: {describe(hints[key])}")
 
 
 def _not_a_group(key: str, value: str) -> str:

@@ -149,6 +149,10 @@ def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
             f"data.eval_split: {config.eval_split!r} does not fit 'digits', which has one split; "
             "allowed: null, and data.eval_fraction"
         )
+    if config.task == "regression":
+        raise UserError(
+            "data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"
+        )
     for key, value in (("inputs", config.inputs), ("target", config.target)):
         if value is not None:
             raise UserError(
