@@ -1,6 +1,7 @@
 """From `data.source` to its splits: local files and folders first, then the Hugging Face hub."""
 
 import csv
+import glob
 import importlib.util
 import logging
 import os
@@ -60,7 +61,7 @@ def _local(path: Path, source: str, streaming: bool) -> dict[str, Any]:
         if path.is_dir():
             return dict(datasets.load_dataset(str(path), streaming=streaming))
         reader = READERS[path.suffix]
-        return dict(datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
+        return dict(datasets.load_dataset(reader, data_files=glob.escape(str(path)), streaming=streaming))
 
 
 def _check_headers(path: Path) -> None:

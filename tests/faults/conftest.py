@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
