@@ -722,8 +722,8 @@ def test_a_file_that_vanishes_between_listing_and_reading_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["my data/t.csv", "größe/数 据.csv", "a'b\"c.csv", "[x]/t.csv", "a%20b.csv", "a*b?.csv", "d[1]"]
+    "name", ["my data/t.csv", "größe/数 据.csv", "a'b\"c.csv", "[x]/t.csv", "a%20b.csv", "a*b?.csv"]
 )
-def test_any_name_will_do(name: str) -> None:
-    write({name if name.endswith(".csv") else f"{name}/train.csv": TABLE})
+def test_any_file_name_will_do(name: str) -> None:
+    write({name: TABLE})
     assert main([*QUICK, f"--data.source={name}"]) == 0
