@@ -82,12 +82,12 @@ def _hub(name: str, streaming: bool) -> dict[str, Any]:
     from huggingface_hub import constants
 
     reachable = hub_is_reachable()
+    why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
     switches = ((datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE"))
     with reading("data.source", repr(name)), nullcontext() if reachable else offline(*switches):
         try:
             return dict(datasets.load_dataset(name, streaming=streaming))
         except ConnectionError as error:
-            why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
             raise UserError(
                 f"data.source: cannot reach the Hugging Face hub for {name!r}{why}; "
                 "allowed without it: a local parquet, CSV or JSON file or a save_to_disk folder"
