@@ -7,7 +7,7 @@ CONFIG ?= configs/experiments/digits.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types unit bench clean
+.PHONY: help setup train test lint types unit audit bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ types: setup
 
 unit: setup
 	$(BIN)/python -m pytest
+
+audit: setup  ## what is installed is what requirements-locked.txt pins, with a hash for each file
+	$(BIN)/python .ci/audit.py
 
 bench: setup  ## speed, as ratios measured side by side
 	$(BIN)/python -m benchmarks

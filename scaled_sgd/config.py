@@ -11,7 +11,7 @@ from scaled_sgd.checkpoint.config import CheckpointConfig
 from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.observation import DiagnosticsConfig
-from scaled_sgd.parameterization import Activation, Parameterization
+from scaled_sgd.parameterization import MAX_DEPTH, Activation, Parameterization
 from scaled_sgd.scaling import RULES
 from scaled_sgd.strategies.config import ShardingConfig
 
@@ -173,6 +173,10 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         ("optim.weight_decay", optim.weight_decay),
     ):
         yield key, number, 0 <= number < math.inf, "finite numbers from 0"
+    yield "model.depth", model.depth, model.depth <= MAX_DEPTH, f"integers from 1 to {MAX_DEPTH}"
+    for key, value in _leaves(config):
+        if isinstance(value, int) and key != "run.seed":
+            yield key, value, value < 2**63, "integers below 2**63"
     yield "run.seed", run.seed, 0 <= run.seed < 2**63, "integers from 0 to 2**63 − 1"
     yield "scaling.rule", config.scaling.rule, config.scaling.rule in RULES, ", ".join(RULES)
     yield (
@@ -200,8 +204,14 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         f"integers below optim.steps {optim.steps}",
     )
     yield "optim.momentum", optim.momentum, 0 <= optim.momentum < 1, "numbers from 0 to below 1"
-    for key, bound in (("optim.clip_norm", optim.clip_norm), ("optim.epochs", optim.epochs)):
-        yield key, bound, bound is None or 0 < bound < math.inf, "finite numbers above 0, or null"
+    clip_norm, epochs = optim.clip_norm, optim.epochs
+    yield (
+        "optim.clip_norm",
+        clip_norm,
+        clip_norm is None or 0 < clip_norm < math.inf,
+        "finite numbers above 0, or null",
+    )
+    yield "optim.epochs", epochs, epochs is None or 0 < epochs <= 1e9, "numbers above 0 up to 1e9, or null"
     yield (
         "optim.steps",
         optim.steps,
@@ -238,15 +248,26 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
     )
     yield "run.resume", run.resume, run.resume != "", "no, auto, or the path of a run or checkpoint"
     timeout = run.timeout_seconds
-    yield "run.timeout_seconds", timeout, 1 <= timeout < math.inf, "finite numbers from 1"
+    yield "run.timeout_seconds", timeout, 1 <= timeout <= 1e6, "numbers from 1 to 1e6"
     yield "diagnostics.tolerance", tolerance, 0 < tolerance < 1, "numbers between 0 and 1"
     yield "data.eval_fraction", data.eval_fraction, 0 < data.eval_fraction < 1, "numbers between 0 and 1"
     yield (
         "run.name",
         run.name,
         run.name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", run.name) is not None,
-        "letters, digits, '.', '_' and '-', the first a letter or digit, or null",
+        "up to 200 letters, digits, '.', '_' and '-', the first a letter or digit, or null",
     )
+    yield "run.dir", run.dir, bool(run.dir) and "\0" not in run.dir, "the path of a folder"
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys with their values."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ class UserError(ValueError):
     """A mistake that a user can make and mend: exit status 2, one line, no traceback.
 
     The message names the configuration key (or argument), the value that was given and what is
-    allowed, in that order: ``data.target: no column 'lable'; columns are: image, label``.
+    allowed, in that order: ``data.target: no column 'lable'; allowed: image, label``.
     """
 
     def __init__(self, message: str) -> None:

@@ -95,7 +95,7 @@ def get_loss(name: str) -> Loss:
     Raises:
         UserError: the name is neither ``cross_entropy`` nor ``mse``.
     """
-    if name not in _LOSSES:
+    if not isinstance(name, str) or name not in _LOSSES:
         raise UserError(f"loss: {name!r} is unknown; allowed: {', '.join(get_args(LossName))}")
     return _LOSSES[name]
 
@@ -103,12 +103,14 @@ def get_loss(name: str) -> Loss:
 def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
     """Refuse targets whose shape or type does not fit ``n`` samples of ``out_features`` outputs.
 
-    Class ids are not range-checked here, since that would wait for the device; :mod:`scaled_sgd.data`
-    checks them once when it reads them.
+    The range of class ids is checked on the CPU alone, since that would wait for another device;
+    :mod:`scaled_sgd.data` checks it once when it reads them.
 
     Raises:
         UserError: wrong number of dimensions, samples, outputs, or a wrong kind of number.
     """
+    if not isinstance(y, Tensor):
+        raise UserError(f"y: {type(y).__name__} does not fit; allowed: a tensor of {n} targets")
     if loss.name == "cross_entropy":
         fits = y.shape == (n,) and y.dtype == torch.int64
         wanted = f"int64 class ids of shape ({n},)"
@@ -117,3 +119,7 @@ def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
         wanted = f"floating point targets of shape ({n}, {out_features})"
     if not fits:
         raise UserError(f"y: {y.dtype} of shape {tuple(y.shape)} does not fit; allowed: {wanted}")
+    if loss.name == "cross_entropy" and n and y.device.type == "cpu":
+        first, last = int(y.min()), int(y.max())
+        if first < 0 or last >= out_features:
+            raise UserError(f"y: class ids from {first} to {last}; allowed: 0 to {out_features - 1}")

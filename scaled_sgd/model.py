@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaled_sgd.arguments import FLOATS, check_integer, check_number
 from scaled_sgd.errors import UserError
-from scaled_sgd.parameterization import Activation, layer_constants, width_pattern
+from scaled_sgd.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
 
 _BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 21
@@ -33,6 +34,18 @@ def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: flo
     return torch.from_numpy(rows).mul_(std)
 
 
+def _check_kind(device: object, dtype: object) -> None:
+    if dtype is not None and dtype not in FLOATS:
+        allowed = ", ".join(str(kind) for kind in FLOATS)
+        raise UserError(f"dtype: {dtype!r} is not usable; allowed: {allowed}")
+    try:
+        torch.empty(0, device=device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError, AssertionError):
+        raise UserError(
+            f"device: {device!r} is not here; allowed: cpu, meta or a device of torch's"
+        ) from None
+
+
 class ScaledLinear(nn.Module):
     """z = α h Wᵀ, no bias.
 
@@ -41,6 +54,9 @@ class ScaledLinear(nn.Module):
         multiplier: α_k.
         init_std: standard deviation of the entries of W_k at step 0.
         layer_weight: ω_k of the scaling rules (theory §3).
+
+    Raises:
+        UserError: impossible widths, constants, device or dtype.
     """
 
     def __init__(
@@ -55,6 +71,15 @@ class ScaledLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        for name, width in (("in_features", in_features), ("out_features", out_features)):
+            check_integer(name, width, most=MAX_WIDTH)
+        for name, constant in (
+            ("multiplier", multiplier),
+            ("init_std", init_std),
+            ("layer_weight", layer_weight),
+        ):
+            check_number(name, constant)
+        _check_kind(device, dtype)
         self.in_features = in_features
         self.out_features = out_features
         self.multiplier = multiplier
@@ -124,8 +149,7 @@ class HomogeneousMLP(nn.Module):
         self.parameterization = parameterization
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
-        elif isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise UserError(f"seed: {seed!r} is not usable; allowed: integers from 0 to 2**63 − 1")
+        check_integer("seed", seed, least=0, most=2**63 - 1)
         self.seed = seed
         layers: list[ScaledLinear] = []
         for k in range(1, depth + 1):
@@ -184,7 +208,9 @@ class HomogeneousMLP(nn.Module):
         return torch.where(z > 0, positive, negative)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs f (n, m_l) of samples x (n, m_0)."""
+        """Outputs f (…, m_l) of samples x (…, m_0)."""
+        if not x.ndim or x.shape[-1] != self.widths[0]:
+            raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {self.widths[0]})")
         if not (self.activation_checkpointing and torch.is_grad_enabled()):
             return self._run(x, 0, self.depth)
         segment = math.ceil(math.sqrt(self.depth))

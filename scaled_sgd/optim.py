@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from scaled_sgd.arguments import check_number
 from scaled_sgd.errors import UserError
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.sharding import local_shard
@@ -45,9 +46,9 @@ class ScaledSGD(Optimizer):
         process_group: dist.ProcessGroup | None = None,
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
-        for name, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
-            if not 0 <= value < float("inf"):
-                raise UserError(f"{name}: {value!r} is not usable; allowed: finite numbers from 0")
+        check_number("lr", lr)
+        check_number("momentum", momentum, below=1)
+        check_number("weight_decay", weight_decay)
         self.scaling = DepthwiseScaling(
             model, rule=rule, static=static, process_group=process_group, grad_scaler=grad_scaler
         )
@@ -114,7 +115,12 @@ class ScaledSGD(Optimizer):
         if "scaling" not in state:
             raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
         self.scaling.load_state_dict(state.pop("scaling"))
-        super().load_state_dict(state)
+        try:
+            super().load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
+            ) from error
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """One group holds all scaled layers.

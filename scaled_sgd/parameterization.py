@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Literal, get_args
 
+from scaled_sgd.arguments import check_integer, check_number
 from scaled_sgd.errors import UserError
 
 Parameterization = Literal["nup", "ntp", "sp", "mup"]
@@ -17,6 +17,7 @@ PARAMETERIZATIONS: tuple[str, ...] = get_args(Parameterization)
 
 MAX_WIDTH = 2**31 - 1
 """The widest layer that matrix libraries index."""
+MAX_DEPTH = 100_000
 
 
 def width_pattern(
@@ -35,18 +36,16 @@ def width_pattern(
     Raises:
         UserError: a width, the depth or the exponent is impossible.
     """
-    for name, value in (
-        ("in_features", in_features),
-        ("out_features", out_features),
-        ("depth", depth),
-        ("base_width", base_width),
+    for name, value, most in (
+        ("in_features", in_features, MAX_WIDTH),
+        ("out_features", out_features, MAX_WIDTH),
+        ("depth", depth, MAX_DEPTH),
+        ("base_width", base_width, None),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}: {value!r} is not a width or depth; allowed: integers from 1")
-    if not isinstance(exponent, Real) or not 0 <= exponent < math.inf:
-        raise UserError(f"width_exponent: {exponent!r} is not usable; allowed: finite numbers from 0")
+        check_integer(name, value, most=most)
+    check_number("width_exponent", exponent)
     widest = (depth - 1) ** float(exponent) * base_width if exponent < 64 else math.inf
-    if max(widest, in_features, out_features) > MAX_WIDTH:
+    if widest > MAX_WIDTH:
         raise UserError(
             f"base_width: {base_width!r} at depth {depth} and width_exponent {exponent} gives a layer of "
             f"{widest:.3g}; allowed: widths up to {MAX_WIDTH}"
@@ -87,10 +86,10 @@ class Activation:
             try:
                 a, b = (float(value) for value in name)
             except (TypeError, ValueError):
-                raise UserError(f"activation: {name!r} is not a pair of numbers [a, b]") from None
+                raise UserError(f"activation: {name!r} is not usable; {_PAIR}") from None
         norm = math.hypot(a, b)
         if not 0 < norm < math.inf:
-            raise UserError(f"activation: [{a}, {b}] cannot be normalised; one of a, b must not be 0")
+            raise UserError(f"activation: [{a}, {b}] cannot be normalised; {_PAIR}")
         return cls(a / norm, b / norm)
 
     @property
@@ -104,6 +103,7 @@ class Activation:
         return self.a - self.b
 
 
+_PAIR = "allowed: two finite numbers [a, b], one of them not 0"
 _NAMED_ACTIVATIONS = {"relu": (1.0, 1.0), "abs": (0.0, 1.0), "linear": (1.0, 0.0)}
 
 

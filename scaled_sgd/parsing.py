@@ -6,13 +6,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from scaled_sgd.config import Config, check, describe, key_types
 from scaled_sgd.errors import UserError
+
+_PLAIN = "allowed: keys and values in plain YAML"
 
 
 def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config:
@@ -104,29 +106,57 @@ def _holds_keys(name: str) -> bool:
     if not path.is_file():
         raise UserError(f"--config: no file {name!r}; allowed: a YAML file")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
-        raise UserError(f"--config: cannot read {name!r}: {error.strerror}") from error
+        raise UserError(f"--config: cannot read {name!r}: {error.strerror}; {_PLAIN}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {name!r} is not valid YAML: {error}") from error
+        raise UserError(f"--config: {name!r} is not valid YAML: {error}; {_PLAIN}") from error
+    except RecursionError:
+        raise UserError(f"--config: {name!r} nests too deeply; {_PLAIN}") from None
     if values is None:
         return False
     if not isinstance(values, dict):
-        raise UserError(f"--config: {name!r} holds a {type(values).__name__}; allowed: keys and values")
+        raise UserError(f"--config: {name!r} holds a {type(values).__name__}; {_PLAIN}")
     _check_keys(values, Config, "")
     return True
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Neither tags, nor aliases, whose expansion may be endless, nor keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
+        return super().construct_mapping(node, deep)
 
 
 def _check_keys(values: dict[str, Any], schema: type, prefix: str) -> None:
     hints = get_type_hints(schema)
     for key, value in values.items():
+        if not prefix and key in key_types() and key not in hints:
+            group, _, leaf = key.partition(".")
+            raise UserError(f"{key}: {value!r} is not nested; allowed in a file: {group}: {{{leaf}: …}}")
         if key not in hints:
             raise UserError(_unknown_key(f"{prefix}{key}"))
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                inner = ", ".join(entry.name for entry in fields(hints[key]))
-                raise UserError(f"{prefix}{key}: {value!r} is not a group; allowed: the keys {inner}")
+                raise UserError(_not_a_group(f"{prefix}{key}", repr(value)))
             _check_keys(value, hints[key], f"{prefix}{key}.")
+        elif value is None and type(None) not in get_args(hints[key]):
+            # jsonargparse lets a null pass where a file has it.
+            raise UserError(f"{prefix}{key}: 'null' does not fit; allowed: {describe(hints[key])}")
+
+
+def _not_a_group(key: str, value: str) -> str:
+    inner = ", ".join(name.removeprefix(f"{key}.") for name in key_types() if name.startswith(f"{key}."))
+    return f"{key}: {value} is not a group; allowed: the keys {inner}"
 
 
 def _unknown_key(key: str) -> str:
@@ -142,21 +172,36 @@ def _unknown_key(key: str) -> str:
 
 def _one_line(message: str) -> str:
     """Say what jsonargparse says in the form key, value, what is allowed."""
-    unknown = re.search(r"unrecognized arguments?: (\S+)", message, re.IGNORECASE)
+    unknown = re.search(r"unrecognized arguments?: (\S*)", message, re.IGNORECASE)
     if unknown:
         name = unknown.group(1)
-        if name.startswith("--"):
+        if name.startswith("--") and name != "--":
             return _unknown_key(name[2:].partition("=")[0])
-        return f"argument: {name!r} is not understood; options look like --model.depth 8"
+        return f"argument: {name!r} is not understood; allowed: options such as --model.depth 8"
     missing = re.search(r"argument --([\w.]+)\S*: expected one argument", message)
     if missing:
-        hint = key_types().get(missing.group(1))
-        return f"{missing.group(1)}: no value given" + (f"; allowed: {describe(hint)}" if hint else "")
+        name = missing.group(1)
+        if name == "config":
+            return "--config: no value given; allowed: a YAML file"
+        if name not in key_types():
+            return _not_a_group(name, "nothing")
+        return f"{name}: no value given; allowed: {describe(key_types()[name])}"
+    group = re.search(r"""key "(\w+)":\s+Unable to load config '(.*?)'\s""", message, re.DOTALL)
+    if group:
+        return _not_a_group(group.group(1), repr(group.group(2)))
     key = re.search(r'key "([\w.]+)"', message)
-    value = re.search(r"(?:Got|Given) value: (.*)", message, re.DOTALL)
-    if key and value and key.group(1) in key_types():
+    # Of a union every member complains, and the last complaint has the whole value as it was given.
+    given = re.findall(r"(?:Got|Given) value: (.*)", message)
+    if key and given and key.group(1) in key_types():
         allowed = describe(key_types()[key.group(1)])
-        return f"{key.group(1)}: {value.group(1).strip()!r} does not fit; allowed: {allowed}"
+        value = {"True": "true", "False": "false", "None": "null"}.get(given[-1].strip(), given[-1].strip())
+        return f"{key.group(1)}: {value!r} does not fit; allowed: {allowed}"
+    printing = re.search(r'Invalid option "(.*)" for --print_config', message)
+    if printing:
+        return f"--print_config: {printing.group(1)!r} is unknown; allowed: comments, skip_default, skip_null"
+    file = re.search(r"Problems parsing config: (.*)", message, re.DOTALL)
+    if file:
+        return f"--config: it is not valid YAML: {file.group(1)}; {_PLAIN}"
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if option:
         return _unknown_key(f"{option.group(1)}.{option.group(2)}")

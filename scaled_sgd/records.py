@@ -59,7 +59,9 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"metrics: cannot read {str(path)!r}: {error.strerror}") from error
+        raise UserError(
+            f"metrics: cannot read {str(path)!r}: {error.strerror}; allowed: a metrics.jsonl"
+        ) from error
     for line in text.split("\n")[:-1]:
         yield json.loads(line)
 

@@ -26,7 +26,7 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     steps = _steps(config, per_epoch)
     if config.optim.warmup_steps >= steps:
         raise UserError(
-            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; allowed: below the {steps} steps"
+            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; allowed: integers below the {steps} steps"
         )
     sharding = _sharding(config, data, world)
     every = config.run.eval_every
@@ -64,14 +64,22 @@ def _steps(config: Config, per_epoch: int | None) -> int:
 def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
     """The strategy; refuses a network whose weights, gradients and momentum exceed a process's memory."""
     model = config.model
-    widths = width_pattern(
-        data.in_features,
-        data.out_features,
-        depth=model.depth,
-        base_width=model.base_width,
-        exponent=model.width_exponent,
-    )
+    try:
+        widths = width_pattern(
+            data.in_features,
+            data.out_features,
+            depth=model.depth,
+            base_width=model.base_width,
+            exponent=model.width_exponent,
+        )
+    except UserError as error:
+        raise UserError(f"model.{error}") from None
     weights = count_weights(widths)
+    if config.diagnostics.every and config.diagnostics.k > weights:
+        raise UserError(
+            f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
+            f"{weights:,} weights"
+        )
     state_bytes = (3 if config.optim.momentum else 2) * weights * getattr(torch, model.dtype).itemsize
     sharding = choose(config.sharding, world, state_bytes)
     if sharding.strategy in ZERO and model.dtype != "float32":

@@ -58,7 +58,8 @@ class Samples:
                 if at.step == steps:
                     return
             if at.minibatch == 0:
-                raise UserError(f"data.source: {self._config.data.source!r} gave no training samples")
+                source = self._config.data.source
+                raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
             at.epoch, at.minibatch = at.epoch + 1, 0
 
     def probe(self, ranks: Ranks) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def get_rule(name: str) -> Rule:
     Raises:
         UserError: there is no such rule.
     """
-    if name not in RULES:
+    if not isinstance(name, str) or name not in RULES:
         raise UserError(f"rule: {name!r} is unknown; allowed: {', '.join(RULES)}")
     return RULES[name]
 
@@ -110,6 +110,8 @@ class DepthwiseScaling:
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
         self._rule = get_rule(rule)
+        if not isinstance(static, bool):
+            raise UserError(f"static: {static!r} is not usable; allowed: True, False")
         self.rule = rule
         self.static = static
         self.layers: list[MeasuredLayer] = measured_layers(model)
@@ -168,9 +170,11 @@ class DepthwiseScaling:
         """
         inner = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(inner, Optimizer):
-            raise UserError(f"optimizer: {type(optimizer).__name__} is not a torch.optim.Optimizer")
+            raise UserError(
+                f"optimizer: {type(optimizer).__name__} does not fit; allowed: a torch.optim.Optimizer"
+            )
         if self._optimizer is not None:
-            raise UserError("optimizer: one is attached already; call detach() first")
+            raise UserError("optimizer: one is attached already; call detach() first; allowed: one")
         trained = {parameter for group in inner.param_groups for parameter in group["params"]}
         for layer in self.layers:
             if not trained.issuperset(layer.parameters):
@@ -207,14 +211,20 @@ class DepthwiseScaling:
         Raises:
             UserError: the state is of another rule or another number of layers.
         """
+        for key in ("rule", "static", "scales"):
+            if key not in state:
+                raise UserError(f"state_dict: it has no {key!r}; allowed: the state of a DepthwiseScaling")
         for key in ("rule", "static"):
             if state[key] != getattr(self, key):
                 raise UserError(
-                    f"scaling.{key}: {getattr(self, key)!r} differs from the saved {state[key]!r}"
+                    f"scaling.{key}: {getattr(self, key)!r} differs from the saved {state[key]!r}; "
+                    "allowed: the same"
                 )
         scales = state["scales"]
-        if scales is not None and scales.shape != (len(self.layers),):
-            raise UserError(f"scaling: {scales.numel()} saved scales do not fit {len(self.layers)} layers")
+        if scales is not None and (not isinstance(scales, Tensor) or scales.shape != (len(self.layers),)):
+            raise UserError(
+                f"state_dict: its scales do not fit; allowed: a tensor ({len(self.layers)},), one a layer"
+            )
         self._scales = None if scales is None else scales.to(self._norms.device, torch.float64)
         self._measure()
 

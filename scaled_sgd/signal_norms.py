@@ -46,6 +46,8 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
     Raises:
         UserError: there are none, or a trainable parameter lies outside them.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
     layers: list[MeasuredLayer] = []
     owned: set[nn.Parameter] = set()
     for name, module in unwrap(model).named_modules():
@@ -67,11 +69,11 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter not in owned:
             raise UserError(
-                f"model: trainable parameter {name} is not in an nn.Linear layer; depthwise scaling "
-                "allows nn.Linear layers applied in order (freeze the rest with requires_grad_(False))"
+                f"model: trainable parameter {name} is not in an nn.Linear layer; allowed: nn.Linear "
+                "layers applied in order (freeze the rest with requires_grad_(False))"
             )
     if not layers:
-        raise UserError("model: no trainable nn.Linear layer; depthwise scaling needs at least one")
+        raise UserError("model: no trainable nn.Linear layer; allowed: at least one")
     return layers
 
 
@@ -224,7 +226,7 @@ class SignalNorms:
         if missing:
             raise UserError(
                 f"model: layer {missing[0]} took no part in a forward and backward pass since the last "
-                "step; depthwise scaling needs every layer once a microbatch"
+                "step; allowed: every layer once a microbatch"
             )
         sums = torch.stack([probe.grad for probe in self._probes if probe.grad is not None])
         self._sums = torch.cat((sums[:, 0], sums[:, 1], sums[:1, 2]))
@@ -261,7 +263,7 @@ class SignalNorms:
         if torch.is_grad_enabled() and k not in (0, self._next_layer):
             expected = self._layers[self._next_layer % len(self._layers)].name
             raise UserError(
-                f"model: layer {self._layers[k].name} ran where {expected} was expected; depthwise "
-                "scaling needs linear layers applied once each, in registration order"
+                f"model: layer {self._layers[k].name} ran where {expected} was expected; allowed: "
+                "linear layers applied once each, in registration order"
             )
         self._next_layer = k + 1

@@ -59,7 +59,6 @@ class Trainer:
         self.rank = accelerator.process_index
         self.data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=self.rank > 0))
         self.config = config = resolve(config, self.data, World.of(accelerator))
-        self._say(f"data: {self.data.describe()}")
         agree_on_run(config, self.data, accelerator.device, accelerator.num_processes)
         self.loss = get_loss(config.loss)
         self.samples = Samples(self.data, config, accelerator.device)
@@ -86,6 +85,7 @@ class Trainer:
         if config.run.trackers:
             accelerator.project_configuration.logging_dir = str(self._folder)
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
+        self._say(f"data: {self.data.describe()}")
         self._saver = Saver(config, self.data, self.strategy, self.observer, accelerator.scaler)
         self.progressed = Progressed()
         if start.checkpoint is not None:

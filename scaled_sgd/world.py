@@ -60,7 +60,7 @@ def create_accelerator(config: Config) -> Accelerator:
     if accelerator.num_processes != started:
         raise UserError(
             f"launch: {started} processes were started but they see a world of {accelerator.num_processes}; "
-            "start with accelerate launch --config_file configs/accelerate/cpu.yaml"
+            "allowed: accelerate launch --config_file configs/accelerate/cpu.yaml"
         )
     if run.processes is not None and accelerator.num_processes != run.processes:
         raise UserError(
@@ -87,7 +87,7 @@ def _check_launch(run: RunConfig) -> None:
     if asked_for_several and run.processes != 1:
         raise UserError(
             "launch: several processes were asked for and one was started (accelerate launch --cpu does "
-            "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+            "that); allowed: --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
         )
 
 
@@ -105,7 +105,7 @@ def _check_trackers(trackers: list[str]) -> None:
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS or tracker not in available:
             installed = ", ".join(available) or "none"
-            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; installed: {installed}")
+            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; allowed: {installed}")
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
@@ -142,7 +142,9 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
             gradient_clipping=None if launched else 0.0,
         )
     except (ValueError, OSError) as error:
-        raise UserError(f"launch: its DeepSpeed configuration cannot be used: {error}") from error
+        raise UserError(
+            f"launch: its DeepSpeed configuration cannot be used: {error}; allowed: a whole one"
+        ) from error
     settings = plugin.deepspeed_config
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro = max(1, config.optim.batch_size // (processes * accumulation))

@@ -284,154 +284,6 @@ def test_a_local_folder_comes_before_a_hub_name(tmp_path: Path, monkeypatch: pyt
     assert load("csv").in_features == 2
 
 
-def test_unclear_columns_are_refused_with_a_list(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "t.parquet", table().rename(columns={"label": "outcome"}))
-    assert refusal(path) == (
-        "data.target: no column is clearly the target; name one with data.target; columns are: a, b, outcome"
-    )
-    assert refusal(path, target="lable") == "data.target: no column 'lable'; columns are: a, b, outcome"
-    assert refusal(path, target="b", inputs=["a", "c"]) == (
-        "data.inputs: no column 'c'; columns are: a, b, outcome"
-    )
-    assert "is the target" in refusal(path, target="b", inputs=["b"])
-    assert "list is empty" in refusal(path, target="b", inputs=[])
-
-
-def test_columns_of_no_use_are_refused(tmp_path: Path) -> None:
-    words = parquet(tmp_path / "t.parquet", table(4, word=["a", "b", "c", "d"]))
-    assert "string'); allowed: images" in refusal(words, inputs=["a", "word"])
-    only = parquet(tmp_path / "o.parquet", table(4, word=["a", "b", "c", "d"])[["word", "label"]])
-    assert "no column holds images, numbers or lists" in refusal(only)
-    two = saved(tmp_path / "two", {"v": [[1.0]] * 3, "w": [[2.0]] * 3, "y": [1.0, 2.0, 3.0]})
-    assert "several columns could be the input: v, w" in refusal(two)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, None, 1e300])
-def test_values_that_are_not_finite_are_refused_with_their_row(tmp_path: Path, bad: float | None) -> None:
-    frame = table().astype({"a": "float64"})
-    frame.loc[[7, 9], "a"] = bad
-    message = refusal(parquet(tmp_path / "t.parquet", frame))
-    assert message.startswith("data.inputs: column 'a', row 7: ")
-    frame = table().assign(label=np.arange(20.0))
-    frame.loc[3, "label"] = bad
-    message = refusal(parquet(tmp_path / "u.parquet", frame))
-    assert message.startswith("data.target: column 'label', row 3: ")
-
-
-def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
-    features = {"v": datasets.List(datasets.Value("float32")), "label": datasets.ClassLabel(num_classes=3)}
-    unlabelled = saved(tmp_path / "s", {"v": [[1.0]] * 3, "label": [0, 2, -1]}, features)
-    expected = "data.target: column 'label', row 2: label -1; allowed: 0..2"
-    assert refusal(unlabelled) == expected
-    plain = saved(tmp_path / "p", {"v": [[1.0]] * 4, "label": [0, 2, -1, 1]})
-    assert refusal(plain) == expected
-    missing = saved(tmp_path / "m", {"v": [[1.0]] * 3, "label": ["a", None, "b"]})
-    assert refusal(missing) == "data.target: column 'label', row 1: label None; allowed: 'a', 'b'"
-    alone = saved(tmp_path / "a", {"v": [[1.0]] * 3, "label": [0, 0, 0]})
-    assert "has 1 classes; allowed: 2..10000" in refusal(alone)
-
-
-def test_a_held_out_split_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    def pair(name: str, train: dict[str, Any], test: dict[str, Any]) -> Path:
-        parts = {"train": datasets.Dataset.from_dict(train), "test": datasets.Dataset.from_dict(test)}
-        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / name))
-        return tmp_path / name
-
-    train = {"v": [[1.0, 2.0]] * 2, "label": ["a", "b"]}
-    unseen = pair("unseen", train, {"v": [[1.0, 2.0]], "label": ["c"]})
-    assert "row 0: label 'c'; allowed: 'a', 'b'" in refusal(unseen, eval_split="test")
-    wider = pair("wider", train, {"v": [[1.0, 2.0, 3.0]], "label": ["a"]})
-    assert "data.inputs" in refusal(wider, eval_split="test")
-    renamed = pair("renamed", train, {"w": [[1.0, 2.0]], "label": ["a"]})
-    assert refusal(renamed, eval_split="test") == (
-        "data.eval_split: split 'test' has no column 'v'; columns are: w, label"
-    )
-    retyped = pair("retyped", train, {"v": [[1.0, 2.0]], "label": [0]})
-    assert "column 'label' holds int64; allowed: 'a', 'b'" in refusal(retyped, eval_split="test")
-
-
-def test_class_names_in_another_order_are_refused(tmp_path: Path) -> None:
-    parts = {
-        name: datasets.Dataset.from_dict(
-            {"v": [[1.0]] * 2, "label": [0, 1]},
-            features=datasets.Features(
-                {"v": datasets.List(datasets.Value("float32")), "label": datasets.ClassLabel(names=names)}
-            ),
-        )
-        for name, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"]))
-    }
-    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "s"))
-    assert "has classes ['dog', 'cat']" in refusal(tmp_path / "s", eval_split="test")
-
-
-def test_ragged_rows_are_refused(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "s", {"v": [[1.0, 2.0], [3.0]], "y": [0.0, 1.0]})
-    assert refusal(folder) == "data.inputs: column 'v' has rows of different lengths; all must have the same"
-
-
-def test_ragged_and_broken_images_are_refused_with_their_row(tmp_path: Path) -> None:
-    good = str(png(tmp_path / "a.png", np.zeros((4, 4), np.uint8)))
-    wide = str(png(tmp_path / "b.png", np.zeros((4, 5), np.uint8)))
-    (tmp_path / "text.png").write_text("no image")
-    cut = tmp_path / "cut.png"
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
-    cut.write_bytes(png(tmp_path / "whole.png", noise).read_bytes()[:1500])
-    features = {"image": datasets.Image(), "y": datasets.Value("float32")}
-
-    def message(name: str, paths: list[str | None]) -> str:
-        return refusal(saved(tmp_path / name, {"image": paths, "y": [0.0] * len(paths)}, features))
-
-    assert message("ragged", [good, wide]) == (
-        "data.inputs: column 'image', row 1: image of 5x4 pixels; all must be 4x4 as in the first row"
-    )
-    assert message("text", [good, str(tmp_path / "text.png")]).endswith("row 1: not an image")
-    assert "row 1: there is no image" in message("none", [good, None])
-    assert "row 0: " in message("cut", [str(cut)])
-    folder = saved(tmp_path / "gone", {"image": [good, wide], "y": [0.0, 0.0]}, features)
-    Path(wide).unlink()
-    assert "row 1: " in refusal(folder)
-
-
-def test_unknown_splits_are_refused_with_a_list(tmp_path: Path) -> None:
-    table().to_csv(tmp_path / "train.csv", index=False)
-    table().to_csv(tmp_path / "test.csv", index=False)
-    assert refusal(tmp_path, split="dev") == "data.split: no split 'dev'; splits are: train, test"
-    assert "data.eval_split: no split 'dev'" in refusal(tmp_path, eval_split="dev")
-    assert refusal("digits", split="test") == "data.split: no split 'test'; splits are: train"
-    assert "has one split" in refusal("digits", eval_split="test")
-    assert "no columns to choose" in refusal("digits", target="label")
-
-
-@pytest.mark.parametrize("source", ["./gone", "/gone/for/good", "~/gone", "gone.parquet", "data/gone.csv"])
-def test_a_missing_path_is_not_taken_for_a_hub_name(source: str) -> None:
-    assert refusal(source) == (
-        f"data.source: no file or folder {source!r}; allowed: a local file or folder, a hub name, digits"
-    )
-
-
-def test_unreadable_sources_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "bad.parquet").write_text("not parquet")
-    assert "cannot read" in refusal(tmp_path / "bad.parquet")
-    (tmp_path / "data.npz").write_text("")
-    assert "allowed: files ending in .parquet, .csv" in refusal(tmp_path / "data.npz")
-    (tmp_path / "empty").mkdir()
-    assert "cannot read" in refusal(tmp_path / "empty")
-    assert "is no file, folder or hub name" in refusal("three/part/name")
-    assert "is no file, folder or hub name" in refusal("")
-    (tmp_path / "header.csv").write_text("a,label\n")
-    refusal(tmp_path / "header.csv")
-
-
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [
-        ({"streaming": True}, "data.streaming: true"),
-    ],
-)
-def test_impossible_values_are_refused(options: dict[str, Any], key: str) -> None:
-    assert refusal("digits", **options).startswith(key)
-
-
 def test_the_task_can_be_insisted_on(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {"a": [1.0, 2.0, 3.0, 4.0] * 5, "y": [3, 7, 3, 9] * 5, "z": [0.5, 1.0, 2.0, 1.0] * 5}
@@ -464,14 +316,9 @@ def test_an_unreachable_hub_is_told_within_seconds() -> None:
     assert time.monotonic() - begin < 10
     assert message == (
         "data.source: cannot reach the Hugging Face hub for 'someone/something'; "
-        "give a local parquet/CSV/JSON file or a save_to_disk folder instead"
+        "allowed without it: a local parquet, CSV or JSON file or a save_to_disk folder"
     )
     assert not datasets.config.HF_HUB_OFFLINE
-
-
-def test_offline_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "(HF_HUB_OFFLINE is set)" in refusal("someone/something")
 
 
 @pytest.mark.usefixtures("unreachable_hub")
@@ -646,18 +493,8 @@ def test_streamed_integer_labels_take_their_range_from_the_held_out_split(tmp_pa
     assert sorted(joined[0][1].tolist()) == [0] * 4 + [1] * 4 + [2] * 4
     table(6, label=[i % 2 for i in range(6)]).to_csv(tmp_path / "test.csv", index=False)
     narrow = load(tmp_path, eval_split="test", streaming=True)
-    with pytest.raises(UserError, match=r"data\.target: column 'label', row \d+: label 2; allowed: 0, 1"):
+    with pytest.raises(UserError, match=r"data\.target: column 'label', row \d+: label 2 .*; allowed: 0, 1"):
         list(narrow.train.batches(batch_size=12, seed=0, epoch=0))
-
-
-def test_what_a_stream_cannot_do_is_refused(tmp_path: Path) -> None:
-    table(4, label=["a", "b", "a", "b"]).to_csv(tmp_path / "train.csv", index=False)
-    table(4, label=["a", "b", "a", "b"]).to_csv(tmp_path / "test.csv", index=False)
-    assert refusal(tmp_path, streaming=True).startswith("data.eval_split: none; data.streaming")
-    options: dict[str, Any] = {"streaming": True, "eval_split": "test"}
-    assert "data.standardize: true; not available" in refusal(tmp_path, standardize=True, **options)
-    assert "data.limit: 3; not available" in refusal(tmp_path, limit=3, **options)
-    assert "needs ClassLabel, integer or float targets" in refusal(tmp_path, **options)
 
 
 def test_a_saved_folder_can_be_streamed(tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ def test_a_network_of_depth_one_has_no_hidden_layer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth: 0 is not a width or depth; allowed: integers from 1"),
-        ({"base_width": -3}, "base_width: -3 is not a width or depth; allowed: integers from 1"),
-        ({"depth": 2.0}, "depth: 2.0 is not a width or depth; allowed: integers from 1"),
-        ({"depth": True}, "depth: True is not a width or depth; allowed: integers from 1"),
+        ({"depth": 0}, "depth: 0 is not usable; allowed: integers from 1 to 100000"),
+        ({"base_width": -3}, "base_width: -3 is not usable; allowed: integers from 1"),
+        ({"depth": 2.0}, "depth: 2.0 is not usable; allowed: integers from 1 to 100000"),
+        ({"depth": True}, "depth: True is not usable; allowed: integers from 1 to 100000"),
         ({"exponent": -1}, "width_exponent: -1 is not usable; allowed: finite numbers from 0"),
         ({"exponent": math.inf}, "width_exponent: inf is not usable; allowed: finite numbers from 0"),
         ({"exponent": "2"}, "width_exponent: '2' is not usable; allowed: finite numbers from 0"),

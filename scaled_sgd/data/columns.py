@@ -57,19 +57,21 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
     if target is None:
         target = _find_target({name: kind for name, kind in kinds.items() if name not in (inputs or ())})
     elif target not in kinds:
-        raise UserError(f"data.target: no column {target!r}; columns are: {_listed(kinds)}")
+        raise UserError(f"data.target: no column {target!r}; allowed: {_listed(kinds)}")
     if kinds[target] in ("image", "other"):
         raise UserError(f"data.target: column {target!r} is {features[target]}; allowed: classes and numbers")
     if inputs is None:
         found = _find_inputs({name: kind for name, kind in kinds.items() if name != target})
         return Columns(found, target, tuple(name for name in kinds if name not in (*found, target)))
     if not inputs:
-        raise UserError(f"data.inputs: the list is empty; columns are: {_listed(kinds)}")
+        raise UserError(f"data.inputs: the list is empty; allowed: {_listed(kinds)}")
     for name in inputs:
         if name not in kinds:
-            raise UserError(f"data.inputs: no column {name!r}; columns are: {_listed(kinds)}")
+            raise UserError(f"data.inputs: no column {name!r}; allowed: {_listed(kinds)}")
+        if inputs.count(name) > 1:
+            raise UserError(f"data.inputs: column {name!r} is there twice; allowed: each column once")
         if name == target:
-            raise UserError(f"data.inputs: column {name!r} is the target; inputs are other columns")
+            raise UserError(f"data.inputs: column {name!r} is the target; allowed: other columns")
         if kinds[name] not in INPUT_KINDS:
             raise UserError(
                 f"data.inputs: column {name!r} is {features[name]}; "
@@ -84,10 +86,7 @@ def _find_target(kinds: dict[str, Kind]) -> str:
         return labels[0]
     named = [name for name in TARGET_NAMES if name in kinds]
     if not named:
-        raise UserError(
-            "data.target: no column is clearly the target; name one with data.target; "
-            f"columns are: {_listed(kinds)}"
-        )
+        raise UserError(f"data.target: no column is clearly the target; allowed: one of {_listed(kinds)}")
     return named[0]
 
 
@@ -99,12 +98,14 @@ def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
     chosen = found["image"] or found["vector"]
     if len(chosen) > 1:
         raise UserError(
-            f"data.inputs: several columns could be the input: {_listed(chosen)}; name those to use"
+            f"data.inputs: several columns could be the input; allowed: some of {_listed(chosen)}"
         )
     chosen = chosen or found["number"]
     if not chosen:
+        others = _listed(kinds) or "there is none"
         raise UserError(
-            f"data.inputs: no column holds images, numbers or lists of numbers; columns are: {_listed(kinds)}"
+            f"data.inputs: no column beside the target can be the input ({others}); "
+            "allowed: images, numbers and lists of numbers"
         )
     return tuple(chosen)
 

@@ -100,11 +100,11 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.int64())
     try:
+        if pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):
+            column = column.cast(pa.int64())
         ids = pc.index_in(column, value_set=pa.array(classes, type=column.type))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise UserError(
             f"data.target: column {name!r} holds {column.type}; allowed: {_span(classes)}"
         ) from error
@@ -112,7 +112,8 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
         row = pc.index(pc.is_null(ids), True).as_py()
         label = column[row].as_py()
         raise UserError(
-            f"data.target: column {name!r}, row {first_row + row}: label {label!r}; allowed: {_span(classes)}"
+            f"data.target: column {name!r}, row {first_row + row}: label {label!r} "
+            f"({ids.null_count} of {len(ids)} rows); allowed: {_span(classes)}"
         )
     return np.asarray(ids.to_numpy(), dtype=np.int64)
 
@@ -129,18 +130,28 @@ def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
         array = array.storage if hasattr(array.type, "storage_type") else array
         lengths = pc.list_value_length(array)
         if lengths.null_count or len(pc.unique(lengths)) > 1:
-            raise UserError(f"{key}: column {name!r} has rows of different lengths; all must have the same")
+            raise UserError(f"{key}: column {name!r} has rows of different lengths; allowed: one length")
         array = array.flatten()
+    if not (arrow.is_integer(array.type) or arrow.is_floating(array.type) or arrow.is_boolean(array.type)):
+        raise UserError(f"{key}: column {name!r} holds {array.type}; allowed: numbers")
     values = (array.cast(pa.uint8()) if arrow.is_boolean(array.type) else array).to_numpy(
         zero_copy_only=False
     )
     rows: Array = values.astype(np.result_type(values.dtype, np.float32), copy=False).reshape(n, -1)
+    if not rows.shape[1]:
+        raise UserError(f"{key}: column {name!r} holds empty lists; allowed: one number or more a row")
     with np.errstate(over="ignore"):
         finite = np.isfinite(rows.astype(np.float32, copy=False))
     if not finite.all():
-        row = int(finite.all(axis=1).argmin())
-        value = rows[row][~finite[row]][0]
-        raise UserError(f"{key}: column {name!r}, row {first_row + row}: {value} is no finite float32 number")
+        whole = finite.all(axis=1)
+        row = int(whole.argmin())
+        column_of_row = int(finite[row].argmin())
+        missing = not array[row * rows.shape[1] + column_of_row].is_valid
+        value = "nothing" if missing else rows[row, column_of_row]
+        raise UserError(
+            f"{key}: column {name!r}, row {first_row + row}: {value} "
+            f"({n - int(whole.sum())} of {n} rows); allowed: finite float32 numbers"
+        )
     return rows
 
 

@@ -12,6 +12,8 @@ from scaled_sgd.errors import UserError
 GREY_MODES = {"1", "L", "LA", "La"}
 DEEP_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
+_ALLOWED = "allowed: whole images in a format that Pillow reads"
+
 
 def image_mode(column: Any, name: str) -> str:
     """The simplest mode that keeps what the images show; reads headers only."""
@@ -31,18 +33,20 @@ def pixels(column: Any, mode: str, name: str, first_row: int) -> NDArray[np.floa
         try:
             image = ImageOps.exif_transpose(image).convert(mode)
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"data.inputs: column {name!r}, row {first_row + i}: {error}") from error
+            raise UserError(
+                f"data.inputs: column {name!r}, row {first_row + i}: {error}; {_ALLOWED}"
+            ) from error
         if rows is None:
             size = image.size
             rows = np.empty((len(column), size[0] * size[1] * len(image.getbands())), dtype=np.float32)
         if image.size != size:
             raise UserError(
                 f"data.inputs: column {name!r}, row {first_row + i}: image of {_by(image.size)} pixels; "
-                f"all must be {_by(size)} as in the first row"
+                f"allowed: {_by(size)} as in the first row"
             )
         rows[i] = np.asarray(image).reshape(-1)
     if rows is None:
-        raise UserError(f"data.inputs: column {name!r} has no rows")
+        raise UserError(f"data.inputs: column {name!r} has no rows; allowed: at least one")
     return rows
 
 
@@ -62,9 +66,13 @@ def _images(column: Any, name: str, first_row: int) -> Iterator[Any]:
                     data = file.read()
             yield Image.open(io.BytesIO(data))
         except UnidentifiedImageError as error:
-            raise UserError(f"data.inputs: column {name!r}, row {first_row + i}: not an image") from error
+            raise UserError(
+                f"data.inputs: column {name!r}, row {first_row + i}: not an image; {_ALLOWED}"
+            ) from error
         except (OSError, ValueError) as error:
-            raise UserError(f"data.inputs: column {name!r}, row {first_row + i}: {error}") from error
+            raise UserError(
+                f"data.inputs: column {name!r}, row {first_row + i}: {error}; {_ALLOWED}"
+            ) from error
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -112,7 +112,9 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
     generator = np.random.default_rng(seed)
     if evaluation is None:
         if len(train.x) < 2:
-            raise UserError(f"data.split: {config.split!r} has one row; holding examples out needs two")
+            raise UserError(
+                f"data.split: {config.split!r} has one row; allowed: two or more, to hold some out"
+            )
         train, evaluation = hold_out(train, config.eval_fraction, generator)
     if config.limit is not None:
         train = train.take(generator.permutation(len(train.x))[: config.limit])
@@ -125,13 +127,17 @@ def _check(config: DataConfig) -> None:
     if not config.streaming:
         return
     if config.source == "digits":
-        raise UserError("data.streaming: true; 'digits' is in memory, allowed: false")
+        raise UserError("data.streaming: true does not fit 'digits', which is in memory; allowed: false")
     if config.standardize:
-        raise UserError("data.standardize: true; not available with data.streaming, allowed: false")
+        raise UserError("data.standardize: true does not fit data.streaming; allowed: false")
     if config.limit is not None:
-        raise UserError(f"data.limit: {config.limit}; not available with data.streaming, set optim.steps")
+        raise UserError(
+            f"data.limit: {config.limit} does not fit data.streaming; allowed: null, and optim.steps"
+        )
     if config.eval_split is None:
-        raise UserError("data.eval_split: none; data.streaming holds no examples out, name a split")
+        raise UserError(
+            "data.eval_split: null does not fit data.streaming, which holds nothing out; allowed: a split"
+        )
 
 
 def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
@@ -140,11 +146,18 @@ def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
     pick_split({"train": None}, config.split, "data.split")
     if config.eval_split is not None:
         raise UserError(
-            f"data.eval_split: {config.eval_split!r}; 'digits' has one split, set data.eval_fraction"
+            f"data.eval_split: {config.eval_split!r} does not fit 'digits', which has one split; "
+            "allowed: null, and data.eval_fraction"
+        )
+    if config.task == "regression":
+        raise UserError(
+            "data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"
         )
     for key, value in (("inputs", config.inputs), ("target", config.target)):
         if value is not None:
-            raise UserError(f"data.{key}: {value!r}; 'digits' has no columns to choose from")
+            raise UserError(
+                f"data.{key}: {value!r} does not fit 'digits', which has no columns; allowed: null"
+            )
     x, y = load_digits(return_X_y=True)
     return (
         Examples(x.astype(np.float32), y.astype(np.int64)),
@@ -176,8 +189,8 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
     columns = find_columns(features, config.inputs, config.target)
     if kind_of(features[columns.target]) == "text":
         raise UserError(
-            f"data.target: column {columns.target!r} holds strings; "
-            "data.streaming needs ClassLabel, integer or float targets"
+            f"data.target: column {columns.target!r} holds text; "
+            "allowed with data.streaming: class labels, integers and numbers"
         )
     held_out.check_like(split, columns)
     table = held_out.table(columns)
@@ -207,7 +220,9 @@ def _open(config: DataConfig, quiet: bool) -> tuple[Split, Split | None]:
 def _check_widths(expected: Examples, found: Examples) -> None:
     for key, a, b in (("inputs", expected.x, found.x), ("target", expected.y, found.y)):
         if a.shape[1:] != b.shape[1:]:
-            raise UserError(f"data.{key}: a split has rows of {b.shape[1]} numbers; another has {a.shape[1]}")
+            raise UserError(
+                f"data.{key}: a split has rows of {b.shape[1]} numbers; allowed: {a.shape[1]} as in the other"
+            )
 
 
 def _data(

@@ -1,6 +1,10 @@
 """From `data.source` to its splits: local files and folders first, then the Hugging Face hub."""
 
+import csv
+import glob
 import importlib.util
+import logging
+import os
 import re
 import sys
 from contextlib import nullcontext
@@ -8,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.data.hub import hub_is_reachable, offline
+from scaled_sgd.data.reading import ALLOWED, READERS, reading
 from scaled_sgd.errors import UserError
 
-READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -24,11 +28,14 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     """
     if importlib.util.find_spec("datasets") is None:
         raise UserError(f"data.source: {source!r} needs the package 'datasets'; allowed without it: digits")
+    datasets = importlib.import_module("datasets")
+    datasets.logging.set_verbosity(logging.CRITICAL)  # its readers log what they raise
     if quiet or not sys.stderr.isatty():
-        importlib.import_module("datasets").disable_progress_bars()
-    path = Path(source).expanduser()
-    if source and path.exists():
-        return _local(path.resolve(), streaming)
+        datasets.disable_progress_bars()
+    # os.path, unlike pathlib, has no error for a name that is too long, holds a NUL or an unknown ~user.
+    path = Path(os.path.expanduser(source))
+    if source and os.path.exists(path):
+        return _local(path.resolve(), source, streaming)
     if source.startswith((".", "/", "~")) or path.suffix in READERS:
         raise UserError(
             f"data.source: no file or folder {source!r}; allowed: a local file or folder, a hub name, digits"
@@ -40,22 +47,34 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     return _hub(source, streaming)
 
 
-def _local(path: Path, streaming: bool) -> dict[str, Any]:
+def _local(path: Path, source: str, streaming: bool) -> dict[str, Any]:
     import datasets
 
-    try:
+    if path.is_file() and path.suffix not in READERS:
+        raise UserError(f"data.source: {source!r} is of another kind; allowed: {ALLOWED}")
+    with reading("data.source", repr(source)):
+        _check_headers(path)
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
             return {k: v.to_iterable_dataset() for k, v in splits.items()} if streaming else dict(splits)
         if path.is_dir():
             return dict(datasets.load_dataset(str(path), streaming=streaming))
-        if path.suffix in READERS:
-            reader = READERS[path.suffix]
-            return dict(datasets.load_dataset(reader, data_files=str(path), streaming=streaming))
-    except Exception as error:
-        raise _unreadable(str(path), error) from error
-    raise UserError(f"data.source: cannot read {str(path)!r}; allowed: files ending in {', '.join(READERS)}")
+        reader = READERS[path.suffix]
+        return dict(datasets.load_dataset(reader, data_files=glob.escape(str(path)), streaming=streaming))
+
+
+def _check_headers(path: Path) -> None:
+    """Refuse CSV files that name a column twice: their reader would rename the second in silence."""
+    found = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
+    for file in (file for file in found if file.suffix == ".csv" and file.is_file()):
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            names = next(csv.reader(lines), [])
+        twice = [name for name in names if name and names.count(name) > 1]
+        if twice:
+            raise UserError(
+                f"data.source: {file.name!r} has several columns {twice[0]!r}; allowed: each name once"
+            )
 
 
 def _hub(name: str, streaming: bool) -> dict[str, Any]:
@@ -63,22 +82,13 @@ def _hub(name: str, streaming: bool) -> dict[str, Any]:
     from huggingface_hub import constants
 
     reachable = hub_is_reachable()
+    why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
     switches = ((datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE"))
-    try:
-        with nullcontext() if reachable else offline(*switches):
+    with reading("data.source", repr(name)), nullcontext() if reachable else offline(*switches):
+        try:
             return dict(datasets.load_dataset(name, streaming=streaming))
-    except ConnectionError as error:
-        why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
-        raise UserError(
-            f"data.source: cannot reach the Hugging Face hub for {name!r}{why}; "
-            "give a local parquet/CSV/JSON file or a save_to_disk folder instead"
-        ) from error
-    except Exception as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(source: str, error: Exception) -> UserError:
-    """The root cause in one line: readers wrap it in a general error of their own."""
-    cause = error.__cause__ or error
-    reason = (str(cause) or type(cause).__name__).strip().splitlines()[0]
-    return UserError(f"data.source: cannot read {source!r}: {reason}")
+        except ConnectionError as error:
+            raise UserError(
+                f"data.source: cannot reach the Hugging Face hub for {name!r}{why}; "
+                "allowed without it: a local parquet, CSV or JSON file or a save_to_disk folder"
+            ) from error

@@ -1,10 +1,12 @@
 """Arrow tables out of a split, resident or streamed alike; images stay undecoded in them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from scaled_sgd.data.columns import Columns, kind_of
+from scaled_sgd.data.reading import reading
 from scaled_sgd.errors import UserError
 
 CHUNK = 1000
@@ -30,7 +32,8 @@ class Split:
 
         if self.rows.features is not None:
             return dict(self.rows.features)
-        first = next(iter(self.rows.with_format("arrow").iter(batch_size=1)), None)
+        with self._reading():
+            first = next(iter(self.rows.with_format("arrow").iter(batch_size=1)), None)
         return dict(Features.from_arrow_schema(first.schema)) if first is not None else self._refuse_empty()
 
     def first(self) -> "Split":
@@ -41,15 +44,15 @@ class Split:
         """The columns of all rows as one `pyarrow.Table`."""
         import pyarrow as pa
 
-        chunks = list(self._selected(columns).iter(batch_size=CHUNK))
-        return pa.concat_tables(chunks, promote_options="permissive") if chunks else self._refuse_empty()
+        with self._reading():
+            chunks = list(self._selected(columns).iter(batch_size=CHUNK))
+            return pa.concat_tables(chunks, promote_options="permissive") if chunks else self._refuse_empty()
 
-    def shuffled_tables(self, columns: Columns, buffer: int, seed: int, batch_size: int) -> Iterable[Any]:
+    def shuffled_tables(self, columns: Columns, buffer: int, seed: int, batch_size: int) -> Iterator[Any]:
         """Minibatches of a stream, in an order that seed and buffer choose and nothing else."""
-        tables: Iterable[Any] = (
-            self._selected(columns).shuffle(seed=seed, buffer_size=buffer).iter(batch_size=batch_size)
-        )
-        return tables
+        with self._reading():
+            rows = self._selected(columns).shuffle(seed=seed, buffer_size=buffer)
+            yield from rows.iter(batch_size=batch_size)
 
     def check_like(self, trained: "Split", columns: Columns) -> None:
         """Refuse a split without the training split's columns, or with other names for its classes."""
@@ -57,25 +60,28 @@ class Split:
         for column in (*columns.inputs, columns.target):
             if column not in features:
                 raise UserError(
-                    f"{self.key}: split {self.name!r} has no column {column!r}; "
-                    f"columns are: {', '.join(features)}"
+                    f"{self.key}: split {self.name!r} has no column {column!r}, only {', '.join(features)}; "
+                    "allowed: a split with the columns of training"
                 )
         labels = [features[columns.target], trained.features()[columns.target]]
         if all(kind_of(label) == "class" for label in labels) and labels[0].names != labels[1].names:
             raise UserError(
                 f"{self.key}: split {self.name!r} has classes {labels[0].names} in {columns.target!r}; "
-                f"those of {trained.name!r} are {labels[1].names}"
+                f"allowed: those of {trained.name!r}, {labels[1].names}"
             )
 
     def _selected(self, columns: Columns) -> Any:
         return self.rows.select_columns([*columns.inputs, columns.target]).with_format("arrow")
 
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(self.key, f"split {self.name!r}")
+
     def _refuse_empty(self) -> Any:
-        raise UserError(f"{self.key}: split {self.name!r} has no rows")
+        raise UserError(f"{self.key}: split {self.name!r} has no rows; allowed: at least one")
 
 
 def pick_split(splits: Mapping[str, Any], name: str, key: str) -> Split:
     """The split of that name."""
     if name not in splits:
-        raise UserError(f"{key}: no split {name!r}; splits are: {', '.join(splits)}")
+        raise UserError(f"{key}: no split {name!r}; allowed: {', '.join(splits)}")
     return Split(splits[name], name, key)

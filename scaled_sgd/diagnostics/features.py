@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.arguments import check_samples
 from scaled_sgd.diagnostics.gradients import gradient_square_norms
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.diagnostics.signals import Minibatch, forward
@@ -16,7 +17,7 @@ from scaled_sgd.sharding import Partition
 class FeatureRanks:
     """Soft ranks of features H (n, m) with singular values σ: 1 when all samples are parallel.
 
-    0-dimensional float64 tensors; all features 0 give nan.
+    0-dimensional float64 tensors; all features 0 give nan, and so does one that is not finite.
 
     Attributes:
         stable: ‖H‖_F² / ‖H‖_2².
@@ -43,6 +44,8 @@ def feature_ranks(features: Tensor) -> FeatureRanks:
     Raises:
         UserError: not a matrix of real numbers with at least one row and column.
     """
+    if not isinstance(features, Tensor):
+        raise UserError(f"features: {type(features).__name__} does not fit; allowed: a real tensor (n, m)")
     if features.ndim != 2 or not features.numel() or not features.is_floating_point():
         raise UserError(f"features: {features.dtype} of shape {tuple(features.shape)}; allowed: real (n, m)")
     return kernel_ranks(gram(features if features.shape[0] <= features.shape[1] else features.T))
@@ -51,7 +54,9 @@ def feature_ranks(features: Tensor) -> FeatureRanks:
 @torch.no_grad()
 def kernel_ranks(K: Tensor) -> FeatureRanks:
     """The same from a Gram matrix K (n, n), whose eigenvalues are σ²."""
-    squares = torch.linalg.eigvalsh(K.to(torch.float64)).clamp(min=0)
+    K = K.to(torch.float64)
+    # eigvalsh raises where a number is not finite; here all become nan, without a look at the device.
+    squares = torch.linalg.eigvalsh(K.nan_to_num(0, 0, 0)).clamp(min=0) + 0 * K.sum()
     total = squares.sum()
     shares = squares / total
     return FeatureRanks(
@@ -69,9 +74,7 @@ def hidden_features(model: nn.Module, x: Tensor) -> list[Tensor]:
         UserError: the model is not a HomogeneousMLP, or x does not fit it.
     """
     partition = Partition.of(model)
-    m_0 = partition.model.widths[0]
-    if x.ndim != 2 or x.shape[1] != m_0:
-        raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {m_0})")
+    check_samples(x, partition.model.widths[0], partition.device)
     samples, _ = partition.ranks.gather_samples(x.detach(), x.new_empty(len(x)))
     h, _, _ = forward(partition, samples)
     return h[1:]

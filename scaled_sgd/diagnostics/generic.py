@@ -35,6 +35,10 @@ class GenericSpace:
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, scales: str | Tensor | None = None
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
+        if not isinstance(x, Tensor):
+            raise UserError(f"x: {type(x).__name__} does not fit; allowed: a tensor of samples")
         network, self._ranks = unwrap(model), Ranks()
         name = type(network).__name__
         if isinstance(scales, str):
@@ -118,6 +122,21 @@ class GenericSpace:
         ]
 
 
+def check_vectors(vectors: object) -> None:
+    """Refuse all but a sequence of tensors.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(vectors, Sequence):
+        strange = [vector for vector in vectors if not isinstance(vector, Tensor)]
+    else:
+        strange = [vectors]
+    if strange:
+        kind = type(strange[0]).__name__
+        raise UserError(f"vectors: {kind} does not fit; allowed: a list of tensors, one a layer")
+
+
 def generic_product(
     model: nn.Module,
     x: Tensor,
@@ -133,6 +152,7 @@ def generic_product(
         UserError: unfit arguments.
     """
     space = GenericSpace(model, x, y, loss=loss, scales=scales)
+    check_vectors(vectors)
     shapes = [tuple(shape) for shape in space._shapes]
     if [tuple(v.shape) for v in vectors] != shapes:
         raise UserError(f"vectors: shapes {[tuple(v.shape) for v in vectors]} do not fit; allowed: {shapes}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics.generic import generic_product
+from scaled_sgd.arguments import check_device
+from scaled_sgd.diagnostics.generic import check_vectors, generic_product
 from scaled_sgd.diagnostics.scales import resolve_scales
 from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.diagnostics.space import HessianSpace
@@ -70,6 +71,7 @@ def local_rows(partition: Partition, vectors: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         UserError: another number of layers, or a layer of another shape.
     """
+    check_vectors(vectors)
     if len(vectors) != partition.depth:
         raise UserError(f"vectors: {len(vectors)} tensors; allowed: {partition.depth}, one a layer")
     rows = []
@@ -77,6 +79,7 @@ def local_rows(partition: Partition, vectors: Sequence[Tensor]) -> list[Tensor]:
         shape = (layer.out_features, layer.in_features)
         if vector.shape != shape:
             raise UserError(f"vectors: layer {k} has shape {tuple(vector.shape)}; allowed: {shape}")
+        check_device(f"vectors: layer {k}", vector, layer.weight.device)
         lies_as_rows = is_sharded(vector) and holds_rows(vector, partition.ranks)
         own = local_shard(vector) if lies_as_rows else full_weight(vector)[partition.columns(k)]
         rows.append(own.to(partition.dtype))

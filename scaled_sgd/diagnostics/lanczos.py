@@ -6,11 +6,13 @@ inner product may be any: ⟨v, w⟩ = v · dual(w). A step takes one product wi
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from scaled_sgd.arguments import check_integer
 from scaled_sgd.diagnostics.rows import Rows
 from scaled_sgd.errors import UserError
 
@@ -193,9 +195,11 @@ def lanczos(
     """
     if which not in get_args(Which):
         raise UserError(f"which: {which!r} is unknown; allowed: {', '.join(get_args(Which))}")
-    for name, value, least in (("k", k, 1), ("max_iterations", max_iterations, 1), ("basis", basis, k + 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name}: {value!r} is not usable; allowed: integers from {least}")
+    check_integer("k", k)
+    check_integer("max_iterations", max_iterations)
+    check_integer("basis", basis, least=k + 2)
+    if not isinstance(tolerance, Real) or not 0 < tolerance < math.inf:
+        raise UserError(f"tolerance: {tolerance!r} is not usable; allowed: finite numbers above 0")
     grown = Basis(space, basis)
     fresh = grown.begin(start) or grown.begin(space.random(seed))
     if not fresh:

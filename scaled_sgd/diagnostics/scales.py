@@ -48,11 +48,13 @@ def given_scales(scales: Tensor | None, count: int, *, dtype: torch.dtype, devic
     """Ones for None, else the tensor itself, shape (count,).
 
     Raises:
-        UserError: another shape.
+        UserError: another shape, or numbers that are negative or not finite.
     """
     if scales is None:
         return torch.ones(count, dtype=dtype, device=device)
     if not isinstance(scales, Tensor) or scales.shape != (count,):
         shape = tuple(getattr(scales, "shape", ())) or scales
         raise UserError(f"scales: {shape!r} does not fit; allowed: None, a rule's name or shape ({count},)")
+    if scales.is_complex() or not bool(((scales >= 0) & scales.isfinite()).all()):
+        raise UserError(f"scales: {scales.tolist()} are not usable; allowed: finite numbers from 0")
     return scales.detach().to(device, dtype)

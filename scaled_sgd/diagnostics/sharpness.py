@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.arguments import check_integer
 from scaled_sgd.diagnostics.generic import GenericSpace
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.lanczos import Space, Which, lanczos
 from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
 from scaled_sgd.diagnostics.scales import resolve_scales
 from scaled_sgd.diagnostics.signals import Minibatch
-from scaled_sgd.diagnostics.space import HessianSpace, SpaceName
+from scaled_sgd.diagnostics.space import HessianSpace, SpaceName, check_space
 from scaled_sgd.errors import UserError
 
 BASIS_BYTES = 1 << 27
@@ -97,6 +98,7 @@ def sharpness(
             warm_start=warm_start,
             seed=seed,
         )
+    check_space(space)
     if space == "factor":
         raise UserError("space: 'factor' is for HomogeneousMLP alone; allowed here: 'auto', 'dense'")
     return sharpness_of(
@@ -127,6 +129,8 @@ def sharpness_of(
     Raises:
         UserError: unfit numbers, or a warm start of another space.
     """
+    check_integer("k", k, most=space.weight_bytes // (torch.finfo(space.dtype).bits // 8))
+    check_integer("seed", seed, least=0, most=2**63 - 1)
     with torch.no_grad():
         ritz = lanczos(
             space,
@@ -149,6 +153,10 @@ def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
     Raises:
         UserError: they are of another space.
     """
+    if not isinstance(warm_start, Tensor | Eigenpairs):
+        raise UserError(
+            f"warm_start: {type(warm_start).__name__} does not fit; allowed: Eigenpairs, a tensor"
+        )
     vectors = warm_start if isinstance(warm_start, Tensor) else warm_start.vectors
     if vectors.ndim != 2 or vectors.shape[1] != space.size or not len(vectors):
         raise UserError(

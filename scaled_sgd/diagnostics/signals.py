@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.arguments import check_device, check_integer, check_samples
 from scaled_sgd.losses import Loss, check_targets, get_loss
 from scaled_sgd.sharding import Partition
 
@@ -80,11 +80,11 @@ class Minibatch:
         self.partition = Partition.of(model)
         self.loss = get_loss(loss)
         widths = self.partition.model.widths
-        if x.ndim != 2 or x.shape[1] != widths[0]:
-            raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {widths[0]})")
-        if chunk_size is not None and chunk_size < 1:
-            raise UserError(f"chunk_size: {chunk_size!r} is not usable; allowed: integers from 1, or None")
+        check_samples(x, widths[0], self.partition.device)
+        if chunk_size is not None:
+            check_integer("chunk_size", chunk_size)
         check_targets(self.loss, y, len(x), widths[-1])
+        check_device("y", y, self.partition.device)
         self.x, self.y = self.partition.ranks.gather_samples(x.detach(), y.detach())
         self.chunk_size = chunk_size or len(self.x)
         self._whole: Signals | None = None

@@ -15,6 +15,12 @@ from scaled_sgd.model import initial_rows
 SpaceName = Literal["auto", "dense", "factor"]
 
 
+def check_space(name: object) -> None:
+    """Refuse a name that is not a :data:`SpaceName`."""
+    if name not in get_args(SpaceName):
+        raise UserError(f"space: {name!r} is unknown; allowed: {', '.join(get_args(SpaceName))}")
+
+
 class HessianSpace:
     """Flat vectors over the weights of a network, and Ξ^{1/2} H Ξ^{1/2} of a minibatch on them.
 
@@ -32,8 +38,7 @@ class HessianSpace:
     """
 
     def __init__(self, batch: Minibatch, xi: Tensor | None = None, *, space: SpaceName = "auto") -> None:
-        if space not in get_args(SpaceName):
-            raise UserError(f"space: {space!r} is unknown; allowed: {', '.join(get_args(SpaceName))}")
+        check_space(space)
         if space == "factor" and batch.chunked:
             raise UserError("space: 'factor' needs the batch in one piece; allowed with chunk_size: 'dense'")
         self.batch = batch

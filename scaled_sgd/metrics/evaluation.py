@@ -2,6 +2,7 @@
 
 import importlib.util
 import numbers
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from scaled_sgd.metrics.formulas import accuracy, mean_squared_error
 
 Compute = Callable[..., dict[str, Any]]
 TASK_OF_BUILT_IN = {"accuracy": "classification", "mse": "regression"}
+_ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Evaluation:
             try:
                 result = compute(predictions=f, references=y)
             except Exception as error:
-                raise UserError(f"run.metrics: {name!r} does not accept this data: {error}") from error
+                raise UserError(
+                    f"run.metrics: {name!r} does not accept this data: {error}; allowed: "
+                    "metrics of one figure from predictions and references"
+                ) from error
             if not all(_is_number(value) for value in result.values()):
                 raise UserError(f"run.metrics: {name!r} gives {', '.join(result)}; allowed: single numbers")
             figures.update({key: float(value) for key, value in result.items()})
@@ -80,14 +85,14 @@ def _load(name: str, task: str) -> Compute:
             )
         return _built_in(name) if has_evaluate else _without_evaluate(name)
     if not has_evaluate:
-        raise UserError(f"run.metrics: {name!r} needs the package 'evaluate'; without it: accuracy, mse")
-    path = Path(name).expanduser()
-    if path.exists():
-        return _loaded(str(path.resolve()), name)
-    if path.suffix == ".py" or name.startswith((".", "/", "~")):
         raise UserError(
-            f"run.metrics: no script {name!r}; allowed: accuracy, mse, a local script or a module on the hub"
+            f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: accuracy, mse"
         )
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isfile(path):
+        return _loaded(str(path.resolve()), name)
+    if not name or path.suffix == ".py" or name.startswith((".", "/", "~")):
+        raise UserError(f"run.metrics: no script {name!r}; {_ALLOWED}")
     if hub_is_reachable():
         return _loaded(name, name)
     return _loaded(name, name, cached_only=True)
@@ -119,7 +124,7 @@ def _loaded(path: str, name: str, *, cached_only: bool = False) -> Compute:
                 f"run.metrics: cannot reach the Hugging Face hub for {name!r}; "
                 "allowed without it: accuracy, mse and a local script"
             ) from error
-        raise UserError(f"run.metrics: cannot load {name!r}: {error}") from error
+        raise UserError(f"run.metrics: cannot load {name!r}: {error}; {_ALLOWED}") from error
 
 
 def _is_number(value: Any) -> bool:

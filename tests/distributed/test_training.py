@@ -75,7 +75,7 @@ def test_the_cpu_launcher_that_starts_one_process_is_refused(tmp_path):
     lines = [line for line in started.stderr.splitlines() if line.startswith("error:")]
     assert lines == [
         "error: launch: several processes were asked for and one was started (accelerate launch --cpu does "
-        "that); use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
+        "that); allowed: --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
     ]
 
 

@@ -1,0 +1,34 @@
+"""Whatever a reader of files raises becomes one line."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scaled_sgd.errors import UserError
+
+READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
+ALLOWED = f"whole files ending in {', '.join(READERS)}, or a folder of them or of images"
+
+
+@contextmanager
+def reading(key: str, what: str) -> Iterator[None]:
+    """Read `what`, which the configuration's `key` asks for.
+
+    Raises:
+        UserError: it cannot be read, be it damaged, gone or empty.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}: cannot read {what}: {_reason(error)}; allowed: {ALLOWED}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The root cause: readers wrap it in a general error of their own."""
+    cause = error.__cause__ or error
+    text = str(cause) or type(cause).__name__
+    if isinstance(cause, StopIteration) or "corresponds to no data" in text:
+        return "there are no rows"
+    return textwrap.shorten(text, 200, placeholder=" …")

@@ -1,0 +1,851 @@
+"""Every configuration key and every form of a command line, given wrongly: one line and status 2."""
+
+from typing import Literal, get_args, get_origin
+
+import pytest
+import torch
+
+from scaled_sgd.cli import main as command
+from scaled_sgd.config import key_types
+from tests.faults.cases import Row, assert_refused
+
+WRONG_TYPE = {
+    "loss": ("banana", "auto, cross_entropy, mse"),
+    "model.depth": ("deep", "an integer"),
+    "model.base_width": ("deep", "an integer"),
+    "model.width_exponent": ("fast", "a number"),
+    "model.activation": ("banana", "relu, abs, linear or a list of 2 numbers"),
+    "model.parameterization": ("banana", "nup, ntp, sp, mup"),
+    "model.dtype": ("banana", "float32, float64"),
+    "data.source": ("[1, 2]", "text"),
+    "data.split": ("[1, 2]", "text"),
+    "data.eval_split": ("[1, 2]", "text or null"),
+    "data.eval_fraction": ("fast", "a number"),
+    "data.inputs": ("pixels", "a list such as [a, b] or null"),
+    "data.target": ("[1, 2]", "text or null"),
+    "data.task": ("banana", "auto, classification, regression"),
+    "data.standardize": ("maybe", "true or false"),
+    "data.streaming": ("maybe", "true or false"),
+    "data.shuffle_buffer": ("deep", "an integer"),
+    "data.limit": ("deep", "an integer or null"),
+    "optim.lr": ("fast", "a number"),
+    "optim.batch_size": ("deep", "an integer"),
+    "optim.steps": ("deep", "an integer or null"),
+    "optim.epochs": ("fast", "a number or null"),
+    "optim.schedule": ("banana", "constant, linear, cosine"),
+    "optim.warmup_steps": ("deep", "an integer"),
+    "optim.momentum": ("fast", "a number"),
+    "optim.weight_decay": ("fast", "a number"),
+    "optim.accumulation": ("deep", "an integer"),
+    "optim.clip_norm": ("fast", "a number or null"),
+    "scaling.rule": ("[1, 2]", "text"),
+    "scaling.static": ("maybe", "true or false"),
+    "diagnostics.every": ("deep", "an integer"),
+    "diagnostics.samples": ("deep", "an integer"),
+    "diagnostics.taylor": ("maybe", "true or false"),
+    "diagnostics.sharpness": ("maybe", "true or false"),
+    "diagnostics.ranks": ("maybe", "true or false"),
+    "diagnostics.k": ("deep", "an integer"),
+    "diagnostics.tolerance": ("fast", "a number"),
+    "diagnostics.chunk": ("deep", "an integer"),
+    "sharding.strategy": ("banana", "auto, ddp, fsdp2, zero1, zero2, zero3, tensor, fsdp2+tensor"),
+    "sharding.tensor_processes": ("deep", "an integer or null"),
+    "sharding.activation_checkpointing": ("maybe", "true or false"),
+    "sharding.offload": ("maybe", "true or false"),
+    "checkpoint.every_steps": ("deep", "an integer or null"),
+    "checkpoint.every_minutes": ("fast", "a number or null"),
+    "checkpoint.at_end": ("maybe", "true or false"),
+    "checkpoint.keep": ("deep", "an integer"),
+    "checkpoint.keep_steps": ("pixels", "a list such as [a, b]"),
+    "run.accept_changes": ("pixels", "a list such as [a, b]"),
+    "run.name": ("[1, 2]", "text or null"),
+    "run.dir": ("[1, 2]", "text"),
+    "run.resume": ("[1, 2]", "text"),
+    "run.seed": ("deep", "an integer"),
+    "run.device": ("banana", "auto, cpu, cuda"),
+    "run.processes": ("deep", "an integer or null"),
+    "run.precision": ("banana", "no, bf16, fp16"),
+    "run.timeout_seconds": ("fast", "a number"),
+    "run.eval_every": ("deep", "an integer or null"),
+    "run.log_every": ("deep", "an integer"),
+    "run.metrics": ("pixels", "a list such as [a, b] or null"),
+    "run.trackers": ("pixels", "a list such as [a, b]"),
+}
+"""A value of another type and what is allowed; for text, which any option is, the value stands in a file."""
+
+IMPOSSIBLE = [
+    Row("model.depth: 0 is not usable; allowed: integers from 1", ("--model.depth=0",)),
+    Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
+    Row("model.base_width: -4 is not usable; allowed: integers from 1", ("--model.base_width=-4",)),
+    Row(
+        (
+            "model.base_width: 1000000000000 at depth 2 and width_exponent 2.0 gives a layer of "
+            "1e+12; allowed: widths up to 2147483647"
+        ),
+        ("--model.base_width=1000000000000",),
+    ),
+    Row(
+        "model.width_exponent: -1.0 is not usable; allowed: finite numbers from 0",
+        ("--model.width_exponent=-1",),
+    ),
+    Row(
+        "model.width_exponent: inf is not usable; allowed: finite numbers from 0",
+        ("--model.width_exponent=.inf",),
+    ),
+    Row(
+        (
+            "model.base_width: 2 at depth 2 and width_exponent 400.0 gives a layer of inf; allowed: "
+            "widths up to 2147483647"
+        ),
+        ("--model.width_exponent=400",),
+    ),
+    Row(
+        (
+            "model.activation: [0.0, 0.0] cannot be normalised; allowed: two finite numbers [a, b], "
+            "one of them not 0"
+        ),
+        ("--model.activation=[0,0]",),
+    ),
+    Row(
+        (
+            "model.activation: [nan, 1.0] cannot be normalised; allowed: two finite numbers [a, b], "
+            "one of them not 0"
+        ),
+        ("--model.activation=[.nan,1]",),
+    ),
+    Row(
+        ("model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear or a list of 2 numbers"),
+        ("--model.activation=[1,2,3]",),
+    ),
+    Row(
+        ("data.source: no file or folder 'none.csv'; allowed: a local file or folder, a hub name, digits"),
+        ("--data.source=none.csv",),
+    ),
+    Row(
+        "data.source: '' is no file, folder or hub name; allowed: one of them ('owner/name')",
+        ("--data.source=",),
+    ),
+    Row(
+        (
+            "data.source: no file or folder '~nobody/x.csv'; allowed: a local file or folder, a hub "
+            "name, digits"
+        ),
+        ("--data.source=~nobody/x.csv",),
+    ),
+    Row(
+        "data.source: 'a/b/c' is no file, folder or hub name; allowed: one of them ('owner/name')",
+        ("--data.source=a/b/c",),
+    ),
+    Row(
+        (
+            "data.source: cannot reach the Hugging Face hub for 'owner/name' (HF_HUB_OFFLINE is "
+            "set); allowed without it: a local parquet, CSV or JSON file or a save_to_disk folder"
+        ),
+        ("--data.source=owner/name",),
+    ),
+    Row(
+        ("data.source: no file or folder './gone'; allowed: a local file or folder, a hub name, digits"),
+        ("--data.source=./gone",),
+    ),
+    Row("data.split: no split 'test'; allowed: train", ("--data.split=test",)),
+    Row(
+        (
+            "data.eval_split: 'test' does not fit 'digits', which has one split; allowed: null, and "
+            "data.eval_fraction"
+        ),
+        ("--data.eval_split=test",),
+    ),
+    Row(
+        "data.eval_fraction: 0.0 is not usable; allowed: numbers between 0 and 1", ("--data.eval_fraction=0",)
+    ),
+    Row(
+        "data.eval_fraction: 1.0 is not usable; allowed: numbers between 0 and 1", ("--data.eval_fraction=1",)
+    ),
+    Row(
+        "data.eval_fraction: -0.1 is not usable; allowed: numbers between 0 and 1",
+        ("--data.eval_fraction=-.1",),
+    ),
+    Row(
+        "data.eval_fraction: nan is not usable; allowed: numbers between 0 and 1",
+        ("--data.eval_fraction=.nan",),
+    ),
+    Row(
+        "data.inputs: ['a'] does not fit 'digits', which has no columns; allowed: null",
+        ("--data.inputs=[a]",),
+    ),
+    Row("data.inputs: '[3]' does not fit; allowed: a list such as [a, b] or null", ("--data.inputs=[3]",)),
+    Row(
+        "data.target: 'lable' does not fit 'digits', which has no columns; allowed: null",
+        ("--data.target=lable",),
+    ),
+    Row(
+        "data.streaming: true does not fit 'digits', which is in memory; allowed: false",
+        ("--data.streaming=true",),
+    ),
+    Row("data.shuffle_buffer: 0 is not usable; allowed: integers from 1", ("--data.shuffle_buffer=0",)),
+    Row("data.limit: 0 is not usable; allowed: integers from 1, or null", ("--data.limit=0",)),
+    Row("data.limit: -3 is not usable; allowed: integers from 1, or null", ("--data.limit=-3",)),
+    Row(
+        "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63",
+        ("--data.limit=9223372036854775808",),
+    ),
+    Row("optim.lr: -1.0 is not usable; allowed: finite numbers from 0", ("--optim.lr=-1",)),
+    Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
+    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
+    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
+    Row("optim.batch_size: 0 is not usable; allowed: integers from 1", ("--optim.batch_size=0",)),
+    Row(
+        "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
+        ("--optim.batch_size=9223372036854775808",),
+    ),
+    Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
+    Row("optim.steps: -1 is not usable; allowed: integers from 1, or null", ("--optim.steps=-1",)),
+    Row(
+        "optim.epochs: 0.0 is not usable; allowed: numbers above 0 up to 1e9, or null",
+        ("--optim.epochs=0", "--optim.steps=null"),
+    ),
+    Row(
+        "optim.epochs: 10000000000.0 is not usable; allowed: numbers above 0 up to 1e9, or null",
+        ("--optim.epochs=1e10", "--optim.steps=null"),
+    ),
+    Row(
+        "optim.epochs: nan is not usable; allowed: numbers above 0 up to 1e9, or null",
+        ("--optim.epochs=.nan", "--optim.steps=null"),
+    ),
+    Row("optim.warmup_steps: -1 is not usable; allowed: integers from 0", ("--optim.warmup_steps=-1",)),
+    Row(
+        "optim.warmup_steps: 2 is not usable; allowed: integers below optim.steps 2",
+        ("--optim.warmup_steps=2",),
+    ),
+    Row("optim.momentum: 1.0 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=1",)),
+    Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
+    Row("optim.momentum: nan is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=.nan",)),
+    Row(
+        "optim.weight_decay: -0.1 is not usable; allowed: finite numbers from 0",
+        ("--optim.weight_decay=-.1",),
+    ),
+    Row("optim.accumulation: 0 is not usable; allowed: integers from 1", ("--optim.accumulation=0",)),
+    Row(
+        "optim.clip_norm: 0.0 is not usable; allowed: finite numbers above 0, or null",
+        ("--optim.clip_norm=0",),
+    ),
+    Row(
+        "optim.clip_norm: inf is not usable; allowed: finite numbers above 0, or null",
+        ("--optim.clip_norm=.inf",),
+    ),
+    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row("diagnostics.every: -1 is not usable; allowed: integers from 0", ("--diagnostics.every=-1",)),
+    Row("diagnostics.samples: 0 is not usable; allowed: integers from 1", ("--diagnostics.samples=0",)),
+    Row("diagnostics.k: 0 is not usable; allowed: integers from 1", ("--diagnostics.k=0",)),
+    Row(
+        "diagnostics.tolerance: 0.0 is not usable; allowed: numbers between 0 and 1",
+        ("--diagnostics.tolerance=0",),
+    ),
+    Row(
+        "diagnostics.tolerance: 1.0 is not usable; allowed: numbers between 0 and 1",
+        ("--diagnostics.tolerance=1",),
+    ),
+    Row(
+        "diagnostics.tolerance: nan is not usable; allowed: numbers between 0 and 1",
+        ("--diagnostics.tolerance=.nan",),
+    ),
+    Row("diagnostics.chunk: 0 is not usable; allowed: integers from 1", ("--diagnostics.chunk=0",)),
+    Row(
+        "sharding.tensor_processes: 0 is not usable; allowed: integers from 1, or null",
+        ("--sharding.tensor_processes=0",),
+    ),
+    Row(
+        "sharding.tensor_processes: 2 does not fit sharding.strategy ddp; allowed: null",
+        ("--sharding.tensor_processes=2",),
+    ),
+    Row(
+        (
+            "sharding.offload: True is not usable; allowed: false (signals, scales and weights must be on "
+            "one device)"
+        ),
+        ("--sharding.offload=true",),
+    ),
+    Row(
+        (
+            "run.name: '../escape' is not usable; allowed: up to 200 letters, digits, '.', '_' and "
+            "'-', the first a letter or digit, or null"
+        ),
+        ("--run.name=../escape",),
+    ),
+    Row(
+        (
+            "run.name: '/abs' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, or null"
+        ),
+        ("--run.name=/abs",),
+    ),
+    Row(
+        (
+            "run.name: 'a/b' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, or null"
+        ),
+        ("--run.name=a/b",),
+    ),
+    Row(
+        (
+            "run.name: '.' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
+            "first a letter or digit, or null"
+        ),
+        ("--run.name=.",),
+    ),
+    Row(
+        (
+            "run.name: '..' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
+            "first a letter or digit, or null"
+        ),
+        ("--run.name=..",),
+    ),
+    Row(
+        (
+            "run.name: '-x' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
+            "first a letter or digit, or null"
+        ),
+        ("--run.name=-x",),
+    ),
+    Row(
+        (
+            "run.name: '' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
+            "first a letter or digit, or null"
+        ),
+        ("--run.name=",),
+    ),
+    Row(
+        (
+            "run.name: 'x\\n' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, or null"
+        ),
+        ("--run.name=x\n",),
+    ),
+    Row("run.dir: '' is not usable; allowed: the path of a folder", ("--run.dir=",)),
+    Row("run.seed: -1 is not usable; allowed: integers from 0 to 2**63 − 1", ("--run.seed=-1",)),
+    Row(
+        "run.seed: 9223372036854775808 is not usable; allowed: integers from 0 to 2**63 − 1",
+        ("--run.seed=9223372036854775808",),
+    ),
+    Row(
+        (
+            "run.device: 'cuda' has 0 devices for 1 processes here; allowed: auto, cpu, or at most 0 "
+            "processes a machine"
+        ),
+        ("--run.device=cuda",),
+    ),
+    Row("run.processes: 0 is not usable; allowed: integers from 1, or null", ("--run.processes=0",)),
+    Row("run.processes: 2 were asked for, 1 run; allowed: a launcher that starts 2", ("--run.processes=2",)),
+    Row("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16", ("--run.precision=fp16",)),
+    Row(
+        "checkpoint.every_steps: 0 is not usable; allowed: integers from 1, or null",
+        ("--checkpoint.every_steps=0",),
+    ),
+    Row(
+        "checkpoint.every_minutes: 0.0 is not usable; allowed: finite numbers above 0, or null",
+        ("--checkpoint.every_minutes=0",),
+    ),
+    Row("checkpoint.keep: 0 is not usable; allowed: integers from 1", ("--checkpoint.keep=0",)),
+    Row(
+        "checkpoint.keep_steps: [3, 0] is not usable; allowed: a list of integers from 1",
+        ("--checkpoint.keep_steps=[3,0]",),
+    ),
+    Row(
+        "run.resume: 'auto' is not usable; allowed: auto with run.name; no; or the path of a run or checkpoint",
+        ("--run.resume=auto",),
+    ),
+    Row(
+        "run.resume: '' is not usable; allowed: no, auto, or the path of a run or checkpoint",
+        ("--run.resume=",),
+    ),
+    Row(
+        "run.resume: no run or checkpoint at 'gone'; allowed: no, auto, or the path of a run or checkpoint",
+        ("--run.resume=gone",),
+    ),
+    Row(
+        "run.accept_changes: 'optim.speed' is not usable; allowed: configuration keys or groups of them",
+        ("--run.accept_changes=[optim.speed]",),
+    ),
+    Row(
+        "run.timeout_seconds: 0.0 is not usable; allowed: numbers from 1 to 1e6", ("--run.timeout_seconds=0",)
+    ),
+    Row(
+        "run.timeout_seconds: 1e+18 is not usable; allowed: numbers from 1 to 1e6",
+        ("--run.timeout_seconds=1e18",),
+    ),
+    Row(
+        "run.timeout_seconds: inf is not usable; allowed: numbers from 1 to 1e6",
+        ("--run.timeout_seconds=.inf",),
+    ),
+    Row("run.eval_every: -1 is not usable; allowed: integers from 0, or null", ("--run.eval_every=-1",)),
+    Row("run.log_every: 0 is not usable; allowed: integers from 1", ("--run.log_every=0",)),
+    Row("run.metrics: 'mse' is for regression; allowed: metrics of classification", ("--run.metrics=[mse]",)),
+    Row(
+        ("run.metrics: no script 'gone.py'; allowed: accuracy, mse, a local script or a module on the hub"),
+        ("--run.metrics=[gone.py]",),
+    ),
+    Row(
+        "run.metrics: no script ''; allowed: accuracy, mse, a local script or a module on the hub",
+        ("--run.metrics=['']",),
+    ),
+    Row(
+        (
+            "run.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without it: accuracy, "
+            "mse and a local script"
+        ),
+        ("--run.metrics=[f1]",),
+    ),
+    Row("run.metrics: '[3]' does not fit; allowed: a list such as [a, b] or null", ("--run.metrics=[3]",)),
+    Row(
+        "run.trackers: 'nothing' is not installed or unknown; allowed: tensorboard",
+        ("--run.trackers=[nothing]",),
+    ),
+]
+"""Values of the right type that cannot be meant, or not here; every key that has such values has a row."""
+
+TOGETHER = [
+    Row(
+        "run.precision: 'bf16' is not usable; allowed: no, with model.dtype float64",
+        ("--run.precision=bf16", "--model.dtype=float64"),
+    ),
+    Row(
+        "optim.steps: 5 is not usable; allowed: null beside optim.epochs 2.0; give one of the two",
+        ("--optim.steps=5", "--optim.epochs=2"),
+    ),
+    Row(
+        "optim.warmup_steps: 9 is not usable; allowed: integers below optim.steps 9",
+        ("--optim.warmup_steps=9", "--optim.steps=9"),
+    ),
+    Row(
+        "optim.warmup_steps: 6 is not usable; allowed: integers below the 6 steps",
+        ("--optim.steps=null", "--optim.epochs=1", "--optim.warmup_steps=6"),
+    ),
+    Row(
+        (
+            "sharding.strategy: 'zero1' is not usable; allowed: auto, ddp, fsdp2, tensor, "
+            "fsdp2+tensor with model.dtype float64 (ZeRO keeps float32 masters)"
+        ),
+        ("--sharding.strategy=zero1", "--model.dtype=float64"),
+    ),
+    Row(
+        "diagnostics.k: 200 is not usable; allowed: integers from 1 to the 148 weights",
+        ("--diagnostics.every=1", "--diagnostics.k=200"),
+    ),
+    Row(
+        ("data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"),
+        ("--loss=cross_entropy", "--data.task=regression"),
+    ),
+    Row(
+        (
+            "model.base_width: 10000000 gives 58,400,003,140,000,000 weights, … GiB a "
+            "process with gradients under ddp; allowed here: at most … GiB"
+        ),
+        ("--model.base_width=10000000", "--model.depth=6"),
+    ),
+    Row(
+        "run.dir: cannot make 'taken/…': Not a directory; allowed: a writable folder",
+        ("--run.dir=taken",),
+        {"taken": "a file"},
+    ),
+]
+"""Keys that do not go together."""
+
+COMMAND_LINES = [
+    Row("model.depth: no value given; allowed: an integer", ("--model.depth",)),
+    Row("optim.lr: no value given; allowed: a number", ("--optim.lr", "--loss=mse")),
+    Row("scaling.static: no value given; allowed: true or false", ("--scaling.static",)),
+    Row("model.deph: unknown key; did you mean model.depth?", ("--model.deph=3",)),
+    Row("mod.depth: unknown key; did you mean model.depth?", ("--mod.depth=3",)),
+    Row("model.dep: unknown key; did you mean model.depth?", ("--model.dep=3",)),
+    Row("Model.depth: unknown key; did you mean model.depth?", ("--Model.depth=3",)),
+    Row("colour: unknown key; allowed: loss, model.depth, …", ("--colour=red",)),
+    Row("scaling.zzz: unknown key; allowed: scaling.rule, scaling.static", ("--scaling.zzz=1",)),
+    Row(
+        (
+            "model.help: unknown key; allowed: model.depth, model.base_width, model.width_exponent, "
+            "model.activation, model.parameterization, model.dtype"
+        ),
+        ("--model.help",),
+    ),
+    Row("no_scaling.static: unknown key; did you mean scaling.static?", ("--no_scaling.static",)),
+    Row("argument: 'digits' is not understood; allowed: options such as --model.depth 8", ("digits",)),
+    Row("argument: '-x' is not understood; allowed: options such as --model.depth 8", ("-x",)),
+    Row("argument: '--' is not understood; allowed: options such as --model.depth 8", ("--",)),
+    Row("argument: '' is not understood; allowed: options such as --model.depth 8", ("",)),
+    Row(
+        "argument: '4' is not understood; allowed: options such as --model.depth 8",
+        ("--model.depth", "3", "4"),
+    ),
+    Row("model.depth: '=3' does not fit; allowed: an integer", ("--model.depth==3",)),
+    Row("model.depth: 'x' does not fit; allowed: an integer", ("--model.depth=3", "--model.depth=x")),
+    Row("model.depth+: unknown key; did you mean model.depth?", ("--model.depth+=3",)),
+    Row(
+        (
+            "model: nothing is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--model",),
+    ),
+    Row(
+        (
+            "model: '3' is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--model=3",),
+    ),
+    Row(
+        (
+            "model: 'x.yaml' is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--model=x.yaml",),
+    ),
+    Row("model.deph: unknown key; did you mean model.depth?", ("--model={deph: 3}",)),
+    Row(
+        "--print_config: 'foo' is unknown; allowed: comments, skip_default, skip_null",
+        ("--print_config=foo",),
+    ),
+    Row("print_confg: unknown key; allowed: loss, model.depth, …", ("--print_confg",)),
+    Row("debugg: unknown key; allowed: loss, model.depth, …", ("--debugg",)),
+    Row("debug: unknown key; allowed: loss, model.depth, …", ("--debug=1",)),
+    Row("--config: no value given; allowed: a YAML file", ("--config",)),
+    Row("--config: no file ''; allowed: a YAML file", ("--config=",)),
+    Row("--config: no file '.'; allowed: a YAML file", ("--config=.",)),
+    Row("--config: no file 'none.yaml'; allowed: a YAML file", ("--config=none.yaml",)),
+    Row("--config: no file 'none.yaml'; allowed: a YAML file", ("--config=none.yaml", "--config=other.yaml")),
+]
+
+BOMB = "a: &a [x, x]\n" + "".join(f"k{i}: &k{i} [*{'a' if i == 0 else f'k{i - 1}'}, *a]\n" for i in range(40))
+FILES = [
+    Row(
+        "model.deph: unknown key; did you mean model.depth?",
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {deph: 3}"},
+    ),
+    Row(
+        "modle: unknown key; allowed: loss, model.depth, …",
+        ("--config=c.yaml",),
+        {"c.yaml": "modle: {depth: 3}"},
+    ),
+    Row(
+        (
+            "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "model: 3"},
+    ),
+    Row(
+        (
+            "model: None is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "model:"},
+    ),
+    Row(
+        (
+            "model: [] is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "activation, parameterization, dtype"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "model: []"},
+    ),
+    Row(
+        "model.depth: 'deep' does not fit; allowed: an integer",
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {depth: deep}"},
+    ),
+    Row(
+        "model.depth: '3.0' does not fit; allowed: an integer",
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {depth: 3.0}"},
+    ),
+    Row(
+        "model.depth: 'true' does not fit; allowed: an integer",
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {depth: true}"},
+    ),
+    Row(
+        ("model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear or a list of 2 numbers"),
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {activation: [1, x]}"},
+    ),
+    Row(
+        "optim.lr: -2.0 is not usable; allowed: finite numbers from 0",
+        ("--config=c.yaml",),
+        {"c.yaml": "optim: {lr: -2}"},
+    ),
+    Row(
+        "optim.lr: inf is not usable; allowed: finite numbers from 0",
+        ("--config=c.yaml",),
+        {"c.yaml": "optim: {lr: 1e400}"},
+    ),
+    Row(
+        "optim.lr: 3 is not nested; allowed in a file: optim: {lr: …}",
+        ("--config=c.yaml",),
+        {"c.yaml": "optim.lr: 3"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: it has the key lr twice; allowed: keys and values "
+            "in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "optim: {lr: 1, lr: 2}"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: it has the key loss twice; allowed: keys and "
+            "values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "loss: mse\nloss: mse"},
+    ),
+    Row(
+        "run.name: '1000.0' does not fit; allowed: text or null",
+        ("--config=c.yaml",),
+        {"c.yaml": "run: {name: 1e3}"},
+    ),
+    Row(
+        "run.dir: 'a\\x00b' is not usable; allowed: the path of a folder",
+        ("--config=c.yaml",),
+        {"c.yaml": 'run: {dir: "a\\0b"}'},
+    ),
+    Row(
+        ("data.source: no file or folder './a\\x00b'; allowed: a local file or folder, a hub name, digits"),
+        ("--config=c.yaml",),
+        {"c.yaml": 'data: {source: "./a\\0b"}'},
+    ),
+    Row(
+        ("run.metrics: no script './a\\x00b'; allowed: accuracy, mse, a local script or a module on the hub"),
+        ("--config=c.yaml",),
+        {"c.yaml": 'run: {metrics: ["./a\\0b"]}'},
+    ),
+    Row(
+        "run.trackers: 'tensorboard' does not fit; allowed: a list such as [a, b]",
+        ("--config=c.yaml",),
+        {"c.yaml": "run: {trackers: tensorboard}"},
+    ),
+    Row(
+        "config: unknown key; allowed: loss, model.depth, …",
+        ("--config=c.yaml",),
+        {"c.yaml": "config: other.yaml"},
+    ),
+    Row(
+        "print_config: unknown key; allowed: loss, model.depth, …",
+        ("--config=c.yaml",),
+        {"c.yaml": "print_config: true"},
+    ),
+    Row("1: unknown key; allowed: loss, model.depth, …", ("--config=c.yaml",), {"c.yaml": "1: 2"}),
+    Row("None: unknown key; allowed: loss, model.depth, …", ("--config=c.yaml",), {"c.yaml": "null: 3"}),
+    Row(
+        "--config: 'c.yaml' holds a list; allowed: keys and values in plain YAML",
+        ("--config=c.yaml",),
+        {"c.yaml": "[1, 2]"},
+    ),
+    Row(
+        "--config: 'c.yaml' holds a str; allowed: keys and values in plain YAML",
+        ("--config=c.yaml",),
+        {"c.yaml": "text"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: while parsing a flow sequence in \"<unicode "
+            "string>\", line 1, column 8: model: [1, ^ expected ',' or ']', but got '<stream end>' in "
+            '"<unicode string>", line 2, column 2: 2 ^; allowed: keys and values in plain YAML'
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "model: [1,\n2"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: while constructing a mapping in \"<unicode "
+            'string>", line 1, column 1: ? [a] ^ found unhashable key in "<unicode string>", line 1, '
+            "column 3: ? [a] ^; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "? [a]\n: b"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: expected a single document in the stream in "
+            '"<unicode string>", line 1, column 5: --- {} ^ but found another document in "<unicode '
+            'string>", line 2, column 1: --- {} ^; allowed: keys and values in plain YAML'
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "--- {}\n--- {}\n"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: while scanning for the next token found character "
+            "'\\t' that cannot start any token in \"<unicode string>\", line 1, column 1: - x ^; "
+            "allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "\t- x"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.system' in \"<unicode string>\", line 1, column "
+            "6: run: !!python/object/apply:os.system ... ^; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "run: !!python/object/apply:os.system ['touch hacked']"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object:os.system' in \"<unicode string>\", line 1, column 6: "
+            "run: !!python/object:os.system {} ^; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "run: !!python/object:os.system {}"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/name:os.system' in \"<unicode string>\", line 1, column 6: run: "
+            "!!python/name:os.system ^; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "run: !!python/name:os.system"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: could not determine a constructor for the tag "
+            "'!evil' in \"<unicode string>\", line 1, column 6: run: !evil {} ^; allowed: keys and "
+            "values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "run: !evil {}"},
+    ),
+    Row(
+        (
+            "model.class_path: unknown key; allowed: model.depth, model.base_width, "
+            "model.width_exponent, model.activation, model.parameterization, model.dtype"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "model: {class_path: os.system}"},
+    ),
+    Row(
+        ("--config: 'c.yaml' is not valid YAML: it has an alias; allowed: keys and values in plain YAML"),
+        ("--config=c.yaml",),
+        {"c.yaml": BOMB},
+    ),
+    Row(
+        "--config: 'c.yaml' nests too deeply; allowed: keys and values in plain YAML",
+        ("--config=c.yaml",),
+        {"c.yaml": "[" * 3000},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: 'utf-8' codec can't decode byte 0xff in position "
+            "0: invalid start byte; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": b"\xff\xfe\x00"},
+    ),
+    Row(
+        (
+            "--config: 'c.yaml' is not valid YAML: unacceptable character #x0000: special characters "
+            'are not allowed in "<unicode string>", position 1; allowed: keys and values in plain '
+            "YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": b"a\x00b: 3"},
+    ),
+    Row(
+        (
+            '--config: it is not valid YAML: found incompatible YAML document in "<unicode string>", '
+            "line 1, column 1; allowed: keys and values in plain YAML"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": "%YAML 1.9\n--- {}"},
+    ),
+    Row(
+        "optim.lr: 'null' does not fit; allowed: a number",
+        ("--config=c.yaml",),
+        {"c.yaml": "optim: {lr: null}"},
+    ),
+    Row(
+        (
+            "run.name: 'a\\x00b' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, or null"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": 'run: {name: "a\\0b"}'},
+    ),
+    Row(
+        (
+            "run.name: 'a\\nb' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, or null"
+        ),
+        ("--config=c.yaml",),
+        {"c.yaml": 'run: {name: "a\\nb"}'},
+    ),
+]
+
+
+def test_every_key_has_a_row_with_another_type() -> None:
+    assert set(WRONG_TYPE) == set(key_types())
+
+
+def test_every_key_with_impossible_values_has_a_row() -> None:
+    """Of the others every value of the type can be meant."""
+    given = {row.arguments[0].removeprefix("--").partition("=")[0] for row in [*IMPOSSIBLE, *TOGETHER]}
+    free = {key for key, hint in key_types().items() if hint is bool or get_origin(hint) is Literal}
+    assert set(key_types()) - free - given == set()
+
+
+@pytest.mark.parametrize("key", WRONG_TYPE)
+def test_another_type_is_refused(key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    value, allowed = WRONG_TYPE[key]
+    group, _, leaf = key.rpartition(".")
+    hint = key_types()[key]
+    if str in (hint, *get_args(hint)) and get_origin(hint) is not list:
+        row = Row("", ("--config=c.yaml",), {"c.yaml": f"{group}: {{{leaf}: {value}}}"})
+    else:
+        row = Row("", (f"--{key}={value}",))
+    message = f"{key}: {value!r} does not fit; allowed: {allowed}"
+    assert_refused(Row(message, row.arguments, row.files), capfd)
+
+
+@pytest.mark.parametrize("row", [*IMPOSSIBLE, *TOGETHER], ids=str)
+def test_a_value_that_cannot_be_meant_is_refused(row: Row, capfd: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available() and {"--run.device=cuda", "--run.precision=fp16"} & {*row.arguments}:
+        pytest.skip("there is a GPU")
+    assert_refused(row, capfd)
+
+
+@pytest.mark.parametrize("row", COMMAND_LINES, ids=str)
+def test_a_malformed_command_line_is_refused(row: Row, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(row, capfd)
+
+
+@pytest.mark.parametrize("row", FILES, ids=lambda row: repr(row.files["c.yaml"])[:40])
+def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture[str]) -> None:
+    assert_refused(row, capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "command: 'fly' is unknown; allowed: train, doctor"),
+        (["--fly"], "command: '--fly' is unknown; allowed: train, doctor"),
+        (["Train"], "command: 'Train' is unknown; allowed: train, doctor"),
+        (["train", "--model.deph=1"], "model.deph: unknown key; did you mean model.depth?"),
+        (["train", "--run.processes=0"], "run.processes: 0 is not usable; allowed: integers from 1, or null"),
+        (["doctor", "--processes=0"], "processes: 0 is not usable; allowed: integers from 1"),
+        (
+            ["doctor", "--colour"],
+            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json",
+        ),
+    ],
+)
+def test_a_mistake_in_a_command_is_refused(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(arguments) == 2
+    assert capfd.readouterr() == ("", f"error: {message}\n")
