@@ -26,7 +26,8 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     steps = _steps(config, per_epoch)
     if config.optim.warmup_steps >= steps:
         raise UserError(
-            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; allowed: integers below the {steps} steps"
+            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; "
+            f"allowed: integers below the {steps} steps"
         )
     sharding = _sharding(config, data, world)
     every = config.run.eval_every

@@ -351,7 +351,10 @@ IMPOSSIBLE = [
         ("--checkpoint.keep_steps=[3,0]",),
     ),
     Row(
-        "run.resume: 'auto' is not usable; allowed: auto with run.name; no; or the path of a run or checkpoint",
+        (
+            "run.resume: 'auto' is not usable; allowed: auto with run.name; no; or the path of a run or "
+            "checkpoint"
+        ),
         ("--run.resume=auto",),
     ),
     Row(
