@@ -81,20 +81,45 @@ def test_diagnostics_on_the_gpu_are_those_on_the_cpu():
     torch.testing.assert_close(*found, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-def test_a_run_on_the_gpu_learns_digits(precision, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("strategy", "precision"),
+    [("ddp", "no"), ("ddp", "bf16"), ("ddp", "fp16"), ("fsdp2", "no"), ("fsdp2", "bf16"), ("tensor", "bf16")],
+)
+def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     network = ["--model.activation=abs", "--model.base_width=16", "--optim.lr=8", "--optim.steps=300"]
     options = [
         "--run.device=cuda",
         f"--run.precision={precision}",
+        f"--sharding.strategy={strategy}",
         "--run.name=gpu",
         "--diagnostics.every=100",
     ]
     try:
         assert main([*network, *options, "--run.name=gpu"]) == 0
     finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
     summary = json.loads((tmp_path / "runs/gpu/summary.json").read_text())
     assert summary["device"] == "cuda"
     assert summary["accuracy"] > 0.9
+
+
+def test_a_run_goes_on_from_the_cpu_on_the_gpu(tmp_path, monkeypatch):
+    """What is stored are numbers, not devices."""
+    monkeypatch.chdir(tmp_path)
+    network = [
+        "--model.base_width=4",
+        "--model.dtype=float64",
+        "--optim.steps=20",
+        "--checkpoint.every_steps=10",
+    ]
+    ends = []
+    for device, more in (("cpu", []), ("cuda", ["--run.resume=runs/cpu/checkpoints/step-10"])):
+        try:
+            assert main([*network, f"--run.device={device}", f"--run.name={device}", *more]) == 0
+        finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
+        ends.append(json.loads((tmp_path / f"runs/{device}/summary.json").read_text())["train_loss"])
+    assert ends[1] == pytest.approx(ends[0], rel=1e-9)
