@@ -35,7 +35,7 @@ types: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 audit: setup  ## what is installed is what requirements-locked.txt pins, with a hash for each file
 	$(BIN)/python .ci/audit.py
