@@ -77,6 +77,7 @@ class Exchange:
         self._group = dist.new_group(backend="gloo") if several else None
         self._pending: tuple[torch.Tensor, Any] | None = None
         self._steps = self._interval = 1
+        self._saved = False
         self._started = time.monotonic()
 
     def __call__(self, wish: Wish) -> Wish:
@@ -91,6 +92,10 @@ class Exchange:
             numbers, work = self._pending
             work.wait()
             agreed, self._interval = Wish(int(numbers[0])), int(numbers[1])
+            # What was wished for before a save became known is done with it.
+            if agreed == Wish.SAVE and self._saved:
+                agreed = Wish.NOTHING
+            self._saved = agreed == Wish.SAVE
         numbers = torch.tensor([int(wish), self._wanted_interval()])
         self._pending = (numbers, dist.all_reduce(numbers, dist.ReduceOp.MAX, self._group, async_op=True))
         self._steps = self._interval

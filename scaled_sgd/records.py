@@ -1,9 +1,11 @@
 """What a run writes: a stream of metrics that survives a kill, whole files, facts of the software."""
 
+import contextlib
 import json
 import math
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -24,6 +26,7 @@ class MetricsStream:
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting = b""
 
     @property
     def size(self) -> int:
@@ -40,9 +43,28 @@ class MetricsStream:
         self.append((json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode())
 
     def append(self, lines: bytes) -> None:
-        """Append whole rows as they are."""
-        while lines:
-            lines = lines[os.write(self._descriptor, lines) :]
+        """Append whole rows as they are.
+
+        Where the disk is full they wait for the next call, after a warning; no row is ever left in half.
+        """
+        warned = bool(self._waiting)
+        self._waiting += lines
+        whole = os.fstat(self._descriptor).st_size
+        rest = self._waiting
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, whole)
+            if not warned:
+                print(
+                    f"warning: metrics: cannot be written: {error.strerror}; rows wait until they can",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        else:
+            self._waiting = b""
 
     def close(self) -> None:
         """Flush to the disk and close."""

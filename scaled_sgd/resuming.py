@@ -4,16 +4,18 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from scaled_sgd.agreement import on_every_rank, on_first_rank
 from scaled_sgd.checkpoint import Checkpoint, newest_intact, open_checkpoint
+from scaled_sgd.checkpoint.folders import step_of
 from scaled_sgd.checkpoint.manifest import MANIFEST
 from scaled_sgd.comparison import check_changes
 from scaled_sgd.config import Config, as_dict
@@ -51,17 +53,22 @@ def find_start(config: Config) -> Start:
         assert named is not None
         folder, chosen = named, None
     else:
-        folder, chosen = on_every_rank(lambda: _locate(run.resume))
+        place, chosen = on_every_rank(lambda: _locate(run.resume))
+        if place is None:
+            if named is None:
+                raise UserError(f"run.resume: {run.resume!r} is in no run directory; allowed: with run.name")
+            return Start(None, open_checkpoint(cast(Path, chosen)))
+        folder = place
     in_place = named is None or _same(named, folder)
     exists = on_every_rank(folder.is_dir)
     directory = on_first_rank(lambda: RunDirectory(folder) if in_place and exists else None)
     if chosen is not None:
         return Start(directory, open_checkpoint(chosen))
     checkpoint, skipped = newest_intact(folder / "checkpoints")
-    on_first_rank(lambda: _set_aside(folder / "checkpoints", skipped))
-    if checkpoint is None and run.resume != "auto":
+    on_first_rank(lambda: _say_skipped(folder / "checkpoints", skipped, rename=directory is not None))
+    if checkpoint is None and (skipped or run.resume != "auto"):
         raise UserError(
-            f"run.resume: {run.resume!r} has no intact checkpoint; allowed: a run with one, or no"
+            f"run.resume: {str(folder)!r} has no intact checkpoint; allowed: a run with one, or no"
         )
     if checkpoint is None and directory is not None:
         print(f"run.resume: no checkpoint in {str(folder)!r}; starting over", file=sys.stderr, flush=True)
@@ -122,7 +129,11 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
         directory = RunDirectory.make(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
     if start.checkpoint is not None:
         _take_metrics(directory, start.checkpoint)
-    directory.write_config(as_dict(replace(config, run=replace(run, name=directory.path.name))))
+    if start.checkpoint is not None and start.directory is not None:
+        _leave_behind(directory.checkpoints, start.checkpoint.step)
+    # A change is accepted once.
+    written = replace(run, name=directory.path.name, resume="no", accept_changes=[])
+    directory.write_config(as_dict(replace(config, run=written)))
     return directory
 
 
@@ -133,18 +144,19 @@ def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
     """
     size = checkpoint.state["progressed"]["metrics_bytes"]
     source = checkpoint.path.parent.parent / "metrics.jsonl"
-    if not _same(source.parent, directory.path):
-        with contextlib.suppress(OSError):
-            directory.metrics.append(source.read_bytes()[:size])
-    else:
+    if _same(source.parent, directory.path):
         directory.metrics.cut(min(size, directory.metrics.size))
+    elif checkpoint.path.parent.name == "checkpoints" and source.is_file():
+        directory.metrics.append(source.read_bytes()[:size])
 
 
-def _locate(path: str) -> tuple[Path, Path | None]:
-    """The run directory at ``path``, and the checkpoint if that is one."""
+def _locate(path: str) -> tuple[Path | None, Path | None]:
+    """The run directory at or around ``path``, if any, and the checkpoint if that is one."""
     folder = Path(path)
     if (folder / MANIFEST).is_file():
-        return folder.parent.parent, folder
+        run = folder.resolve().parent.parent
+        inside = folder.resolve().parent.name == "checkpoints" and (run / "config.yaml").is_file()
+        return (folder.parent.parent if inside else None), folder
     if (folder / "config.yaml").is_file():
         return folder, None
     raise UserError(
@@ -156,10 +168,23 @@ def _same(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve()
 
 
-def _set_aside(folder: Path, skipped: list[str]) -> None:
-    """Say which checkpoints were skipped, and rename them, so that they do not count as checkpoints kept."""
+def _say_skipped(folder: Path, skipped: list[str], *, rename: bool) -> None:
+    """Say which checkpoints were skipped; renamed, they do not count among those that are kept."""
     for reason in skipped:
         print(f"warning: {reason}", file=sys.stderr, flush=True)
-        name = Path(reason.split("'")[1]).name
-        with contextlib.suppress(OSError):
-            os.rename(folder / name, folder / f"{name}.damaged-{os.getpid()}")
+    for path in folder.glob("step-*") if rename else ():
+        if any(repr(str(path)) in reason for reason in skipped):
+            _rename(path, "damaged")
+
+
+def _leave_behind(folder: Path, step: int) -> None:
+    """Rename checkpoints after ``step``, from which the run goes on another way."""
+    for path in folder.glob("step-*"):
+        later = step_of(path.name)
+        if later is not None and later > step:
+            _rename(path, "left")
+
+
+def _rename(path: Path, why: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rename(path, path.with_name(f"{path.name}.{why}-{secrets.token_hex(4)}"))

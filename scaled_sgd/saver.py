@@ -1,6 +1,7 @@
 """Saves a run and takes it up again, between the trainer and the storage of checkpoints."""
 
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from scaled_sgd.agreement import from_first_rank
 from scaled_sgd.checkpoint import Checkpoint, prune, save
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.data import Data
-from scaled_sgd.errors import CheckpointError
+from scaled_sgd.errors import CheckpointError, UserError
 from scaled_sgd.interrupts import Wish
 from scaled_sgd.observation import Observer
 from scaled_sgd.records import MetricsStream, versions
@@ -50,7 +51,6 @@ class Saver:
         self._config, self._data, self._strategy = config, data, strategy
         self._observer, self._grad_scaler = observer, grad_scaler
         self._saved_at = time.monotonic()
-        self._facts: dict[str, Any] | None = None
 
     def wish(self) -> Wish:
         """To save, on the first rank, when the minutes between checkpoints are over."""
@@ -65,7 +65,7 @@ class Saver:
         """Write a checkpoint below the folder ``run`` and delete old ones; where, or why not. Collective."""
         folder, checkpoint = run / "checkpoints", self._config.checkpoint
         try:
-            progressed.metrics_bytes = from_first_rank(lambda: 0 if metrics is None else metrics.size)
+            progressed.metrics_bytes = from_first_rank(lambda: _size(metrics))
             path = save(
                 folder,
                 progressed.step,
@@ -73,11 +73,14 @@ class Saver:
                 private=random_states() | self._observed(),
                 state=self._state(progressed),
             )
-            prune(folder, checkpoint.keep, checkpoint.keep_steps)
-        except CheckpointError as error:
+        except UserError as error:
             return None, str(error)
         finally:
             self._saved_at = time.monotonic()
+        try:
+            prune(folder, checkpoint.keep, checkpoint.keep_steps)
+        except CheckpointError as error:
+            return path, str(error)
         return path, None
 
     def restore(self, checkpoint: Checkpoint) -> Progressed:
@@ -90,7 +93,7 @@ class Saver:
             UserError: it is of another network.
         """
         state = checkpoint.state
-        restore_pieces(self._strategy, checkpoint)
+        restore_pieces(self._strategy, checkpoint, momentum=self._config.optim.momentum > 0)
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]
@@ -105,8 +108,16 @@ class Saver:
             restore_random_states(private)
         if self._observer is not None:
             device = self._strategy.device
-            self._observer.load_state_dict(observer_state(private, device, starts=same_world))
+            before = observer_state(private, device, starts=same_world)
+            samples = state["config"]["diagnostics"]["samples"]
+            if samples != self._config.diagnostics.samples or state["data"] != self._data_facts:
+                before = {"starts": {}, "first_kernels": None}
+            self._observer.load_state_dict(before)
         return Progressed(**state["progressed"])
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        return data_facts(self._data)
 
     def _observed(self) -> dict[str, torch.Tensor]:
         return {} if self._observer is None else observer_tensors(self._observer.state_dict())
@@ -114,14 +125,24 @@ class Saver:
     def _state(self, progressed: Progressed) -> dict[str, Any]:
         scaling = self._strategy.scaling.state_dict()
         scales = scaling["scales"]
-        if self._facts is None:
-            self._facts = data_facts(self._data)
         return {
             "progressed": progressed.as_dict(),
             "config": as_dict(self._config),
-            "data": self._facts,
+            "data": self._data_facts,
             "strategy": self._strategy.name,
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "versions": versions(),
         }
+
+
+def _size(metrics: MetricsStream | None) -> int:
+    """Bytes of the metrics, on the disk.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        return 0 if metrics is None else metrics.size
+    except OSError as error:
+        raise UserError(f"metrics: cannot be written: {error.strerror}; allowed: a disk with room") from error

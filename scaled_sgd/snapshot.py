@@ -54,8 +54,8 @@ def pieces(strategy: Strategy) -> list[Piece]:
     ]
 
 
-def restore_pieces(strategy: Strategy, checkpoint: Checkpoint) -> None:
-    """Fill every weight and momentum; each process reads what it holds and nothing moves.
+def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool) -> None:
+    """Fill every weight, and momentum where there is one; each process reads what it holds, nothing moves.
 
     Raises:
         UserError: the checkpoint is of another network.
@@ -63,7 +63,7 @@ def restore_pieces(strategy: Strategy, checkpoint: Checkpoint) -> None:
     for shard in strategy.shards:
         for kind in get_args(Kind):
             name = f"{kind}.{shard.k}"
-            if name not in checkpoint.names and kind == "momentum":
+            if kind == "momentum" and not (momentum and name in checkpoint.names):
                 continue
             if checkpoint.shape(name) != shard.shape:
                 raise UserError(

@@ -118,7 +118,8 @@ class Trainer:
                     row |= self._observe(batch, lr)
                 loss, grad_norm = self._update(step, batch, lr, measure_gradient=logged)
                 if observed:
-                    row["loss_after"] = self._minibatch_loss(batch)
+                    total = self._loss_of(batch.x, self.samples.targets(batch.y))
+                    row["loss_after"] = float(self.strategy.data.sum(total)) / batch.n_global
                 if logged:
                     at.last_loss = float(self.strategy.data.sum(loss)) / batch.n_global
                     at.first_loss = at.last_loss if step == 0 else at.first_loss
@@ -147,6 +148,7 @@ class Trainer:
                     self._save()
             exchange.finish()
             seconds = self._seconds()
+            self._look_once_more()
             self._stop_if_diverged()
             evaluation = self.evaluate()
             self._record({"step": self.steps, "seconds": seconds, **evaluation})
@@ -202,6 +204,7 @@ class Trainer:
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
+        self._look_once_more()
         self._stop_if_diverged()
         self.progressed.seconds = self._seconds()
         metrics = None if self.directory is None else self.directory.metrics
@@ -240,11 +243,9 @@ class Trainer:
             print(line, file=sys.stderr, flush=True)
 
     @torch.no_grad()
-    def _minibatch_loss(self, batch: Batch) -> float:
-        """Mean loss of the global minibatch as the network is now. Collective."""
-        f = self.strategy.forward(batch.x)
-        total = self.loss.value(f, self.samples.targets(batch.y)).sum(dtype=torch.float64)
-        return float(self.strategy.data.sum(total)) / batch.n_global
+    def _loss_of(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Sum of this rank's losses () as the network is now. Collective where weights are in parts."""
+        return self.loss.value(self.strategy.forward(x), targets).sum(dtype=torch.float64)
 
     def _finish(self, seconds: float, evaluation: dict[str, float]) -> dict[str, Any]:
         train_loss = self.progressed.last_loss
@@ -273,6 +274,11 @@ class Trainer:
 
     def _facts(self) -> dict[str, Any]:
         return run_facts(self.config, self.data, self.strategy, self.accelerator.device)
+
+    def _look_once_more(self) -> None:
+        """See whether the last update left a finite loss, which no step has told yet. Collective."""
+        total = self._loss_of(*self.samples.probe(self.strategy.data))
+        self._watch.see(total, self.strategy.network.depth + 1)
 
     def _record(self, row: dict[str, Any]) -> None:
         if self.directory is not None:

@@ -1,3 +1,4 @@
+import errno
 import math
 import os
 import signal
@@ -79,3 +80,23 @@ def test_outside_git_there_is_no_revision(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_revision() is None
+
+
+def test_rows_wait_for_a_disk_with_room_and_are_never_left_in_half(tmp_path, monkeypatch, capsys):
+    stream, write, full = MetricsStream(tmp_path / "metrics.jsonl"), os.write, [True]
+
+    def half(descriptor, lines):
+        if not full[0]:
+            return write(descriptor, lines)
+        if len(lines) < 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, lines[: len(lines) // 2])
+
+    monkeypatch.setattr(os, "write", half)
+    for row in range(3):
+        stream.write({"row": row})
+        assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    full[0] = False
+    stream.write({"row": 3})
+    assert [row["row"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert capsys.readouterr().err.count("warning: metrics: cannot be written: No space left on device") == 1

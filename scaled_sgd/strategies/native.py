@@ -41,8 +41,20 @@ class Replicas(Strategy):
         self.module: nn.Module = accelerator.prepare(self.network)
         self._optimizer: Any = accelerator.prepare(optimizer)
         self.data, self.tensor = Ranks(), Ranks.alone()
+        if self.data.size > 1:
+            self._settle_buckets()
         weights = enumerate(self.network.scaled_layers, start=1)
         self.shards = [RowShard(k, layer.weight, optimizer, copies=self.data.size) for k, layer in weights]
+
+    def _settle_buckets(self) -> None:
+        """A backward pass for nothing: DDP sums in another order from its second one on.
+
+        Without it the first step of a resumed run would differ from the same step of a run that went on.
+        """
+        first = self.network.scaled_layers[0].weight
+        x = torch.zeros(1, self.network.widths[0], dtype=first.dtype, device=first.device)
+        (self.module(x).sum() * 0).backward()
+        self._optimizer.zero_grad()
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
         """Gradients are averaged with the last microbatch."""

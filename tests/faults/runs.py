@@ -53,7 +53,7 @@ def start(folder: Path, extra: tuple[str, ...] = (), prepare: Callable[[], Any] 
 def finish(folder: Path, extra: tuple[str, ...] = ()) -> None:
     """Run, or go on, to the end."""
     process = start(folder, extra)
-    process.join()
+    process.join(timeout=120)
     assert process.exitcode == 0, (folder / "errors.txt").read_text()
 
 

@@ -1,6 +1,7 @@
 """A run goes on in any world and under any strategy, with the numbers of the run that was never stopped."""
 
 import importlib.util
+import shutil
 
 import pytest
 import torch
@@ -51,6 +52,22 @@ def test_a_run_may_change_its_world_and_its_strategy_on_the_way(chain, dtype, to
         worst = differences(run, found[0])
         assert {figure: error for figure, error in worst.items() if not error <= tolerance} == {}, name
     assert all(torch.isfinite(v).all() for v in found[-1].momentum)
+
+
+@pytest.mark.parametrize(("strategy", "processes"), [("ddp", 3), ("fsdp2", 4), ("tensor", 2), ("zero2", 2)])
+def test_on_the_same_world_a_run_goes_on_bit_for_bit(strategy, processes, tmp_path):
+    if strategy.startswith("zero") and not importlib.util.find_spec("deepspeed"):
+        pytest.skip("needs deepspeed")
+    arguments = (*BASE, f"--sharding.strategy={strategy}")
+    whole = (*arguments, "--run.name=whole")
+    resumed = (*arguments, "--run.name=resumed", "--run.resume=runs/whole/checkpoints/step-10")
+    one, other = run_all([whole, resumed], processes, where=tmp_path)
+    for row in (*one.rows, *other.rows):
+        row.pop("seconds")
+    assert other.rows == one.rows
+    for kind in ("weights", "momentum"):
+        pairs = zip(getattr(one, kind), getattr(other, kind), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 SMALL = (
@@ -146,6 +163,52 @@ def test_a_changed_configuration_is_refused_by_name(arguments, expected, capsys)
     assert train("--checkpoint.every_steps=3") == 0
     assert train("--run.resume=auto", *arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {expected}"
+
+
+def test_going_back_leaves_the_other_way_behind(tmp_path):
+    """Otherwise older checkpoints would be newer in number, and the next resume take the wrong way."""
+    assert train("--checkpoint.every_steps=1", "--checkpoint.keep=9") == 0
+    back = ("--run.resume=runs/run/checkpoints/step-3", "--optim.lr=0.5", "--checkpoint.every_steps=1")
+    assert train(*back, "--run.accept_changes=[optim.lr]", "--checkpoint.keep=1") == 0
+    names = sorted(path.name.split(".")[0] for path in (tmp_path / "runs/run/checkpoints").iterdir())
+    assert names == ["step-4", "step-5", "step-6", "step-6"]
+    expected = rows()
+    assert train("--run.resume=auto", "--optim.lr=0.5") == 0
+    assert rows() == expected
+
+
+def test_a_change_is_accepted_once(capsys):
+    assert train() == 0
+    assert train("--run.resume=runs/run", "--optim.lr=2", "--run.accept_changes=[optim.lr]") == 0
+    assert train("--run.resume=runs/run", "--optim.lr=3") == 2
+    assert "optim.lr: 3.0 differs from the checkpoint's 1.0" in capsys.readouterr().err
+
+
+def test_another_probe_starts_its_drift_anew():
+    assert train("--diagnostics.every=2", "--diagnostics.samples=20") == 0
+    resume = "--run.resume=runs/run/checkpoints/step-3"
+    assert train(resume, "--diagnostics.every=2", "--diagnostics.samples=30") == 0
+    assert next(row for row in rows() if row["step"] == 4)["features"]["drift"] == [0.0, 0.0]
+
+
+def test_a_checkpoint_without_its_run_needs_a_name(tmp_path, capsys):
+    assert train() == 0
+    (tmp_path / "x").mkdir()
+    shutil.copytree(tmp_path / "runs/run/checkpoints/step-3", tmp_path / "x/best")
+    assert main(["--run.resume=x/best"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: run.resume: 'x/best' is in no run directory; allowed: with run.name"
+    )
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["best"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert train("--run.resume=x/best", "--run.name=named") == 0
+
+
+def test_a_run_whose_last_update_blows_up_is_not_finished(capsys):
+    """No later step could tell."""
+    arguments = ["--optim.steps=1", "--optim.lr=1e300", "--model.dtype=float64", "--scaling.rule=none"]
+    assert main([*SMALL, *arguments]) == 3
+    assert "error: loss: not finite at step 0" in capsys.readouterr().err
 
 
 def test_accepted_changes_are_said(capsys):

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import statistics
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,13 @@ def soak(folder):
 def test_memory_and_open_files_stay_flat_over_thousands_of_steps(tmp_path):
     process = context.Process(target=soak, args=(tmp_path,))
     process.start()
-    process.join()
+    process.join(timeout=300)
     assert process.exitcode == 0
     table = [[int(n) for n in line.split()] for line in (tmp_path / "memory.txt").read_text().splitlines()]
     warm = [row for row in table if STEPS // 6 <= row[0] < STEPS // 3]
     late = [row for row in table if row[0] >= STEPS * 5 // 6]
-    growth = min(row[1] for row in late) - max(row[1] for row in warm)
+    growth = statistics.median(row[1] for row in late) - statistics.median(row[1] for row in warm)
     print(f"{STEPS} steps: {warm[-1][1] / 2**20:.1f} MiB, growth {growth / 2**20:.2f} MiB")
-    assert growth < 4 * 2**20
+    assert growth < 2**20
     assert max(row[2] for row in late) == max(row[2] for row in warm)
     assert len(list((tmp_path / "runs/soak/checkpoints").iterdir())) == 2
