@@ -267,13 +267,10 @@ class Trainer:
     def _summarise(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write the summary of a run that has ended, and leave its directory to others."""
         assert self.directory is not None
-        summary = outcome | self._facts()
+        summary = outcome | run_facts(self.config, self.data, self.strategy, self.accelerator.device)
         self.directory.write_summary(summary)
         self.directory.close()
         return summary
-
-    def _facts(self) -> dict[str, Any]:
-        return run_facts(self.config, self.data, self.strategy, self.accelerator.device)
 
     def _look_once_more(self) -> None:
         """See whether the last update left a finite loss, which no step has told yet. Collective."""
