@@ -97,7 +97,7 @@ def _process(
                 "LOCAL_WORLD_SIZE": str(processes),
                 "MASTER_PORT": str(port),
             }
-        found.append(_run((f"--run.name=run-{i}", *arguments), prepare))
+        found.append(_run((f"--run.name=run-{i}", "--run.timeout_seconds=120", *arguments), prepare))
         _leave_world()
     Path(folder, f"rank-{rank}").write_bytes(pickle.dumps(found))
 
@@ -109,6 +109,8 @@ def _run(arguments: tuple[str, ...], prepare: Prepare | None) -> dict[str, Any]:
         accelerator = create_accelerator(config)
         if prepare is not None:
             prepare(accelerator)
+        if accelerator.num_processes > 1:
+            accelerator.end_training = lambda: None
         trainer = _Examined(config, accelerator)
         trainer.run()
     return trainer.found
@@ -150,15 +152,18 @@ def _held(trainer: Trainer) -> list[tuple[str, int, tuple[int, int], int, Tensor
 
 
 def _leave_world() -> None:
-    if torch.distributed.is_initialized():
+    """Forget the run. Several processes keep the group they have, as a process has one world for life.
+
+    Making it anew for each run was seen to wait for ever, once in some hundred times.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1:
         torch.distributed.destroy_process_group()
+        if "deepspeed" in sys.modules:
+            sys.modules["deepspeed.comm.comm"].cdb = None
+            importlib.reload(sys.modules["deepspeed.utils.groups"])
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-    if "deepspeed" in sys.modules:
-        # DeepSpeed takes a process to have one world for life.
-        sys.modules["deepspeed.comm.comm"].cdb = None
-        importlib.reload(sys.modules["deepspeed.utils.groups"])
 
 
 def _assemble(metrics: Path, of_ranks: list[dict[str, Any]]) -> Finished:
