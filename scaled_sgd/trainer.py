@@ -268,7 +268,10 @@ class Trainer:
         """Write the summary of a run that has ended, and leave its directory to others."""
         assert self.directory is not None
         summary = outcome | run_facts(self.config, self.data, self.strategy, self.accelerator.device)
-        self.directory.write_summary(summary)
+        try:
+            self.directory.write_summary(summary)
+        except OSError as error:
+            self._say(f"warning: summary: cannot be written: {error.strerror}")
         self.directory.close()
         return summary
 
