@@ -156,8 +156,9 @@ def _leave_world() -> None:
 
     Making it anew for each run was seen to wait for ever, once in some hundred times.
     """
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1:
-        torch.distributed.destroy_process_group()
+    if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
         if "deepspeed" in sys.modules:
             sys.modules["deepspeed.comm.comm"].cdb = None
             importlib.reload(sys.modules["deepspeed.utils.groups"])
