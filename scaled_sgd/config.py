@@ -58,6 +58,10 @@ class OptimConfig:
     """microbatches a step; the step stays the same"""
     clip_norm: float | None = None
     """largest norm of the whole gradient, before scaling; null: no clipping"""
+    normalize: bool = False
+    """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
+    fused_update: bool = False
+    """add updates to the weights as they are computed, without autograd: no gradient is ever held"""
 
 
 @dataclass

@@ -2,13 +2,15 @@ import pytest
 import torch
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import fused_step, scale_by, scale_frozen
+from scaled_sgd.errors import UserError
+from scaled_sgd.fused import Update, fused_step, scale_by, scale_frozen
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import RULES, get_rule
+from scaled_sgd.sharding import Partition
 
 
-def network():
-    return HomogeneousMLP(6, 3, depth=4, base_width=3, activation=(0.4, 0.9), seed=0, dtype=torch.float64)
+def network(activation=(0.4, 0.9)):
+    return HomogeneousMLP(6, 3, depth=4, base_width=3, activation=activation, seed=0, dtype=torch.float64)
 
 
 def minibatch(seed, loss):
@@ -19,26 +21,51 @@ def minibatch(seed, loss):
     return x, torch.randint(3, (7,), generator=generator)
 
 
+def velocities(model):
+    held = [torch.zeros_like(weight) for weight in model.parameters()]
+    return lambda k: held[k - 1]
+
+
+def norm_of(model):
+    return torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_the_fused_step_takes_the_steps_of_scaled_sgd(rule, loss, weight_decay):
-    fused, reference = network(), network()
-    optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay)
-    ell = get_loss(loss)
-    for seed in range(6):
+@pytest.mark.parametrize(
+    ("weight_decay", "momentum", "clip", "normalize"),
+    [(0.0, 0.0, None, False), (0.1, 0.0, None, False), (0.1, 0.7, None, False), (0.1, 0.7, 0.05, False),
+     (0.0, 0.0, 1e9, False), (0.0, 0.0, None, True)],
+)  # fmt: skip
+@pytest.mark.parametrize("activation", ["relu", "abs", (0.4, 0.9)])
+def test_the_fused_step_takes_the_steps_of_scaled_sgd(
+    rule, loss, weight_decay, momentum, clip, normalize, activation
+):
+    fused, reference = network(activation), network(activation)
+    optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay, momentum=momentum)
+    ell, held = get_loss(loss), velocities(fused)
+    update = Update(0.2, weight_decay, momentum, held, clip, normalize)
+    for seed in range(5):
         x, y = minibatch(seed, loss)
         optimizer.zero_grad()
-        expected = ell.value(reference(x), y).mean()
-        expected.backward()
+        expected = ell.value(reference(x), y).sum()
+        (expected / 7).backward()
+        norm = norm_of(reference)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(reference.parameters(), clip)
+        if normalize:
+            for weight in reference.parameters():
+                weight.grad.div_(norm)
         optimizer.step()
-        value, scales = fused_step(
-            fused, x, y, loss=ell, scale=scale_by(get_rule(rule), fused), lr=0.2, weight_decay=weight_decay
+        scale = scale_by(get_rule(rule), fused)
+        step = fused_step(
+            Partition.of(fused), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
         )
-        torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(scales, optimizer.scales, rtol=1e-10, atol=0)
+        torch.testing.assert_close(step.loss, expected, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(step.scales, optimizer.scales, rtol=1e-10, atol=0)
+        torch.testing.assert_close(step.grad_norm, norm, rtol=1e-10, atol=0)
     for a, b in zip(fused.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     assert all(weight.grad is None for weight in fused.parameters())
 
 
@@ -48,7 +75,34 @@ def test_frozen_scales_are_used_as_they_are():
     x, y = minibatch(0, "mse")
     ell = get_loss("mse")
     gradients = torch.autograd.grad(ell.value(twin(x), y).mean(), list(twin.parameters()))
-    _, used = fused_step(model, x, y, loss=ell, scale=scale_frozen(scales), lr=0.3)
-    assert torch.equal(used, scales)
+    step = fused_step(Partition.of(model), x, y, loss=ell, scale=scale_frozen(scales), update=Update(0.3))
+    assert torch.equal(step.scales, scales)
     for W, V, G, xi in zip(model.parameters(), twin.parameters(), gradients, scales, strict=True):
-        torch.testing.assert_close(W, V - 0.3 * xi * G, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(W, V - 0.3 * xi * G, rtol=1e-12, atol=1e-14)
+
+
+def test_weights_that_would_only_be_read_as_a_copy_are_refused():
+    model = network().to(torch.bfloat16)
+    x, y = minibatch(0, "mse")
+    with pytest.raises(UserError, match=r"layer 1 is torch.bfloat16; allowed: float32, float64"):
+        fused_step(
+            Partition.of(model),
+            x,
+            y,
+            loss=get_loss("mse"),
+            scale=scale_frozen(torch.ones(4)),
+            update=Update(0.1),
+        )
+
+
+def test_sums_of_preactivations_are_shown_in_order():
+    model, seen = network(), []
+    x, y = minibatch(0, "mse")
+    scale = scale_frozen(torch.ones(4))
+    z = x @ model.layers[0].weight.detach().T * model.layers[0].multiplier
+    fused_step(
+        Partition.of(model), x, y, loss=get_loss("mse"), scale=scale, update=Update(0.1),
+        see=lambda total, k: seen.append((k, float(total))),
+    )  # fmt: skip
+    assert [k for k, _ in seen] == [1, 2, 3, 4]
+    assert seen[0][1] == pytest.approx(float(z.sum()), rel=1e-5)

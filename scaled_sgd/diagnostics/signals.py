@@ -1,6 +1,6 @@
 """Forward signals h, activation pattern D and backward signals δ of one global minibatch (theory §1, §2)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -130,14 +130,18 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 
 
 @torch.no_grad()
-def forward(partition: Partition, x: Tensor) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l."""
+def forward(
+    partition: Partition, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
+) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told the sum () of each z_k, and k."""
     phi = partition.model.activation
     sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
     h = [x.to(partition.dtype)]
     gate: dict[int, Tensor] = {}
     for k in range(1, partition.depth + 1):
         z = partition.gather(h[k - 1] @ partition.local(k).T, k).mul_(partition.multiplier(k))
+        if see is not None:
+            see(z.sum(dtype=torch.float32), k)
         if k < partition.depth:
             h.append(partition.model.apply_activation(z))
             gate[k] = h[k] if sign_survives else z

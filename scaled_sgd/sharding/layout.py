@@ -44,9 +44,14 @@ def is_sharded(weight: Tensor) -> bool:
     return dist.is_available() and isinstance(weight, DTensor)
 
 
+def is_whole(weight: Tensor) -> bool:
+    """Whether this process holds all of ``weight`` as an ordinary tensor."""
+    return not (is_sharded(weight) or zero.is_partitioned(weight))
+
+
 def is_replica(model: nn.Module) -> bool:
     """Whether this process holds every weight whole."""
-    return not any(is_sharded(p) or zero.is_partitioned(p) for p in model.parameters())
+    return all(is_whole(p) for p in model.parameters())
 
 
 def local_shard(weight: Tensor) -> Tensor:

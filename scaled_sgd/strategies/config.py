@@ -16,6 +16,8 @@ class ShardingConfig:
     """ddp: all weights on every process; the others: parts of them; auto: ddp where it fits, else fsdp2"""
     tensor_processes: int | None = None
     """fsdp2+tensor: how many neighbouring processes share each layer; null: those of a machine, or 2"""
+    exchange: Literal["auto", "factors", "gradients"] = "auto"
+    """optim.fused_update under ddp: what of a layer moves; auto: its factors (h, δ) where that is faster"""
     activation_checkpointing: bool = False
     """keep the signals of every √l-th layer alone and compute the others again in the backward pass"""
     offload: bool = False

@@ -14,11 +14,12 @@ from scaled_sgd.diagnostics import Minibatch, feature_ranks, hidden_features, sh
 from scaled_sgd.diagnostics.gradients import gradient_square_norms
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.errors import UserError
-from scaled_sgd.fused import fused_step, scale_by, scale_frozen
+from scaled_sgd.fused import Update, fused_step, scale_by, scale_frozen
 from scaled_sgd.losses import Loss, get_loss
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.scaling import Rule, get_rule
 from scaled_sgd.schedule import Schedule
+from scaled_sgd.sharding import Partition
 
 EXPLODED = 1e3
 """A run stops when a minibatch loss exceeds this many times the first."""
@@ -142,10 +143,10 @@ def run(spec: RunSpec) -> RunResult:
             )
             start = pairs.vectors
             ratios.append(lr * float(pairs.values[0]) / 2)
-        value, scales = fused_step(model, x, y, loss=loss, scale=scale, lr=lr)
+        taken = fused_step(Partition.of(model), x, y, loss=loss, scale=scale, update=Update(lr))
         if spec.static and frozen is None:
-            frozen, scale = scales, scale_frozen(scales)
-        current = float(value)
+            frozen, scale = taken.scales, scale_frozen(taken.scales)
+        current = float(taken.loss) / taken.n
         initial = current if step == 0 else initial
         largest = current if step == 0 else max(largest, current)
         if not math.isfinite(current) or current > EXPLODED * initial:

@@ -7,8 +7,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.exchange import Link, choose_factors, exchanged_step, measure_link, row_sharded_step
-from scaled_sgd.fused import scale_by
+from scaled_sgd.errors import UserError
+from scaled_sgd.exchange import Link, choose_factors, measure_link
+from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import get_rule
 from scaled_sgd.sharding import Partition, Ranks, full_weight
@@ -32,46 +33,63 @@ def minibatch(step, world_size, rank):
     return x[own], y[own]
 
 
-def reference(rule, weight_decay):
+def reference(rule, options):
     model = network()
-    optimizer = ScaledSGD(model, 0.2, rule=rule, weight_decay=weight_decay)
+    kept = {key: value for key, value in options.items() if key != "clip_norm"}
+    optimizer = ScaledSGD(model, 0.2, rule=rule, **kept)
     history = []
     for step in range(STEPS):
         x, y = minibatch(step, 1, 0)
         optimizer.zero_grad()
         loss = get_loss("cross_entropy").value(model(x), y).mean()
         loss.backward()
+        norm = torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
+        if "clip_norm" in options:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), options["clip_norm"])
         optimizer.step()
-        history.append(torch.cat([loss.detach().reshape(1), optimizer.scales]))
+        history.append(torch.cat([loss.detach().reshape(1), norm.reshape(1), optimizer.scales]))
     return torch.stack(history), [weight.detach() for weight in model.parameters()]
 
 
-def steps(kind, rule, weight_decay):
+def steps(kind, rule, options):
     model, ranks = network(), Ranks()
-    scale = scale_by(get_rule(rule), model)
     if kind == "rows":
         mesh = init_device_mesh("cpu", (ranks.size,))
         for layer in model.layers:
             fully_shard(layer, mesh=mesh)
-    partition = Partition.of(model)
-    by_factors = {"factors": None, "mixed": [True, False, True, False], "gradients": [False] * 4}.get(kind)
-    options = {"loss": get_loss("cross_entropy"), "scale": scale, "lr": 0.2, "weight_decay": weight_decay}
+    partition = Partition.of(model, ranks=None if kind == "rows" else Ranks.alone())
+    by_factors = {"mixed": [True, False, True, False], "gradients": [False] * 4}.get(kind)
+    held = [torch.zeros_like(partition.local(k)) for k in range(1, 5)]
+    update = Update(lr=0.2, velocity=lambda k: held[k - 1], **options)
     history = []
     for step in range(STEPS):
         x, y = minibatch(step, ranks.size, ranks.rank)
         if kind == "rows":
-            loss, scales = row_sharded_step(partition, x, y, **options)
-        else:
-            loss, scales = exchanged_step(model, x, y, by_factors=by_factors, **options)
-        history.append(torch.cat([loss.reshape(1), scales]))
+            x, y = ranks.gather_samples(x, y)
+        found = fused_step(
+            partition,
+            x,
+            y,
+            loss=get_loss("cross_entropy"),
+            scale=scale_by(get_rule(rule), model),
+            update=update,
+            ranks=None if kind == "rows" else ranks,
+            by_factors=by_factors,
+            measure_gradient=True,
+        )
+        loss = (found.loss if kind == "rows" else ranks.sum(found.loss)) / found.n
+        history.append(torch.cat([loss.reshape(1), found.grad_norm.reshape(1), found.scales]))
     return torch.stack(history), [full_weight(weight) for weight in model.parameters()]
 
 
 CASES = [
-    ("factors", "norm", 0.0),
-    ("mixed", "gain", 0.1),
-    ("gradients", "kernel", 0.0),
-    ("rows", "norm", 0.1),
+    ("factors", "norm", {}),
+    ("factors", "norm", {"momentum": 0.6, "weight_decay": 0.1, "clip_norm": 0.3}),
+    ("mixed", "gain", {"weight_decay": 0.1}),
+    ("mixed", "norm", {"momentum": 0.6, "clip_norm": 0.3}),
+    ("gradients", "kernel", {}),
+    ("rows", "norm", {"weight_decay": 0.1}),
+    ("rows", "gain", {"momentum": 0.6, "clip_norm": 0.3}),
 ]
 
 
@@ -81,12 +99,32 @@ def all_cases():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_exchanged_steps_are_those_of_one_process(world_size):
-    expected = [reference(rule, weight_decay) for _, rule, weight_decay in CASES]
+    expected = [reference(rule, options) for _, rule, options in CASES]
     for found in run_processes(all_cases, world_size):
         for (history, weights), (one_history, one_weights) in zip(found, expected, strict=True):
-            torch.testing.assert_close(history, one_history, rtol=1e-11, atol=1e-13)
+            torch.testing.assert_close(history, one_history, rtol=1e-12, atol=1e-12)
             for weight, one in zip(weights, one_weights, strict=True):
-                torch.testing.assert_close(weight, one, rtol=1e-11, atol=1e-13)
+                torch.testing.assert_close(weight, one, rtol=1e-12, atol=1e-12)
+
+
+def replica_cut_over_ranks():
+    model = network()
+    try:
+        fused_step(
+            Partition.of(model), *minibatch(0, 2, 0), loss=get_loss("cross_entropy"),
+            scale=scale_by(get_rule("norm"), model), update=Update(0.1),
+        )  # fmt: skip
+    except UserError as error:
+        return str(error)
+
+
+def test_replicas_of_which_each_process_would_update_a_part_are_refused():
+    first, second = run_processes(replica_cut_over_ranks, 2)
+    assert first == second
+    assert first == (
+        "model: the rows of layer 1 do not lie on 2 processes; allowed: FSDP2 and tensor-parallel shards, "
+        "or a whole network on one"
+    )
 
 
 def measured():
