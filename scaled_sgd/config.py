@@ -215,6 +215,13 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         clip_norm is None or 0 < clip_norm < math.inf,
         "finite numbers above 0, or null",
     )
+    yield (
+        "optim.normalize",
+        optim.normalize,
+        not optim.normalize or clip_norm is None,
+        f"false beside optim.clip_norm {clip_norm!r}",
+    )
+    yield from _fused_constraints(config)
     yield "optim.epochs", epochs, epochs is None or 0 < epochs <= 1e9, "numbers above 0 up to 1e9, or null"
     yield (
         "optim.steps",
@@ -262,6 +269,30 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
         "up to 200 letters, digits, '.', '_' and '-', the first a letter or digit, or null",
     )
     yield "run.dir", run.dir, bool(run.dir) and "\0" not in run.dir, "the path of a folder"
+
+
+def _fused_constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
+    """What an update without gradients cannot do, and what it alone can."""
+    fused, sharding = config.optim.fused_update, config.sharding
+    for key, value, plain in (
+        ("optim.accumulation", config.optim.accumulation, 1),
+        ("run.precision", config.run.precision, "no"),
+        ("sharding.activation_checkpointing", sharding.activation_checkpointing, False),
+    ):
+        words = str(plain).lower()
+        yield key, value, not fused or value == plain, f"{words} with optim.fused_update"
+    yield (
+        "sharding.strategy",
+        sharding.strategy,
+        not fused or not sharding.strategy.startswith("zero"),
+        "auto, ddp, fsdp2, tensor, fsdp2+tensor with optim.fused_update",
+    )
+    yield (
+        "sharding.exchange",
+        sharding.exchange,
+        sharding.exchange == "auto" or (fused and sharding.strategy in ("auto", "ddp")),
+        "auto, or with optim.fused_update and sharding.strategy ddp factors, gradients",
+    )
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, object]]:

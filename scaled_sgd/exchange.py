@@ -5,7 +5,7 @@ of m_k m_{k−1}: :func:`scaled_sgd.fused.fused_step` moves either. The choice i
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,3 +66,13 @@ def choose_factors(model: HomogeneousMLP, n: int, ranks: Ranks, link: Link) -> l
         gradient += 2 * n / ranks.size * fan_in * fan_out / link.rate
         choices.append(factors < gradient)
     return choices
+
+
+def described(by_factors: Sequence[bool]) -> str:
+    """A choice in words."""
+    moved = {
+        "factors": [k for k, factors in enumerate(by_factors, start=1) if factors],
+        "gradients": [k for k, factors in enumerate(by_factors, start=1) if not factors],
+    }
+    parts = [f"{what} of layers {', '.join(map(str, ks))}" for what, ks in moved.items() if ks]
+    return "; ".join(parts)

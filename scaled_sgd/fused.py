@@ -67,10 +67,16 @@ class Update:
 
     def factor(self, norm: Tensor) -> Tensor:
         """What the gradient of norm ``norm`` () is multiplied by."""
-        if self.normalize:
-            return 1 / norm.clamp(min=1e-30)
-        assert self.clip_norm is not None
-        return (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        return gradient_factor(norm, clip_norm=self.clip_norm, normalize=self.normalize)
+
+
+def gradient_factor(norm: Tensor, *, clip_norm: float | None, normalize: bool) -> Tensor:
+    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)), 1 without clipping; ()."""
+    if normalize:
+        return 1 / norm.clamp(min=1e-30)
+    if clip_norm is None:
+        return torch.ones_like(norm)
+    return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
 
 
 @dataclass(frozen=True)

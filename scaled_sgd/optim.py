@@ -87,14 +87,18 @@ class ScaledSGD(Optimizer):
                 W.mul_(1 - lr * weight_decay)
             _add_scaled(W, G, xi, -lr)
             return
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        v = local_shard(state["momentum_buffer"])
+        v = self.velocity(parameter)
         _add_scaled(v.mul_(momentum), G, xi, 1.0)
         if weight_decay != 0:
             v.add_(W, alpha=weight_decay)
         W.add_(v, alpha=-lr)
+
+    def velocity(self, parameter: nn.Parameter) -> Tensor:
+        """What this process holds of v_k, which is zero before the first step."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return local_shard(state["momentum_buffer"])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear gradients and the sums behind the scales."""

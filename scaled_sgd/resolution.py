@@ -81,12 +81,22 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
             f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
             f"{weights:,} weights"
         )
-    state_bytes = (3 if config.optim.momentum else 2) * weights * getattr(torch, model.dtype).itemsize
+    copies = 1 + bool(config.optim.momentum) + (not config.optim.fused_update)
+    state_bytes = copies * weights * getattr(torch, model.dtype).itemsize
     sharding = choose(config.sharding, world, state_bytes)
     if sharding.strategy in ZERO and model.dtype != "float32":
         raise UserError(
             f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
             "allowed: float32"
+        )
+    if sharding.strategy in ZERO and config.optim.fused_update:
+        raise UserError(
+            f"optim.fused_update: true does not fit {sharding.strategy}, which was launched; allowed: false"
+        )
+    if sharding.exchange != "auto" and sharding.strategy != "ddp":
+        raise UserError(
+            f"sharding.exchange: {sharding.exchange!r} does not fit sharding.strategy {sharding.strategy}; "
+            "allowed: auto"
         )
     largest = max(m_in * m_out for m_in, m_out in itertools.pairwise(widths))
     needed = bytes_per_process(sharding, world, state_bytes, largest * getattr(torch, model.dtype).itemsize)

@@ -106,6 +106,10 @@ class Saver:
         private = checkpoint.private(rank if same_world else 0)
         if same_world:
             restore_random_states(private)
+            saved, asked = state.get("exchange"), self._config.sharding.exchange
+            if saved is not None and self._strategy.exchange is not None and asked == "auto":
+                # Measured anew it could differ, and with it the rounding of sums.
+                self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
             before = observer_state(private, device, starts=same_world)
@@ -130,6 +134,7 @@ class Saver:
             "config": as_dict(self._config),
             "data": self._data_facts,
             "strategy": self._strategy.name,
+            "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "versions": versions(),

@@ -117,6 +117,7 @@ class DepthwiseScaling:
         self.layers: list[MeasuredLayer] = measured_layers(model)
         self._norms = SignalNorms(self.layers, process_group=process_group, grad_scaler=grad_scaler)
         self._scales: Tensor | None = None
+        self._elsewhere = False
         self._optimizer: Optimizer | None = None
         self._handles: list[RemovableHandle] = []
         self._restore_zero_grad: Callable[[], None] | None = None
@@ -161,6 +162,22 @@ class DepthwiseScaling:
         if self._frozen:
             return self.scales
         return self._rule(F, D, R, self._norms.omega, len(self.layers))
+
+    def measure_elsewhere(self) -> None:
+        """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales."""
+        self._elsewhere = True
+        self._measure()
+
+    def predict_layer(self, k: int, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        """ξ_k () of layer k = 1..l alone, as :meth:`predict`, from F_k (), D_k () and R ()."""
+        if self._frozen:
+            return self.scales[k - 1]
+        return self._rule(F, D, R, self._norms.omega[k - 1], len(self.layers))
+
+    def record(self, scales: Tensor) -> None:
+        """Take ξ (l,) of a step that measured its signals itself."""
+        if not self._frozen:
+            self._scales = scales
 
     def attach(self, optimizer: Any) -> None:
         """Scale gradients before every step of ``optimizer``, a torch optimizer or Accelerate's wrapper.
@@ -233,7 +250,7 @@ class DepthwiseScaling:
         return self.rule == "none" or (self.static and self._scales is not None)
 
     def _measure(self) -> None:
-        if self._frozen:
+        if self._frozen or self._elsewhere:
             self._norms.stop()
         else:
             self._norms.start()

@@ -6,6 +6,7 @@ import torch
 
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
+from scaled_sgd.exchange import described
 from scaled_sgd.parameterization import count_weights
 from scaled_sgd.records import git_revision, versions
 from scaled_sgd.sharding import Ranks
@@ -27,6 +28,7 @@ def run_facts(config: Config, data: Data, strategy: Strategy, device: torch.devi
         "seed": config.run.seed,
         "world_size": Ranks().size,
         "strategy": strategy.name,
+        "exchange": None if strategy.exchange is None else described(strategy.exchange),
         "device": device.type,
         "versions": versions(),
         "git_revision": git_revision(),

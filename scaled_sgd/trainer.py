@@ -19,6 +19,7 @@ from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.errors import DivergedError, StoppedError
 from scaled_sgd.evaluation import gather_outputs, mean_loss
+from scaled_sgd.exchange import described
 from scaled_sgd.interrupts import Exchange, Interrupts, Wish
 from scaled_sgd.losses import get_loss
 from scaled_sgd.metrics import load_metrics
@@ -33,6 +34,7 @@ from scaled_sgd.saver import Saver
 from scaled_sgd.schedule import Schedule
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.snapshot import Progressed
+from scaled_sgd.steps import make_step
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import World
 from scaled_sgd.strategies.handshake import agree_on_places, agree_on_run
@@ -67,6 +69,7 @@ class Trainer:
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
         agree_on_places(self.strategy, config)
         self._watch = DivergenceWatch(self.strategy.network)
+        self._step = make_step(self.strategy, config.optim, self.loss, self._watch)
         self.observer = (
             Observer(
                 config.diagnostics, self.strategy.module, *self.samples.probe(Ranks()), loss=self.loss.name
@@ -86,6 +89,8 @@ class Trainer:
             accelerator.project_configuration.logging_dir = str(self._folder)
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._say(f"data: {self.data.describe()}")
+        if self.strategy.exchange is not None:
+            self._say(f"exchange: {described(self.strategy.exchange)}")
         self._saver = Saver(config, self.data, self.strategy, self.observer, accelerator.scaler)
         self.progressed = Progressed()
         if start.checkpoint is not None:
@@ -182,25 +187,12 @@ class Trainer:
     def _update(
         self, step: int, batch: Batch, lr: float, *, measure_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """One step; the sum of this rank's losses and, if asked for, the norm of the whole gradient."""
-        strategy, accumulation = self.strategy, self.config.optim.accumulation
-        strategy.zero_grad()
+        """One step; the sum of this rank's losses and, where known, the norm of the whole gradient."""
         self._watch.start_step(step)
-        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        parts = zip(batch.x.tensor_split(accumulation), batch.y.tensor_split(accumulation), strict=True)
-        for part, (x, y) in enumerate(parts, start=1):
-            last = part == accumulation
-            with strategy.microbatch(last=last):
-                losses = self.loss.value(strategy.forward(x), self.samples.targets(y)).sum()
-                strategy.backward(losses * (strategy.data.size / batch.n_global), last=last)
-            total += losses.detach()
-        self._watch.see(total, strategy.network.depth + 1)
-        clip_norm = self.config.optim.clip_norm
-        grad_norm = strategy.gradient_norm() if measure_gradient or clip_norm is not None else None
-        if clip_norm is not None and grad_norm is not None:
-            strategy.clip(grad_norm, clip_norm)
-        strategy.step(lr)
-        return total, grad_norm
+        y = self.samples.targets(batch.y)
+        total, norm = self._step(batch.x, y, batch.n_global, lr, measure_gradient=measure_gradient)
+        self._watch.see(total, self.strategy.network.depth + 1)
+        return total, norm
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""

@@ -8,18 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.strategies.shards import Shard, gradient_norm
 
 
 class Strategy(ABC):
-    """A network laid out over the processes, and a step of it.
-
-    A step is: :meth:`zero_grad`; for each microbatch :meth:`forward` and :meth:`backward` within
-    :meth:`microbatch`; perhaps :meth:`gradient_norm` and :meth:`clip`; :meth:`step`. Losses are given to
-    ``backward`` summed over this process's samples and multiplied by ``data.size / n``, n being the
-    samples of the global minibatch: gradients are averaged over ``data``.
+    """A network laid out over the processes.
 
     Attributes:
         name: as ``sharding.strategy`` has it.
@@ -29,6 +25,8 @@ class Strategy(ABC):
         shards: what this process holds, one a layer.
         data: the processes that train on different samples of a minibatch.
         tensor: the processes that work together on the same samples.
+        exchange: for each layer, whether fused steps move its factors instead of its gradient; None where
+            neither moves, or not by choice.
     """
 
     name: str
@@ -38,11 +36,27 @@ class Strategy(ABC):
     shards: Sequence[Shard]
     data: Ranks
     tensor: Ranks
+    exchange: Sequence[bool] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs f (n, m_l) of this process's samples. Collective where weights are in parts."""
         f: Tensor = self.module(x)
         return f
+
+    @property
+    def device(self) -> torch.device:
+        """Where losses are."""
+        return self.scaling.scales.device
+
+
+class GradientStrategy(Strategy):
+    """A strategy that trains by autograd.
+
+    A step is: :meth:`zero_grad`; for each microbatch :meth:`forward` and :meth:`backward` within
+    :meth:`microbatch`; perhaps :meth:`gradient_norm` and :meth:`scale_gradients`; :meth:`step`. Losses are
+    given to ``backward`` summed over this process's samples and multiplied by ``data.size / n``, n being the
+    samples of the global minibatch: gradients are averaged over ``data``.
+    """
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward pass of a microbatch."""
@@ -64,13 +78,17 @@ class Strategy(ABC):
         """‖(G_1, …, G_l)‖_F () before scaling, float64. Collective where gradients are in parts."""
         return gradient_norm(self.shards, self.device)
 
-    def clip(self, norm: Tensor, limit: float) -> None:
-        """Scale gradients of total norm ``norm`` so that it is at most ``limit``."""
-        factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+    def scale_gradients(self, factor: Tensor) -> None:
+        """Multiply all gradients by ``factor`` ()."""
         for shard in self.shards:
             shard.scale_gradient(factor)
 
-    @property
-    def device(self) -> torch.device:
-        """Where losses are."""
-        return self.scaling.scales.device
+
+class FusedStrategy(Strategy):
+    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.fused`).
+
+    Attributes:
+        optimizer: keeps the momentum; never steps itself under fused steps.
+    """
+
+    optimizer: ScaledSGD

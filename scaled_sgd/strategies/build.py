@@ -1,5 +1,6 @@
 """From a resolved configuration to the strategy it names."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,13 +8,15 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from scaled_sgd.config import Config
 from scaled_sgd.errors import UserError
+from scaled_sgd.exchange import choose_factors, measure_link
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.scaling import DepthwiseScaling
+from scaled_sgd.sharding import Ranks
 from scaled_sgd.strategies.base import Strategy
 from scaled_sgd.strategies.choice import ZERO, World, tensor_processes
 from scaled_sgd.strategies.launched import fsdp_plugin
-from scaled_sgd.strategies.native import Policy, Replicas, Sharded
+from scaled_sgd.strategies.native import Policy, Replicas, Sharded, Whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -65,6 +68,8 @@ def build_strategy(
 
     if config.run.precision == "fp16" and name != "ddp":
         raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, bf16")
+    if name == "ddp" and optim.fused_update:
+        return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":
         return Replicas(accelerator, make_network, make_optimizer)
     if name in ZERO:
@@ -93,6 +98,15 @@ def build_strategy(
     )
 
 
+def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
+    """For each layer, whether its factors move instead of its gradient. Collective."""
+    asked, weight = config.sharding.exchange, network.scaled_layers[0].weight
+    if asked != "auto":
+        return [asked == "factors"] * network.depth
+    link = measure_link(ranks, weight.device, weight.dtype)
+    return choose_factors(network, config.optim.batch_size, ranks, link)
+
+
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
     """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched."""
     plugin = fsdp_plugin(accelerator)
@@ -100,4 +114,10 @@ def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     if plugin is None:
         return Policy(precision)
-    return Policy(plugin.mixed_precision_policy or precision, reshard=bool(plugin.reshard_after_forward))
+    chosen = plugin.mixed_precision_policy or precision
+    if config.optim.fused_update and chosen.param_dtype is not None:
+        raise UserError(
+            f"launch: FSDP's mixed precision policy {chosen.param_dtype} was launched; allowed with "
+            "optim.fused_update: none"
+        )
+    return Policy(chosen, reshard=bool(plugin.reshard_after_forward))

@@ -1,6 +1,6 @@
 """Strategies on torch's own parts: replicas in DistributedDataParallel, FSDP2, tensor parallelism, both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.sharding.tensor_parallel import parallelize
-from scaled_sgd.strategies.base import Strategy
+from scaled_sgd.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.strategies.shards import RowShard, initial_values
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ MakeNetwork = Callable[[torch.device | str], HomogeneousMLP]
 MakeOptimizer = Callable[[HomogeneousMLP], ScaledSGD]
 
 
-class Replicas(Strategy):
+class Replicas(GradientStrategy):
     """``ddp``: every process holds all weights; gradients are averaged while they are computed."""
 
     name = "ddp"
@@ -61,23 +61,54 @@ class Replicas(Strategy):
         return nullcontext() if last else self._accelerator.no_sync(self.module)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         self.scaling.overlap = last and self.data.size > 1
         self._accelerator.backward(loss)
 
     def zero_grad(self) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         self._optimizer.zero_grad()
 
     def gradient_norm(self) -> Tensor:
-        """See :class:`Strategy`; with a loss scale, after taking it out."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`; a loss scale is taken out."""
         self._accelerator.unscale_gradients()
         return super().gradient_norm()
 
     def step(self, lr: float) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
+
+
+class Whole(FusedStrategy):
+    """``ddp`` with fused steps: every process holds all weights, and no gradients.
+
+    Args:
+        device: this process's.
+        make_network: the network.
+        make_optimizer: its optimizer.
+        choose: for each layer whether its factors move instead of its gradient, where processes are several.
+    """
+
+    name = "ddp"
+
+    def __init__(
+        self,
+        device: torch.device,
+        make_network: MakeNetwork,
+        make_optimizer: MakeOptimizer,
+        choose: Callable[[HomogeneousMLP, Ranks], Sequence[bool]],
+    ) -> None:
+        self.network = self.module = make_network(device)
+        self.optimizer = make_optimizer(self.network)
+        self.scaling = self.optimizer.scaling
+        self.data, self.tensor = Ranks(), Ranks.alone()
+        if self.data.size > 1:
+            self.exchange = choose(self.network, self.data)
+        weights = enumerate(self.network.scaled_layers, start=1)
+        self.shards = [
+            RowShard(k, layer.weight, self.optimizer, copies=self.data.size) for k, layer in weights
+        ]
 
 
 @dataclass(frozen=True)
@@ -93,7 +124,7 @@ class Policy:
     reshard: bool = True
 
 
-class Sharded(Strategy):
+class Sharded(GradientStrategy, FusedStrategy):
     """``fsdp2``, ``tensor`` and ``fsdp2+tensor``: every process holds some rows of each weight.
 
     Weights are made in place from the seed, so no process ever holds the whole network. Gradients of
@@ -139,32 +170,32 @@ class Sharded(Strategy):
         if policy is not None:
             shard(self.network, mesh["data"], policy)
         self.network.to_empty(device=device)
-        self._optimizer = make_optimizer(self.network)
-        self.scaling = self._optimizer.scaling
+        self.optimizer = make_optimizer(self.network)
+        self.scaling = self.optimizer.scaling
         self.shards = []
         for k, layer in enumerate(self.network.scaled_layers, start=1):
-            self.shards.append(RowShard(k, layer.weight, self._optimizer, copies=1))
+            self.shards.append(RowShard(k, layer.weight, self.optimizer, copies=1))
             self.shards[-1].fill("weight", initial_values(self.network, k))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         with self._autocast():
             f = super().forward(x)
         return f.float() if f.dtype == torch.bfloat16 else f
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         self.scaling.overlap = last and self.data.size * self.tensor.size > 1
         loss.backward()  # type: ignore[no-untyped-call]
 
     def zero_grad(self) -> None:
-        """See :class:`Strategy`."""
-        self._optimizer.zero_grad()
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
+        self.optimizer.zero_grad()
 
     def step(self, lr: float) -> None:
-        """See :class:`Strategy`."""
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step()
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
 
 
 def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:

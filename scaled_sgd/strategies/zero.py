@@ -15,7 +15,7 @@ from torch import Tensor
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.sharding import Ranks, zero
-from scaled_sgd.strategies.base import Strategy
+from scaled_sgd.strategies.base import GradientStrategy
 from scaled_sgd.strategies.native import MakeNetwork
 from scaled_sgd.strategies.shards import Kind, Read, Shard, copy_range, initial_values
 
@@ -115,7 +115,7 @@ class PartitionShard:
         return padded[: self.stop - self.start]
 
 
-class Zero(Strategy):
+class Zero(GradientStrategy):
     """``zero1``, ``zero2`` and ``zero3``, through the DeepSpeed engine that Accelerate makes.
 
     Args:
@@ -162,7 +162,7 @@ class Zero(Strategy):
             shard.fill("weight", initial_values(self.network, shard.k))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         return super().forward(x.to(self._working)).float()
 
     @contextmanager
@@ -175,14 +175,14 @@ class Zero(Strategy):
         return self._boundary(last)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def zero_grad(self) -> None:
         """Nothing: DeepSpeed clears its gradients at the step."""
 
     def step(self, lr: float) -> None:
-        """See :class:`Strategy`."""
+        """See :class:`~scaled_sgd.strategies.base.GradientStrategy`."""
         for shard, xi in zip(self.shards, self.scaling.update(), strict=True):
             if self.scaling.rule != "none":
                 shard.scale_gradient(xi)

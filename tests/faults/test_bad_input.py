@@ -38,6 +38,8 @@ WRONG_TYPE = {
     "optim.weight_decay": ("fast", "a number"),
     "optim.accumulation": ("deep", "an integer"),
     "optim.clip_norm": ("fast", "a number or null"),
+    "optim.normalize": ("maybe", "true or false"),
+    "optim.fused_update": ("maybe", "true or false"),
     "scaling.rule": ("[1, 2]", "text"),
     "scaling.static": ("maybe", "true or false"),
     "diagnostics.every": ("deep", "an integer"),
@@ -50,6 +52,7 @@ WRONG_TYPE = {
     "diagnostics.chunk": ("deep", "an integer"),
     "sharding.strategy": ("banana", "auto, ddp, fsdp2, zero1, zero2, zero3, tensor, fsdp2+tensor"),
     "sharding.tensor_processes": ("deep", "an integer or null"),
+    "sharding.exchange": ("banana", "auto, factors, gradients"),
     "sharding.activation_checkpointing": ("maybe", "true or false"),
     "sharding.offload": ("maybe", "true or false"),
     "checkpoint.every_steps": ("deep", "an integer or null"),
@@ -407,6 +410,36 @@ IMPOSSIBLE = [
 """Values of the right type that cannot be meant, or not here; every key that has such values has a row."""
 
 TOGETHER = [
+    Row(
+        "optim.normalize: True is not usable; allowed: false beside optim.clip_norm 1.0",
+        ("--optim.normalize=true", "--optim.clip_norm=1"),
+    ),
+    Row(
+        "optim.accumulation: 2 is not usable; allowed: 1 with optim.fused_update",
+        ("--optim.fused_update=true", "--optim.accumulation=2"),
+    ),
+    Row(
+        "run.precision: 'bf16' is not usable; allowed: no with optim.fused_update",
+        ("--optim.fused_update=true", "--run.precision=bf16"),
+    ),
+    Row(
+        "sharding.activation_checkpointing: True is not usable; allowed: false with optim.fused_update",
+        ("--optim.fused_update=true", "--sharding.activation_checkpointing=true"),
+    ),
+    Row(
+        (
+            "sharding.strategy: 'zero2' is not usable; allowed: auto, ddp, fsdp2, tensor, fsdp2+tensor with "
+            "optim.fused_update"
+        ),
+        ("--optim.fused_update=true", "--sharding.strategy=zero2"),
+    ),
+    Row(
+        (
+            "sharding.exchange: 'factors' is not usable; allowed: auto, or with optim.fused_update and "
+            "sharding.strategy ddp factors, gradients"
+        ),
+        ("--sharding.exchange=factors",),
+    ),
     Row(
         "run.precision: 'bf16' is not usable; allowed: no, with model.dtype float64",
         ("--run.precision=bf16", "--model.dtype=float64"),
