@@ -60,6 +60,10 @@ class Observer:
         """Whether ``step`` is a diagnostic step."""
         return self._config.every > 0 and step % self._config.every == 0
 
+    def measure(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
+        """All that is measured before a step of ``minibatch`` with ``scales`` and rate ``lr``."""
+        return self.measure_step(minibatch, scales=scales, lr=lr) | self.measure_probe(scales=scales, lr=lr)
+
     def measure_step(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
         """Taylor terms of the minibatch before its update with ``scales``."""
         if not self._config.taylor:

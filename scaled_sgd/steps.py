@@ -7,6 +7,8 @@ from torch import Tensor
 
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.data import rank_rows
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.gradients import gradient_square_norms
 from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.fused import Update, fused_step, gradient_factor
 from scaled_sgd.losses import Loss
@@ -39,6 +41,14 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
         return FusedStep(strategy, optim, loss, watch)
     assert isinstance(strategy, GradientStrategy)
     return AutogradStep(strategy, optim, loss)
+
+
+def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
+    """η times what clipping or normalising makes of the gradient of ``minibatch``."""
+    if not optim.normalize and optim.clip_norm is None:
+        return lr
+    norm = gradient_square_norms(minibatch).sum().sqrt()
+    return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
 
 
 class AutogradStep:

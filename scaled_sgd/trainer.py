@@ -34,7 +34,7 @@ from scaled_sgd.saver import Saver
 from scaled_sgd.schedule import Schedule
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.snapshot import Progressed
-from scaled_sgd.steps import make_step
+from scaled_sgd.steps import effective_rate, make_step
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import World
 from scaled_sgd.strategies.handshake import agree_on_places, agree_on_run
@@ -180,8 +180,8 @@ class Trainer:
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk)
         scales = self.strategy.scaling.predict(*mean_squares(minibatch))
-        return self.observer.measure_step(minibatch, scales=scales, lr=lr) | self.observer.measure_probe(
-            scales=scales, lr=lr
+        return self.observer.measure(
+            minibatch, scales=scales, lr=effective_rate(minibatch, lr, self.config.optim)
         )
 
     def _update(

@@ -49,12 +49,11 @@ class TaylorCoefficients:
 
     def predicted_loss(self, lr: float | Tensor) -> Tensor:
         """The polynomial at η = ``lr``."""
-        value = self.c0 + self.c1 * lr
-        if self.c2 is not None:
-            value = value + self.c2 * lr**2
-        if self.c3 is not None:
-            value = value + self.c3 * lr**3
-        return value
+        value = torch.zeros_like(self.c0)
+        for c in (self.c3, self.c2, self.c1):
+            if c is not None:
+                value = (value + c) * lr
+        return value + self.c0
 
 
 def taylor_coefficients(

@@ -54,11 +54,17 @@ def test_a_run_may_change_its_world_and_its_strategy_on_the_way(chain, dtype, to
     assert all(torch.isfinite(v).all() for v in found[-1].momentum)
 
 
-@pytest.mark.parametrize(("strategy", "processes"), [("ddp", 3), ("fsdp2", 4), ("tensor", 2), ("zero2", 2)])
-def test_on_the_same_world_a_run_goes_on_bit_for_bit(strategy, processes, tmp_path):
+FUSED = "--optim.fused_update=true"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "processes", "options"),
+    [("ddp", 3, ()), ("fsdp2", 4, ()), ("tensor", 2, ()), ("zero2", 2, ()), ("ddp", 2, (FUSED,))],
+)
+def test_on_the_same_world_a_run_goes_on_bit_for_bit(strategy, processes, options, tmp_path):
     if strategy.startswith("zero") and not importlib.util.find_spec("deepspeed"):
         pytest.skip("needs deepspeed")
-    arguments = (*BASE, f"--sharding.strategy={strategy}")
+    arguments = (*BASE, f"--sharding.strategy={strategy}", *options)
     whole = (*arguments, "--run.name=whole")
     resumed = (*arguments, "--run.name=resumed", "--run.resume=runs/whole/checkpoints/step-10")
     one, other = run_all([whole, resumed], processes, where=tmp_path)
