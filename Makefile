@@ -41,7 +41,7 @@ audit: setup  ## what is installed is what requirements-locked.txt pins, with a 
 	$(BIN)/python .ci/audit.py
 
 bench: setup  ## speed, as ratios measured side by side
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --json benchmarks/results
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

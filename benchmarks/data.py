@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.harness import print_table, write_json
+from benchmarks.harness import Figure, Report
 from scaled_sgd.data import Resident
 
 SAMPLES, FEATURES, BATCH = 60_000, 784, 256
@@ -47,10 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "DataLoader over a data set": rate((len(batch["y"]) for batch in data_set), part),
         "DataLoader over tensors": rate((len(batch[1]) for batch in tensors), SAMPLES),
     }
-    for name in ("DataLoader over a data set", "DataLoader over tensors"):
-        found[f"ahead of {name}"] = found["resident"] / found[name]
-    print_table(f"{SAMPLES} × {FEATURES}, batches of {BATCH}: thousand samples a second", found, decimals=1)
-    write_json(options.json, found)
+    report = Report("data", "thousand samples a second")
+    figures = {name: Figure(value) for name, value in found.items()}
+    for name, least in (("DataLoader over a data set", 20), ("DataLoader over tensors", None)):
+        figures[f"ahead of {name}"] = Figure(found["resident"] / found[name], least=least)
+    report.add({"samples": SAMPLES, "features": FEATURES, "batch": BATCH}, figures)
+    report.write(options.json)
     return 0
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from benchmarks.harness import interleaved, print_table, ratios, write_json
+from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
 from scaled_sgd.diagnostics.sample_space import choose_space
@@ -67,7 +67,8 @@ def cost(shape: str, repeats: int) -> dict[str, float]:
         candidates["hessian-eigenthings: top eigenvalue"] = run
         ours = sharpness(model, x, y, loss="cross_entropy").iterations
         print(f"products to residual 1e-3: ours {ours}, theirs {steps}")
-    found = ratios(interleaved(candidates, repeats=repeats), "gradient")
+    timed = paired(candidates, unit="gradient", rounds=repeats)
+    found = {name: figure.value for name, figure in timed.items()}
     products = [v for name, v in found.items() if name.endswith("one product") and "ours" not in name]
     found["ahead: one product, of the best"] = min(products) / found["ours: one product"]
     found["ahead: c0..c3"] = found["nested reverse: c0..c3"] / found["ours: c0..c3"]
@@ -173,9 +174,10 @@ def main() -> None:
         results["memory"] = memory()
     for shape in SHAPES if arguments.only in (None, "processes") else ():
         results[f"{shape}: two processes"] = speed_up(shape, arguments.repeats)
+    report = Report("diagnostics", "a gradient by autograd, where a figure is one of time")
     for title, rows in results.items():
-        print_table(title, rows)
-    write_json(arguments.json, results)
+        report.add({"case": title}, {name: Figure(value) for name, value in rows.items()})
+    report.write(arguments.json)
 
 
 if __name__ == "__main__":

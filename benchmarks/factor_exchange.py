@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,13 +21,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.harness import paired, print_table, write_json
+from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.exchange import exchanged_step, row_sharded_step
-from scaled_sgd.fused import scale_by
+from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import get_rule
-from scaled_sgd.sharding import Partition
+from scaled_sgd.sharding import Partition, Ranks
 
 DEPTH, PROCESSES, LR = 4, 2, 1e-6
 
@@ -39,7 +39,7 @@ def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
     """One step of each kind on ``rows`` samples a process."""
     x, y = torch.randn(rows, width), torch.randint(width, (rows,))
     mesh = init_device_mesh("cpu", (PROCESSES,))
-    options = {"loss": get_loss("cross_entropy"), "lr": LR}
+    options: dict[str, Any] = {"loss": get_loss("cross_entropy"), "update": Update(LR)}
 
     def by_autograd(model: torch.nn.Module) -> Callable[[], object]:
         optimizer = ScaledSGD(model, LR)
@@ -58,13 +58,22 @@ def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
         fully_shard(model, mesh=mesh)
         return model
 
-    replica, rows_model = network(width), sharded()
-    partition = Partition.of(rows_model)
-    replica_scale, rows_scale = (scale_by(get_rule("norm"), model) for model in (replica, rows_model))
+    replica, rows_model, ranks = network(width), sharded(), Ranks()
+    whole, partition = Partition.of(replica, ranks=Ranks.alone()), Partition.of(rows_model)
+
+    def by_factors() -> None:
+        scale = scale_by(get_rule("norm"), replica)
+        fused_step(whole, x, y, scale=scale, ranks=ranks, sizes=[rows] * PROCESSES, **options)
+
+    def by_rows() -> None:
+        scale = scale_by(get_rule("norm"), rows_model)
+        everything = [ranks.gather(t, [rows] * PROCESSES) for t in (x, y)]
+        fused_step(partition, *everything, scale=scale, **options)
+
     return {
-        "factors, replicated": lambda: exchanged_step(replica, x, y, scale=replica_scale, **options),
+        "factors, replicated": by_factors,
         "DDP": by_autograd(DistributedDataParallel(network(width))),
-        "factors, row-sharded": lambda: row_sharded_step(partition, x, y, scale=rows_scale, **options),
+        "factors, row-sharded": by_rows,
         "FSDP2": by_autograd(sharded()),
     }
 
@@ -74,16 +83,17 @@ def process(rank: int, folder: str, width: int, rows: Sequence[int], rounds: int
     dist.init_process_group(
         "gloo", init_method=Path(folder, "rendezvous").as_uri(), rank=rank, world_size=PROCESSES
     )
-    results = []
+    report = Report("factor_exchange", "a step that gathers factors, every process holding all weights")
     for count in rows:
         found = paired(candidates(width, count), unit="factors, replicated", rounds=rounds)
-        found["DDP / factors"] = found["DDP"]
-        found["FSDP2 / factors, row-sharded"] = found["FSDP2"] / found["factors, row-sharded"]
+        found["DDP / factors"] = Figure(found["DDP"].value, least=1.8 if count == 16 else None)
+        ahead = found["FSDP2"].value / found["factors, row-sharded"].value
+        found["FSDP2 / factors, row-sharded"] = Figure(ahead, least=2 if count == 64 else None)
         if rank == 0:
-            print_table(f"width {width}, depth {DEPTH}, {count} rows a process, {PROCESSES} processes", found)
-        results.append({"width": width, "rows": count, "ratios": found})
+            case = {"width": width, "depth": DEPTH, "rows a process": count, "processes": PROCESSES}
+            report.add(case, found)
     if rank == 0:
-        write_json(path, results)
+        report.write(path)
     dist.destroy_process_group()
 
 

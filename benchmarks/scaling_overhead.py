@@ -9,12 +9,13 @@ ratio within a round. Targets: ScaledSGD 1.02, the hook 1.03.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch.optim import Optimizer
 
-from benchmarks.harness import paired, print_table, write_json
+from benchmarks.harness import Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 
 DEPTH = 4
@@ -71,13 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json")
     options = parser.parse_args(arguments)
-    results = []
+    report = Report("scaling_overhead", "torch.optim.SGD(foreach=True)")
     for width in options.widths:
         for batch in options.batches:
             found = paired(candidates(width, batch, options.device), unit="SGD", rounds=options.rounds)
-            print_table(f"width {width}, batch {batch}, depth {DEPTH}, {options.device}", found, decimals=3)
-            results.append({"width": width, "batch": batch, "depth": DEPTH, "ratios": found})
-    write_json(options.json, results)
+            found["ScaledSGD"] = replace(found["ScaledSGD"], most=1.02)
+            found["SGD + hook"] = replace(found["SGD + hook"], most=1.03)
+            report.add({"width": width, "batch": batch, "depth": DEPTH, "device": options.device}, found)
+    report.write(options.json)
     return 0
 
 

@@ -5,12 +5,14 @@
 The limit is three products a layer and step (two for the first layer, whose input needs no gradient):
 forward, backward, weight gradient. Target: 1.15 times that on a CPU for widths from 1024 and batches from
 256. Memory is the peak growth of a process of its own over the weights, the inputs and the activations h_k,
-z_k that a step must hold; target for the fused step: 1.1.
+z_k that a step must hold, without what the matrix library keeps for itself; target for the fused step: 1.1.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,11 +20,12 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from benchmarks.harness import paired, print_table, write_json
+from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import fused_step, scale_by
+from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import get_rule
+from scaled_sgd.sharding import Partition
 
 DEPTH, LR = 4, 1e-6
 
@@ -58,7 +61,7 @@ def steps(width: int, batch: int, device: str) -> dict[str, Callable[[], None]]:
     """One training step of each kind, on networks of their own."""
     x, y = torch.randn(batch, width, device=device), torch.randint(10, (batch,), device=device)
     model, fused = network(width, device), network(width, device)
-    optimizer, scale = ScaledSGD(model, LR), scale_by(get_rule("norm"), fused)
+    optimizer = ScaledSGD(model, LR)
 
     def by_autograd() -> None:
         optimizer.zero_grad()
@@ -67,10 +70,15 @@ def steps(width: int, batch: int, device: str) -> dict[str, Callable[[], None]]:
         synchronize(device)
 
     def by_hand() -> None:
-        fused_step(fused, x, y, loss=get_loss("cross_entropy"), scale=scale, lr=LR)
+        step_by_hand(fused, x, y)
         synchronize(device)
 
     return {"autograd + ScaledSGD": by_autograd, "fused step": by_hand}
+
+
+def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> None:
+    scale = scale_by(get_rule("norm"), model)
+    fused_step(Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(LR))
 
 
 def synchronize(device: str) -> None:
@@ -86,14 +94,17 @@ def peak_bytes() -> int:
 
 def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> None:
     """Peak growth of this process's memory over a few steps, the weights included, over what must be held."""
-    torch.randn(256, 256) @ torch.randn(256, 256)
+    h, W = torch.ones(batch, width), torch.ones(width, width)
+    W.addmm_((h @ W).T, h)
+    del h, W
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
     before = peak_bytes()
     model = network(width, "cpu")
     x, y = torch.randn(batch, width), torch.randint(10, (batch,))
-    scale, optimizer = scale_by(get_rule("norm"), model), None
+    optimizer = None
     for _ in range(3):
         if kind == "fused step":
-            fused_step(model, x, y, loss=get_loss("cross_entropy"), scale=scale, lr=LR)
+            step_by_hand(model, x, y)
         else:
             optimizer = ScaledSGD(model, LR) if optimizer is None else optimizer
             optimizer.zero_grad()
@@ -107,6 +118,8 @@ def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> N
 
 def memory(width: int, batch: int) -> dict[str, float]:
     """The peaks of both kinds of step, each in a fresh process."""
+    # Large blocks go back to the system when they are freed, so that the resident size is what lives.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"
     ratios = {}
     for kind in ("autograd + ScaledSGD", "fused step"):
         queue: mp.SimpleQueue[float] = mp.get_context("spawn").SimpleQueue()
@@ -128,19 +141,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json")
     options = parser.parse_args(arguments)
-    results = []
+    report = Report("step_time", "the bare matrix products of the same shapes")
     for width in options.widths:
         for batch in options.batches:
             candidates = {"bare products": bare_products(width, batch, options.device)}
             candidates |= steps(width, batch, options.device)
             found = paired(candidates, unit="bare products", rounds=options.rounds)
-            print_table(f"width {width}, batch {batch}, depth {DEPTH}, {options.device}: time", found)
-            results.append({"width": width, "batch": batch, "time": found})
+            goal = {"most": 1.15} if options.device == "cpu" else {"most": 1 / 0.75}
+            for name in ("autograd + ScaledSGD", "fused step"):
+                found[name] = replace(found[name], **goal)
+            report.add({"width": width, "batch": batch, "depth": DEPTH, "device": options.device}, found)
     if options.device == "cpu":
-        found = memory(4096, 256)
-        print_table("width 4096, batch 256: peak memory over weights and activations", found)
-        results.append({"width": 4096, "batch": 256, "memory": found})
-    write_json(options.json, results)
+        held = Report("step_memory", "weights and activations")
+        peaks = {kind: Figure(ratio) for kind, ratio in memory(4096, 256).items()}
+        peaks["fused step"] = replace(peaks["fused step"], most=1.1)
+        held.add({"width": 4096, "batch": 256, "depth": DEPTH}, peaks)
+        report.tables += [table | {"limit": held.limit} for table in held.tables]
+    report.write(options.json)
     return 0
 
 

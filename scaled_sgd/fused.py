@@ -180,11 +180,11 @@ def fused_step(
         """From the last to the first, each when δ_{k−1} is known and W_k no longer needed."""
         delta = partition.own(residual, depth).contiguous()
         for k in range(depth, 0, -1):
-            signal, own = h[k - 1], delta
+            signal, own = h.pop(), delta
             factors = ranks.size > 1 and (by_factors is None or by_factors[k - 1])
             later = [ranks.gather_later(t, sizes) for t in (signal, own)] if factors else []
             if k > 1:
-                delta = backward(partition, own, gate[k - 1], k)
+                delta = backward(partition, own, gate.pop(k - 1), k)
             if factors:
                 signal, own = (wait() for wait in later)
             d = partition.sum(square_norm(own))

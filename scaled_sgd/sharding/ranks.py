@@ -1,12 +1,24 @@
 """The processes that work together, and the collectives between them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from scaled_sgd.errors import UserError
+
+
+def _collective(name: str, before: str) -> Callable[..., Any]:
+    """A function of torch.distributed by its name, or by the one that it had before torch 2.13."""
+    found: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, before)
+    return found
+
+
+if dist.is_available():
+    _all_gather = _collective("all_gather_single", "all_gather_into_tensor")
+    _reduce_scatter = _collective("reduce_scatter_single", "reduce_scatter_tensor")
 
 
 class Ranks:
@@ -57,7 +69,7 @@ class Ranks:
         everything = t.new_empty((self.size * longest, *t.shape[1:]))
         blocks = list(torch.split(everything, longest))
         if self._places == list(range(self.size)):
-            work = dist.all_gather_into_tensor(everything, padded, group=self.group, async_op=True)
+            work = _all_gather(everything, padded, group=self.group, async_op=True)
         else:
             by_rank = [blocks[place] for place in self._places]
             work = dist.all_gather(by_rank, padded, group=self.group, async_op=True)
@@ -80,7 +92,7 @@ class Ranks:
         for block, place in zip(blocks, self._places, strict=True):
             block[: sizes[place]] = parts[place]
         kept = t.new_empty((longest, *t.shape[1:]))
-        dist.reduce_scatter_tensor(kept, blocks.flatten(0, 1), group=self.group)
+        _reduce_scatter(kept, blocks.flatten(0, 1), group=self.group)
         return kept[: sizes[self.rank]]
 
     def counts(self, n: int, device: torch.device) -> list[int]:
