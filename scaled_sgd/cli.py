@@ -14,6 +14,7 @@ _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
 
   train    train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
+  study    run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   doctor   say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
 
 scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
@@ -34,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _train(rest)
     if command == "doctor":
         return _doctor(rest)
-    print(f"error: command: {command!r} is unknown; allowed: train, doctor", file=sys.stderr)
+    if command == "study":
+        from scaled_sgd.study.command import main as study
+
+        return study(rest)
+    print(f"error: command: {command!r} is unknown; allowed: train, study, doctor", file=sys.stderr)
     return USAGE_STATUS
 
 

@@ -329,6 +329,18 @@ def key_types(schema: type = Config, prefix: str = "") -> dict[str, Any]:
     return types
 
 
+def fits(hint: Any, value: object) -> bool:
+    """Whether a plain value is of a configuration type as it stands; False may also mean: look closer."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(fits(argument, value) for argument in arguments)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return hint in (int, bool, str, type(None)) and type(value) is hint
+
+
 def describe(hint: Any) -> str:
     """What a configuration type allows, in words."""
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}

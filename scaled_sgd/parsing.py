@@ -102,23 +102,33 @@ def _config_of_resumed(arguments: list[str]) -> list[str]:
 
 def _holds_keys(name: str) -> bool:
     """Whether a YAML file has anything to say; its mistakes are raised here, with the file's name."""
-    path = Path(name)
+    values = read_yaml(name, option="--config")
+    _check_keys(values, Config, "")
+    return bool(values)
+
+
+def read_yaml(name: str | Path, *, option: str = "file") -> dict[str, Any]:
+    """The mapping that a YAML file holds, empty where it holds nothing: plain values, each key once.
+
+    Raises:
+        UserError: there is no such file, or it holds anything else; ``option`` is what the message names.
+    """
+    path, name = Path(name), str(name)
     if not path.is_file():
-        raise UserError(f"--config: no file {name!r}; allowed: a YAML file")
+        raise UserError(f"{option}: no file {name!r}; allowed: a YAML file")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except OSError as error:
-        raise UserError(f"--config: cannot read {name!r}: {error.strerror}; {_PLAIN}") from error
+        raise UserError(f"{option}: cannot read {name!r}: {error.strerror}; {_PLAIN}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {name!r} is not valid YAML: {error}; {_PLAIN}") from error
+        raise UserError(f"{option}: {name!r} is not valid YAML: {error}; {_PLAIN}") from error
     except RecursionError:
-        raise UserError(f"--config: {name!r} nests too deeply; {_PLAIN}") from None
+        raise UserError(f"{option}: {name!r} nests too deeply; {_PLAIN}") from None
     if values is None:
-        return False
+        return {}
     if not isinstance(values, dict):
-        raise UserError(f"--config: {name!r} holds a {type(values).__name__}; {_PLAIN}")
-    _check_keys(values, Config, "")
-    return True
+        raise UserError(f"{option}: {name!r} holds a {type(values).__name__}; {_PLAIN}")
+    return values
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -144,7 +154,7 @@ def _check_keys(values: dict[str, Any], schema: type, prefix: str) -> None:
             group, _, leaf = key.partition(".")
             raise UserError(f"{key}: {value!r} is not nested; allowed in a file: {group}: {{{leaf}: …}}")
         if key not in hints:
-            raise UserError(_unknown_key(f"{prefix}{key}"))
+            raise UserError(unknown_key(f"{prefix}{key}"))
         if is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UserError(_not_a_group(f"{prefix}{key}", repr(value)))
@@ -159,7 +169,8 @@ def _not_a_group(key: str, value: str) -> str:
     return f"{key}: {value} is not a group; allowed: the keys {inner}"
 
 
-def _unknown_key(key: str) -> str:
+def unknown_key(key: str) -> str:
+    """What is wrong with a dotted key that no configuration has, with the nearest ones that it has."""
     known = list(key_types())
     group, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
@@ -176,7 +187,7 @@ def _one_line(message: str) -> str:
     if unknown:
         name = unknown.group(1)
         if name.startswith("--") and name != "--":
-            return _unknown_key(name[2:].partition("=")[0])
+            return unknown_key(name[2:].partition("=")[0])
         return f"argument: {name!r} is not understood; allowed: options such as --model.depth 8"
     missing = re.search(r"argument --([\w.]+)\S*: expected one argument", message)
     if missing:
@@ -204,5 +215,5 @@ def _one_line(message: str) -> str:
         return f"--config: it is not valid YAML: {file.group(1)}; {_PLAIN}"
     option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
     if option:
-        return _unknown_key(f"{option.group(1)}.{option.group(2)}")
+        return unknown_key(f"{option.group(1)}.{option.group(2)}")
     return message

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from scaled_sgd.machine import host_memory
+from scaled_sgd.machine import cores, host_memory
 
 PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "deepspeed", "transformers")
 _GIB = 2**30
@@ -53,7 +53,7 @@ def machine() -> Machine:
         python=platform.python_version(),
         system=platform.platform(terse=True),
         packages={package: _version(package) for package in PACKAGES},
-        cores=_cores(),
+        cores=cores(),
         cores_of_machine=os.cpu_count() or 1,
         memory_gib=round(host_memory() / _GIB, 1),
         gpus=tuple(_gpu(index) for index in range(torch.cuda.device_count())),
@@ -79,10 +79,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu(index: int) -> Gpu:

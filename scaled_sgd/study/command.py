@@ -1,0 +1,273 @@
+"""``scaled-sgd study``: list, run, status, collect, report."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.cluster import Cluster, share, submit
+from scaled_sgd.study.engine import train, unsuited
+from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.runner import default_workers, make_plan, run_plan
+
+_ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"study: {message}; allowed: scaled-sgd study --help tells")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0; 2 for a mistake; 4 when runs failed; 130 and 143 when stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        options, rest = _parser().parse_known_args(arguments)
+        overrides = read_overrides(rest) if options.command == "run" else {}
+        if rest and options.command != "run":
+            raise UserError(f"study: {rest[0]!r} is not understood; allowed: scaled-sgd study --help tells")
+        return int(options.act(options, overrides, arguments[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except KeyboardInterrupt as interrupt:
+        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _Terminated
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="scaled-sgd study", description=_ABOUT, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    listing = commands.add_parser("list", help="studies of configs/studies", allow_abbrev=False)
+    listing.set_defaults(act=_list)
+    run = commands.add_parser(
+        "run",
+        help="run what is pending of a study",
+        allow_abbrev=False,
+        description="Any key of a run's configuration may follow, such as --model.base_width '[8, 16, 32]' "
+        "or --optim.steps 1000: one that the study varies gets these values, another this one value. Runs "
+        "that have ended are never repeated; the same command goes on where it was.",
+    )
+    _add_study(run)
+    run.add_argument("--workers", type=int, help="processes for small runs; one a core, or one a GPU")
+    run.add_argument(
+        "--batched", choices=["auto", "yes", "no"], default="auto",
+        help="train small runs of one shape as one computation; auto: on a GPU, where measured to be faster",
+    )  # fmt: skip
+    run.add_argument("--dry-run", action="store_true", help="say what would be run")
+    run.add_argument("--executor", choices=["local", "slurm"], help="submit jobs through submitit")
+    run.add_argument("--jobs", type=int, default=1, help="how many jobs share the runs (1)")
+    run.add_argument("--at-once", type=int, help="how many of them run at the same time")
+    run.add_argument("--minutes", type=int, default=60, help="of a job before it is queued again (60)")
+    run.add_argument(
+        "--slurm", action="append", default=[], metavar="KEY=VALUE",
+        help="for Slurm, such as partition=gpu, gpus_per_node=1, cpus_per_task=8, mem=32GB",
+    )  # fmt: skip
+    run.add_argument("--share", help=argparse.SUPPRESS)
+    run.set_defaults(act=_run)
+    for name, act, words in (
+        ("status", _status, "how far the runs of a study are"),
+        ("collect", _collect, "write runs.parquet and metrics.parquet"),
+        ("report", _report, "write report.html, figures and tables"),
+    ):
+        command = commands.add_parser(name, help=words, allow_abbrev=False)
+        _add_study(command)
+        command.set_defaults(act=act)
+    return parser
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="NAME", help="of a file in configs/studies, or a path")
+    parser.add_argument("--dir", default="studies", metavar="FOLDER", help="of all studies (studies)")
+    parser.add_argument("--name", help="of the study's folder; its file's name")
+
+
+def read_overrides(rest: Sequence[str]) -> dict[str, Any]:
+    """Configuration keys of a command line: ``--key value`` or ``--key=value``, values in YAML.
+
+    Raises:
+        UserError: something else is there.
+    """
+    found: dict[str, Any] = {}
+    waiting = list(rest)
+    while waiting:
+        option = waiting.pop(0)
+        if not option.startswith("--") or (
+            "." not in option.partition("=")[0] and option.partition("=")[0] != "--loss"
+        ):
+            raise UserError(
+                f"study: {option!r} is not understood; allowed: options such as --optim.steps 100"
+            )
+        key, equals, value = option[2:].partition("=")
+        if not equals:
+            if not waiting:
+                raise UserError(f"{key}: no value given; allowed: a value or a list such as [4, 8]")
+            value = waiting.pop(0)
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(
+                f"{key}: {value!r} is not YAML; allowed: a value or a list such as [4, 8]"
+            ) from None
+    return found
+
+
+def _folder(options: argparse.Namespace) -> StudyFolder:
+    """Of a study that has a plan, by its name or its path."""
+    by_path = Path(options.study)
+    if (by_path / "plan.jsonl").is_file():
+        return StudyFolder(by_path)
+    name = options.name or Path(options.study).stem
+    folder = StudyFolder(Path(options.dir) / name)
+    if not (folder.path / "plan.jsonl").is_file():
+        raise UserError(
+            f"study: {str(folder.path)!r} has no plan; allowed: a study that was run "
+            f"(scaled-sgd study run {name})"
+        )
+    return folder
+
+
+def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+    paths = sorted(Path("configs/studies").glob("*.yaml"))
+    for path in paths:
+        study = read_study(path)
+        print(f"{study.name:<18} {study.size:>6} runs  {study.title}")
+    if not paths:
+        print("no studies in configs/studies")
+    return 0
+
+
+def _run(options: argparse.Namespace, overrides: Mapping[str, Any], arguments: Sequence[str]) -> int:
+    for name in ("workers", "jobs", "at_once", "minutes"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name.replace('_', '-')}: {value} is not usable; allowed: integers from 1")
+    study = read_study(find_study(options.study), overrides)
+    folder = StudyFolder(Path(options.dir) / (options.name or study.name))
+    shelf = DataShelf()
+    runs = expand(study, shelf)
+    if options.share is not None:
+        job, jobs = (int(part) for part in options.share.split("/"))
+        with folder.locked(f"-{job}-of-{jobs}"):
+            return _execute(options, study, share(runs, job, jobs), folder)
+    plan = make_plan(study, runs, folder, unsuited)
+    print(
+        f"{study.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
+        f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
+        file=sys.stderr,
+    )
+    cluster = _cluster(options)
+    if cluster is not None:
+        print(
+            f"jobs: {cluster.jobs} by {cluster.executor}, {cluster.at_once or 'all'} at once, "
+            f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
+            file=sys.stderr,
+        )
+    if options.dry_run:
+        return 0
+    folder.write_plan(study, runs)
+    if cluster is not None:
+        identifiers = submit(
+            cluster, folder.path, [str(find_study(options.study).resolve()), *_passed(arguments)]
+        )
+        print(
+            f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells",
+            file=sys.stderr,
+        )
+        return 0
+    with folder.locked():
+        return _execute(options, study, runs, folder)
+
+
+def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], folder: StudyFolder) -> int:
+    plan = make_plan(study, runs, folder, unsuited)
+    workers = options.workers or default_workers()
+    counts = run_plan(plan, folder, train, workers=workers, group=_grouped(options.batched, plan.small))
+    failed = counts[State.FAILED]
+    if failed:
+        print(f"{failed} runs failed; scaled-sgd study status {folder.path} says why", file=sys.stderr)
+    return LOST_STATUS if failed else 0
+
+
+def _grouped(asked: str, small: Sequence[Run]) -> bool:
+    from scaled_sgd.study.batched import faster_batched
+
+    if asked != "auto":
+        return asked == "yes"
+    return bool(small) and faster_batched([run.config for run in small])
+
+
+def _passed(arguments: Sequence[str]) -> list[str]:
+    """What a job is told of the command line: all but the study's name and the executor."""
+    own = {"--executor", "--jobs", "--at-once", "--minutes", "--slurm", "--share"}
+    kept, skip = list[str](), False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument.partition("=")[0] in own:
+            skip = "=" not in argument or (argument.startswith("--slurm") and argument == "--slurm")
+        elif argument != "--dry-run":
+            kept.append(argument)
+    return kept
+
+
+def _cluster(options: argparse.Namespace) -> Cluster | None:
+    if options.executor is None:
+        return None
+    parameters: dict[str, Any] = {}
+    for pair in options.slurm:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
+        parameters[key] = yaml.safe_load(value)
+    return Cluster(options.executor, options.jobs, options.at_once, options.minutes, parameters)
+
+
+def _weights(runs: Sequence[Run]) -> str:
+    fewest, most = min(run.weights for run in runs), max(run.weights for run in runs)
+    return f"{fewest:,} weights" if fewest == most else f"{fewest:,} to {most:,} weights"
+
+
+def _status(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+    from scaled_sgd.study.status import describe
+
+    print(describe(_folder(options)))
+    return 0
+
+
+def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+    from scaled_sgd.study.collect import collect
+
+    folder = _folder(options)
+    collected = collect(folder.path)
+    for warning in collected.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{collected.describe()}; {folder.path / 'runs.parquet'}, {folder.path / 'metrics.parquet'}")
+    return 0
+
+
+def _report(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+    from scaled_sgd.study.report import write_report
+
+    print(write_report(_folder(options).path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""A study: from its file to the runs that it asks for."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from scaled_sgd.config import Config, check, fits, key_types
+from scaled_sgd.data import Data, DataConfig
+from scaled_sgd.errors import UserError
+from scaled_sgd.parameterization import count_weights, width_pattern
+from scaled_sgd.parsing import from_dict, read_yaml, unknown_key
+from scaled_sgd.resolution import resolve
+from scaled_sgd.strategies.choice import World
+from scaled_sgd.study.axes import Axis, dotted, read_axes, replace_values
+from scaled_sgd.study.identity import run_id
+from scaled_sgd.study.matching import MATCHINGS, matching_base_width
+
+_KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights")
+_HERE = World(size=1, local_size=1, cuda=False, memory=2**62)
+"""Where a plan is made says nothing of where its runs will be."""
+
+LoadData = Callable[[DataConfig, int], Data]
+"""The data of a ``data.`` section and a seed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a study.
+
+    Attributes:
+        id: of its resolved configuration.
+        axes: what tables call it, by column.
+        config: resolved, but for what a launch decides.
+        weights: of its network.
+    """
+
+    id: str
+    axes: Mapping[str, Any]
+    config: Config
+    weights: int
+
+    @property
+    def work(self) -> float:
+        """Multiplications of its steps, roughly."""
+        return 3.0 * self.weights * self.config.optim.batch_size * (self.config.optim.steps or 1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file.
+
+    Attributes:
+        name: of the file.
+        title: a question.
+        about: a sentence or two.
+        base: keys of all runs, dotted.
+        axes: what is varied, crossed in order.
+        matchings: how base widths of other width exponents are chosen.
+        like: the width exponent that they are matched to.
+        figures: of the report; None: all that apply.
+        large_weights: networks with more weights are runs of their own.
+        source: all of it as plain values.
+    """
+
+    name: str
+    title: str
+    about: str
+    base: Mapping[str, Any]
+    axes: Sequence[Axis]
+    matchings: tuple[str, ...]
+    like: float
+    figures: tuple[str, ...] | None
+    large_weights: float
+    source: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """How many combinations it has."""
+        return math.prod(len(axis) for axis in self.axes) * len(self.matchings)
+
+
+def find_study(name: str) -> Path:
+    """The file of a study: ``configs/studies/NAME.yaml`` here, or a path.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = [Path("configs/studies") / f"{name}.yaml", Path(name)]
+    for place in places:
+        if place.is_file():
+            return place
+    known = sorted(path.stem for path in Path("configs/studies").glob("*.yaml"))
+    shown = ", ".join(known) or "a YAML file"
+    raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
+
+
+def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """A study file, with some of its keys replaced.
+
+    Args:
+        path: of the file.
+        overrides: configuration keys, dotted; one that is an axis gets these values, another this base value.
+
+    Raises:
+        UserError: any mistake in it.
+    """
+    source = copy.deepcopy(read_yaml(path))
+    for key in source:
+        if key not in _KEYS:
+            raise UserError(f"{path.name}: unknown key {key!r}; allowed: {', '.join(_KEYS)}")
+    base, axes = source.setdefault("base", {}), source.setdefault("axes", [])
+    if not isinstance(base, dict):
+        raise UserError(f"base: {base!r} is not a group; allowed: keys of a run's configuration")
+    base = dotted(base)
+    if not isinstance(axes, list):
+        raise UserError("axes: not a list; allowed: - model.base_width: [4, 8]")
+    for key, value in (overrides or {}).items():
+        if key not in key_types():
+            raise UserError(unknown_key(key))
+        if not replace_values(axes, key, value):
+            base[key] = value
+    source["base"] = base
+    for key in base:
+        if key not in key_types():
+            raise UserError(f"base.{unknown_key(key)}")
+    read = read_axes(axes)
+    varied = {key for axis in read for choice in axis for key in choice.changes}
+    if both := sorted(varied & base.keys()):
+        raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
+    matchings, like = _match(source.get("match"))
+    figures = source.get("report")
+    if figures is not None and not (isinstance(figures, list) and all(isinstance(f, str) for f in figures)):
+        raise UserError(f"report: {figures!r} is not usable; allowed: a list of figures, or nothing for all")
+    large = source.get("large_weights", 2e7)
+    if isinstance(large, bool) or not isinstance(large, int | float) or not large >= 0:
+        raise UserError(f"large_weights: {large!r} is not usable; allowed: numbers from 0")
+    return Study(
+        name=path.stem,
+        title=str(source.get("title", path.stem)),
+        about=str(source.get("about", "")),
+        base=base,
+        axes=read,
+        matchings=matchings,
+        like=like,
+        figures=None if figures is None else tuple(figures),
+        large_weights=float(large),
+        source=source,
+    )
+
+
+def _match(found: object) -> tuple[tuple[str, ...], float]:
+    if found is None:
+        return ("equal_base_width",), 2.0
+    by: Any = found.get("by") if isinstance(found, dict) else None
+    like: Any = found.get("exponent", 2.0) if isinstance(found, dict) else None
+    by = [by] if isinstance(by, str) else by
+    known = isinstance(by, list) and by and all(name in MATCHINGS for name in by)
+    if not known or not isinstance(like, int | float) or isinstance(like, bool) or not 0 <= like < 64:
+        raise UserError(
+            f"match: {found!r} is not usable; allowed: {{by: {' | '.join(MATCHINGS)}, exponent: 2.0}}, or "
+            "both names as a list"
+        )
+    return tuple(by), float(like)
+
+
+def expand(study: Study, load: LoadData) -> list[Run]:
+    """All runs, resolved, in the order of the axes. Several may be the same: they have the same id.
+
+    Raises:
+        UserError: a value does not fit its key, the data or another key.
+    """
+    start = from_dict({})
+    for key, value in study.base.items():
+        start = _put(start, key, _typed(key, value, "base"))
+    values = {
+        (key, repr(value)): _typed(key, value, "axes")
+        for axis in study.axes
+        for choice in axis
+        for key, value in choice.changes.items()
+    }
+    runs: list[Run] = []
+    for choices in itertools.product(*study.axes):
+        config, labels = start, dict[str, Any]()
+        for choice in choices:
+            for key, value in choice.changes.items():
+                config = _put(config, key, values[key, repr(value)])
+            for column, label in choice.labels.items():
+                typed = values.get((column, repr(label)), label)
+                labels[column] = str(label) if isinstance(typed, list | tuple) else typed
+        runs += _matched(study, config, labels, load)
+    return runs
+
+
+def _matched(study: Study, config: Config, labels: dict[str, Any], load: LoadData) -> Iterator[Run]:
+    data = load(config.data, config.run.seed)
+    model = config.model
+    for matching in study.matchings:
+        matched, columns = config, dict(labels)
+        if len(study.matchings) > 1:
+            columns["matching"] = matching.replace("_", " ")
+        if matching == "equal_parameters" and model.width_exponent != study.like:
+            width = matching_base_width(
+                data.in_features,
+                data.out_features,
+                depth=model.depth,
+                base_width=model.base_width,
+                like=study.like,
+                exponent=model.width_exponent,
+            )
+            matched = _put(config, "model.base_width", width)
+        check(matched)
+        resolved = replace(resolve(matched, data, _HERE), sharding=matched.sharding)
+        widths = width_pattern(
+            data.in_features,
+            data.out_features,
+            depth=model.depth,
+            base_width=resolved.model.base_width,
+            exponent=model.width_exponent,
+        )
+        yield Run(run_id(resolved), columns, resolved, count_weights(widths))
+
+
+def _typed(key: str, value: Any, place: str) -> Any:
+    """A value of the study file as its key's type has it."""
+    hint = key_types()[key]
+    if fits(hint, value):
+        members = get_args(hint) or (hint,)
+        return float(value) if type(value) is int and float in members and int not in members else value
+    nested: Any = value
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    try:
+        return _leaf(from_dict(nested), key)
+    except UserError as error:
+        raise UserError(f"{place}.{error}") from None
+
+
+def _leaf(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _put(config: Any, key: str, value: Any) -> Any:
+    """A copy with one dotted key changed."""
+    group, _, rest = key.partition(".")
+    changed: Any = replace(config, **{group: _put(getattr(config, group), rest, value) if rest else value})
+    return changed

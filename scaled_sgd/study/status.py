@@ -1,0 +1,31 @@
+"""How far a study is, in a few lines."""
+
+import json
+from collections import Counter
+
+from scaled_sgd.study.folder import State, StudyFolder
+
+_SHOWN = 10
+"""Failed runs that are named."""
+
+
+def describe(folder: StudyFolder) -> str:
+    """Counts over all runs and for each value of each axis, and why runs failed."""
+    lines = (folder.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
+    plan = [json.loads(line) for line in lines]
+    states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
+    text = [f"{folder.path}: {len(states)} runs, {_counts(states.values())}"]
+    for axis in dict.fromkeys(name for entry in plan for name in entry["axes"]):
+        for value in dict.fromkeys(str(entry["axes"].get(axis)) for entry in plan):
+            chosen = {e["id"]: states[e["id"]] for e in plan if str(e["axes"].get(axis)) == value}
+            text.append(f"  {f'{axis} {value}':<40} {_counts(chosen.values())}")
+    failed = [run for run, state in states.items() if state == State.FAILED]
+    text += [f"  {run} failed: {folder.error(run)}" for run in failed[:_SHOWN]]
+    if len(failed) > _SHOWN:
+        text.append(f"  and {len(failed) - _SHOWN} more")
+    return "\n".join(text)
+
+
+def _counts(states: "object") -> str:
+    counts = Counter(states)  # type: ignore[call-overload]
+    return ", ".join(f"{counts[state]} {state}" for state in State if counts[state]) or "none"

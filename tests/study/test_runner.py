@@ -1,0 +1,118 @@
+"""Studies are run to their end whatever happens to the processes that run them."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.cluster import share
+from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.grid import expand, read_study
+from scaled_sgd.study.runner import make_plan, run_plan
+from scaled_sgd.study.status import describe
+from tests.study.standin import nothing, train
+
+SHELF = DataShelf()
+
+
+def study(tmp_path, lines):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"base: {{model.depth: 2, model.base_width: 2, optim.steps: 3}}\naxes:\n{lines}")
+    found = read_study(path)
+    runs = expand(found, SHELF)
+    folder = StudyFolder(tmp_path / "studies/s")
+    folder.write_plan(found, runs)
+    return found, runs, folder
+
+
+def do(found, runs, folder, *, workers):
+    plan = make_plan(found, runs, folder, nothing)
+    return run_plan(plan, folder, train, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_run_is_done_once_and_never_again(tmp_path, workers):
+    parts = study(tmp_path, "  - optim.lr: [1, 2, 99]\n  - run.seed: {range: [2]}\n")
+    assert do(*parts, workers=workers) == Counter(finished=4, diverged=2)
+    assert do(*parts, workers=workers) == Counter()
+    log = (parts[2].path / "log").read_text().split()
+    assert sorted(log) == sorted({run.id for run in parts[1]})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, workers, capsys):
+    found, runs, folder = study(tmp_path, "  - optim.lr: [1, 13, 2]\n")
+    assert do(found, runs, folder, workers=workers) == Counter(finished=2, failed=1)
+    assert folder.state(runs[1].id) == State.FAILED
+    assert folder.error(runs[1].id) == "ZeroDivisionError: by design"
+    assert "Traceback" in (folder.run(runs[1].id) / "error.txt").read_text()
+    assert "ZeroDivisionError: by design" in capsys.readouterr().err
+    assert "3 runs, 2 finished, 1 failed" in describe(folder)
+    # Another attempt is made the next time.
+    assert do(found, runs, folder, workers=workers) == Counter(failed=1)
+
+
+def test_a_worker_that_is_killed_takes_its_run_alone_down(tmp_path):
+    found, runs, folder = study(tmp_path, "  - optim.lr: [9, 1, 2, 3, 4]\n")
+    assert do(found, runs, folder, workers=2) == Counter(finished=4, failed=1)
+    assert folder.error(runs[0].id) == "its process was ended by signal SIGKILL, perhaps for want of memory"
+
+
+def whole(tmp_path, lines):
+    do(*study(tmp_path, lines), workers=2)
+
+
+def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
+    lines = "  - run.seed: {range: [40]}\n"
+    found, runs, folder = study(tmp_path, lines)
+    context, chance = multiprocessing.get_context("fork"), random.Random(0)
+    for _ in range(3):
+        process = context.Process(target=whole, args=(tmp_path, lines))
+        process.start()
+        deadline = time.monotonic() + 20
+        ended = sum(folder.state(run.id).ended for run in runs)
+        while sum(folder.state(run.id).ended for run in runs) == ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    before = sum(folder.state(run.id).ended for run in runs)
+    assert 0 < before < 40
+    time.sleep(0.1)
+    assert do(found, runs, folder, workers=2) == Counter(finished=40 - before)
+    assert all(folder.state(run.id) == State.FINISHED for run in runs)
+    log = (folder.path / "log").read_text().split()
+    # Those that were killed between their last two lines were made again.
+    assert set(log) == {run.id for run in runs}
+    assert len(log) <= 40 + 3 * 2
+
+
+def test_one_study_is_run_by_one_process_at_a_time(tmp_path):
+    _, _, folder = study(tmp_path, "  - run.seed: [0]\n")
+    with folder.locked(), pytest.raises(UserError, match="is being run by another process"), folder.locked():
+        pass
+    with folder.locked("-0-of-2"), folder.locked("-1-of-2"):
+        pass
+
+
+def test_jobs_share_all_runs_and_none_twice(tmp_path):
+    _, runs, _ = study(tmp_path, "  - run.seed: {range: [11]}\n")
+    parts = [share(runs, job, 3) for job in range(3)]
+    assert sorted(run.id for part in parts for run in part) == sorted(run.id for run in runs)
+    assert [len(part) for part in parts] == [4, 4, 3]
+
+
+def test_large_networks_and_several_processes_are_launched_by_themselves(tmp_path):
+    found, runs, folder = study(tmp_path, "  - run.seed: [0, 1]\n  - run.processes: [null, 2]\n")
+    assert len({run.id for run in runs}) == 2
+    plan = make_plan(found, runs[::2], folder, nothing)
+    assert (len(plan.small), len(plan.large)) == (2, 0)
+    assert len(make_plan(found, runs[1::2], folder, nothing).large) == 2
+    unsuited = make_plan(found, runs[::2], folder, lambda config: "it streams")
+    assert (len(unsuited.small), len(unsuited.large)) == (0, 2)
