@@ -1,0 +1,257 @@
+"""The tables of a study: one row a run, and one row a logged step of every run."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.records import read_metrics
+from scaled_sgd.study.tidy import column, flat, in_order, table_of
+
+_SUMMARY = (
+    "status", "steps", "step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy",
+    "parameters", "widths",
+)  # fmt: skip
+_DERIVED = ("stable", "largest_edge_ratio", "late_edge_ratio")
+_METRICS = (
+    "id", "step", "epoch", "samples", "lr", "loss", "grad_norm", "eval_loss", "accuracy", "loss_after",
+    "predicted_loss", "sharpness", "preconditioned_sharpness", "edge_ratio",
+)  # fmt: skip
+_TIMES = ("seconds",)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A study as tables (``docs/report.md`` lists the columns).
+
+    Attributes:
+        runs: one row for each planned run that has ended, in the order of the plan.
+        metrics: one row a logged step, runs in the order of the plan; ``id`` joins it with ``runs``.
+        plan: one row a planned run, ended or not: ``id`` and the axes.
+        pending: planned runs that have not ended; damaged ones are not among them.
+        warnings: one line for each run folder that could not be read, or only in part.
+        damaged: of these, runs whose result is lost.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    plan: pd.DataFrame
+    pending: int
+    damaged: int
+    warnings: tuple[str, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Columns of ``runs`` that the study varies, in the order of its file."""
+        return tuple(self.plan.columns[1:])
+
+    @property
+    def planned(self) -> int:
+        """How many different runs the plan has."""
+        return int(self.plan["id"].nunique())
+
+    def ended(self, status: str) -> int:
+        """How many runs are ``finished`` or ``diverged``."""
+        return int((self.runs.drop_duplicates("id")["status"] == status).sum())
+
+    def describe(self) -> str:
+        """The counts, as a line for a person."""
+        line = (
+            f"{self.planned} runs: {self.ended('finished')} finished, {self.ended('diverged')} diverged, "
+            f"{self.pending} pending"
+        )
+        return line + (f", {self.damaged} damaged" if self.damaged else "")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one folder says: its summary, and an array a metric."""
+
+    summary: dict[str, Any]
+    metrics: dict[str, np.ndarray]
+
+
+def collect(folder: Path) -> Collected:
+    """Read every run of a study's plan and write ``runs.parquet`` and ``metrics.parquet`` beside it.
+
+    The same runs give the same tables in whatever order, and by whatever number of workers, they were
+    made; only ``seconds``, the last column of both, is a measurement of the machine.
+
+    Raises:
+        UserError: the folder has no plan, or an axis has the name of a column that every run has.
+    """
+    folder = Path(folder)
+    plan = _read_plan(folder / "plan.jsonl")
+    found: dict[str, _Run] = {}
+    warnings: list[str] = []
+    pending = damaged = 0
+    for identifier in dict.fromkeys(entry["id"] for entry in plan):
+        try:
+            run = _read_run(folder / "runs" / identifier, warnings)
+        except (OSError, ValueError, TypeError) as error:
+            damaged += 1
+            warnings.append(f"runs/{identifier}: left out: {' '.join(str(error).split())}")
+            continue
+        if run is None:
+            pending += 1
+        else:
+            found[identifier] = run
+    axes = _axes(plan)
+    ended = [entry["id"] in found for entry in plan]
+    facts = _facts([entry for entry in plan if entry["id"] in found], plan, found)
+    metrics = _metrics(found)
+    # The loss of a run is an axis of many studies; that of a step is another thing.
+    for axis in axes.columns[1:]:
+        if axis in facts or (axis in metrics and axis != "loss"):
+            raise UserError(f"axes: {axis!r} is a column of every run; allowed: another name for this axis")
+    collected = Collected(
+        pd.concat([axes[ended].reset_index(drop=True), facts], axis="columns"),
+        metrics,
+        axes,
+        pending,
+        damaged,
+        tuple(warnings),
+    )
+    _write(folder / "runs.parquet", collected.runs)
+    _write(folder / "metrics.parquet", collected.metrics)
+    return collected
+
+
+def _read_plan(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for entry in entries:
+            if not (isinstance(entry["id"], str) and isinstance(entry["axes"], dict)) or "id" in entry["axes"]:
+                raise ValueError("a line is no run")
+            dict(flat(entry["config"]))
+    except OSError as error:
+        raise UserError(
+            f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"study: {str(path)!r} is damaged: {error}; allowed: lines with id, axes, config"
+        ) from error
+    return entries
+
+
+def _read_run(folder: Path, warnings: list[str]) -> _Run | None:
+    """A run that has ended; None where it has not. Metrics that cannot be read are a warning."""
+    try:
+        text = (folder / "summary.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    summary = json.loads(text)
+    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
+        raise ValueError("summary.json has no status")
+    if summary["status"] not in ("finished", "diverged"):
+        return None
+    try:
+        metrics = table_of(_steps(folder / "metrics.jsonl"))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.append(
+            f"runs/{folder.name}: metrics left out: {' '.join(str(error).split()).split('; allowed')[0]}"
+        )
+        metrics = {}
+    return _Run(summary | _derived(summary, metrics), metrics)
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    rows = list(read_metrics(path))
+    if any(not isinstance(row.get("step"), int) for row in rows):
+        raise ValueError("a row of metrics.jsonl has no step")
+    return rows
+
+
+def _derived(summary: dict[str, Any], metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the tables add, and what summaries of runs outside the study's engine lack.
+
+    Those know no largest loss: it is then the largest of the logged ones.
+    """
+    losses = metrics.get("loss", np.empty(0))[metrics.get("lr", np.empty(0)) >= 0]
+    first, largest = summary.get("initial_loss"), summary.get("max_loss")
+    if first is None and len(losses) and math.isfinite(losses[0]):
+        first = float(losses[0])
+    if "max_loss" not in summary and len(losses) and np.isfinite(losses).all():
+        largest = float(losses.max())
+    known = summary["status"] == "diverged" or "max_loss" in summary or len(losses) > 0
+    stable = summary["status"] == "finished" and None not in (first, largest) and largest <= 2 * first
+    steps, ratios = metrics.get("step", np.empty(0)), metrics.get("edge_ratio", np.empty(0))
+    late = ratios[2 * steps >= steps.max(initial=0)] if len(ratios) else ratios
+    return {
+        "initial_loss": first,
+        "max_loss": largest,
+        "stable": stable if known else None,
+        "largest_edge_ratio": _of_finite(np.max, ratios),
+        "late_edge_ratio": _of_finite(np.median, late),
+    }
+
+
+def _of_finite(summarise: Any, values: np.ndarray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(summarise(finite)) if len(finite) else None
+
+
+def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    names = dict.fromkeys(name for entry in plan for name in entry["axes"])
+    columns = {name: column([entry["axes"].get(name) for entry in plan]) for name in names}
+    return pd.DataFrame({"id": column([entry["id"] for entry in plan]), **columns})
+
+
+def _facts(
+    ended: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]], found: dict[str, _Run]
+) -> pd.DataFrame:
+    """Configuration and summary of runs that have ended; the keys are those of the whole plan."""
+    configs = [{f"config.{key}": value for key, value in flat(entry["config"])} for entry in ended]
+    keys = dict.fromkeys(f"config.{key}" for entry in plan for key, _ in flat(entry["config"]))
+    summaries = [dict(flat(found[entry["id"]].summary)) for entry in ended]
+    names = in_order(
+        {name for summary in summaries for name in summary} | {*_SUMMARY, *_DERIVED, *_TIMES},
+        first=_SUMMARY,
+        last=(*_DERIVED, *_TIMES),
+    )
+    columns = {key: column([config.get(key) for config in configs]) for key in keys}
+    columns |= {name: column([summary.get(name) for summary in summaries]) for name in names}
+    columns["stable"] = columns["stable"].astype("boolean")
+    return pd.DataFrame(columns)
+
+
+def _metrics(found: dict[str, _Run]) -> pd.DataFrame:
+    names = in_order(
+        {name for run in found.values() for name in run.metrics} | {"id", "step", *_TIMES},
+        first=_METRICS,
+        last=_TIMES,
+    )
+    lengths = [len(run.metrics.get("step", ())) for run in found.values()]
+    columns: dict[str, Any] = {"id": column([i for i, n in zip(found, lengths, strict=True) for _ in range(n)])}
+    for name in names[1:]:
+        parts = list(_parts(name, found, lengths))
+        columns[name] = np.concatenate(parts) if parts else np.empty(0)
+    frame = pd.DataFrame(columns)
+    return frame.astype({"step": "int64"})
+
+
+def _parts(name: str, found: dict[str, _Run], lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    for run, length in zip(found.values(), lengths, strict=True):
+        yield run.metrics[name] if name in run.metrics else np.full(length, math.nan)
+
+
+def _write(path: Path, frame: pd.DataFrame) -> None:
+    """Replace a Parquet file at once."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    try:
+        frame.to_parquet(temporary, engine="pyarrow", index=False)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

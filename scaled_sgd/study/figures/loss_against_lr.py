@@ -1,0 +1,175 @@
+"""Does the learning rate transfer: final loss against learning rate, a line a width."""
+
+import math
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from scaled_sgd.study.figures.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
+from scaled_sgd.study.figures.rates import best, by_rate, end_notes, seed_note
+from scaled_sgd.study.figures.style import BAND, GREY, category, log_axis, ordered
+from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, title, values
+from scaled_sgd.study.figures.words import axis_label, number, sentence_of, span, times
+
+_TITLE = "Does the learning rate transfer?"
+_CEILING = 3.0
+"""Losses above this many times the first are drawn at the top edge."""
+
+
+def lacks(view: View) -> str:
+    """A study needs several learning rates, and a loss for some."""
+    if view.runs[RATE].nunique() < 2:
+        return "runs at two learning rates or more"
+    return "" if (view.runs[FINAL] < math.inf).any() else "a run that has not diverged"
+
+
+def draw(view: View) -> Drawn:
+    """Median and range over seeds; crosses at the top edge where a seed diverged."""
+    line = next((axis for axis in (WIDTH, DEPTH, *view.varied) if axis in view.varied), None)
+    panels = Panels.of(view.runs, view.without(line))
+    picture, axes = panels.figure(share_y="loss" not in view.varied and len(panels.shown) > 1)
+    for ax, panel in zip(axes, panels.shown, strict=True):
+        _panel(ax, panel.runs, line, values(view.runs, line) if line else [None])
+    panels.label(axes, axis_label(RATE), view.loss_label(view.runs))
+    key_of_lines(picture, axes, axis_label(line) if line else "", extra=_marks(view.runs))
+    table = _table(view, line)
+    choices = [
+        (_name(panel, line, value), best(rows))
+        for panel in panels.shown
+        for value, rows in _lines(panel.runs, line)
+    ]
+    diverged = int((view.runs["status"] == "diverged").sum())
+    notes = [
+        *([panels.left_out] if panels.left_out else []),
+        *([f"{diverged} of {len(view.runs)} runs diverged."] if diverged else []),
+        *end_notes(choices, "The best learning rate"),
+        *seed_note(table["seeds"]),
+    ]
+    caption = (
+        "Median of the final loss over seeds with the range from the lowest to the highest seed, against "
+        "the learning rate; a star marks the best rate, × at the top edge a rate at which a seed diverged, "
+        f"△ a loss above {number(_CEILING)} times the first."
+    )
+    return Drawn(
+        "loss_against_lr", _TITLE, _sentence(panels, line), caption, tuple(notes), table, picture
+    )
+
+
+def _lines(runs: pd.DataFrame, line: str | None) -> list[tuple[Any, pd.DataFrame]]:
+    return [(value, runs[runs[line] == value]) for value in values(runs, line)] if line else [(None, runs)]
+
+
+def _name(panel: Panel, line: str | None, value: Any) -> str:
+    return " · ".join(part for part in (panel.title, label(line, value) if line else "") if part)
+
+
+def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> None:
+    is_ordered = line is not None and is_task(line)
+    first = float(runs["initial_loss"].median())
+    ceiling = _CEILING * first
+    top = ax.get_xaxis_transform()
+    drawn = _lines(runs, line)
+    for value, rows in drawn:
+        place = every.index(value)
+        look = ordered(place, len(every)) if is_ordered else category(place)
+        rates = by_rate(rows)
+        inside = rates[rates["median"] < math.inf]
+        ax.plot(inside[RATE], inside["median"], label=label(line, value) if line else "median", **look)
+        band = rates[rates["high"] < math.inf]
+        ax.fill_between(band[RATE], band["low"], band["high"], color=look["color"], alpha=BAND, linewidth=0)
+        height = 0.985 - 0.045 * place
+        for marker, at in (
+            ("x", rates[rates["diverged"] > 0]),
+            ("^", rates[(rates["median"] > ceiling) & (rates["diverged"] == 0)]),
+        ):
+            if len(at):
+                ax.plot(
+                    at[RATE], [height] * len(at), linestyle="", marker=marker, markerfacecolor="none",
+                    color=look["color"], transform=top, clip_on=False,
+                )  # fmt: skip
+        chosen = best(rows)
+        if chosen.found:
+            ax.plot(
+                [chosen.rate], [chosen.median(FINAL)], marker="*", markersize=11, color=look["color"],
+                markeredgecolor="white", markeredgewidth=0.7, linestyle="", zorder=5,
+            )  # fmt: skip
+    ax.axhline(first, color=GREY, linewidth=1, linestyle=":")
+    log_axis(ax, "x", at=sorted(runs[RATE].unique()), most=7)
+    finite = runs.loc[runs[FINAL] < ceiling, FINAL]
+    floor = finite[finite > 0].min() if (finite > 0).any() else first / 10
+    # The crosses of all lines stand above the losses.
+    room = 1.08 + 0.05 * len(every)
+    high = max(first, float(finite.max()) if len(finite) else first)
+    ax.set_ylim(floor / 1.15, floor / 1.15 * (high / floor * 1.15) ** room)
+    log_axis(ax, "y")
+
+
+def _marks(runs: pd.DataFrame) -> list[Line2D]:
+    marks = [
+        Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="first loss"),
+        Line2D([], [], color=GREY, marker="*", markersize=9, linestyle="", label="best rate"),
+    ]
+    if (runs["status"] == "diverged").any():
+        marks.append(Line2D([], [], color=GREY, marker="x", linestyle="", label="a seed diverged"))
+    return marks
+
+
+def _sentence(panels: Panels, line: str | None) -> str:
+    """What carrying the best rate of the first line over to the last costs, panel by panel."""
+    parts, factors, same = [], [], 0
+    for panel in panels.shown:
+        lines = _lines(panel.runs, line)
+        (start, here), (end, there) = lines[0], lines[-1]
+        tuned, own = best(here), best(there)
+        if line is None or len(lines) == 1:
+            words = (
+                f"the best rate is η = {number(own.rate)} with a median loss of {number(own.median(FINAL))}"
+                if own.found
+                else "every rate diverged"
+            )
+            parts.append((panel.title, words))
+            continue
+        a, b = label(line, start), label(line, end)
+        if not (tuned.found and own.found):
+            parts.append((panel.title, f"every rate diverged at {a if not tuned.found else b}"))
+            continue
+        carried = float(there.loc[there[RATE] == tuned.rate, FINAL].median())
+        factors.append(carried / own.median(FINAL))
+        same += tuned.rate == own.rate
+        if tuned.rate == own.rate:
+            words = f"the best rate at {a}, η = {number(tuned.rate)}, is also the best at {b}"
+        else:
+            cost = f"loses {times(factors[-1])}" if carried < math.inf else "diverges"
+            words = f"the best rate at {a}, η = {number(tuned.rate)}, carried to {b} {cost}"
+            words += f" (best there: η = {number(own.rate)})"
+        parts.append((panel.title, words))
+    said = sentence_of(parts)
+    if said is not None:
+        return said[0].upper() + said[1:]
+    if not factors:
+        rates = [choice.rate for choice in (best(panel.runs) for panel in panels.shown) if choice.found]
+        return f"The best rate is η = {span(rates)} over {len(panels.shown)} panels."
+    bad = sum(factor == math.inf for factor in factors)
+    finite = [factor for factor in factors if factor < math.inf]
+    return (
+        f"Over {len(factors)} panels, the best rate of the first line is also that of the last in {same}; "
+        + (f"carried over, it ends at {span(finite)} times the loss of the rate that is best there" if finite else "")
+        + (f", and diverges in {bad}" if bad else "")
+        + "."
+    )
+
+
+def _table(view: View, line: str | None) -> pd.DataFrame:
+    axes = [*view.without(line), *([line] if line else [])]
+    rows = []
+    for panel in Panels.of(view.runs, axes, most=10**9).shown:
+        rates = by_rate(panel.runs)
+        named = {axis_label(axis): title([axis], [key]) for axis, key in zip(axes, panel.key, strict=True)}
+        rows += [named | dict(row) for row in rates.to_dict("records")]
+    return pd.DataFrame(rows).rename(columns={RATE: axis_label(RATE)})
+
+
+RECIPE = Recipe("loss_against_lr", _TITLE, lacks, draw)
