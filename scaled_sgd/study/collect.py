@@ -1,6 +1,5 @@
 """The tables of a study: one row a run, and one row a logged step of every run."""
 
-import json
 import math
 import os
 import tempfile
@@ -13,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.errors import UserError
-from scaled_sgd.records import read_metrics
-from scaled_sgd.study.tidy import column, flat, in_order, table_of
+from scaled_sgd.study.ended import Ended, read_plan, read_run
+from scaled_sgd.study.tidy import column, flat, in_order
 
 _SUMMARY = (
     "status", "steps", "step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy",
@@ -71,14 +70,6 @@ class Collected:
         return line + (f", {self.damaged} damaged" if self.damaged else "")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What one folder says: its summary, and an array a metric."""
-
-    summary: dict[str, Any]
-    metrics: dict[str, np.ndarray]
-
-
 def collect(folder: Path) -> Collected:
     """Read every run of a study's plan and write ``runs.parquet`` and ``metrics.parquet`` beside it.
 
@@ -89,13 +80,13 @@ def collect(folder: Path) -> Collected:
         UserError: the folder has no plan, or an axis has the name of a column that every run has.
     """
     folder = Path(folder)
-    plan = _read_plan(folder / "plan.jsonl")
-    found: dict[str, _Run] = {}
+    plan = read_plan(folder / "plan.jsonl")
+    found: dict[str, Ended] = {}
     warnings: list[str] = []
     pending = damaged = 0
     for identifier in dict.fromkeys(entry["id"] for entry in plan):
         try:
-            run = _read_run(folder / "runs" / identifier, warnings)
+            run = read_run(folder / "runs" / identifier, warnings)
         except (OSError, ValueError, TypeError) as error:
             damaged += 1
             warnings.append(f"runs/{identifier}: left out: {' '.join(str(error).split())}")
@@ -125,81 +116,6 @@ def collect(folder: Path) -> Collected:
     return collected
 
 
-def _read_plan(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for entry in entries:
-            if not (isinstance(entry["id"], str) and isinstance(entry["axes"], dict)) or "id" in entry["axes"]:
-                raise ValueError("a line is no run")
-            dict(flat(entry["config"]))
-    except OSError as error:
-        raise UserError(
-            f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"study: {str(path)!r} is damaged: {error}; allowed: lines with id, axes, config"
-        ) from error
-    return entries
-
-
-def _read_run(folder: Path, warnings: list[str]) -> _Run | None:
-    """A run that has ended; None where it has not. Metrics that cannot be read are a warning."""
-    try:
-        text = (folder / "summary.json").read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    summary = json.loads(text)
-    if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
-        raise ValueError("summary.json has no status")
-    if summary["status"] not in ("finished", "diverged"):
-        return None
-    try:
-        metrics = table_of(_steps(folder / "metrics.jsonl"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        warnings.append(
-            f"runs/{folder.name}: metrics left out: {' '.join(str(error).split()).split('; allowed')[0]}"
-        )
-        metrics = {}
-    return _Run(summary | _derived(summary, metrics), metrics)
-
-
-def _steps(path: Path) -> list[dict[str, Any]]:
-    rows = list(read_metrics(path))
-    if any(not isinstance(row.get("step"), int) for row in rows):
-        raise ValueError("a row of metrics.jsonl has no step")
-    return rows
-
-
-def _derived(summary: dict[str, Any], metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the tables add, and what summaries of runs outside the study's engine lack.
-
-    Those know no largest loss: it is then the largest of the logged ones.
-    """
-    losses = metrics.get("loss", np.empty(0))[metrics.get("lr", np.empty(0)) >= 0]
-    first, largest = summary.get("initial_loss"), summary.get("max_loss")
-    if first is None and len(losses) and math.isfinite(losses[0]):
-        first = float(losses[0])
-    if "max_loss" not in summary and len(losses) and np.isfinite(losses).all():
-        largest = float(losses.max())
-    known = summary["status"] == "diverged" or "max_loss" in summary or len(losses) > 0
-    stable = summary["status"] == "finished" and None not in (first, largest) and largest <= 2 * first
-    steps, ratios = metrics.get("step", np.empty(0)), metrics.get("edge_ratio", np.empty(0))
-    late = ratios[2 * steps >= steps.max(initial=0)] if len(ratios) else ratios
-    return {
-        "initial_loss": first,
-        "max_loss": largest,
-        "stable": stable if known else None,
-        "largest_edge_ratio": _of_finite(np.max, ratios),
-        "late_edge_ratio": _of_finite(np.median, late),
-    }
-
-
-def _of_finite(summarise: Any, values: np.ndarray) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(summarise(finite)) if len(finite) else None
-
-
 def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:
     names = dict.fromkeys(name for entry in plan for name in entry["axes"])
     columns = {name: column([entry["axes"].get(name) for entry in plan]) for name in names}
@@ -207,7 +123,7 @@ def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _facts(
-    ended: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]], found: dict[str, _Run]
+    ended: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]], found: dict[str, Ended]
 ) -> pd.DataFrame:
     """Configuration and summary of runs that have ended; the keys are those of the whole plan."""
     configs = [{f"config.{key}": value for key, value in flat(entry["config"])} for entry in ended]
@@ -224,14 +140,16 @@ def _facts(
     return pd.DataFrame(columns)
 
 
-def _metrics(found: dict[str, _Run]) -> pd.DataFrame:
+def _metrics(found: dict[str, Ended]) -> pd.DataFrame:
     names = in_order(
         {name for run in found.values() for name in run.metrics} | {"id", "step", *_TIMES},
         first=_METRICS,
         last=_TIMES,
     )
     lengths = [len(run.metrics.get("step", ())) for run in found.values()]
-    columns: dict[str, Any] = {"id": column([i for i, n in zip(found, lengths, strict=True) for _ in range(n)])}
+    columns: dict[str, Any] = {
+        "id": column([i for i, n in zip(found, lengths, strict=True) for _ in range(n)])
+    }
     for name in names[1:]:
         parts = list(_parts(name, found, lengths))
         columns[name] = np.concatenate(parts) if parts else np.empty(0)
@@ -239,7 +157,7 @@ def _metrics(found: dict[str, _Run]) -> pd.DataFrame:
     return frame.astype({"step": "int64"})
 
 
-def _parts(name: str, found: dict[str, _Run], lengths: Sequence[int]) -> Iterator[np.ndarray]:
+def _parts(name: str, found: dict[str, Ended], lengths: Sequence[int]) -> Iterator[np.ndarray]:
     for run, length in zip(found.values(), lengths, strict=True):
         yield run.metrics[name] if name in run.metrics else np.full(length, math.nan)
 

@@ -13,6 +13,7 @@ from scaled_sgd.study.collect import Collected
 from scaled_sgd.study.figures import (
     against_width,
     best_lr,
+    kernel_drift,
     largest_stable_lr,
     layers,
     loss_against_lr,
@@ -39,8 +40,8 @@ RECIPES: dict[str, Recipe] = {
         layers.FEATURE_RECIPE,
         layers.SOFT_RECIPE,
         taylor.RECIPE,
-        against_width.COORDINATE_RECIPE,
-        against_width.DRIFT_RECIPE,
+        against_width.RECIPE,
+        kernel_drift.RECIPE,
     )
 }
 """Every figure by its name, in the order of a report."""
@@ -65,7 +66,7 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
     Raises:
         UserError: a name that is no figure's.
     """
-    chosen = check_names(RECIPES if names is None else names)
+    chosen = check_names(list(RECIPES) if names is None else names)
     view = View.of(collected)
     figures: list[Drawn] = []
     lacking: list[tuple[str, str]] = []

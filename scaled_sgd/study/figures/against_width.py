@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
 from scaled_sgd.study.figures.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.over_steps import last
@@ -45,14 +46,6 @@ COORDINATES = PerWidth(
     "the relative change of preactivations",
     "RMS(z_k − z_k at step 0) / RMS(z_k at step 0) of every layer on a fixed probe",
 )
-DRIFT = PerWidth(
-    "kernel_drift",
-    "features.drift",
-    "Do wide networks still learn features?",
-    "kernel drift",
-    "the kernel drift",
-    "‖K − K at step 0‖ / ‖K at step 0‖ of every hidden layer's feature kernel on a fixed probe",
-)
 
 
 def lacks(view: View, what: PerWidth) -> str:
@@ -81,7 +74,9 @@ def draw(view: View, what: PerWidth) -> Drawn:
             k = int(name.rpartition(".")[2])
             look = ordered(k - 1, len(names))
             ax.plot(data[WIDTH], data["median"], label=f"layer {k}", **look)
-            ax.fill_between(data[WIDTH], data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)
+            ax.fill_between(
+                data[WIDTH], data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0
+            )
             for row in data.to_dict("records"):
                 rows.append(
                     {"panel": panel.title or "all", "layer": k, "learning rate η": rate}
@@ -94,14 +89,16 @@ def draw(view: View, what: PerWidth) -> Drawn:
         parts.append((panel.title, _words(known, rate)))
         _axes(ax, panel.runs)
     panels.label(axes, axis_label(WIDTH), what.axis)
-    key_of_lines(picture, axes, "")
+    key_of_lines(picture, axes)
     widths = values(view.runs, WIDTH)
-    opening = f"Between m = {number(widths[0])} and {number(widths[-1])}, {what.subject} goes like m^s with s "
+    opening = (
+        f"Between m = {number(widths[0])} and {number(widths[-1])}, {what.subject} goes like m^s with s "
+    )
     said = sentence_of(parts, opening=opening) or _many(opening, panels, powers)
     caption = (
         f"{what.meaning}, at the last measured step, against base width: median and range over seeds, at one "
-        "learning rate for all widths, stable at each where there is one. A power of m of 0 means the same at "
-        "every width."
+        "learning rate for all widths, stable at each where there is one. A power of m of 0 means the same "
+        "at every width."
     )
     notes = [panels.left_out] if panels.left_out else []
     notes += seed_note([row["seeds"] for row in rows])
@@ -142,8 +139,7 @@ def _words(powers: dict[str, float], rate: float) -> str:
         return f"= {_signed(powers[low])}{at}"
     layers = [name.rpartition(".")[2] for name in (low, high)]
     return (
-        f"from {_signed(powers[low])} (layer {layers[0]}) to {_signed(powers[high])} "
-        f"(layer {layers[1]}){at}"
+        f"from {_signed(powers[low])} (layer {layers[0]}) to {_signed(powers[high])} (layer {layers[1]}){at}"
     )
 
 
@@ -161,12 +157,11 @@ def _signed(power: float) -> str:
     return f"{power:.2f}".replace("-", "−")
 
 
-def _axes(ax: object, runs: pd.DataFrame) -> None:
+def _axes(ax: Axes, runs: pd.DataFrame) -> None:
     log_axis(ax, "x", at=values(runs, WIDTH))
     log_axis(ax, "y")
 
 
-COORDINATE_RECIPE, DRIFT_RECIPE = (
-    Recipe(what.name, what.title, partial(lacks, what=what), partial(draw, what=what))
-    for what in (COORDINATES, DRIFT)
+RECIPE = Recipe(
+    COORDINATES.name, COORDINATES.title, partial(lacks, what=COORDINATES), partial(draw, what=COORDINATES)
 )

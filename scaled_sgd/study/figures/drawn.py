@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -47,7 +48,7 @@ class Drawn:
         """The picture as SVG, the same bytes every time."""
         return self._rendered("svg", metadata={"Date": None, "Creator": None})
 
-    def _rendered(self, kind: str, **options: object) -> bytes:
+    def _rendered(self, kind: str, **options: Any) -> bytes:
         stream = io.BytesIO()
         with rc_context(STYLE):
             self.picture.savefig(stream, format=kind, **options)

@@ -34,8 +34,8 @@ def draw(view: View) -> Drawn:
         *seed_note([choice.seeds for _, choice in curves.choices if choice.found]),
     ]
     caption = (
-        "The largest learning rate that, like all lower ones of the grid, keeps the largest minibatch loss of "
-        f"every seed below twice the first{grid_step(view.runs)}; bars span the rates of single seeds. "
+        "The largest learning rate that, like all lower ones of the grid, keeps the largest minibatch loss "
+        f"of every seed below twice the first{grid_step(view.runs)}; bars span the rates of single seeds. "
         "The edge ratio is η λ / 2 with λ the preconditioned sharpness: 1 at the classical edge of stability."
     )
     return Drawn(

@@ -10,8 +10,8 @@ from scaled_sgd.study.figures.over_steps import at_best_rate, curve, last, over_
 from scaled_sgd.study.figures.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.rates import seed_note
 from scaled_sgd.study.figures.style import ordered, step_axis
-from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View
-from scaled_sgd.study.figures.words import listing, number, sentence_of, span
+from scaled_sgd.study.figures.view import RATE, WIDTH, View
+from scaled_sgd.study.figures.words import number, sentence_of, span
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Layered:
         prefix: of its columns.
         title: the question.
         axis: its y label.
+        deepest: what its last layer is called.
         meaning: for the caption.
     """
 
@@ -30,6 +31,7 @@ class Layered:
     prefix: str
     title: str
     axis: str
+    deepest: str
     meaning: str
 
 
@@ -38,6 +40,7 @@ STABLE_RANKS = Layered(
     "features.stable",
     "Do hidden features separate?",
     "stable rank",
+    "last hidden layer",
     "Stable rank ‖H‖²_F / ‖H‖²₂ of each hidden layer's features on a fixed probe",
 )
 SOFT_RANKS = Layered(
@@ -45,6 +48,7 @@ SOFT_RANKS = Layered(
     "soft_ranks",
     "How many directions does a layer's gradient see?",
     "soft rank S_k",
+    "last layer",
     "Soft rank S_k of each layer's gradient on a fixed probe (1: all samples pull the same way)",
 )
 
@@ -97,14 +101,13 @@ def draw(view: View, what: Layered) -> Drawn:
             )
         step_axis(ax)
     panels.label(axes, "step", what.axis)
-    key_of_lines(picture, axes, "")
-    last_layer = "the last hidden layer" if what is STABLE_RANKS else "the last layer"
-    said = sentence_of(parts, opening=f"In training the {what.axis} of {last_layer} goes ")
+    key_of_lines(picture, axes)
+    said = sentence_of(parts, opening=f"In training the {what.axis} of the {what.deepest} goes ")
     if said is None:
         rises = sum(end > start for start, end in zip(starts, ends, strict=True))
         said = (
-            f"In training the {what.axis} of {last_layer} rises in {rises} of {len(ends)} panels, and ends at "
-            f"{span(ends)} (start: {span(starts)})."
+            f"In training the {what.axis} of the {what.deepest} rises in {rises} of {len(ends)} panels, and "
+            f"ends at {span(ends)} (start: {span(starts)})."
         )
     caption = f"{what.meaning} against step, at the best learning rate; median and range over seeds."
     notes = [note for note in (panels.left_out, left_out) if note]

@@ -30,11 +30,22 @@ def draw(view: View) -> Drawn:
     """Median and range over seeds; crosses at the top edge where a seed diverged."""
     line = next((axis for axis in (WIDTH, DEPTH, *view.varied) if axis in view.varied), None)
     panels = Panels.of(view.runs, view.without(line))
-    picture, axes = panels.figure(share_y="loss" not in view.varied and len(panels.shown) > 1)
-    for ax, panel in zip(axes, panels.shown, strict=True):
-        _panel(ax, panel.runs, line, values(view.runs, line) if line else [None])
+    shared = "loss" not in view.varied
+    picture, axes = panels.figure(share_y=shared)
+    every = values(view.runs, line) if line else [None]
+    limits = [_panel(ax, panel.runs, line, every) for ax, panel in zip(axes, panels.shown, strict=True)]
+    for ax, (low, high) in zip(axes, limits, strict=True):
+        low, high = (min(limits)[0], max(h for _, h in limits)) if shared else (low, high)
+        # The crosses of all lines stand above the losses.
+        ax.set_ylim(low / 1.15, low / 1.15 * (high / low * 1.15) ** (1.08 + 0.05 * len(every)))
+        log_axis(ax, "y")
     panels.label(axes, axis_label(RATE), view.loss_label(view.runs))
-    key_of_lines(picture, axes, axis_label(line) if line else "", extra=_marks(view.runs))
+    key_of_lines(
+        picture,
+        axes,
+        axis_label(line) if line else "",
+        extra=_marks(view.runs, [panel.runs for panel in panels.shown]),
+    )
     table = _table(view, line)
     choices = [
         (_name(panel, line, value), best(rows))
@@ -53,9 +64,7 @@ def draw(view: View) -> Drawn:
         "the learning rate; a star marks the best rate, × at the top edge a rate at which a seed diverged, "
         f"△ a loss above {number(_CEILING)} times the first."
     )
-    return Drawn(
-        "loss_against_lr", _TITLE, _sentence(panels, line), caption, tuple(notes), table, picture
-    )
+    return Drawn("loss_against_lr", _TITLE, _sentence(panels, line), caption, tuple(notes), table, picture)
 
 
 def _lines(runs: pd.DataFrame, line: str | None) -> list[tuple[Any, pd.DataFrame]]:
@@ -66,7 +75,8 @@ def _name(panel: Panel, line: str | None, value: Any) -> str:
     return " · ".join(part for part in (panel.title, label(line, value) if line else "") if part)
 
 
-def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> None:
+def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> tuple[float, float]:
+    """Draw; returns the smallest and the largest loss to show."""
     is_ordered = line is not None and is_task(line)
     first = float(runs["initial_loss"].median())
     ceiling = _CEILING * first
@@ -100,20 +110,24 @@ def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> 
     log_axis(ax, "x", at=sorted(runs[RATE].unique()), most=7)
     finite = runs.loc[runs[FINAL] < ceiling, FINAL]
     floor = finite[finite > 0].min() if (finite > 0).any() else first / 10
-    # The crosses of all lines stand above the losses.
-    room = 1.08 + 0.05 * len(every)
-    high = max(first, float(finite.max()) if len(finite) else first)
-    ax.set_ylim(floor / 1.15, floor / 1.15 * (high / floor * 1.15) ** room)
-    log_axis(ax, "y")
+    return float(floor), max(first, float(finite.max()) if len(finite) else first)
 
 
-def _marks(runs: pd.DataFrame) -> list[Line2D]:
+def _marks(runs: pd.DataFrame, panels: list[pd.DataFrame]) -> list[Line2D]:
     marks = [
         Line2D([], [], color=GREY, linestyle=":", linewidth=1, label="first loss"),
         Line2D([], [], color=GREY, marker="*", markersize=9, linestyle="", label="best rate"),
     ]
     if (runs["status"] == "diverged").any():
         marks.append(Line2D([], [], color=GREY, marker="x", linestyle="", label="a seed diverged"))
+    if any(
+        ((p[FINAL] > _CEILING * p["initial_loss"].median()) & (p[FINAL] < math.inf)).any() for p in panels
+    ):
+        marks.append(
+            Line2D(
+                [], [], color=GREY, marker="^", markerfacecolor="none", linestyle="", label="above the axis"
+            )
+        )
     return marks
 
 
@@ -142,13 +156,15 @@ def _sentence(panels: Panels, line: str | None) -> str:
         if tuned.rate == own.rate:
             words = f"the best rate at {a}, η = {number(tuned.rate)}, is also the best at {b}"
         else:
-            cost = f"loses {times(factors[-1])}" if carried < math.inf else "diverges"
-            words = f"the best rate at {a}, η = {number(tuned.rate)}, carried to {b} {cost}"
-            words += f" (best there: η = {number(own.rate)})"
+            cost = f"ends at {times(factors[-1])} the loss of" if carried < math.inf else "diverges, unlike"
+            words = (
+                f"the best rate at {a}, η = {number(tuned.rate)}, carried to {b} {cost} the best rate there"
+            )
+            words += f", η = {number(own.rate)},"
         parts.append((panel.title, words))
     said = sentence_of(parts)
     if said is not None:
-        return said[0].upper() + said[1:]
+        return (said[0].upper() + said[1:]).replace(",.", ".")
     if not factors:
         rates = [choice.rate for choice in (best(panel.runs) for panel in panels.shown) if choice.found]
         return f"The best rate is η = {span(rates)} over {len(panels.shown)} panels."
@@ -156,7 +172,11 @@ def _sentence(panels: Panels, line: str | None) -> str:
     finite = [factor for factor in factors if factor < math.inf]
     return (
         f"Over {len(factors)} panels, the best rate of the first line is also that of the last in {same}; "
-        + (f"carried over, it ends at {span(finite)} times the loss of the rate that is best there" if finite else "")
+        + (
+            f"carried over, it ends at {span(finite)} times the loss of the rate that is best there"
+            if finite
+            else ""
+        )
         + (f", and diverges in {bad}" if bad else "")
         + "."
     )

@@ -52,9 +52,9 @@ def draw(view: View) -> Drawn:
     picture, axes = panels.figure(share_y=True)
     for ax, panel in zip(axes, panels.shown, strict=True):
         _panel(ax, [e for e in entries if e.panel == titles[panel.title]], names)
-    width, height = picture.get_size_inches()
+    width, _ = picture.get_size_inches()
     rows = len(axes) / panels.columns
-    picture.set_size_inches(width, max(height, rows * (0.9 + 0.27 * len(names))))
+    picture.set_size_inches(width, 0.6 + rows * (0.6 + 0.3 * len(names)))
     panels.label(axes, view.loss_label(view.runs), "")
     notes = [
         *([panels.left_out] if panels.left_out else []),
@@ -62,8 +62,8 @@ def draw(view: View) -> Drawn:
         *seed_note([e.choice.seeds for e in entries if e.choice.found]),
     ]
     caption = (
-        f"The {view.objective} of every seed (points), from the lowest to the highest (bar) with the median (line), "
-        "each method at the rate with the lowest median. The rate is chosen by the loss that is shown."
+        f"The {view.objective} of every seed (points), from the lowest to the highest (bar) with the median "
+        "(line), each method at the rate with the lowest median. The loss that is shown chose the rate."
     )
     return Drawn("methods", _TITLE, _sentence(entries), caption, tuple(notes), _table(entries), picture)
 
@@ -85,17 +85,25 @@ def _panel(ax: Axes, entries: list[_Entry], names: list[str]) -> None:
         y = names.index(entry.method)
         color = category(y)["color"]
         losses = [loss for loss in entry.losses if loss < math.inf]
-        ax.plot([losses[0], losses[-1]] if losses else [], [y, y] if losses else [], color=color, linewidth=4, alpha=0.3)
+        ax.plot(
+            [losses[0], losses[-1]] if losses else [],
+            [y, y] if losses else [],
+            color=color,
+            linewidth=4,
+            alpha=0.3,
+        )
         ax.plot(losses, [y] * len(losses), linestyle="", marker="o", markersize=4, color=color, alpha=0.8)
         if losses:
             middle = entry.choice.median(FINAL)
             ax.plot([middle, middle], [y - 0.3, y + 0.3], color=color, linewidth=2)
+            rate = f"η = {number(entry.choice.rate)}"
             ax.annotate(
-                f"η = {number(entry.choice.rate)}", (losses[-1], y), xytext=(6, 0), textcoords="offset points",
-                va="center", fontsize=7, color="#444444",
-            )  # fmt: skip
+                rate, (losses[-1], y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7
+            )
         else:
-            ax.annotate("every rate diverged", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+            ax.annotate(
+                "every rate diverged", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            )
     ax.set_yticks(range(len(names)), [shortened(name, 26) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
@@ -146,8 +154,8 @@ def _sentence(entries: list[_Entry]) -> str:
     ranking = sorted(winners.items(), key=lambda item: -item[1])
     said = listing([f"{method} in {wins}" for method, wins in ranking])
     return (
-        f"Of {len(panels)} networks the lowest median loss is that of {said}; its seeds are all below those of the "
-        f"second in {clear if clear else 'none'}."
+        f"Of {len(panels)} networks the lowest median loss is that of {said}; its seeds are all below those "
+        f"of the second in {clear if clear else 'none'}."
     )
 
 

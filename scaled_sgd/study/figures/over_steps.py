@@ -1,6 +1,7 @@
 """Quantities against step: medians and ranges over seeds, and which runs stand for a study."""
 
-import numpy as np
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -41,7 +42,7 @@ def over_seeds(steps: pd.DataFrame, column: str) -> pd.DataFrame:
     return pd.DataFrame({"median": grouped.median(), "low": grouped.min(), "high": grouped.max()})
 
 
-def late(steps: pd.DataFrame, column: str) -> np.ndarray:
+def late(steps: pd.DataFrame, column: str) -> Any:
     """Values of the last half of the steps."""
     known = steps.dropna(subset=[column])
     return known.loc[2 * known["step"] >= known["step"].max(), column].to_numpy()
@@ -53,7 +54,7 @@ def last(steps: pd.DataFrame, column: str) -> pd.Series:
     return known[known["step"] == known["step"].max()].set_index(SEED)[column]
 
 
-def curve(ax: Axes, data: pd.DataFrame, look: dict[str, object], *, label: str | None) -> None:
+def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
     """A median with its band."""
     ax.plot(data.index, data["median"], label=label, **{"markersize": 3.5} | look)
     ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)

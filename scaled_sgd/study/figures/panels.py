@@ -72,6 +72,8 @@ class Panels:
         width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
         height = {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
         picture = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
+        layout: Any = picture.get_layout_engine()
+        layout.set(w_pad=0.06, h_pad=0.06)
         grid = picture.subplots(rows, self.columns, squeeze=False, sharex=False, sharey=share_y)
         places = list(grid.flat)
         for unused in places[len(self.shown) :]:
@@ -90,18 +92,29 @@ class Panels:
                 ax.set_ylabel(y)
 
 
-def key_of_lines(picture: Figure, axes: Sequence[Axes], heading: str, *, extra: Sequence[Any] = ()) -> None:
-    """One legend below all panels, every label once, ``extra`` handles last."""
+def key_of_lines(
+    picture: Figure,
+    axes: Sequence[Axes],
+    heading: str = "",
+    *,
+    order: Sequence[str] = (),
+    extra: Sequence[Any] = (),
+) -> None:
+    """One legend below all panels, every label once: those of ``order`` first, ``extra`` handles last."""
     handles: dict[str, Any] = {}
     for ax in axes:
         for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
             handles.setdefault(text, handle)
+    handles = {text: handles[text] for text in order if text in handles} | handles
     for handle in extra:
         handles.setdefault(handle.get_label(), handle)
     if not handles:
         return
-    longest = max(len(shortened(text)) for text in handles)
-    columns = max(1, min(len(handles), int(picture.get_figwidth() * 15 / (longest + 7))))
+    inches = [0.58 + 0.062 * len(shortened(text)) for text in handles]
+    fitting = len(handles)
+    while fitting > 1 and not _fits(inches, fitting, picture):
+        fitting -= 1
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / fitting))
     picture.legend(
         handles.values(),
         [shortened(text) for text in handles],
@@ -109,6 +122,13 @@ def key_of_lines(picture: Figure, axes: Sequence[Axes], heading: str, *, extra: 
         ncols=columns,
         title=heading or None,
     )
+
+
+def _fits(inches: Sequence[float], columns: int, picture: Figure) -> bool:
+    """Whether a legend of so many columns, filled column by column, is no wider than the figure."""
+    rows = math.ceil(len(inches) / columns)
+    width = sum(max(inches[start : start + rows]) for start in range(0, len(inches), rows))
+    return bool(width <= picture.get_figwidth())
 
 
 def _count(runs: pd.DataFrame, axes: Sequence[str]) -> int:

@@ -103,7 +103,7 @@ class Curves:
             [], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="end of the grid"
         )
         ends = any(choice.end for _, choice in self.choices)
-        key_of_lines(picture, axes, "", extra=[hollow] if ends else [])
+        key_of_lines(picture, axes, extra=[hollow] if ends else [])
         return picture
 
     def sentence(self, what: str) -> str:
@@ -116,7 +116,9 @@ class Curves:
         still = [s for s in self.series if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
         moved = max((max(s.rates) / min(s.rates) for s in self.series if s.rates), default=math.nan)
         opening = f"{what} is the same at every {along} in {len(still)} of {len(self.series)} series"
-        opening += f" and moves by up to {times(moved)} in the others" if len(still) < len(self.series) else ""
+        opening += (
+            f" and moves by up to {times(moved)} in the others" if len(still) < len(self.series) else ""
+        )
         by_method: dict[str, list[float]] = {}
         for s in self.series:
             by_method.setdefault(s.method, []).extend(s.rates)
@@ -149,12 +151,13 @@ class Curves:
         if not rates:
             return "does not exist"
         if len(rates) < len(series.points):
-            return f"is {span(rates)}, and does not exist at {len(series.points) - len(rates)} of {len(series.points)} {along}s"
+            without = f"{len(series.points) - len(rates)} of {len(series.points)} {along}s"
+            return f"is {span(rates)}, and does not exist at {without}"
         if len(set(rates)) == 1:
             return f"is {number(rates[0])} at every {along} from {number(first)} to {number(last)}"
         return (
-            f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} {number(first)} "
-            f"to {number(end.rate)} at {along} {number(last)}"
+            f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} "
+            f"{number(first)} to {number(end.rate)} at {along} {number(last)}"
         )
 
 

@@ -1,5 +1,6 @@
 """The best and the largest stable learning rate of a group of runs."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,19 +98,19 @@ def common_rate(runs: pd.DataFrame, axis: str) -> float:
     shared = sorted(set.intersection(*(set(table.index) for table in tables))) if tables else []
     stable = [rate for rate in shared if all(table.loc[rate, "stable"] for table in tables)]
     if not stable:
-        return shared[0] if shared else math.nan
+        return float(shared[0]) if shared else math.nan
 
-    def cost(rate: float) -> float:
+    def cost(rate: Any) -> float:
         losses = [float(table.loc[rate, "median"]) for table in tables]
         return sum(math.log(loss) if loss > 0 else -math.inf for loss in losses)
 
-    return min(stable, key=cost)
+    return float(min(stable, key=cost))
 
 
 def grid_step(runs: pd.DataFrame) -> str:
     """How finely a rate can be known: ``in steps of 2×``, where the grid has even steps."""
     rates = sorted(rate for rate in runs[RATE].unique() if rate > 0)
-    steps = {round(b / a, 6) for a, b in zip(rates, rates[1:], strict=False)}
+    steps = {round(b / a, 6) for a, b in itertools.pairwise(rates)}
     return f" on a grid in steps of {number(steps.pop())}×" if len(steps) == 1 else ""
 
 

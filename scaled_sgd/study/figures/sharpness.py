@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from scaled_sgd.study.figures.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.over_steps import curve, late, over_seeds, telling_rates, widest
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.rates import seed_note
 from scaled_sgd.study.figures.style import GREY, log_axis, ordered, step_axis
 from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, groups, label
@@ -25,9 +26,9 @@ _QUANTITIES = {
     "sharpness": "sharpness",
 }
 _EDGES = {
-    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the learning rate of that step",
-    "sharpness": "the dashed line is 2/η with the learning rate of that step, the edge of plain SGD; that of a "
-    "scaled step is seen in the preconditioned sharpness",
+    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the rate of that step",
+    "sharpness": "the dashed line is 2/η with the rate of that step, the edge of plain SGD; that of a scaled "
+    "step is seen in the preconditioned sharpness",
 }
 
 
@@ -36,9 +37,8 @@ class _Line:
     """Runs of one rate, or one width, of a panel."""
 
     panel: str
+    value: float
     name: str
-    place: int
-    count: int
     steps: pd.DataFrame
 
 
@@ -52,13 +52,14 @@ def draw(view: View, column: str) -> Drawn:
     several = view.runs[RATE].nunique() > 1
     runs, left_out = widest(view, view.runs) if several else (view.runs, "")
     panels = Panels.of(runs, view.without(WIDTH))
-    lines = [line for panel in panels.shown for line in _lines(view, panel.title, panel.runs, column, several)]
+    lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
+    shown = sorted({line.value for line in lines})
     picture, axes = panels.figure(share_y=False)
     for ax, panel in zip(axes, panels.shown, strict=True):
-        _panel(ax, [line for line in lines if line.panel == panel.title], column)
+        _panel(ax, [line for line in lines if line.panel == panel.title], column, shown)
     panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
     edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label="2/η")
-    key_of_lines(picture, axes, "", extra=[edge])
+    key_of_lines(picture, axes, order=_names(lines), extra=[edge])
     table = pd.DataFrame([_row(line, column) for line in lines])
     caption = (
         f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
@@ -71,38 +72,39 @@ def draw(view: View, column: str) -> Drawn:
     return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
 
 
-def _lines(view: View, panel: str, runs: pd.DataFrame, column: str, several: bool) -> list[_Line]:
+def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
+    runs = panel.runs
     chosen = runs[runs[RATE].isin(telling_rates(runs))] if several else runs
     axis = RATE if several else WIDTH
-    split = list(groups(chosen, [axis]))
-    found = []
-    for place, ((value,), rows) in enumerate(split):
-        steps = view.steps(rows, [column])
-        if len(steps):
-            found.append(_Line(panel, label(axis, value), place, len(split), steps))
-    return found
+    split = [(value, view.steps(rows, [column])) for (value,), rows in groups(chosen, [axis])]
+    return [_Line(panel.title, value, label(axis, value), steps) for value, steps in split if len(steps)]
 
 
-def _panel(ax: Axes, lines: list[_Line], column: str) -> None:
-    top = []
+def _names(lines: list[_Line]) -> list[str]:
+    return [line.name for line in sorted(lines, key=lambda line: line.value)]
+
+
+def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> None:
+    top, low = [], []
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
-        look = ordered(line.place, line.count)
+        look = ordered(shown.index(line.value), len(shown))
         curve(ax, data, look, label=line.name)
         rates = line.steps.groupby("step")["lr"].median()
         rates = rates[rates > 0]
         ax.plot(rates.index, 2 / rates, color=look["color"], linestyle=(0, (4, 2)), linewidth=1.2)
         # A decaying rate takes the edge to infinity: enough of it is seen.
-        top += [*data["high"], *(2 / rates.iloc[: max(1, len(rates) // 2)])]
-    low = [value for line in lines for value in line.steps[column] if value > 0]
+        # One seed that jumps must not hide the others.
+        top += [*np.minimum(data["high"], 3 * data["median"]), *(2 / rates.iloc[: max(1, len(rates) // 2)])]
+        low += list(np.maximum(data["low"], data["median"] / 3))
     if low and top:
         ax.set_ylim(min([*low, *top]) / 1.3, max(top) * 1.6)
     log_axis(ax, "y")
     step_axis(ax)
 
 
-def _ratios(line: _Line, column: str) -> np.ndarray:
+def _ratios(line: _Line, column: str) -> Any:
     steps = line.steps.assign(ratio=line.steps["lr"] * line.steps[column] / 2)
     values = late(steps, "ratio")
     return values[np.isfinite(values)]
@@ -121,7 +123,8 @@ def _edge_sentence(lines: list[_Line]) -> str:
         parts.append(
             (
                 panel,
-                f"{number(medians[-1])} at {line.name}, with {share(beyond)} of the measurements beyond the edge,",
+                f"{number(medians[-1])} at {line.name}, with {share(beyond)} of the measurements beyond "
+                "the edge,",
             )
         )
     if not parts:
@@ -129,10 +132,10 @@ def _edge_sentence(lines: list[_Line]) -> str:
     said = sentence_of(parts, opening="In the last half of training the median of η λ / 2 is ")
     if said is not None:
         return said.replace(",.", ".")
-    beyond = sum(median > 1 for median in medians)
+    past = sum(median > 1 for median in medians)
     return (
-        f"At the largest rate shown, the median of η λ / 2 in the last half of training is {span(medians)}, beyond "
-        f"the edge in {beyond} of {len(medians)} panels."
+        f"At the largest rate shown, the median of η λ / 2 in the last half of training is {span(medians)}, "
+        f"beyond the edge in {past} of {len(medians)} panels."
     )
 
 
@@ -150,16 +153,14 @@ def _fall_sentence(lines: list[_Line]) -> str:
         else:
             compared += 1
             falls += ends[-1] < ends[0]
-            said = (
-                f"{number(ends[0])} at {found[0].name} and {number(ends[-1])} at "
-                f"{found[-1].name}"
-            )
+            said = f"{number(ends[0])} at {found[0].name} and {number(ends[-1])} at {found[-1].name}"
         parts.append((panel, said))
     text = sentence_of(parts, opening="The sharpness at the end is ")
     if text is not None:
         return text.replace(",.", ".")
     return (
-        f"From the first to the last line of a panel the sharpness at the end falls in {falls} of {compared} panels."
+        f"From the first to the last line of a panel the sharpness at the end falls in {falls} of "
+        f"{compared} panels."
     )
 
 
