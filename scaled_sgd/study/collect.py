@@ -1,10 +1,9 @@
 """The tables of a study: one row a run, and one row a logged step of every run."""
 
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.study.ended import Ended, read_plan, read_run
+from scaled_sgd.study.replacing import replace_file
 from scaled_sgd.study.tidy import column, flat, in_order
 
 _SUMMARY = (
@@ -111,8 +111,8 @@ def collect(folder: Path) -> Collected:
         damaged,
         tuple(warnings),
     )
-    _write(folder / "runs.parquet", collected.runs)
-    _write(folder / "metrics.parquet", collected.metrics)
+    for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
+        replace_file(folder / f"{name}.parquet", partial(table.to_parquet, engine="pyarrow", index=False))
     return collected
 
 
@@ -160,16 +160,3 @@ def _metrics(found: dict[str, Ended]) -> pd.DataFrame:
 def _parts(name: str, found: dict[str, Ended], lengths: Sequence[int]) -> Iterator[np.ndarray]:
     for run, length in zip(found.values(), lengths, strict=True):
         yield run.metrics[name] if name in run.metrics else np.full(length, math.nan)
-
-
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    """Replace a Parquet file at once."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        frame.to_parquet(temporary, engine="pyarrow", index=False)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.study.collect import Collected
@@ -76,8 +77,18 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
             if reason:
                 lacking.append((recipe.title, reason))
             else:
-                figures.append(recipe.draw(view))
+                drawn = recipe.draw(view)
+                _settle(drawn.picture)
+                figures.append(drawn)
     return Drawings(tuple(figures), tuple(lacking))
+
+
+def _settle(picture: Figure) -> None:
+    """Lay a figure out once, so that all its files are alike."""
+    layout = picture.get_layout_engine()
+    if layout is not None:
+        layout.execute(picture)
+        picture.set_layout_engine("none")
 
 
 def check_names(names: Sequence[str]) -> list[Recipe]:

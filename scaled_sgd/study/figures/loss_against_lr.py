@@ -11,7 +11,7 @@ from scaled_sgd.study.figures.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.rates import best, by_rate, end_notes, seed_note
 from scaled_sgd.study.figures.style import BAND, GREY, category, log_axis, ordered
-from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, title, values
+from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
 from scaled_sgd.study.figures.words import axis_label, number, sentence_of, span, times
 
 _TITLE = "Does the learning rate transfer?"
@@ -187,7 +187,7 @@ def _table(view: View, line: str | None) -> pd.DataFrame:
     rows = []
     for panel in Panels.of(view.runs, axes, most=10**9).shown:
         rates = by_rate(panel.runs)
-        named = {axis_label(axis): title([axis], [key]) for axis, key in zip(axes, panel.key, strict=True)}
+        named = {axis_label(axis): value for axis, value in zip(axes, panel.key, strict=True)}
         rows += [named | dict(row) for row in rates.to_dict("records")]
     return pd.DataFrame(rows).rename(columns={RATE: axis_label(RATE)})
 

@@ -15,14 +15,14 @@ from scaled_sgd.study.figures.words import count, listing, number
 def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a learning rate, ascending: median, low and high of the final loss over seeds (infinite
     where runs diverged), seeds, how many diverged, and whether all were stable."""
-    grouped = runs.groupby(RATE)
+    grouped = runs.assign(diverged=runs["status"] == "diverged").groupby(RATE)
     return pd.DataFrame(
         {
             "median": grouped[FINAL].median(),
             "low": grouped[FINAL].min(),
             "high": grouped[FINAL].max(),
             "seeds": grouped[SEED].nunique(),
-            "diverged": grouped["status"].agg(lambda status: int((status == "diverged").sum())),
+            "diverged": grouped["diverged"].sum(),
             "stable": grouped["stable"].all(),
         }
     ).reset_index()
