@@ -86,6 +86,7 @@ def _names(lines: list[_Line]) -> list[str]:
 
 def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> None:
     top, low = [], []
+    one_edge = len({float(line.steps["lr"].max()) for line in lines}) == 1
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
@@ -93,9 +94,9 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
         curve(ax, data, look, label=line.name)
         rates = line.steps.groupby("step")["lr"].median()
         rates = rates[rates > 0]
-        ax.plot(rates.index, 2 / rates, color=look["color"], linestyle=(0, (4, 2)), linewidth=1.2)
-        # A decaying rate takes the edge to infinity: enough of it is seen.
-        # One seed that jumps must not hide the others.
+        edge_color = GREY if one_edge else look["color"]
+        ax.plot(rates.index, 2 / rates, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
+        # Neither one seed that jumps nor the edge of a rate that decays to 0 may hide the others.
         top += [*np.minimum(data["high"], 3 * data["median"]), *(2 / rates.iloc[: max(1, len(rates) // 2)])]
         low += list(np.maximum(data["low"], data["median"] / 3))
     if low and top:

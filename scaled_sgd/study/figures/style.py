@@ -66,7 +66,12 @@ def ordered(position: int, count: int) -> dict[str, Any]:
 
 
 def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -> None:
-    """Make an axis logarithmic with plain numbers, at the given values where there are any."""
+    """Make an axis logarithmic with plain numbers, at the given values where there are any.
+
+    An axis without positive numbers stays as it is.
+    """
+    if math.isinf(ax.dataLim.minposx if which == "x" else ax.dataLim.minposy):
+        return
     axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     if len(at):
