@@ -154,7 +154,7 @@ def _many(opening: str, panels: Panels, powers: list[float]) -> str:
 
 
 def _signed(power: float) -> str:
-    return f"{power:.2f}".replace("-", "−")
+    return f"{power:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
 def _axes(ax: Axes, runs: pd.DataFrame) -> None:

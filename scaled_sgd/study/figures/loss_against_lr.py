@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
+from scaled_sgd.study.figures.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.rates import best, by_rate, end_notes, seed_note
 from scaled_sgd.study.figures.style import BAND, GREY, category, log_axis, ordered
+from scaled_sgd.study.figures.transfer import lines_of, name_of, sentence
 from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
-from scaled_sgd.study.figures.words import axis_label, number, sentence_of, span, times
+from scaled_sgd.study.figures.words import axis_label, number
 
 _TITLE = "Does the learning rate transfer?"
 _CEILING = 3.0
@@ -48,9 +49,9 @@ def draw(view: View) -> Drawn:
     )
     table = _table(view, line)
     choices = [
-        (_name(panel, line, value), best(rows))
+        (name_of(panel, line, value), best(rows))
         for panel in panels.shown
-        for value, rows in _lines(panel.runs, line)
+        for value, rows in lines_of(panel.runs, line)
     ]
     diverged = int((view.runs["status"] == "diverged").sum())
     notes = [
@@ -64,15 +65,7 @@ def draw(view: View) -> Drawn:
         "the learning rate; a star marks the best rate, × at the top edge a rate at which a seed diverged, "
         f"△ a loss above {number(_CEILING)} times the first."
     )
-    return Drawn("loss_against_lr", _TITLE, _sentence(panels, line), caption, tuple(notes), table, picture)
-
-
-def _lines(runs: pd.DataFrame, line: str | None) -> list[tuple[Any, pd.DataFrame]]:
-    return [(value, runs[runs[line] == value]) for value in values(runs, line)] if line else [(None, runs)]
-
-
-def _name(panel: Panel, line: str | None, value: Any) -> str:
-    return " · ".join(part for part in (panel.title, label(line, value) if line else "") if part)
+    return Drawn("loss_against_lr", _TITLE, sentence(panels, line), caption, tuple(notes), table, picture)
 
 
 def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> tuple[float, float]:
@@ -81,7 +74,7 @@ def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> 
     first = float(runs["initial_loss"].median())
     ceiling = _CEILING * first
     top = ax.get_xaxis_transform()
-    drawn = _lines(runs, line)
+    drawn = lines_of(runs, line)
     for value, rows in drawn:
         place = every.index(value)
         look = ordered(place, len(every)) if is_ordered else category(place)
@@ -129,57 +122,6 @@ def _marks(runs: pd.DataFrame, panels: list[pd.DataFrame]) -> list[Line2D]:
             )
         )
     return marks
-
-
-def _sentence(panels: Panels, line: str | None) -> str:
-    """What carrying the best rate of the first line over to the last costs, panel by panel."""
-    parts, factors, same = [], [], 0
-    for panel in panels.shown:
-        lines = _lines(panel.runs, line)
-        (start, here), (end, there) = lines[0], lines[-1]
-        tuned, own = best(here), best(there)
-        if line is None or len(lines) == 1:
-            words = (
-                f"the best rate is η = {number(own.rate)} with a median loss of {number(own.median(FINAL))}"
-                if own.found
-                else "every rate diverged"
-            )
-            parts.append((panel.title, words))
-            continue
-        a, b = label(line, start), label(line, end)
-        if not (tuned.found and own.found):
-            parts.append((panel.title, f"every rate diverged at {a if not tuned.found else b}"))
-            continue
-        carried = float(there.loc[there[RATE] == tuned.rate, FINAL].median())
-        factors.append(carried / own.median(FINAL))
-        same += tuned.rate == own.rate
-        if tuned.rate == own.rate:
-            words = f"the best rate at {a}, η = {number(tuned.rate)}, is also the best at {b}"
-        else:
-            cost = f"ends at {times(factors[-1])} the loss of" if carried < math.inf else "diverges, unlike"
-            words = (
-                f"the best rate at {a}, η = {number(tuned.rate)}, carried to {b} {cost} the best rate there"
-            )
-            words += f", η = {number(own.rate)},"
-        parts.append((panel.title, words))
-    said = sentence_of(parts)
-    if said is not None:
-        return (said[0].upper() + said[1:]).replace(",.", ".")
-    if not factors:
-        rates = [choice.rate for choice in (best(panel.runs) for panel in panels.shown) if choice.found]
-        return f"The best rate is η = {span(rates)} over {len(panels.shown)} panels."
-    bad = sum(factor == math.inf for factor in factors)
-    finite = [factor for factor in factors if factor < math.inf]
-    return (
-        f"Over {len(factors)} panels, the best rate of the first line is also that of the last in {same}; "
-        + (
-            f"carried over, it ends at {span(finite)} times the loss of the rate that is best there"
-            if finite
-            else ""
-        )
-        + (f", and diverges in {bad}" if bad else "")
-        + "."
-    )
 
 
 def _table(view: View, line: str | None) -> pd.DataFrame:

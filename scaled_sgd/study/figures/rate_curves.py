@@ -14,9 +14,12 @@ from scaled_sgd.study.figures.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.rates import Choice
 from scaled_sgd.study.figures.style import GREY, category, log_axis, spread_out
 from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, label, title, values
-from scaled_sgd.study.figures.words import axis_label, number, sentence_of, span, times
+from scaled_sgd.study.figures.words import axis_label, listing, number, sentence_of, span, times
 
 _ALONG = {"model.base_width": "width", "model.depth": "depth"}
+
+MOST_LINES = 7
+"""Lines that one panel can hold: more methods get a panel each."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Curves:
     @classmethod
     def of(cls, view: View, axis: str, choose: Callable[[pd.DataFrame], Choice]) -> "Curves":
         """The choices of a study along ``axis``."""
-        rest = view.without(axis)
-        method = next(iter([a for a in view.methods if a != axis]), rest[0] if rest else None)
+        rest = [a for a in view.without(axis) if len(values(view.runs, a)) <= MOST_LINES]
+        method = next((a for a in rest if a in view.methods), rest[0] if rest else None)
         panels = Panels.of(view.runs, view.without(axis, method))
         drawn = [s for panel in panels.shown for s in _series(panel.runs, panel.title, axis, method, choose)]
         every = [
@@ -78,10 +81,10 @@ class Curves:
 
     @property
     def choices(self) -> list[tuple[str, Choice]]:
-        """Every drawn point with its name."""
+        """Every point with its name."""
         return [
             (" · ".join(part for part in (s.name, label(self.axis, x)) if part), choice)
-            for s in self.series
+            for s in self.all
             for x, choice in s.points
         ]
 
@@ -109,23 +112,24 @@ class Curves:
     def sentence(self, what: str) -> str:
         """Whether the chosen rate stays where it is along the axis."""
         along = _ALONG[self.axis]
-        parts = [(s.name, self._fate(s)) for s in self.series]
+        parts = [(s.name, self._fate(s)) for s in self.all]
         said = sentence_of(parts, opening=f"{what} ")
         if said is not None:
             return said
-        still = [s for s in self.series if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
-        moved = max((max(s.rates) / min(s.rates) for s in self.series if s.rates), default=math.nan)
-        opening = f"{what} is the same at every {along} in {len(still)} of {len(self.series)} series"
-        opening += (
-            f" and moves by up to {times(moved)} in the others" if len(still) < len(self.series) else ""
-        )
+        still = [s for s in self.all if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
+        moved = max((max(s.rates) / min(s.rates) for s in self.all if s.rates), default=math.nan)
+        opening = f"{what} is the same at every {along} in {len(still)} of {len(self.all)} series"
+        if 0 < len(still) < len(self.all):
+            opening += f" ({listing([s.name for s in still])})"
+        if len(still) < len(self.all):
+            opening += f" and moves by up to {times(moved)} in the others"
         by_method: dict[str, list[float]] = {}
-        for s in self.series:
+        for s in self.all:
             by_method.setdefault(s.method, []).extend(s.rates)
         if self.method is None or len(by_method) > 4:
             return f"{opening}."
         ranges = [f"{m} {span(rates)}" if rates else f"{m} none" for m, rates in by_method.items()]
-        return f"{opening}; over everything drawn it is {', '.join(ranges)}."
+        return f"{opening}; over all of them it is {', '.join(ranges)}."
 
     def table(self, columns: dict[str, Callable[[Choice], Any]]) -> pd.DataFrame:
         """One row a point, of all panels."""

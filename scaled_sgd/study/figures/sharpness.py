@@ -68,7 +68,11 @@ def draw(view: View, column: str) -> Drawn:
     )
     notes = [note for note in (panels.left_out, left_out) if note]
     notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
-    said = _edge_sentence(lines) if column != "sharpness" else _fall_sentence(lines)
+    said = (
+        _edge_sentence(lines)
+        if column != "sharpness"
+        else _fall_sentence(lines, "rate" if several else "width")
+    )
     return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
 
 
@@ -132,7 +136,7 @@ def _edge_sentence(lines: list[_Line]) -> str:
         return "No step of the last half of training was measured."
     said = sentence_of(parts, opening="In the last half of training the median of η λ / 2 is ")
     if said is not None:
-        return said.replace(",.", ".")
+        return said
     past = sum(median > 1 for median in medians)
     return (
         f"At the largest rate shown, the median of η λ / 2 in the last half of training is {span(medians)}, "
@@ -140,7 +144,7 @@ def _edge_sentence(lines: list[_Line]) -> str:
     )
 
 
-def _fall_sentence(lines: list[_Line]) -> str:
+def _fall_sentence(lines: list[_Line], what: str) -> str:
     """How the sharpness at the end depends on the rate, or the width."""
     panels: dict[str, list[_Line]] = {}
     for line in lines:
@@ -158,9 +162,9 @@ def _fall_sentence(lines: list[_Line]) -> str:
         parts.append((panel, said))
     text = sentence_of(parts, opening="The sharpness at the end is ")
     if text is not None:
-        return text.replace(",.", ".")
+        return text
     return (
-        f"From the first to the last line of a panel the sharpness at the end falls in {falls} of "
+        f"From the smallest to the largest {what} shown, the sharpness at the end falls in {falls} of "
         f"{compared} panels."
     )
 

@@ -94,6 +94,7 @@ def step_axis(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def spread_out(position: int, count: int, by: float = 0.035) -> float:
+def spread_out(position: int, count: int) -> float:
     """A factor for x on a logarithmic axis that keeps ``count`` markers of one place apart."""
+    by = min(0.035, 0.2 / count)
     return math.exp(by * (position - (count - 1) / 2))

@@ -98,9 +98,7 @@ def shortened(text: str, length: int = 34) -> str:
     return text if len(text) <= length else f"{text[: length - 10]}…{text[-9:]}"
 
 
-def sentence_of(
-    parts: Sequence[tuple[str, str]], *, opening: str = "", closing: str = "", most: int = 4
-) -> str | None:
+def sentence_of(parts: Sequence[tuple[str, str]], *, opening: str = "", most: int = 4) -> str | None:
     """What each panel shows, as one sentence; None where there are more panels than one can read."""
     if not 0 < len(parts) <= most:
         return None
@@ -110,7 +108,8 @@ def sentence_of(
         said = f"{parts[0][1]} for {listing([title for title, _ in parts])}"
     else:
         said = "; ".join(f"{said} for {title}" if title else said for title, said in parts)
-    return f"{opening}{said}{closing}."
+    said = f"{opening}{said}".rstrip(",")
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _is_number(value: Any) -> bool:
