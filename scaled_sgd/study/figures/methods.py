@@ -1,0 +1,181 @@
+"""Which method ends lowest, each at its own best learning rate?"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from scaled_sgd.study.figures.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.panels import Panels
+from scaled_sgd.study.figures.rates import Choice, best, end_notes, seed_note
+from scaled_sgd.study.figures.style import category, log_axis
+from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, title
+from scaled_sgd.study.figures.words import listing, number, shortened
+
+_TITLE = "Which method ends lowest at its own best learning rate?"
+
+_ALIKE = 1e-3
+"""Losses this close, relatively, are one."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A method on the network of one panel."""
+
+    panel: str
+    method: str
+    choice: Choice
+
+    @property
+    def losses(self) -> list[float]:
+        return sorted(self.choice.runs[FINAL]) if self.choice.found else []
+
+
+def lacks(view: View) -> str:
+    """A study needs several methods."""
+    return "" if view.methods and len(_names(view)) > 1 else "two methods or more"
+
+
+def draw(view: View) -> Drawn:
+    """A point a seed, a bar from the lowest to the highest, a line at the median."""
+    names = _names(view)
+    tasks = view.without(*view.methods)
+    panels = Panels.of(view.runs, tasks)
+    # Every network counts in the sentence and the table, also those without a panel.
+    entries = [
+        _Entry(title(tasks, key), title(view.methods, method), best(rows))
+        for key, runs in groups(view.runs, tasks)
+        for method, rows in groups(runs, view.methods)
+    ]
+    titles = {panel.title: title(tasks, _key(panel.runs, tasks)) for panel in panels.shown}
+    picture, axes = panels.figure(share_y=True)
+    for ax, panel in zip(axes, panels.shown, strict=True):
+        _panel(ax, [e for e in entries if e.panel == titles[panel.title]], names)
+    width, _ = picture.get_size_inches()
+    rows = len(axes) / panels.columns
+    picture.set_size_inches(width, 0.6 + rows * (0.6 + 0.3 * len(names)))
+    panels.label(axes, view.loss_label(view.runs), "")
+    notes = [
+        *([panels.left_out] if panels.left_out else []),
+        *end_notes([(_both(e), e.choice) for e in entries], "The best learning rate"),
+        *seed_note([e.choice.seeds for e in entries if e.choice.found]),
+    ]
+    caption = (
+        f"The {view.objective} of every seed (points), from the lowest to the highest (bar) with the median "
+        "(line), each method at the rate with the lowest median. The loss that is shown chose the rate."
+    )
+    return Drawn("methods", _TITLE, _sentence(entries), caption, tuple(notes), _table(entries), picture)
+
+
+def _names(view: View) -> list[str]:
+    return [title(view.methods, key) for key, _ in groups(view.runs, view.methods)]
+
+
+def _key(runs: pd.DataFrame, axes: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(runs[axis].iloc[0] for axis in axes)
+
+
+def _both(entry: _Entry) -> str:
+    return " · ".join(part for part in (entry.method, entry.panel) if part)
+
+
+def _panel(ax: Axes, entries: list[_Entry], names: list[str]) -> None:
+    for entry in entries:
+        y = names.index(entry.method)
+        color = category(y)["color"]
+        losses = [loss for loss in entry.losses if loss < math.inf]
+        ax.plot(
+            [losses[0], losses[-1]] if losses else [],
+            [y, y] if losses else [],
+            color=color,
+            linewidth=4,
+            alpha=0.3,
+        )
+        ax.plot(losses, [y] * len(losses), linestyle="", marker="o", markersize=4, color=color, alpha=0.8)
+        if losses:
+            middle = entry.choice.median(FINAL)
+            ax.plot([middle, middle], [y - 0.3, y + 0.3], color=color, linewidth=2)
+            rate = f"η = {number(entry.choice.rate)}"
+            ax.annotate(
+                rate, (losses[-1], y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7
+            )
+        else:
+            ax.annotate(
+                "every rate diverged", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8
+            )
+    ax.set_yticks(range(len(names)), [shortened(name, 26) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    found = [loss for entry in entries for loss in entry.losses if 0 < loss < math.inf]
+    if found:
+        # The rates stand to the right of the points.
+        span = max(max(found) / min(found), 1.5)
+        ax.set_xlim(min(found) / span**0.06, max(found) * span**0.3)
+        log_axis(ax, "x")
+
+
+def _sentence(entries: list[_Entry]) -> str:
+    panels: dict[str, list[_Entry]] = {}
+    for entry in entries:
+        panels.setdefault(entry.panel, []).append(entry)
+    winners: dict[str, int] = {}
+    clear = decided = 0
+    one = ""
+    for found in panels.values():
+        ranked = sorted((e for e in found if e.choice.found), key=lambda e: e.choice.median(FINAL))
+        if not ranked:
+            continue
+        decided += 1
+        lowest = ranked[0].choice.median(FINAL)
+        equal = [e for e in ranked if e.choice.median(FINAL) <= lowest * (1 + _ALIKE)]
+        names = " = ".join(e.method for e in equal)
+        winners[names] = winners.get(names, 0) + 1
+        first, second = ranked[0], next(iter(ranked[len(equal) :]), None)
+        apart = second is not None and first.losses[-1] < second.losses[0]
+        clear += apart
+        if second is not None:
+            one = (
+                f"{names} ends lowest, at a median of {number(first.choice.median(FINAL))} "
+                f"(η = {number(first.choice.rate)}), before {second.method} at "
+                f"{number(second.choice.median(FINAL))} (η = {number(second.choice.rate)}); their seeds "
+                + ("do not overlap." if apart else "overlap.")
+            )
+        else:
+            one = (
+                f"{names} end alike, at a median of {number(lowest)}."
+                if len(equal) > 1
+                else f"Only {names} has a rate that does not diverge."
+            )
+    if not decided:
+        return "Every method diverged at every rate."
+    if len(panels) == 1:
+        return one
+    ranking = sorted(winners.items(), key=lambda item: -item[1])
+    said = listing([f"{method} in {wins}" for method, wins in ranking])
+    return (
+        f"Of {len(panels)} networks the lowest median loss is that of {said}; its seeds are all below those "
+        f"of the second in {clear if clear else 'none'}."
+    )
+
+
+def _table(entries: list[_Entry]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "network": e.panel or "all",
+            "method": e.method,
+            "learning rate η": e.choice.rate,
+            "end of the grid": e.choice.end,
+            "final loss": e.choice.median(FINAL),
+            "lowest seed": e.losses[0] if e.losses else math.nan,
+            "highest seed": e.losses[-1] if e.losses else math.nan,
+            "held-out loss": e.choice.median("eval_loss"),
+            "accuracy": e.choice.median("accuracy"),
+            "stable": bool(e.choice.found and e.choice.runs["stable"].all()),
+            "seeds": e.choice.seeds,
+        }
+        for e in entries
+    ).rename(columns={RATE: "learning rate η"})
+
+
+RECIPE = Recipe("methods", _TITLE, lacks, draw)

@@ -1,0 +1,60 @@
+"""Quantities against step: medians and ranges over seeds, and which runs stand for a study."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from scaled_sgd.study.figures.rates import best, by_rate, largest_stable
+from scaled_sgd.study.figures.style import BAND
+from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, values
+from scaled_sgd.study.figures.words import listing, value_label
+
+
+def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Runs of the largest width that has any, and a sentence on the others."""
+    if WIDTH not in view.varied:
+        return runs, ""
+    widths = values(runs, WIDTH)
+    left = [value_label(WIDTH, width) for width in widths[:-1]]
+    return runs[runs[WIDTH] == widths[-1]], (
+        f"Shown at {value_label(WIDTH, widths[-1])}; left out: {listing(left)}." if left else ""
+    )
+
+
+def telling_rates(runs: pd.DataFrame) -> list[float]:
+    """At most three rates of a group: the lowest, the best and the largest stable one."""
+    chosen = {float(runs[RATE].min())}
+    chosen |= {choice.rate for choice in (best(runs), largest_stable(runs)) if choice.found}
+    return sorted(chosen)
+
+
+def at_best_rate(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Runs at the best rate of a group, or at its lowest where all diverged, and the rate."""
+    choice = best(runs)
+    rate = choice.rate if choice.found else float(by_rate(runs)[RATE].iloc[0])
+    return runs[runs[RATE] == rate], rate
+
+
+def over_seeds(steps: pd.DataFrame, column: str) -> pd.DataFrame:
+    """median, low and high (steps,) over seeds, indexed by step."""
+    grouped = steps.dropna(subset=[column]).groupby("step")[column]
+    return pd.DataFrame({"median": grouped.median(), "low": grouped.min(), "high": grouped.max()})
+
+
+def late(steps: pd.DataFrame, column: str) -> Any:
+    """Values of the last half of the steps."""
+    known = steps.dropna(subset=[column])
+    return known.loc[2 * known["step"] >= known["step"].max(), column].to_numpy()
+
+
+def last(steps: pd.DataFrame, column: str) -> pd.Series:
+    """The last value of every run that came to the last measured step, by seed."""
+    known = steps.dropna(subset=[column])
+    return known[known["step"] == known["step"].max()].set_index(SEED)[column]
+
+
+def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
+    """A median with its band."""
+    ax.plot(data.index, data["median"], label=label, **{"markersize": 3.5} | look)
+    ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)

@@ -1,0 +1,207 @@
+"""A chosen learning rate against width or depth, a line a method: what two figures have in common."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scaled_sgd.study.figures.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.rates import Choice
+from scaled_sgd.study.figures.style import GREY, category, log_axis, spread_out
+from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, label, title, values
+from scaled_sgd.study.figures.words import axis_label, listing, number, sentence_of, span, times
+
+_ALONG = {"model.base_width": "width", "model.depth": "depth"}
+
+MOST_LINES = 7
+"""Lines that one panel can hold: more methods get a panel each."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Choices along one axis for one method of one panel.
+
+    Attributes:
+        panel: in words.
+        method: in words.
+        points: value of the axis and the rate chosen there.
+    """
+
+    panel: str
+    method: str
+    points: tuple[tuple[float, Choice], ...]
+
+    @property
+    def name(self) -> str:
+        """In words; empty for the only one."""
+        return " · ".join(part for part in (self.method, self.panel) if part)
+
+    @property
+    def rates(self) -> list[float]:
+        """Those found."""
+        return [choice.rate for _, choice in self.points if choice.found]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Chosen rates along one axis.
+
+    Attributes:
+        axis: WIDTH or DEPTH.
+        series: the drawn ones.
+        all: those of panels without room too.
+        panels: where they are drawn.
+        method: the axis whose values are lines, if any.
+    """
+
+    axis: str
+    series: tuple[Series, ...]
+    all: tuple[Series, ...]
+    panels: Panels
+    method: str | None
+
+    @classmethod
+    def of(cls, view: View, axis: str, choose: Callable[[pd.DataFrame], Choice]) -> "Curves":
+        """The choices of a study along ``axis``."""
+        rest = [a for a in view.without(axis) if len(values(view.runs, a)) <= MOST_LINES]
+        method = next((a for a in rest if a in view.methods), rest[0] if rest else None)
+        panels = Panels.of(view.runs, view.without(axis, method))
+        drawn = [s for panel in panels.shown for s in _series(panel.runs, panel.title, axis, method, choose)]
+        every = [
+            s
+            for key, runs in groups(view.runs, view.without(axis, method))
+            for s in _series(runs, title(view.without(axis, method), key), axis, method, choose)
+        ]
+        return cls(axis, tuple(drawn), tuple(every), panels, method)
+
+    @property
+    def choices(self) -> list[tuple[str, Choice]]:
+        """Every point with its name."""
+        return [
+            (" · ".join(part for part in (s.name, label(self.axis, x)) if part), choice)
+            for s in self.all
+            for x, choice in s.points
+        ]
+
+    def draw(self, view: View, y_label: str) -> Figure:
+        """Hollow where the choice is an end of its grid, bars from the lowest to the highest seed."""
+        picture, axes = self.panels.figure(share_y=True)
+        methods = values(view.runs, self.method) if self.method else [None]
+        grid = sorted(view.runs[RATE].unique())
+        for ax, panel in zip(axes, self.panels.shown, strict=True):
+            for s in self.series:
+                if s.panel == panel.title:
+                    _line(ax, s, [label(self.method, m) if self.method else "" for m in methods])
+            log_axis(ax, "x", at=values(panel.runs, self.axis))
+            log_axis(ax, "y", at=[rate for rate in grid if rate > 0])
+            ax.set_ylim(*_limits([rate for rate in grid if rate > 0]))
+            ax.set_xlim(*_limits(values(panel.runs, self.axis)))
+        self.panels.label(axes, axis_label(self.axis), y_label)
+        hollow = Line2D(
+            [], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="end of the grid"
+        )
+        ends = any(choice.end for _, choice in self.choices)
+        key_of_lines(picture, axes, extra=[hollow] if ends else [])
+        return picture
+
+    def sentence(self, what: str) -> str:
+        """Whether the chosen rate stays where it is along the axis."""
+        along = _ALONG[self.axis]
+        parts = [(s.name, self._fate(s)) for s in self.all]
+        said = sentence_of(parts, opening=f"{what} ")
+        if said is not None:
+            return said
+        still = [s for s in self.all if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
+        moved = max((max(s.rates) / min(s.rates) for s in self.all if s.rates), default=math.nan)
+        opening = f"{what} is the same at every {along} in {len(still)} of {len(self.all)} series"
+        if 0 < len(still) < len(self.all):
+            opening += f" ({listing([s.name for s in still])})"
+        if len(still) < len(self.all):
+            opening += f" and moves by up to {times(moved)} in the others"
+        by_method: dict[str, list[float]] = {}
+        for s in self.all:
+            by_method.setdefault(s.method, []).extend(s.rates)
+        if self.method is None or len(by_method) > 4:
+            return f"{opening}."
+        ranges = [f"{m} {span(rates)}" if rates else f"{m} none" for m, rates in by_method.items()]
+        return f"{opening}; over all of them it is {', '.join(ranges)}."
+
+    def table(self, columns: dict[str, Callable[[Choice], Any]]) -> pd.DataFrame:
+        """One row a point, of all panels."""
+        rows = [
+            {
+                "series": s.name or "all",
+                axis_label(self.axis): x,
+                "learning rate η": choice.rate,
+                "lowest seed": choice.low,
+                "highest seed": choice.high,
+                "end of the grid": choice.end,
+                "seeds": choice.seeds,
+                **{name: measure(choice) for name, measure in columns.items()},
+            }
+            for s in self.all
+            for x, choice in s.points
+        ]
+        return pd.DataFrame(rows)
+
+    def _fate(self, series: Series) -> str:
+        along, rates = _ALONG[self.axis], series.rates
+        (first, start), (last, end) = series.points[0], series.points[-1]
+        if not rates:
+            return "does not exist"
+        if len(rates) < len(series.points):
+            without = f"{len(series.points) - len(rates)} of {len(series.points)} {along}s"
+            return f"is {span(rates)}, and does not exist at {without}"
+        if len(set(rates)) == 1:
+            return f"is {number(rates[0])} at every {along} from {number(first)} to {number(last)}"
+        return (
+            f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} "
+            f"{number(first)} to {number(end.rate)} at {along} {number(last)}"
+        )
+
+
+def final_columns() -> dict[str, Callable[[Choice], Any]]:
+    """How the runs at the chosen rate ended, for tables: medians over seeds."""
+    return {
+        "final loss": lambda choice: choice.median(FINAL),
+        "held-out loss": lambda choice: choice.median("eval_loss"),
+        "accuracy": lambda choice: choice.median("accuracy"),
+        "edge ratio": lambda choice: choice.median("late_edge_ratio"),
+    }
+
+
+def _series(
+    runs: pd.DataFrame, panel: str, axis: str, method: str | None, choose: Callable[[pd.DataFrame], Choice]
+) -> list[Series]:
+    found = []
+    for key, rows in groups(runs, [method] if method else []):
+        points = tuple((x, choose(here)) for (x,), here in groups(rows, [axis]))
+        found.append(Series(panel, label(method, key[0]) if method else "", points))
+    return found
+
+
+def _line(ax: Axes, series: Series, methods: list[str]) -> None:
+    place = methods.index(series.method)
+    look = category(place)
+    found = [(x, choice) for x, choice in series.points if choice.found]
+    x = [value * spread_out(place, len(methods)) for value, _ in found]
+    y = [choice.rate for _, choice in found]
+    ax.plot(x, y, label=series.method or None, **look)
+    bars = [[c.rate - c.low for _, c in found], [c.high - c.rate for _, c in found]]
+    ax.errorbar(x, y, yerr=bars, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2.5, alpha=0.7)
+    for at, (_, choice) in zip(x, found, strict=True):
+        if choice.end:
+            ax.plot(
+                [at], [choice.rate], marker=look["marker"], color=look["color"], markerfacecolor="white",
+                linestyle="", zorder=4,
+            )  # fmt: skip
+
+
+def _limits(grid: list[float]) -> tuple[float, float]:
+    room = 1.25 if len(grid) > 1 else 2.0
+    return grid[0] / room, grid[-1] * room

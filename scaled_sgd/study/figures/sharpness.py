@@ -1,0 +1,190 @@
+"""Sharpness against step, with the edge of stability 2/η of that step."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from scaled_sgd.study.figures.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.over_steps import curve, late, over_seeds, telling_rates, widest
+from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
+from scaled_sgd.study.figures.rates import seed_note
+from scaled_sgd.study.figures.style import GREY, log_axis, ordered, step_axis
+from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, groups, label
+from scaled_sgd.study.figures.words import number, sentence_of, share, span
+
+_TITLES = {
+    "preconditioned_sharpness": "Does training run at the edge of stability?",
+    "sharpness": "How sharp is the loss where training goes?",
+}
+_QUANTITIES = {
+    "preconditioned_sharpness": "preconditioned sharpness",
+    "sharpness": "sharpness",
+}
+_EDGES = {
+    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the rate of that step",
+    "sharpness": "the dashed line is 2/η with the rate of that step, the edge of plain SGD; that of a scaled "
+    "step is seen in the preconditioned sharpness",
+}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Runs of one rate, or one width, of a panel."""
+
+    panel: str
+    value: float
+    name: str
+    steps: pd.DataFrame
+
+
+def lacks(view: View, column: str) -> str:
+    """A study needs measured sharpness."""
+    return "" if view.has(column) else f"{column} in the metrics (diagnostics.every)"
+
+
+def draw(view: View, column: str) -> Drawn:
+    """Median and range over seeds at up to three learning rates."""
+    several = view.runs[RATE].nunique() > 1
+    runs, left_out = widest(view, view.runs) if several else (view.runs, "")
+    panels = Panels.of(runs, view.without(WIDTH))
+    lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
+    shown = sorted({line.value for line in lines})
+    picture, axes = panels.figure(share_y=False)
+    for ax, panel in zip(axes, panels.shown, strict=True):
+        _panel(ax, [line for line in lines if line.panel == panel.title], column, shown)
+    panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
+    edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label="2/η")
+    key_of_lines(picture, axes, order=_names(lines), extra=[edge])
+    table = pd.DataFrame([_row(line, column) for line in lines])
+    caption = (
+        f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
+        f"probe against step, median and range over seeds; {_EDGES[column]}."
+        + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
+    )
+    notes = [note for note in (panels.left_out, left_out) if note]
+    notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
+    said = (
+        _edge_sentence(lines)
+        if column != "sharpness"
+        else _fall_sentence(lines, "rate" if several else "width")
+    )
+    return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
+
+
+def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
+    runs = panel.runs
+    chosen = runs[runs[RATE].isin(telling_rates(runs))] if several else runs
+    axis = RATE if several else WIDTH
+    split = [(value, view.steps(rows, [column])) for (value,), rows in groups(chosen, [axis])]
+    return [_Line(panel.title, value, label(axis, value), steps) for value, steps in split if len(steps)]
+
+
+def _names(lines: list[_Line]) -> list[str]:
+    return [line.name for line in sorted(lines, key=lambda line: line.value)]
+
+
+def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> None:
+    top, low = [], []
+    one_edge = len({float(line.steps["lr"].max()) for line in lines}) == 1
+    for line in lines:
+        data = over_seeds(line.steps, column)
+        data = data[data["median"] > 0]
+        look = ordered(shown.index(line.value), len(shown))
+        curve(ax, data, look, label=line.name)
+        rates = line.steps.groupby("step")["lr"].median()
+        rates = rates[rates > 0]
+        edge_color = GREY if one_edge else look["color"]
+        ax.plot(rates.index, 2 / rates, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
+        # Neither one seed that jumps nor the edge of a rate that decays to 0 may hide the others.
+        top += [*np.minimum(data["high"], 3 * data["median"]), *(2 / rates.iloc[: max(1, len(rates) // 2)])]
+        low += list(np.maximum(data["low"], data["median"] / 3))
+    if low and top:
+        ax.set_ylim(min([*low, *top]) / 1.3, max(top) * 1.6)
+    log_axis(ax, "y")
+    step_axis(ax)
+
+
+def _ratios(line: _Line, column: str) -> Any:
+    steps = line.steps.assign(ratio=line.steps["lr"] * line.steps[column] / 2)
+    values = late(steps, "ratio")
+    return values[np.isfinite(values)]
+
+
+def _edge_sentence(lines: list[_Line]) -> str:
+    """How far beyond the edge the fastest runs of each panel are."""
+    fastest = {line.panel: line for line in lines}
+    parts, medians = [], []
+    for panel, line in fastest.items():
+        ratios = _ratios(line, "preconditioned_sharpness")
+        if not len(ratios):
+            continue
+        medians.append(float(np.median(ratios)))
+        beyond = float((ratios > 1).mean())
+        parts.append(
+            (
+                panel,
+                f"{number(medians[-1])} at {line.name}, with {share(beyond)} of the measurements beyond "
+                "the edge,",
+            )
+        )
+    if not parts:
+        return "No step of the last half of training was measured."
+    said = sentence_of(parts, opening="In the last half of training the median of η λ / 2 is ")
+    if said is not None:
+        return said
+    past = sum(median > 1 for median in medians)
+    return (
+        f"At the largest rate shown, the median of η λ / 2 in the last half of training is {span(medians)}, "
+        f"beyond the edge in {past} of {len(medians)} panels."
+    )
+
+
+def _fall_sentence(lines: list[_Line], what: str) -> str:
+    """How the sharpness at the end depends on the rate, or the width."""
+    panels: dict[str, list[_Line]] = {}
+    for line in lines:
+        panels.setdefault(line.panel, []).append(line)
+    parts, falls, compared = [], 0, 0
+    for panel, found in panels.items():
+        ends = [float(over_seeds(line.steps, "sharpness")["median"].iloc[-1]) for line in found]
+        if len(found) == 1:
+            start = float(over_seeds(found[0].steps, "sharpness")["median"].iloc[0])
+            said = f"{number(ends[0])} at {found[0].name}, from {number(start)} at the start,"
+        else:
+            compared += 1
+            falls += ends[-1] < ends[0]
+            said = f"{number(ends[0])} at {found[0].name} and {number(ends[-1])} at {found[-1].name}"
+        parts.append((panel, said))
+    text = sentence_of(parts, opening="The sharpness at the end is ")
+    if text is not None:
+        return text
+    return (
+        f"From the smallest to the largest {what} shown, the sharpness at the end falls in {falls} of "
+        f"{compared} panels."
+    )
+
+
+def _row(line: _Line, column: str) -> dict[str, object]:
+    data = over_seeds(line.steps, column)
+    ratios = _ratios(line, column)
+    return {
+        "panel": line.panel or "all",
+        "runs at": line.name,
+        f"{_QUANTITIES[column]} at the start": data["median"].iloc[0],
+        "at the end": data["median"].iloc[-1],
+        "lowest seed": data["low"].iloc[-1],
+        "highest seed": data["high"].iloc[-1],
+        "η λ / 2 late, median": float(np.median(ratios)) if len(ratios) else None,
+        "seeds": line.steps[SEED].nunique(),
+    }
+
+
+RAW, PRECONDITIONED = (
+    Recipe(column, _TITLES[column], partial(lacks, column=column), partial(draw, column=column))
+    for column in ("sharpness", "preconditioned_sharpness")
+)

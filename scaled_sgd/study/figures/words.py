@@ -1,0 +1,116 @@
+"""Numbers, lists and values of axes as a person reads them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_NAMES = {
+    ("loss", "mse"): "squared error",
+    ("loss", "cross_entropy"): "cross-entropy",
+    ("model.parameterization", "nup"): "νP",
+    ("model.parameterization", "ntp"): "NTP",
+    ("model.parameterization", "sp"): "SP",
+    ("model.parameterization", "mup"): "μP",
+}
+_SYMBOLS = {
+    "model.base_width": "m",
+    "model.depth": "l",
+    "model.width_exponent": "r",
+    "optim.lr": "η",
+}
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with ``digits`` significant ones; ∞ for a loss that overflowed, – where there is none."""
+    if value is None or value != value:
+        return "–"
+    value = float(value)
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        decimals = 0 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{decimals}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+        text = f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
+    return "0" if text in ("-0", "") else text.replace("-", "−")
+
+
+def span(values: Iterable[float]) -> str:
+    """Smallest to largest, or the one value."""
+    found = sorted(values)
+    low, high = number(found[0]), number(found[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def times(ratio: float) -> str:
+    """A factor: ``1.05×``."""
+    return f"{number(ratio)}×"
+
+
+def listing(items: Sequence[str], *, most: int = 5) -> str:
+    """``a, b and c``; what goes beyond ``most`` is counted."""
+    shown = list(items[:most])
+    if len(items) > most:
+        shown = [*items[: most - 1], f"{len(items) - most + 1} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def share(part: float) -> str:
+    """A part of 1 in percent; 0 % and 100 % only where it is none and all."""
+    percent = round(100 * part)
+    return f"{max(1, min(99, percent)) if 0 < part < 1 else percent} %"
+
+
+def count(how_many: int, thing: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{how_many:,} {thing}" + ("" if how_many == 1 else "s")
+
+
+def value_label(axis: str, value: Any) -> str:
+    """A value of an axis by itself: ``m = 8``, ``νP``, ``momentum 0.9``; a named choice is its name."""
+    if value is None:
+        return f"{axis.rpartition('.')[2]} none"
+    plain = " ".join(number(value).split()) if _is_number(value) else " ".join(str(value).split())
+    if axis in _SYMBOLS:
+        return f"{_SYMBOLS[axis]} = {plain}"
+    if (axis, value) in _NAMES:
+        return _NAMES[axis, value]
+    if isinstance(value, bool):
+        plain = plain.lower()
+    return f"{axis.rpartition('.')[2]} {plain}" if "." in axis else plain
+
+
+def axis_label(axis: str) -> str:
+    """An axis in the words of a legend or a table."""
+    named = {
+        "model.base_width": "base width m",
+        "model.depth": "depth l",
+        "model.width_exponent": "width exponent r",
+        "optim.lr": "learning rate η",
+    }
+    return named.get(axis, axis.rpartition(".")[2].replace("_", " "))
+
+
+def shortened(text: str, length: int = 34) -> str:
+    """Text that fits a legend."""
+    return text if len(text) <= length else f"{text[: length - 10]}…{text[-9:]}"
+
+
+def sentence_of(parts: Sequence[tuple[str, str]], *, opening: str = "", most: int = 4) -> str | None:
+    """What each panel shows, as one sentence; None where there are more panels than one can read."""
+    if not 0 < len(parts) <= most:
+        return None
+    if len(parts) == 1:
+        said = parts[0][1]
+    elif len({said for _, said in parts}) == 1:
+        said = f"{parts[0][1]} for {listing([title for title, _ in parts])}"
+    else:
+        said = "; ".join(f"{said} for {title}" if title else said for title, said in parts)
+    said = f"{opening}{said}".rstrip(",")
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, str | bool)

@@ -1,0 +1,90 @@
+"""Columns of plain values: nested records as one level, lists of Python values as typed columns."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings under dotted names; lists stay whole."""
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers of a nested record under dotted names; entry k of a list, from 1, is ``name.k``.
+
+    None becomes NaN.
+
+    Raises:
+        ValueError: a leaf is no number.
+    """
+    for key, value in record.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{name}.")
+        elif isinstance(value, list):
+            yield from numbers({str(k): entry for k, entry in enumerate(value, start=1)}, f"{name}.")
+        elif value is None:
+            yield name, math.nan
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, float(value)
+        else:
+            raise ValueError(f"{name} is {value!r}, not a number")
+
+
+def table_of(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """One float64 array (rows,) for every number that any of the records has; NaN where one lacks it."""
+    columns: dict[str, np.ndarray] = {}
+    for position, record in enumerate(records):
+        for name, value in numbers(record):
+            if name not in columns:
+                columns[name] = np.full(len(records), math.nan)
+            columns[name][position] = value
+    return columns
+
+
+def column(values: Sequence[Any]) -> pd.Series:
+    """Values of JSON or YAML as one column of one type.
+
+    Truth values, integers, numbers and texts keep theirs, with missing entries for None; lists, and
+    values of several types, become JSON text.
+    """
+    present = [value for value in values if value is not None]
+    gaps = len(present) < len(values)
+    kinds = {type(value) for value in present}
+    if not kinds:
+        return pd.Series([None] * len(values), dtype=object)
+    if kinds == {bool}:
+        return pd.Series(list(values), dtype="boolean" if gaps else "bool")
+    if kinds == {int} and all(-(2**63) <= value < 2**63 for value in present):
+        return pd.Series(list(values), dtype="Int64" if gaps else "int64")
+    if kinds <= {int, float}:
+        return pd.Series([math.nan if value is None else float(value) for value in values])
+    if kinds == {str}:
+        return pd.Series(list(values))
+    return pd.Series([None if value is None else _as_text(value) for value in values])
+
+
+def in_order(names: Iterable[str], *, first: Sequence[str] = (), last: Sequence[str] = ()) -> list[str]:
+    """Names with the given ones at the ends and layers counted, not spelled: ``scales.2``, ``scales.10``."""
+    found = set(names)
+    middle = sorted(found - set(first) - set(last), key=_natural)
+    return [*(n for n in first if n in found), *middle, *(n for n in last if n in found)]
+
+
+def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    parts = re.split(r"\.", name)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

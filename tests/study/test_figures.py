@@ -1,0 +1,487 @@
+import math
+import statistics
+import warnings
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import _pylab_helpers
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.study.collect import collect
+from scaled_sgd.study.figures import RECIPES, View, draw_figures
+from scaled_sgd.study.figures.panels import MOST_PANELS, Panels
+from scaled_sgd.study.figures.rates import best, largest_stable
+from scaled_sgd.study.figures.words import number
+from tests.study.folders import diagnosed, diverged, finished, make_study
+
+RATES = [2.0**k for k in range(-1, 5)]
+GRID = {"model.base_width": [4, 8, 16], "optim.lr": RATES, "run.seed": [0, 1, 2]}
+
+
+def bowl(axes, best_rate, *, stable=math.inf, rows=()):
+    """Loss least at ``best_rate``, one percent a seed apart; unstable above ``stable``."""
+    away = math.log2(axes["optim.lr"] / best_rate)
+    loss = (1 + away**2) * (1 + 0.01 * axes.get("run.seed", 0)) / axes.get("model.base_width", 8)
+    return finished(loss, max_loss=1.0 if axes["optim.lr"] <= stable else 3.0, rows=rows)
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """The one named figure of a study, or None where it does not apply; no warning on the way."""
+
+    def drawn(name, axes, outcome):
+        collected = collect(make_study(tmp_path, axes, outcome))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figures = draw_figures(collected, [name]).figures
+            for figure in figures:
+                assert figure.png().startswith(b"\x89PNG")
+        return figures[0] if figures else None
+
+    return drawn
+
+
+def test_the_best_rate_is_the_same_at_every_width_when_it_is(draw):
+    figure = draw("best_lr_against_width", GRID, lambda a: bowl(a, 4.0))
+    assert figure.sentence == "The best learning rate is 4 at every width from 4 to 16."
+    assert list(figure.table["learning rate η"]) == [4.0, 4.0, 4.0]
+    assert list(figure.table["seeds"]) == [3, 3, 3]
+    assert not figure.notes
+    assert "in steps of 2×" in figure.caption
+
+
+def test_a_best_rate_that_moves_is_said_to_move(draw):
+    figure = draw("best_lr_against_width", GRID, lambda a: bowl(a, 16 / a["model.base_width"]))
+    assert figure.sentence == "The best learning rate moves by 4×, from 4 at width 4 to 1 at width 16."
+
+
+def test_methods_are_lines_and_each_is_named(draw):
+    axes = {"method": ["νP norm", "plain"], **GRID}
+    figure = draw(
+        "best_lr_against_width",
+        axes,
+        lambda a: bowl(a, 4.0 if a["method"] == "plain" else 16 / a["model.base_width"]),
+    )
+    assert figure.sentence == (
+        "The best learning rate moves by 4×, from 4 at width 4 to 1 at width 16 for νP norm; "
+        "is 4 at every width from 4 to 16 for plain."
+    )
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_no_more_than_a_bound(draw):
+    figure = draw(
+        "best_lr_against_width", GRID, lambda a: bowl(a, 64.0 if a["model.base_width"] == 8 else 2.0)
+    )
+    assert figure.notes == (
+        "The best learning rate is the highest of the grid for m = 8: it may lie higher.",
+    )
+    assert list(figure.table["end of the grid"]) == ["", "highest", ""]
+
+
+def test_the_spread_of_the_best_rate_is_what_single_seeds_would_choose(draw):
+    choices = {0: 1.0, 1: 2.0, 2: 8.0}
+    figure = draw("best_lr_against_width", GRID, lambda a: bowl(a, choices[a["run.seed"]]))
+    assert set(figure.table["lowest seed"]) == {1.0}
+    assert set(figure.table["highest seed"]) == {8.0}
+
+
+def test_the_cost_of_carrying_a_rate_to_another_width_is_the_ratio_of_losses(draw):
+    figure = draw("loss_against_lr", GRID, lambda a: bowl(a, 4.0 if a["model.base_width"] < 16 else 2.0))
+    # Of the bowl at 2, the rate 4 is one away: (1 + 1) / (1 + 0).
+    assert figure.sentence == (
+        "The best rate at m = 4, η = 4, carried to m = 16 ends at 2× the loss of the best rate there, η = 2."
+    )
+    row = figure.table.query("`base width m` == 16 and `learning rate η` == 4").iloc[0]
+    losses = [2 * (1 + 0.01 * seed) / 16 for seed in range(3)]
+    assert (row["median"], row["low"], row["high"]) == pytest.approx(
+        (statistics.median(losses), min(losses), max(losses))
+    )
+
+
+def test_a_rate_that_diverges_when_carried_over_is_said_to(draw):
+    figure = draw(
+        "loss_against_lr",
+        GRID,
+        lambda a: diverged() if a["model.base_width"] == 16 and a["optim.lr"] > 1 else bowl(a, 4.0),
+    )
+    assert "carried to m = 16 diverges, unlike the best rate there, η = 1." in figure.sentence
+    assert "12 of 54 runs diverged." in figure.notes
+    crosses = [line for line in figure.picture.axes[0].lines if line.get_marker() == "x"]
+    assert [list(line.get_xdata()) for line in crosses] == [[2.0, 4.0, 8.0, 16.0]]
+
+
+def test_the_largest_stable_rate_has_only_stable_rates_below_it(draw):
+    def gap(axes):
+        lr, width = axes["optim.lr"], axes["model.base_width"]
+        stable = lr <= 2.0 or (width == 8 and lr == 8.0)
+        return finished(0.1, max_loss=1.5 if stable else 5.0)
+
+    figure = draw("largest_stable_lr", GRID, gap)
+    assert figure.sentence == "The largest stable learning rate is 2 at every width from 4 to 16."
+
+
+def test_one_unstable_seed_makes_a_rate_unstable_and_the_bar_shows_the_others(draw):
+    figure = draw("largest_stable_lr", GRID, lambda a: bowl(a, 2.0, stable=8.0 / (1 + a["run.seed"])))
+    assert set(figure.table["learning rate η"]) == {2.0}
+    assert set(figure.table["highest seed"]) == {8.0}
+
+
+def test_no_stable_rate_is_said_and_not_drawn(draw):
+    figure = draw(
+        "largest_stable_lr", GRID, lambda a: bowl(a, 2.0, stable=1.0 if a["model.base_width"] > 4 else 0.0)
+    )
+    assert "is 1, and does not exist at 1 of 3 widths" in figure.sentence
+    assert "No rate of the grid will do for m = 4." in figure.notes
+
+
+def test_a_stable_rate_that_is_the_last_of_the_grid_is_a_bound(draw):
+    figure = draw("largest_stable_lr", GRID, lambda a: bowl(a, 2.0))
+    assert any("is the highest of the grid" in note and "it may lie higher" in note for note in figure.notes)
+
+
+def test_the_edge_ratio_at_the_largest_stable_rate_is_reported(draw):
+    def run(axes):
+        rows = [diagnosed(step, edge_ratio=axes["optim.lr"] * 0.7) for step in (0, 10, 20)]
+        return bowl(axes, 2.0, stable=4.0, rows=rows)
+
+    figure = draw("largest_stable_lr", GRID, run)
+    assert figure.sentence.endswith("At that rate the edge ratio is 2.8 in the last half of a run.")
+
+
+def test_depth_takes_the_place_of_width_where_there_is_one_width(draw):
+    axes = {"model.depth": [4, 8], "optim.lr": RATES, "run.seed": [0]}
+    figure = draw("largest_stable_lr", axes, lambda a: bowl(a, 2.0, stable=4.0))
+    assert figure.sentence == "The largest stable learning rate is 4 at every depth from 4 to 8."
+    assert draw("best_lr_against_width", axes, lambda a: bowl(a, 2.0)) is None
+    figure = draw("best_lr_against_depth", axes, lambda a: bowl(a, a["model.depth"] / 4))
+    assert figure.sentence == "The best learning rate moves by 2×, from 1 at depth 4 to 2 at depth 8."
+
+
+def test_the_edge_moves_with_the_rate_of_the_step(draw):
+    def run(axes):
+        rates = [8.0, 4.0, 2.0]
+        rows = [
+            diagnosed(10 * k, lr=lr, preconditioned_sharpness=0.6, edge_ratio=lr * 0.3)
+            for k, lr in enumerate(rates)
+        ]
+        return finished(0.1, rows=rows)
+
+    figure = draw("preconditioned_sharpness", {"run.seed": [0, 1]}, run)
+    edges = [line for line in figure.picture.axes[0].lines if list(line.get_ydata()) == [0.25, 0.5, 1.0]]
+    assert len(edges) == 1
+    # The last half has steps 10 and 20, with ratios 4 · 0.6 / 2 and 2 · 0.6 / 2.
+    assert "is 0.9 at " in figure.sentence
+    assert "50 % of the measurements beyond the edge" in figure.sentence
+
+
+def test_sharpness_is_shown_at_the_lowest_the_best_and_the_largest_stable_rate(draw):
+    def run(axes):
+        lr = axes["optim.lr"]
+        return bowl(axes, 2.0, stable=8.0, rows=[diagnosed(s, lr=lr, sharpness=8 / lr) for s in (0, 10)])
+
+    figure = draw("sharpness", {"optim.lr": RATES, "run.seed": [0, 1]}, run)
+    assert list(figure.table["runs at"]) == ["η = 0.5", "η = 2", "η = 8"]
+    assert figure.sentence == "The sharpness at the end is 16 at η = 0.5 and 1 at η = 8."
+
+
+def test_ranks_are_those_of_the_best_rate_at_the_largest_width(draw):
+    def run(axes):
+        lr, width, seed = axes["optim.lr"], axes["model.base_width"], axes["run.seed"]
+        rows = [
+            diagnosed(s, features={"stable": [1.0, 1 + s * lr * width * (1 + seed) / 320]}) for s in (0, 10)
+        ]
+        return bowl(axes, 2.0, rows=rows)
+
+    figure = draw("feature_ranks", GRID, run)
+    # 1 + 10 · η · 16 · (1 + seed) / 320 = 1 + η (1 + seed) / 2, of which the median is at seed 1.
+    assert figure.sentence == (
+        "In training the stable rank of the last hidden layer goes from 1 to 3 at η = 2 (to 1.5 at η = 0.5)."
+    )
+    last = figure.table.iloc[-1]
+    assert (last["at the end"], last["lowest seed"], last["highest seed"]) == (3.0, 2.0, 4.0)
+    assert "Shown at m = 16; left out: m = 4 and m = 8." in figure.notes
+
+
+def test_the_error_of_the_prediction_is_relative_to_the_change_that_came(draw):
+    def run(axes):
+        rows = [
+            diagnosed(10, loss=1.0, loss_after=0.5, predicted_loss=0.45, edge_ratio=0.5),
+            diagnosed(20, loss=1.0, loss_after=0.5, predicted_loss=1.5, edge_ratio=2.0),
+        ]
+        return finished(0.1, rows=rows)
+
+    figure = draw("taylor", {"run.seed": [0, 1]}, run)
+    assert figure.sentence == (
+        "The prediction has the right sign in 50 % of 4 steps (median relative error 0.1 before the edge and "
+        "2 beyond the edge)."
+    )
+
+
+def test_a_prediction_is_judged_on_stable_runs_and_this_is_said(draw):
+    def run(axes):
+        wild = diagnosed(10, loss=1.0, loss_after=1e9, predicted_loss=-1e9)
+        calm = diagnosed(10, loss=1.0, loss_after=0.5, predicted_loss=0.5)
+        return finished(
+            0.1, rows=[wild if axes["run.seed"] else calm], max_loss=5.0 if axes["run.seed"] else 1.0
+        )
+
+    figure = draw("taylor", {"run.seed": [0, 1]}, run)
+    assert "100 % of 1 step " in figure.sentence
+    assert "Of 2 runs the 1 stable ones are shown." in figure.notes
+
+
+def test_a_coordinate_check_finds_the_power_of_the_width(draw):
+    def run(axes):
+        m = axes["model.base_width"]
+        return finished(0.1, rows=[diagnosed(10, preactivation_change=[0.3, m**-0.5, 0.1 * m**0.25])])
+
+    figure = draw("coordinate_check", {"model.base_width": [4, 8, 16], "run.seed": [0, 1]}, run)
+    assert figure.sentence == (
+        "Between m = 4 and 16, the relative change of preactivations goes like m^s with s from −0.50 "
+        "(layer 2) to 0.25 (layer 3) at η = 1."
+    )
+
+
+def test_one_rate_serves_all_widths_of_a_coordinate_check(draw):
+    def run(axes):
+        width, lr = axes["model.base_width"], axes["optim.lr"]
+        stable = 2.0 if width == 16 else 8.0
+        return bowl(axes, 8.0, stable=stable, rows=[diagnosed(10, preactivation_change=[lr / width])])
+
+    figure = draw("coordinate_check", GRID, run)
+    assert set(figure.table["learning rate η"]) == {2.0}
+    assert figure.sentence.endswith("goes like m^s with s = −1.00 at η = 2.")
+
+
+def test_kernel_drift_is_against_width_or_else_against_step(draw):
+    def run(axes):
+        drift = [0.1 / axes.get("model.base_width", 1), 0.2]
+        return finished(0.1, rows=[diagnosed(s, features={"drift": [s * d for d in drift]}) for s in (0, 10)])
+
+    wide = draw("kernel_drift", {"model.base_width": [4, 8], "run.seed": [0]}, run)
+    assert "s from −1.00 (layer 1) to 0.00 (layer 2)" in wide.sentence
+    one = draw("kernel_drift", {"run.seed": [0, 1]}, run)
+    assert one.sentence == "In training the kernel drift of the last hidden layer goes from 0 to 2 at η = 1."
+
+
+@pytest.mark.parametrize(("gap", "said"), [(1.5, "do not overlap"), (1.001, "overlap")])
+def test_methods_are_compared_at_their_own_best_rates(draw, gap, said):
+    def run(axes):
+        best_rate, level = (2.0, 1.0) if axes["method"] == "νP norm" else (8.0, gap)
+        seed = axes["run.seed"]
+        return finished(level * (1 + 0.01 * seed) * (1 + abs(math.log2(axes["optim.lr"] / best_rate))))
+
+    figure = draw("methods", {"method": ["νP norm", "plain"], "optim.lr": RATES, "run.seed": [0, 1, 2]}, run)
+    expected = (
+        f"νP norm ends lowest, at a median of 1.01 (η = 2), before plain at {number(1.01 * gap)} (η = 8); "
+        f"their seeds {said}."
+    )
+    if gap == 1.001:
+        expected = "νP norm = plain end alike, at a median of 1.01."
+    assert figure.sentence == expected
+
+
+def test_methods_are_counted_over_networks(draw):
+    def run(axes):
+        plain_wins = axes["model.depth"] == 8
+        lower = (axes["method"] == "plain") == plain_wins
+        return finished(0.1 if lower else 0.2 + 0.01 * axes["run.seed"])
+
+    axes = {"method": ["norm", "plain"], "model.depth": [2, 4, 8], "run.seed": [0, 1]}
+    figure = draw("methods", axes, run)
+    assert figure.sentence == (
+        "Of 3 networks the lowest median loss is that of norm in 2 and plain in 1; its seeds are all below "
+        "those of the second in 3."
+    )
+
+
+def test_several_axes_of_methods_are_one_list_of_names(draw):
+    axes = {"scaling.rule": ["norm", "none"], "optim.clip_norm": [None, 1.0], "run.seed": [0]}
+    figure = draw("methods", axes, lambda a: finished(0.1))
+    assert list(figure.table["method"]) == [
+        "rule norm · clip_norm 1", "rule norm · clip_norm none", "rule none · clip_norm 1",
+        "rule none · clip_norm none",
+    ]  # fmt: skip
+
+
+def test_axes_that_move_together_are_one(tmp_path):
+    axes = [
+        {"model.depth": depth, "optim.steps": 25 * depth, "optim.lr": lr, "run.seed": 0}
+        for depth in (4, 8)
+        for lr in RATES
+    ]
+    assert View.of(collect(make_study(tmp_path, axes, lambda a: bowl(a, 2.0)))).varied == ("model.depth",)
+
+
+def test_what_moves_together_is_seen_in_the_plan_and_not_in_the_runs_so_far(tmp_path):
+    axes = {"method": ["a", "b"], "model.base_width": [4, 8], "run.seed": [0]}
+    diagonal = {("a", 4), ("b", 8)}
+    folder = make_study(
+        tmp_path, axes, lambda a: finished(0.1) if (a["method"], a["model.base_width"]) in diagonal else None
+    )
+    assert View.of(collect(folder)).varied == ("method", "model.base_width")
+
+
+def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path):
+    axes = {"method": ["a", "b"], **GRID}
+    folder = make_study(tmp_path, axes, lambda a: diverged() | {"rows": [diagnosed(0)]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawings = draw_figures(collect(folder))
+    names = {figure.name: figure for figure in drawings.figures}
+    assert not {"loss_against_lr", "best_lr_against_width"} & set(names)
+    assert names["methods"].sentence.startswith("Every method diverged")
+    assert "does not exist" in names["largest_stable_lr"].sentence
+    assert "No run is stable: the steps of all runs are shown." in names["taylor"].notes
+    assert all(figure.png() for figure in drawings.figures)
+
+
+def test_one_seed_is_said_to_have_no_spread(draw):
+    axes = {"model.base_width": [4, 8], "optim.lr": RATES, "run.seed": [0]}
+    for name in ("loss_against_lr", "best_lr_against_width", "largest_stable_lr"):
+        assert (
+            "One seed a point: there is no spread to see." in draw(name, axes, lambda a: bowl(a, 2.0)).notes
+        )
+
+
+def test_points_with_fewer_seeds_are_said_to_have_fewer(draw):
+    figure = draw(
+        "loss_against_lr",
+        GRID,
+        lambda a: None if a["run.seed"] == 2 and a["optim.lr"] > 2 else bowl(a, 2.0),
+    )
+    assert "Points have 2 to 3 seeds." in figure.notes
+
+
+def test_without_metrics_the_figures_of_steps_are_left_out_with_the_reason(tmp_path):
+    folder = make_study(tmp_path, GRID, lambda a: bowl(a, 2.0))
+    drawings = draw_figures(collect(folder))
+    assert {figure.name for figure in drawings.figures} == {
+        "loss_against_lr", "best_lr_against_width", "largest_stable_lr",
+    }  # fmt: skip
+    assert ("Does training run at the edge of stability?", "preconditioned_sharpness in the metrics "
+            "(diagnostics.every)") in drawings.lacking  # fmt: skip
+
+
+def test_without_any_run_nothing_is_drawn(tmp_path):
+    drawings = draw_figures(collect(make_study(tmp_path, GRID, lambda a: None)))
+    assert drawings.figures == ()
+    assert len(drawings.lacking) == len(RECIPES)
+
+
+def test_no_more_panels_than_one_can_read_and_what_is_left_out_is_said(tmp_path):
+    axes = {
+        "loss": ["mse", "cross_entropy"], "method": ["a", "b", "c"], "model.depth": [4, 6, 8, 10],
+        "model.base_width": [4, 8], "optim.lr": [1.0, 2.0], "run.seed": [0],
+    }  # fmt: skip
+    folder = make_study(tmp_path, axes, lambda a: bowl(a, 2.0))
+    (figure,) = draw_figures(collect(folder), ["loss_against_lr"]).figures
+    assert len(figure.picture.axes) == 6 <= MOST_PANELS
+    assert figure.notes[0] == "Shown: l = 6 of l = 4, l = 6, l = 8 and l = 10."
+    assert len(figure.table) == 2 * 3 * 4 * 2 * 2
+
+
+def test_panels_of_one_long_axis_are_the_first_ones():
+    runs = pd.DataFrame({"method": pd.Categorical([f"m{k:02}" for k in range(30)], ordered=True)})
+    panels = Panels.of(runs, ["method"])
+    assert [panel.title for panel in panels.shown] == [f"m{k:02}" for k in range(MOST_PANELS)]
+    assert panels.left_out == "Shown: the first 12 of 30 panels."
+
+
+def test_names_are_drawn_as_they_are(draw):
+    names = ["<script>alert(1)</script>", "$x^{$ & {y}", "νP·ξ \\frac", "a" * 200, "two\nlines"]
+    axes = {"method": names, "model.base_width": [4, 8], "optim.lr": [1.0, 2.0], "run.seed": [0]}
+    figure = draw("loss_against_lr", axes, lambda a: bowl(a, 2.0))
+    titles = [ax.get_title(loc="left") for ax in figure.picture.axes]
+    assert titles[:3] == ["<script>alert(1)</script>", "$x^{$ & {y}", "νP·ξ \\frac"]
+    assert len(titles[3]) < 60
+    assert titles[4] == "two lines"
+    assert set(figure.table["method"]) == {" ".join(name.split()) for name in names}
+
+
+def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_state(tmp_path):
+    collected = collect(make_study(tmp_path, GRID, lambda a: bowl(a, 2.0)))
+    (one,), (other,) = (draw_figures(collected, ["loss_against_lr"]).figures for _ in range(2))
+    assert one.svg() == other.svg()
+    assert one.png() == other.png() == one.png()
+    assert not _pylab_helpers.Gcf.figs
+
+
+def test_an_unknown_figure_is_named_with_those_that_there_are(tmp_path):
+    collected = collect(make_study(tmp_path, GRID, lambda a: None))
+    with pytest.raises(UserError, match="report: 'pie' is no figure; allowed: loss_against_lr, "):
+        draw_figures(collected, ["pie"])
+
+
+def test_every_figure_says_what_it_shows_and_how_to_read_it(tmp_path):
+    def run(axes):
+        rows = [diagnosed(s, lr=axes["optim.lr"]) for s in (0, 10)]
+        return bowl(axes, 2.0, stable=8.0, rows=rows)
+
+    axes = {
+        "method": ["norm", "none"],
+        "model.depth": [4, 6],
+        "model.base_width": [4, 8],
+        "optim.lr": [1.0, 2.0],
+    }
+    figures = draw_figures(collect(make_study(tmp_path, axes, run))).figures
+    assert [figure.name for figure in figures] == list(RECIPES)
+    for figure in figures:
+        assert figure.title.endswith("?")
+        assert figure.sentence.endswith(".")
+        assert figure.sentence[0].isupper()
+        assert any(character.isdigit() for character in figure.sentence)
+        assert figure.caption.endswith(".")
+        assert len(figure.table) > 0
+        assert figure.sentence in figure.alt
+
+
+losses = st.floats(0.01, 10) | st.just(math.inf)
+tables = st.dictionaries(
+    st.sampled_from(RATES), st.lists(st.tuples(losses, st.booleans()), min_size=2, max_size=2), min_size=1
+)
+
+
+@settings(max_examples=60)
+@given(tables)
+def test_chosen_rates_are_those_of_a_search_by_hand(table):
+    runs = pd.DataFrame(
+        [
+            {"optim.lr": rate, "run.seed": seed, "final": loss, "stable": stable, "status": "finished"}
+            for rate, seeds in table.items()
+            for seed, (loss, stable) in enumerate(seeds)
+        ]
+    )
+    medians = {rate: (a[0] + b[0]) / 2 for rate, (a, b) in table.items()}
+    least = min(medians.values())
+    expected = min((r for r in medians if medians[r] == least), default=None) if least < math.inf else None
+    chosen = best(runs)
+    assert (chosen.rate if chosen.found else None) == expected
+    climbed = None
+    for rate in sorted(table):
+        if not all(stable for _, stable in table[rate]):
+            break
+        climbed = rate
+    highest = largest_stable(runs)
+    assert (highest.rate if highest.found else None) == climbed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"), (1, "1"), (0.25, "0.25"), (1 / 3, "0.333"), (-0.5, "−0.5"), (12345.6, "12,346"),
+        (1e6, "1e6"), (1.5e-5, "1.5e−5"), (99999.9, "100,000"), (math.inf, "∞"),
+        (-math.inf, "−∞"), (math.nan, "–"), (None, "–"), (0.9999, "1"), (64, "64"), (0.00123456, "0.00123"),
+    ],
+)  # fmt: skip
+def test_numbers_read_as_people_write_them(value, text):
+    assert number(value) == text
+
+
+def test_numbers_keep_their_order():
+    values = [0.001, 0.01, 0.5, 1, 9.99, 10, 123, 1234, 99999]
+    shown = [float(number(value).replace(",", "")) for value in values]
+    assert all(a < b for a, b in pairwise(shown))

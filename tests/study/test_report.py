@@ -1,0 +1,201 @@
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.study.figures import RECIPES
+from scaled_sgd.study.report import write_report
+from tests.study.browser import BROWSER, look
+from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
+
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+AXES = {
+    "method": ["νP norm", HOSTILE],
+    "model.base_width": [4, 8],
+    "optim.lr": [1.0, 2.0, 4.0],
+    "run.seed": [0, 1],
+}
+
+LOST = {"method": "νP norm", "model.base_width": 4, "optim.lr": 1.0, "run.seed": 1}
+
+
+def outcome(axes):
+    if axes["optim.lr"] == 4.0 and axes["method"] == HOSTILE:
+        return diverged() if axes["run.seed"] else None
+    rows = [diagnosed(s, lr=axes["optim.lr"]) for s in (0, 10, 20)]
+    return finished(axes["optim.lr"] / axes["model.base_width"] + 0.01 * axes["run.seed"], rows=rows)
+
+
+class Tags(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, attrs))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies") / "hostile"
+    study = {"title": f"Does η·λ <stay> at 2? {HOSTILE}", "about": "Widths m·k² & 'quotes' \"too\"."}
+    make_study(folder, AXES, outcome, study=study)
+    (folder / "runs" / identifier(LOST) / "summary.json").write_text("<b>{")
+    return write_report(folder)
+
+
+def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
+    text = page.read_text(encoding="utf-8")
+    drawn = re.findall(r'<section id="(\w+)">', text)
+    assert drawn == [name for name in RECIPES if name != "best_lr_against_depth"]
+    files = sorted(file.name for file in (page.parent / "figures").iterdir())
+    assert files == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "csv"))
+    summary = (page.parent / "summary.md").read_text(encoding="utf-8")
+    for name in drawn:
+        assert f"](figures/{name}.png)" in summary
+        assert f'href="figures/{name}.svg"' in text
+        ElementTree.fromstring((page.parent / "figures" / f"{name}.svg").read_bytes())
+    assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
+
+
+def test_a_page_loads_nothing_and_runs_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    assert not re.findall(r"url\(|@import", text)
+    tags = Tags()
+    tags.feed(text)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {
+        tag for tag, _ in tags.found
+    }
+    attributes = [pair for _, pairs in tags.found for pair in pairs]
+    assert not [name for name, _ in attributes if name.startswith("on")]
+    sources = {value.partition(",")[0] for name, value in attributes if name == "src"}
+    assert sources == {"data:image/svg+xml;base64"}
+    links = [value for name, value in attributes if name == "href"]
+    assert links
+    assert all(re.fullmatch(r"#\w+|figures/\w+\.(png|svg|csv)", link) for link in links)
+
+
+def test_names_and_titles_are_shown_as_they_were_written(page):
+    text = page.read_text(encoding="utf-8")
+    assert "Does η·λ &lt;stay&gt; at 2?" in text
+    assert "Widths m·k² &amp; &#x27;quotes&#x27; &quot;too&quot;." in text
+    assert "&lt;script&gt;document.title=&#x27;owned&#x27;&lt;/script&gt;" in text
+    summary = (page.parent / "summary.md").read_text(encoding="utf-8")
+    assert "<script" not in summary
+    assert "<img" not in summary
+
+
+def test_the_facts_of_a_study_head_its_page(page):
+    text = page.read_text(encoding="utf-8")
+    assert "24 planned: 19 finished, 2 diverged, 2 pending, 1 damaged" in text
+    assert "torch 2.13.0" in text
+    assert "abc123" in text
+    assert "<code>scaled-sgd study run hostile/study.yaml</code>" in text
+    # 21 runs of a second.
+    assert "21 s in sum" in text
+    assert f"runs/{identifier(LOST)}: left out: " in text
+
+
+def test_nothing_of_the_machine_is_in_what_one_commits(page):
+    for file in (page, page.parent / "summary.md", *(page.parent / "figures").glob("*.svg")):
+        assert str(page.parent.parent) not in file.read_text(encoding="utf-8")
+
+
+def test_a_report_written_twice_is_the_same(tmp_path):
+    folder = make_study(tmp_path / "s", AXES, outcome)
+    path = write_report(folder, ["methods"])
+    files = [path, folder / "summary.md", *sorted((folder / "figures").iterdir())]
+    before = [file.read_bytes() for file in files]
+    write_report(folder, ["methods"])
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_the_tables_of_the_text_have_a_cell_a_column(page):
+    summary = (page.parent / "summary.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\|\n)+", summary, flags=re.MULTILINE)
+    assert tables
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
+
+
+def test_a_study_names_its_figures_and_older_ones_go(tmp_path):
+    study = {"report": ["methods", "loss_against_lr"]}
+    folder = make_study(tmp_path / "s", AXES, outcome, study=study)
+    (folder / "figures").mkdir()
+    for name in ("taylor.png", "notes.txt"):
+        (folder / "figures" / name).write_text("old")
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert re.findall(r'<section id="(\w+)">', text) == ["methods", "loss_against_lr"]
+    assert not (folder / "figures" / "taylor.png").exists()
+    assert (folder / "figures" / "notes.txt").exists()
+    assert re.findall(r'<section id="(\w+)">', write_report(folder, ["taylor"]).read_text()) == ["taylor"]
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (["pie"], "report: 'pie' is no figure; allowed: loss_against_lr,"),
+        ("methods", "report: 'methods' is no list; allowed: a list of loss_against_lr,"),
+    ],
+)
+def test_figures_that_a_study_cannot_mean_are_refused_before_anything_is_written(tmp_path, report, message):
+    folder = make_study(tmp_path / "s", {"run.seed": [0]}, outcome=lambda _: None, study={"report": report})
+    with pytest.raises(UserError, match=re.escape(message)):
+        write_report(folder)
+    assert not (folder / "runs.parquet").exists()
+
+
+@pytest.mark.parametrize("text", [None, "- a\n", "a: [", "\x00"])
+def test_a_folder_without_a_readable_study_file_is_no_study(tmp_path, text):
+    if text is not None:
+        (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"^study: .*study\.yaml.*; allowed: "):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["nothing has ended", "all diverged", "one run"])
+def test_a_study_with_little_to_show_has_a_page_all_the_same(tmp_path, how):
+    if how == "one run":
+        folder = make_study(tmp_path / "s", {"run.seed": [0]}, lambda _: finished(0.1))
+    else:
+        folder = make_study(
+            tmp_path / "s", AXES, lambda _: None if how == "nothing has ended" else diverged()
+        )
+    text = write_report(folder, ["loss_against_lr", "methods"]).read_text(encoding="utf-8")
+    assert "What the study has no data for" in text
+    if how != "all diverged":
+        assert "There is nothing to draw yet." in text
+    else:
+        assert "Every method diverged at every rate." in text
+
+
+def test_a_revision_that_differs_between_runs_is_counted(tmp_path):
+    folder = make_study(
+        tmp_path / "s",
+        {"run.seed": [0, 1, 2]},
+        lambda a: finished(0.1, git_revision=f"r{a['run.seed'] // 2}"),
+    )
+    assert "r0 (2 runs), r1 (1 run)" in write_report(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_a_browser_shows_every_figure_and_sentence_within_wide_and_narrow_windows(page, tmp_path):
+    seen = look(page, widths=(1280, 400), folder=tmp_path / "browser")
+    assert seen.console == []
+    assert sorted(seen.facts) == [400, 1280]
+    for facts in seen.facts.values():
+        assert facts["overflow"] <= 0
+        assert facts["escaping"] == []
+        assert len(facts["images"]) == len(facts["sentences"]) == len(RECIPES) - 1
+        for natural_width, natural_height, shown_width, alt in facts["images"]:
+            assert min(natural_width, natural_height) > 0
+            assert shown_width > 300
+            assert alt > 0
+        assert all(sentence.endswith(".") for sentence in facts["sentences"])
+        # The probe is the only script, and what the page shows is inside it.
+        assert facts["scripts"] == 1
+        assert [name for name in facts["resources"] if not name.startswith("data:")] == []
