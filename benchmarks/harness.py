@@ -1,4 +1,4 @@
-"""Side-by-side timing and its record: candidates take turns, so that a busy machine slows all of them alike."""
+"""Side-by-side timing and its record: candidates take turns, so that a busy machine slows all alike."""
 
 import json
 import os

@@ -1,20 +1,24 @@
 """A whole training step over the bare matrix products of the same shapes, and what it holds in memory.
 
-    python -m benchmarks.step_time [--widths 1024 2048] [--batches 256 1024] [--device cpu] [--json FILE]
+    python -m benchmarks.step_time [--widths 1024 2048] [--batches 256 1024] [--json FILE]
+    python -m benchmarks.step_time --device cuda --widths 64 --exponent 2 --depth 8 --batches 4096 \\
+        --precisions tf32 bf16
 
 The limit is three products a layer and step (two for the first layer, whose input needs no gradient):
 forward, backward, weight gradient. Target: 1.15 times that on a CPU for widths from 1024 and batches from
-256. Memory is the peak growth of a process of its own over the weights, the inputs and the activations h_k,
-z_k that a step must hold, without what the matrix library keeps for itself; target for the fused step: 1.1.
+256; on a GPU three quarters of the rate. Memory is the peak growth of a process of its own over the weights,
+the inputs and the activations h_k, z_k that a step must hold, without what the matrix library keeps for
+itself; target for the fused step: 1.1.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.multiprocessing as mp
@@ -27,22 +31,49 @@ from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import get_rule
 from scaled_sgd.sharding import Partition
 
-DEPTH, LR = 4, 1e-6
+LR = 1e-6
+LIMIT = "bare products"
+GPU_SHARE = 0.75
+"""Of the rate of bare products that a step should reach on a GPU."""
 
 
-def network(width: int, device: str) -> HomogeneousMLP:
-    return HomogeneousMLP(
-        width, 10, depth=DEPTH, base_width=width, width_exponent=0.0, activation="abs", seed=0, device=device
-    )
+@dataclass(frozen=True)
+class Case:
+    """A network and how it is run."""
+
+    width: int
+    exponent: float
+    depth: int
+    batch: int
+    device: str
+    precision: str
+
+    def network(self) -> HomogeneousMLP:
+        return HomogeneousMLP(
+            784 if self.exponent else self.width,
+            10,
+            depth=self.depth,
+            base_width=self.width,
+            width_exponent=self.exponent,
+            activation="abs",
+            seed=0,
+            device=self.device,
+        )
+
+    def minibatch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        in_features = 784 if self.exponent else self.width
+        x = torch.randn(self.batch, in_features, device=self.device)
+        return x, torch.randint(10, (self.batch,), device=self.device)
 
 
-def bare_products(width: int, batch: int, device: str) -> Callable[[], None]:
+def bare_products(case: Case) -> Callable[[], None]:
     """The products of one step, into tensors that are there already."""
-    widths = [width] * DEPTH + [10]
+    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
+    where: dict[str, Any] = {"device": case.device, "dtype": dtype}
     layers = []
-    for k, (m_in, m_out) in enumerate(pairwise(widths)):
-        h, W = torch.randn(batch, m_in, device=device), torch.randn(m_out, m_in, device=device)
-        z, G = torch.randn(batch, m_out, device=device), torch.empty_like(W)
+    for k, (m_in, m_out) in enumerate(pairwise(case.network().widths)):
+        h, W = torch.randn(case.batch, m_in, **where), torch.randn(m_out, m_in, **where)
+        z, G = torch.randn(case.batch, m_out, **where), torch.empty_like(W)
         layers.append((h, W, z, G, torch.empty_like(z), torch.empty_like(h) if k else None))
 
     def run() -> None:
@@ -52,28 +83,36 @@ def bare_products(width: int, batch: int, device: str) -> Callable[[], None]:
             if below is not None:
                 torch.mm(z, W, out=below)
             torch.mm(z.T, h, out=G)
-        synchronize(device)
+        synchronize(case.device)
 
     return run
 
 
-def steps(width: int, batch: int, device: str) -> dict[str, Callable[[], None]]:
+def steps(case: Case) -> dict[str, Callable[[], None]]:
     """One training step of each kind, on networks of their own."""
-    x, y = torch.randn(batch, width, device=device), torch.randint(10, (batch,), device=device)
-    model, fused = network(width, device), network(width, device)
+    x, y = case.minibatch()
+    model = case.network()
     optimizer = ScaledSGD(model, LR)
+    half = case.precision == "bf16"
 
     def by_autograd() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        with torch.autocast(case.device, torch.bfloat16, enabled=half):
+            f = model(x)
+        F.cross_entropy(f.float(), y).backward()
         optimizer.step()
-        synchronize(device)
+        synchronize(case.device)
 
-    def by_hand() -> None:
-        step_by_hand(fused, x, y)
-        synchronize(device)
+    found = {"autograd + ScaledSGD": by_autograd}
+    if not half:
+        fused = case.network()
 
-    return {"autograd + ScaledSGD": by_autograd, "fused step": by_hand}
+        def by_hand() -> None:
+            step_by_hand(fused, x, y)
+            synchronize(case.device)
+
+        found["fused step"] = by_hand
+    return found
 
 
 def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -99,8 +138,9 @@ def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> N
     del h, W
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
     before = peak_bytes()
-    model = network(width, "cpu")
-    x, y = torch.randn(batch, width), torch.randint(10, (batch,))
+    case = Case(width, 0.0, 4, batch, "cpu", "no")
+    model = case.network()
+    x, y = case.minibatch()
     optimizer = None
     for _ in range(3):
         if kind == "fused step":
@@ -136,26 +176,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; write them as JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048])
+    parser.add_argument(
+        "--exponent", type=float, default=0.0, help="0: even widths; 2: widths m·k² of base m"
+    )
+    parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--precisions", nargs="+", default=["no"], choices=["no", "tf32", "bf16"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json")
     options = parser.parse_args(arguments)
     report = Report("step_time", "the bare matrix products of the same shapes")
-    for width in options.widths:
-        for batch in options.batches:
-            candidates = {"bare products": bare_products(width, batch, options.device)}
-            candidates |= steps(width, batch, options.device)
-            found = paired(candidates, unit="bare products", rounds=options.rounds)
-            goal = {"most": 1.15} if options.device == "cpu" else {"most": 1 / 0.75}
-            for name in ("autograd + ScaledSGD", "fused step"):
-                found[name] = replace(found[name], **goal)
-            report.add({"width": width, "batch": batch, "depth": DEPTH, "device": options.device}, found)
+    most = 1.15 if options.device == "cpu" else 1 / GPU_SHARE
+    for width, batch, precision in product(options.widths, options.batches, options.precisions):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        case = Case(width, options.exponent, options.depth, batch, options.device, precision)
+        found = paired({LIMIT: bare_products(case)} | steps(case), unit=LIMIT, rounds=options.rounds)
+        figures = {
+            name: figure if name == LIMIT else replace(figure, most=most) for name, figure in found.items()
+        }
+        report.add(asdict(case), figures)
     if options.device == "cpu":
         held = Report("step_memory", "weights and activations")
         peaks = {kind: Figure(ratio) for kind, ratio in memory(4096, 256).items()}
         peaks["fused step"] = replace(peaks["fused step"], most=1.1)
-        held.add({"width": 4096, "batch": 256, "depth": DEPTH}, peaks)
+        held.add({"width": 4096, "batch": 256, "depth": 4}, peaks)
         report.tables += [table | {"limit": held.limit} for table in held.tables]
     report.write(options.json)
     return 0

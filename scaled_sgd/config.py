@@ -92,8 +92,8 @@ class RunConfig:
     """auto: CUDA where there is one"""
     processes: int | None = None
     """scaled-sgd train starts so many; under another launcher refuse another number; null: take any"""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """mixed precision of forward and backward passes"""
+    precision: Literal["no", "tf32", "bf16", "fp16"] = "no"
+    """mixed precision of forward and backward passes; tf32: float32 with shorter products, on a GPU"""
     timeout_seconds: float = 600.0
     """longest wait for another process before the run is given up"""
     eval_every: int | None = None
@@ -274,13 +274,13 @@ def _constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
 def _fused_constraints(config: Config) -> Iterator[tuple[str, object, bool, str]]:
     """What an update without gradients cannot do, and what it alone can."""
     fused, sharding = config.optim.fused_update, config.sharding
-    for key, value, plain in (
-        ("optim.accumulation", config.optim.accumulation, 1),
-        ("run.precision", config.run.precision, "no"),
-        ("sharding.activation_checkpointing", sharding.activation_checkpointing, False),
+    checkpointing = sharding.activation_checkpointing
+    for key, value, fits, allowed in (
+        ("optim.accumulation", config.optim.accumulation, config.optim.accumulation == 1, "1"),
+        ("run.precision", config.run.precision, config.run.precision in ("no", "tf32"), "no, tf32"),
+        ("sharding.activation_checkpointing", checkpointing, not checkpointing, "false"),
     ):
-        words = str(plain).lower()
-        yield key, value, not fused or value == plain, f"{words} with optim.fused_update"
+        yield key, value, not fused or fits, f"{allowed} with optim.fused_update"
     yield (
         "sharding.strategy",
         sharding.strategy,

@@ -61,8 +61,18 @@ class Observer:
         return self._config.every > 0 and step % self._config.every == 0
 
     def measure(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
-        """All that is measured before a step of ``minibatch`` with ``scales`` and rate ``lr``."""
-        return self.measure_step(minibatch, scales=scales, lr=lr) | self.measure_probe(scales=scales, lr=lr)
+        """All that is measured before a step of ``minibatch`` with ``scales`` and rate ``lr``.
+
+        In whole float32 also where steps take TF32, whose products have three digits.
+        """
+        shorter = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            return self.measure_step(minibatch, scales=scales, lr=lr) | self.measure_probe(
+                scales=scales, lr=lr
+            )
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = shorter
 
     def measure_step(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
         """Taylor terms of the minibatch before its update with ``scales``."""

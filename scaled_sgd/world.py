@@ -32,10 +32,11 @@ def create_accelerator(config: Config) -> Accelerator:
     _check_precision(run)
     _check_trackers(run.trackers)
     use_cpu = _takes_cpu(run)
-    if run.precision == "fp16" and use_cpu:
-        raise UserError("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16")
+    if run.precision in ("fp16", "tf32") and use_cpu:
+        raise UserError(f"run.precision: {run.precision!r} needs a CUDA device; allowed on the CPU: no, bf16")
     if not use_cpu and run.precision == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UserError("run.precision: 'bf16' is not supported by this GPU; allowed here: no, fp16")
+        raise UserError("run.precision: 'bf16' is not supported by this GPU; allowed here: no, tf32, fp16")
+    torch.backends.cuda.matmul.allow_tf32 = run.precision == "tf32"
     deepspeed = _deepspeed(config, use_cpu)
     group: dict[str, Any] = {"timeout": timedelta(seconds=run.timeout_seconds)}
     if deepspeed is not None and use_cpu:
@@ -44,7 +45,7 @@ def create_accelerator(config: Config) -> Accelerator:
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
         accelerator = Accelerator(
             cpu=use_cpu and deepspeed is None,
-            mixed_precision=run.precision,
+            mixed_precision="no" if run.precision == "tf32" else run.precision,
             log_with=run.trackers or None,
             project_dir=run.dir,
             deepspeed_plugin=deepspeed,

@@ -86,7 +86,15 @@ def test_diagnostics_on_the_gpu_are_those_on_the_cpu():
 
 @pytest.mark.parametrize(
     ("strategy", "precision"),
-    [("ddp", "no"), ("ddp", "bf16"), ("ddp", "fp16"), ("fsdp2", "no"), ("fsdp2", "bf16"), ("tensor", "bf16")],
+    [
+        ("ddp", "no"),
+        ("ddp", "tf32"),
+        ("ddp", "bf16"),
+        ("ddp", "fp16"),
+        ("fsdp2", "no"),
+        ("fsdp2", "bf16"),
+        ("tensor", "bf16"),
+    ],
 )
 def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -67,7 +67,7 @@ def build_strategy(
         )
 
     if config.run.precision == "fp16" and name != "ddp":
-        raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, bf16")
+        raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, tf32, bf16")
     if name == "ddp" and optim.fused_update:
         return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":

@@ -67,7 +67,7 @@ WRONG_TYPE = {
     "run.seed": ("deep", "an integer"),
     "run.device": ("banana", "auto, cpu, cuda"),
     "run.processes": ("deep", "an integer or null"),
-    "run.precision": ("banana", "no, bf16, fp16"),
+    "run.precision": ("banana", "no, tf32, bf16, fp16"),
     "run.timeout_seconds": ("fast", "a number"),
     "run.eval_every": ("deep", "an integer or null"),
     "run.log_every": ("deep", "an integer"),
@@ -340,6 +340,7 @@ IMPOSSIBLE = [
     Row("run.processes: 0 is not usable; allowed: integers from 1, or null", ("--run.processes=0",)),
     Row("run.processes: 2 were asked for, 1 run; allowed: a launcher that starts 2", ("--run.processes=2",)),
     Row("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16", ("--run.precision=fp16",)),
+    Row("run.precision: 'tf32' needs a CUDA device; allowed on the CPU: no, bf16", ("--run.precision=tf32",)),
     Row(
         "checkpoint.every_steps: 0 is not usable; allowed: integers from 1, or null",
         ("--checkpoint.every_steps=0",),
@@ -419,7 +420,7 @@ TOGETHER = [
         ("--optim.fused_update=true", "--optim.accumulation=2"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no with optim.fused_update",
+        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.fused_update",
         ("--optim.fused_update=true", "--run.precision=bf16"),
     ),
     Row(

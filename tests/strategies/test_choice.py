@@ -151,4 +151,4 @@ def test_loss_scales_are_for_replicas(name):
     accelerator = SimpleNamespace(device=torch.device("cpu"), scaler=None)
     with pytest.raises(UserError) as error:
         build_strategy(config, accelerator, 4, 2)
-    assert str(error.value) == f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, bf16"
+    assert str(error.value) == f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, tf32, bf16"
