@@ -1,5 +1,6 @@
 """Where numbers first stopped being finite, found without waiting for the device."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,10 @@ class DivergenceWatch:
     def see(self, number: Tensor, k: int) -> None:
         """Note ``number`` (): a sum over z_k, or with k = l + 1 the loss."""
         code = self._step * (self._depth + 2) + k
+        if number.device.type == "cpu":
+            if not math.isfinite(number):
+                self._first.clamp_(max=code)
+            return
         bad = torch.where(number.isfinite(), self._never, code)
         torch.minimum(self._first, bad, out=self._first)
 

@@ -7,7 +7,7 @@ n (m_k + m_{k−1}) numbers instead of the m_k m_{k−1} of its gradient, and mu
 processes hold rows of W_k, activations move and nothing else. (Theory §2, §3, §6; the arrangement is ours.)
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,25 +19,30 @@ from scaled_sgd.losses import Loss
 from scaled_sgd.model import HomogeneousMLP
 from scaled_sgd.scaling import Rule
 from scaled_sgd.sharding import Partition, Ranks, holds_rows, is_whole
-from scaled_sgd.signal_norms import square_norm
+from scaled_sgd.signal_norms import square_norm, square_norms
 
-Scale = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""ξ_k () of layer k = 1..l from F_k (), D_k () and R (), float64."""
+Scale = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+"""ξ of the layers that a slice of 0..l−1 takes, from their F, D and from R (), all float64."""
+
+HELD = 1 << 20
+"""Where δ_1..δ_l are at most so many numbers they are held at once, and all ξ computed in one go."""
 
 
 def scale_by(rule: Rule, model: HomogeneousMLP) -> Scale:
-    """A scaling rule, one layer at a time."""
-    omega = [torch.tensor(layer.layer_weight, dtype=torch.float64) for layer in model.scaled_layers]
+    """A scaling rule, some layers at a time."""
+    omega = torch.tensor([layer.layer_weight for layer in model.scaled_layers], dtype=torch.float64)
 
-    def scale(k: int, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
-        return rule(F, D, R, omega[k - 1].to(R.device), len(omega))
+    def scale(layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        nonlocal omega
+        omega = omega.to(R.device)
+        return rule(F, D, R, omega[layers], len(omega))
 
     return scale
 
 
 def scale_frozen(scales: Tensor) -> Scale:
     """Scales (l,) that stay as they are."""
-    return lambda k, F, D, R: scales[k - 1]
+    return lambda layers, F, D, R: scales[layers]
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,17 @@ class Step:
 
 @dataclass
 class _Layer:
-    """Layer k's G_k = (α_k/n) residualᵀ signal, as factors or, where ``gradient`` is there, without α_k/n."""
+    """Layer k's G_k = (α_k/n) residualᵀ signal, as factors or, where ``gradient`` is there, without α_k/n.
+
+    ``whole``: the factors are those of the global minibatch.
+    """
 
     k: int
-    xi: Tensor
     multiplier: float
     signal: Tensor
     residual: Tensor
     gradient: Tensor | None
+    whole: bool
 
     def square(self) -> Tensor:
         """‖G_k‖_F² of the rows here, by Gram matrices where that is less work."""
@@ -117,18 +125,20 @@ class _Layer:
             return self.multiplier**2 * square_norm(delta.T @ h)
         return self.multiplier**2 * ((h @ h.T) * (delta @ delta.T)).sum(dtype=torch.float64)
 
-    def add_to(self, target: Tensor, *, keep: float, factor: float, xi: Tensor) -> None:
-        """Target ← keep · target + factor · ξ G_k, in place."""
-        if target.device.type == "cpu":
-            factor, scaled = factor * float(xi), None
+    def add_to(self, target: Tensor, *, keep: float, factor: float, xi: Tensor | float) -> None:
+        """Target ← keep · target + factor · ξ G_k, in place; ξ is a tensor () where that saves a wait."""
+        factor *= self.multiplier
+        scaled = None
+        if isinstance(xi, Tensor):
+            scaled = xi.to(target.dtype)
         else:
-            scaled = xi
+            factor *= xi
         if self.gradient is not None:
             gradient = self.gradient if scaled is None else self.gradient.mul_(scaled)
-            (target if keep == 1 else target.mul_(keep)).add_(gradient, alpha=factor * self.multiplier)
+            (target if keep == 1 else target.mul_(keep)).add_(gradient, alpha=factor)
             return
         residual = self.residual if scaled is None else self.residual.mul_(scaled)
-        target.addmm_(residual.T, self.signal, beta=keep, alpha=factor * self.multiplier)
+        target.addmm_(residual.T, self.signal, beta=keep, alpha=factor)
 
 
 @torch.no_grad()
@@ -171,10 +181,7 @@ def fused_step(
     sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
     n, depth = sum(sizes), partition.depth
     h, gate, f = forward(partition, x, see=see)
-    total = loss.value(f, y).sum(dtype=torch.float64)
-    residual = loss.gradient(f, y)
-    R = ranks.sum(square_norm(residual)) / n
-    scales = torch.empty(depth, dtype=torch.float64, device=x.device)
+    losses, residual = loss.value_and_gradient(f, y)
 
     def layers() -> Iterator[_Layer]:
         """From the last to the first, each when δ_{k−1} is known and W_k no longer needed."""
@@ -187,33 +194,60 @@ def fused_step(
                 delta = backward(partition, own, gate.pop(k - 1), k)
             if factors:
                 signal, own = (wait() for wait in later)
-            d = partition.sum(square_norm(own))
-            squares = torch.stack((square_norm(signal), d))
-            F, D = ((squares if factors else ranks.sum(squares)) / n).unbind()
-            alpha = partition.multiplier(k)
-            scales[k - 1] = xi = scale(k, alpha**2 * F, D, R)
-            gradient = None if factors or ranks.size == 1 else ranks.sum(own.T @ signal)
-            yield _Layer(k, xi, alpha / n, signal, own, gradient)
+            whole = factors or ranks.size == 1
+            gradient = None if whole else ranks.sum(own.T @ signal)
+            yield _Layer(k, partition.multiplier(k) / n, signal, own, gradient, whole)
 
-    found: Iterable[_Layer] = list(layers()) if update.needs_norm else layers()
+    def groups() -> Iterator[list[_Layer]]:
+        """Layers whose ξ and updates are computed together, from the last to the first."""
+        if update.needs_norm or n * sum(partition.model.widths[1:]) <= HELD:
+            yield list(layers())
+        else:
+            yield from ([layer] for layer in layers())
+
+    R: Tensor | None = None
+    scales: list[Tensor] = []
     square = torch.zeros((), dtype=torch.float64, device=x.device)
-    shrink: Tensor | None = None
-    if update.needs_norm:
-        square = partition.sum(torch.stack([layer.square() for layer in found]).sum())
-        shrink = update.factor(square.sqrt())
-    elif measure_gradient:
-        found = _adding(found, square)
-    for layer in found:
-        _apply(layer, partition.local(layer.k), update, layer.xi if shrink is None else layer.xi * shrink)
+    for group in groups():
+        F, D = _mean_squares(group, partition, ranks, n)
+        R = D[-1] if R is None else R
+        xi = scale(slice(group[-1].k - 1, group[0].k), F, D, R)
+        scales.insert(0, xi)
+        if measure_gradient or update.needs_norm:
+            square += torch.stack([layer.square() for layer in group]).sum()
+        if update.needs_norm:
+            square = partition.sum(square)
+            xi = xi * update.factor(square.sqrt())
+        factors = xi.tolist() if x.device.type == "cpu" else list(xi)
+        for layer, factor in zip(group, reversed(factors), strict=True):
+            _apply(layer, partition.local(layer.k), update, factor)
     if measure_gradient and not update.needs_norm:
         square = partition.sum(square)
     norm = square.sqrt() if measure_gradient or update.needs_norm else None
-    return Step(total, n, scales, norm)
+    return Step(losses.sum(dtype=torch.float64), n, torch.cat(scales), norm)
+
+
+def _mean_squares(group: list[_Layer], partition: Partition, ranks: Ranks, n: int) -> Tensor:
+    """F_k and D_k of the layers of ``group`` over the global minibatch of ``n``, shape (2, ·), by k."""
+    signals, residuals = ([getattr(layer, name) for layer in group] for name in ("signal", "residual"))
+    squares = square_norms(signals[::-1] + residuals[::-1]).view(2, -1)
+    partition.sum(squares[1])
+    here = [column for column, layer in enumerate(reversed(group)) if not layer.whole]
+    if len(here) == len(group):
+        ranks.sum(squares)
+    else:
+        for column in here:
+            squares[:, column] = ranks.sum(squares[:, column].contiguous())
+    squares /= n
+    squares[0] *= partition.alpha_squares[group[-1].k - 1 : group[0].k]
+    return squares
 
 
 def _check(partition: Partition) -> None:
     """Refuse weights that could not be updated where they lie."""
-    for k, layer in enumerate(partition.model.scaled_layers, start=1):
+    if partition.whole is not None:
+        return
+    for k, layer in enumerate(partition.layers, start=1):
         weight = layer.weight
         if weight.dtype != partition.dtype:
             raise UserError(f"model: layer {k} is {weight.dtype}; allowed: float32, float64")
@@ -225,15 +259,8 @@ def _check(partition: Partition) -> None:
             )
 
 
-def _adding(layers: Iterable[_Layer], square: Tensor) -> Iterator[_Layer]:
-    for layer in layers:
-        square += layer.square()
-        yield layer
-
-
-def _apply(layer: _Layer, W: Tensor, update: Update, xi: Tensor) -> None:
+def _apply(layer: _Layer, W: Tensor, update: Update, xi: Tensor | float) -> None:
     """Update this process's rows of W_k."""
-    xi = xi.to(W.dtype)
     if update.momentum == 0:
         layer.add_to(W, keep=1 - update.lr * update.weight_decay, factor=-update.lr, xi=xi)
         return

@@ -29,6 +29,10 @@ class Loss(Protocol):
         """The residual r_i = ∂ℓ_i/∂f_i, shape (n, m_l)."""
         ...
 
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for less than one after the other."""
+        ...
+
     def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
         """ℓ''(f) u, shape (n, m_l) for u of shape (n, m_l)."""
         ...
@@ -49,7 +53,13 @@ class CrossEntropy:
 
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """Softmax(f) − onehot(y)."""
-        return f.softmax(-1) - F.one_hot(y, f.shape[-1])
+        return self.value_and_gradient(f, y)[1]
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """From one pass of exponentials."""
+        logp, ids = f.log_softmax(-1), y.unsqueeze(-1)
+        value = -logp.gather(-1, ids).squeeze(-1)
+        return value, logp.exp_().scatter_add_(-1, ids, logp.new_full((), -1.0).expand_as(ids))
 
     def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
         """p∘u − p (p·u)."""
@@ -76,6 +86,11 @@ class MeanSquaredError:
     def gradient(self, f: Tensor, y: Tensor) -> Tensor:
         """F − y."""
         return f - y
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """½‖r‖² and r."""
+        r = f - y
+        return 0.5 * r.square().sum(-1), r
 
     def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
         """The identity."""

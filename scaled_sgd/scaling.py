@@ -168,11 +168,11 @@ class DepthwiseScaling:
         self._elsewhere = True
         self._measure()
 
-    def predict_layer(self, k: int, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
-        """ξ_k () of layer k = 1..l alone, as :meth:`predict`, from F_k (), D_k () and R ()."""
+    def predict_layers(self, layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        """ξ of some layers alone, as :meth:`predict`, from their F and D, and R ()."""
         if self._frozen:
-            return self.scales[k - 1]
-        return self._rule(F, D, R, self._norms.omega[k - 1], len(self.layers))
+            return self.scales[layers]
+        return self._rule(F, D, R, self._norms.omega[layers], len(self.layers))
 
     def record(self, scales: Tensor) -> None:
         """Take ξ (l,) of a step that measured its signals itself."""

@@ -6,6 +6,7 @@ accumulate over microbatches as weight gradients do, a forward pass without a ba
 trace, and a forward pass recomputed by activation checkpointing counts once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,6 +18,9 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.errors import UserError
 from scaled_sgd.model import ScaledLinear
 from scaled_sgd.sharding import unwrap
+
+_DOTTED = (torch.float32, torch.float64)
+"""Types whose numbers are squared and summed as they are."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +103,19 @@ class _Measure(torch.autograd.Function):
 
 def square_norm(signal: Tensor) -> Tensor:
     """‖signal‖² () in float64; summed in float32 for float32 and narrower signals."""
-    if signal.dtype in (torch.float32, torch.float64) and signal.is_contiguous():
+    if signal.dtype in _DOTTED and signal.is_contiguous():
         flat = signal.view(-1)
         return torch.dot(flat, flat).double()
     norm: Tensor = torch.linalg.vector_norm(signal, dtype=torch.promote_types(signal.dtype, torch.float32))
     return norm.double().square()
+
+
+def square_norms(signals: Sequence[Tensor]) -> Tensor:
+    """:func:`square_norm` of each, shape (len(signals),)."""
+    if all(signal.is_contiguous() and signal.dtype in _DOTTED for signal in signals):
+        flat = [signal.view(-1) for signal in signals]
+        return torch.stack([torch.dot(row, row) for row in flat]).double()
+    return torch.stack([square_norm(signal) for signal in signals])
 
 
 def _in_backward() -> bool:

@@ -106,7 +106,7 @@ class FusedStep:
             x,
             y,
             loss=self._loss,
-            scale=strategy.scaling.predict_layer,
+            scale=strategy.scaling.predict_layers,
             update=Update(
                 lr=lr,
                 weight_decay=optim.weight_decay,

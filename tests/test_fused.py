@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD
+from scaled_sgd import HomogeneousMLP, ScaledSGD, fused
 from scaled_sgd.errors import UserError
 from scaled_sgd.fused import Update, fused_step, scale_by, scale_frozen
 from scaled_sgd.losses import get_loss
@@ -41,9 +41,9 @@ def norm_of(model):
 def test_the_fused_step_takes_the_steps_of_scaled_sgd(
     rule, loss, weight_decay, momentum, clip, normalize, activation
 ):
-    fused, reference = network(activation), network(activation)
+    ours, reference = network(activation), network(activation)
     optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay, momentum=momentum)
-    ell, held = get_loss(loss), velocities(fused)
+    ell, held = get_loss(loss), velocities(ours)
     update = Update(0.2, weight_decay, momentum, held, clip, normalize)
     for seed in range(5):
         x, y = minibatch(seed, loss)
@@ -57,16 +57,32 @@ def test_the_fused_step_takes_the_steps_of_scaled_sgd(
             for weight in reference.parameters():
                 weight.grad.div_(norm)
         optimizer.step()
-        scale = scale_by(get_rule(rule), fused)
+        scale = scale_by(get_rule(rule), ours)
         step = fused_step(
-            Partition.of(fused), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
+            Partition.of(ours), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
         )
         torch.testing.assert_close(step.loss, expected, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(step.scales, optimizer.scales, rtol=1e-10, atol=0)
         torch.testing.assert_close(step.grad_norm, norm, rtol=1e-10, atol=0)
-    for a, b in zip(fused.parameters(), reference.parameters(), strict=True):
+    for a, b in zip(ours.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    assert all(weight.grad is None for weight in fused.parameters())
+    assert all(weight.grad is None for weight in ours.parameters())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_wide_layers_are_updated_one_by_one_with_the_same_numbers(momentum, monkeypatch):
+    ends = []
+    for held in (fused.HELD, 0):
+        monkeypatch.setattr(fused, "HELD", held)
+        model, ell = network(), get_loss("mse")
+        update, scale = Update(0.2, 0.1, momentum, velocities(model)), scale_by(get_rule("gain"), model)
+        for seed in range(4):
+            x, y = minibatch(seed, "mse")
+            step = fused_step(
+                Partition.of(model), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
+            )
+        ends.append([step.loss, step.grad_norm, step.scales, *model.parameters()])
+    torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)
 
 
 def test_frozen_scales_are_used_as_they_are():

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness, taylor_coefficients
-from scaled_sgd.fused import fused_step, scale_by
+from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
 from scaled_sgd.scaling import RULES, get_rule
+from scaled_sgd.sharding import Partition
 from scaled_sgd.train import main
 
 pytestmark = [
@@ -63,7 +64,9 @@ def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
         model, x, y = problem(device)
         for _ in range(5):
             scale = scale_by(get_rule("norm"), model)
-            fused_step(model, x, y, loss=get_loss("cross_entropy"), scale=scale, lr=0.1)
+            fused_step(
+                Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(0.1)
+            )
         weights.append([w.detach().cpu() for w in model.parameters()])
     for a, b in zip(*weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

@@ -44,6 +44,8 @@ def test_derivatives_agree_with_autograd(name, shape):
         third = jacfwd(jacfwd(jacfwd(along)))(torch.zeros((), dtype=torch.float64))
         torch.testing.assert_close(loss.value(row, target)[0], value(row))
         torch.testing.assert_close(loss.gradient(row, target), grad(value)(row))
+        both = loss.value_and_gradient(row, target)
+        torch.testing.assert_close(both, (loss.value(row, target), loss.gradient(row, target)))
         torch.testing.assert_close(loss.hessian_product(row, v), v @ H)
         torch.testing.assert_close(loss.third(row, v)[0], third, atol=1e-9, rtol=1e-9)
 

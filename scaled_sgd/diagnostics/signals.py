@@ -58,13 +58,15 @@ class Signals:
 def through_activation(partition: Partition, t: Tensor, gate: Tensor) -> Tensor:
     """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
 
-    Written as (a − b) t + 2b t[gate > 0], whose one masking is fused; ``torch.where`` with numbers is
-    not, and takes longer than a matrix product of a narrow layer.
+    Written as the backward pass of a leaky ReLU, whose choice of slopes is one fused pass over t;
+    ``torch.where`` with numbers is not, and takes longer than a matrix product of a narrow layer.
     """
     phi = partition.model.activation
-    kept: Tensor = torch.ops.aten.threshold_backward(t, gate, 0)
-    kept.mul_(phi.positive_slope - phi.negative_slope)
-    return kept if phi.negative_slope == 0 else kept.add_(t, alpha=phi.negative_slope)
+    if phi.positive_slope == 0:
+        return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
+    slope = phi.negative_slope / phi.positive_slope
+    chosen: Tensor = torch.ops.aten.leaky_relu_backward(t, gate, slope, False)
+    return chosen if phi.positive_slope == 1 else chosen.mul_(phi.positive_slope)
 
 
 class Minibatch:
@@ -129,17 +131,19 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
     return Signals(partition, loss, y, total, h, gate, f, delta)
 
 
-@torch.no_grad()
 def forward(
     partition: Partition, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told the sum () of each z_k, and k."""
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told the sum () of each z_k, and k.
+
+    To be called without gradients.
+    """
     phi = partition.model.activation
     sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
     h = [x.to(partition.dtype)]
     gate: dict[int, Tensor] = {}
     for k in range(1, partition.depth + 1):
-        z = partition.gather(h[k - 1] @ partition.local(k).T, k).mul_(partition.multiplier(k))
+        z = partition.gather(_product(partition, h[k - 1], partition.local(k).T, k), k)
         if see is not None:
             see(z.sum(dtype=torch.float32), k)
         if k < partition.depth:
@@ -153,6 +157,14 @@ def backward(partition: Partition, delta: Tensor, gate: Tensor, k: int) -> Tenso
 
     ``delta`` is (…, samples, width(k)) and ``gate`` (samples, m_{k−1}).
     """
-    product = partition.sum(delta @ partition.local(k)).mul_(partition.multiplier(k))
+    product = partition.sum(_product(partition, delta, partition.local(k), k))
     own = partition.own(product, k - 1)
     return through_activation(partition, own, partition.own(gate, k - 1)).contiguous()
+
+
+def _product(partition: Partition, rows: Tensor, matrix: Tensor, k: int) -> Tensor:
+    """α_k rows @ matrix for rows (…, m); the factor is part of the product, without a pass of its own."""
+    if rows.ndim > 2:
+        product = _product(partition, rows.flatten(0, -2), matrix, k)
+        return product.view(*rows.shape[:-1], matrix.shape[1])
+    return torch.addmm(partition.blank, rows, matrix, beta=0, alpha=partition.multiplier(k))

@@ -2,18 +2,20 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.errors import UserError
-from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.model import HomogeneousMLP, ScaledLinear
 from scaled_sgd.sharding import zero
 from scaled_sgd.sharding.layout import (
     even_offsets,
     full_weight,
     holds_rows,
+    is_whole,
     local_shard,
     row_offsets,
     row_order,
@@ -73,10 +75,34 @@ class Partition:
         """Number of weight matrices l."""
         return len(self.offsets) - 1
 
+    @cached_property
+    def layers(self) -> list[ScaledLinear]:
+        """The network's layers, 1..l at 0..l−1."""
+        return self.model.scaled_layers
+
+    @cached_property
+    def blank(self) -> Tensor:
+        """A number () that nothing reads, for products that start from nothing."""
+        return torch.empty((), dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def alpha_squares(self) -> Tensor:
+        """α_k² (l,), float64, where the weights are."""
+        squares = torch.tensor([layer.multiplier**2 for layer in self.layers], dtype=torch.float64)
+        return squares.to(self.device, non_blocking=True)
+
+    @cached_property
+    def whole(self) -> list[Tensor] | None:
+        """W_1..W_l where this process alone has each as an ordinary tensor of ``dtype``."""
+        weights = [layer.weight for layer in self.layers]
+        if self.ranks.size > 1 or not all(is_whole(W) and W.dtype == self.dtype for W in weights):
+            return None
+        return [W.detach() for W in weights]
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.scaled_layers[0].weight.device
+        return self.layers[0].weight.device
 
     @property
     def weight_bytes(self) -> int:
@@ -95,11 +121,13 @@ class Partition:
 
     def multiplier(self, k: int) -> float:
         """α_k."""
-        return self.model.scaled_layers[k - 1].multiplier
+        return self.layers[k - 1].multiplier
 
     def local(self, k: int) -> Tensor:
         """This process's rows of W_k, shape (width(k), m_{k−1}): a view where possible."""
-        weight = self.model.scaled_layers[k - 1].weight
+        if self.whole is not None:
+            return self.whole[k - 1]
+        weight = self.layers[k - 1].weight
         if holds_rows(weight, self.ranks):
             return local_shard(weight).to(self.dtype)
         if zero.is_partitioned(weight):

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD
+from scaled_sgd import HomogeneousMLP, ScaledSGD, fused
 from scaled_sgd.errors import UserError
 from scaled_sgd.exchange import Link, choose_factors, measure_link
 from scaled_sgd.fused import Update, fused_step, scale_by
@@ -94,12 +94,16 @@ CASES = [
 
 
 def all_cases():
-    return [steps(*case) for case in CASES]
+    """Layers updated together, and one by one."""
+    found = [steps(*case) for case in CASES]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "HELD", 0)
+        return found + [steps(*case) for case in CASES]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_exchanged_steps_are_those_of_one_process(world_size):
-    expected = [reference(rule, options) for _, rule, options in CASES]
+    expected = 2 * [reference(rule, options) for _, rule, options in CASES]
     for found in run_processes(all_cases, world_size):
         for (history, weights), (one_history, one_weights) in zip(found, expected, strict=True):
             torch.testing.assert_close(history, one_history, rtol=1e-12, atol=1e-12)
