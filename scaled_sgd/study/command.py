@@ -28,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0; 2 for a mistake; 4 when runs failed; 130 and 143 when stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _terminate)
+    if "--share" not in arguments:  # A job's signals are submitit's.
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         options, rest = _parser().parse_known_args(arguments)
         overrides = read_overrides(rest) if options.command == "run" else {}

@@ -110,7 +110,9 @@ def _pool(count: int, folder: StudyFolder, train: Train) -> Iterator[_Pool]:
 
 def _work(pipe: "Connection[Any, Any]", place: int, folder: StudyFolder, train: Train) -> None:
     """Take tasks until the pipe is closed, as it is when the process that gives them is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole group, and Slurm's signal before a preemption all of a job.
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent()
     torch.set_num_threads(1)
