@@ -15,6 +15,7 @@ from scaled_sgd.records import write_atomically
 from scaled_sgd.study import page
 from scaled_sgd.study.collect import Collected, collect
 from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, check_names, draw_figures
+from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
 from scaled_sgd.study.replacing import replace_file
 
@@ -95,6 +96,8 @@ def _facts(folder: Path, collected: Collected) -> list[tuple[str, str]]:
     runs = collected.runs.drop_duplicates("id")
     rows = [("Runs", collected.describe().replace(" runs: ", " planned: "))]
     rows += [(axis_label(axis), _values(axis, collected.plan[axis])) for axis in collected.axes]
+    if WIDTH in runs and (runs[WIDTH] != runs[f"config.{WIDTH}"]).any():
+        rows.append(("Matching", f"m is that of the grid; matched networks have their own, `config.{WIDTH}`"))
     seconds = runs["seconds"].dropna().astype(float)
     if len(seconds):
         rows.append(
@@ -143,7 +146,7 @@ def _lacking(drawings: Drawings) -> list[str]:
 def _summary(title: str, about: str, facts: Sequence[tuple[str, str]], figures: Sequence[Drawn]) -> str:
     """The report as Markdown: sentences, pictures by their files, small tables."""
     lines = [f"# {_plain(title)}", "", *([_plain(about), ""] if about else [])]
-    lines += [f"- {_plain(name)}: {_plain(value)}" for name, value in facts]
+    lines += [f"- {_plain(name)}: {_marked(value)}" for name, value in facts]
     for drawn in figures:
         lines += ["", f"## {_plain(drawn.title)}", "", f"**{_plain(drawn.sentence)}**", ""]
         lines += [f"![{_plain(drawn.title)}]({_FIGURES}/{drawn.name}.png)", "", _plain(drawn.caption)]
@@ -162,4 +165,12 @@ def _rows(table: pd.DataFrame) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    return escape(text, quote=False).replace("*", "\\*").replace("_", "\\_") if "`" not in text else text
+    """Text that Markdown shows as it is."""
+    escaped = escape(text, quote=False)
+    return "".join(f"\\{character}" if character in "\\*_`[]" else character for character in escaped)
+
+
+def _marked(text: str) -> str:
+    """The same with what stands in backquotes as code."""
+    parts = text.split("`")
+    return "".join(f"`{part}`" if place % 2 else _plain(part) for place, part in enumerate(parts))

@@ -21,10 +21,14 @@ RATES = [2.0**k for k in range(-1, 5)]
 GRID = {"model.base_width": [4, 8, 16], "optim.lr": RATES, "run.seed": [0, 1, 2]}
 
 
+SEEDS = [1.0, 1.01, 1.05]
+"""What each seed multiplies the loss with: the mean is not the median."""
+
+
 def bowl(axes, best_rate, *, stable=math.inf, rows=()):
-    """Loss least at ``best_rate``, one percent a seed apart; unstable above ``stable``."""
+    """Loss least at ``best_rate``, different for each seed; unstable above ``stable``."""
     away = math.log2(axes["optim.lr"] / best_rate)
-    loss = (1 + away**2) * (1 + 0.01 * axes.get("run.seed", 0)) / axes.get("model.base_width", 8)
+    loss = (1 + away**2) * SEEDS[axes.get("run.seed", 0)] / axes.get("model.base_width", 8)
     return finished(loss, max_loss=1.0 if axes["optim.lr"] <= stable else 3.0, rows=rows)
 
 
@@ -37,8 +41,6 @@ def draw(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             figures = draw_figures(collected, [name]).figures
-            for figure in figures:
-                assert figure.png().startswith(b"\x89PNG")
         return figures[0] if figures else None
 
     return drawn
@@ -95,7 +97,7 @@ def test_the_cost_of_carrying_a_rate_to_another_width_is_the_ratio_of_losses(dra
         "The best rate at m = 4, η = 4, carried to m = 16 ends at 2× the loss of the best rate there, η = 2."
     )
     row = figure.table.query("`base width m` == 16 and `learning rate η` == 4").iloc[0]
-    losses = [2 * (1 + 0.01 * seed) / 16 for seed in range(3)]
+    losses = [2 * seed / 16 for seed in SEEDS]
     assert (row["median"], row["low"], row["high"]) == pytest.approx(
         (statistics.median(losses), min(losses), max(losses))
     )
@@ -267,19 +269,19 @@ def test_kernel_drift_is_against_width_or_else_against_step(draw):
     assert one.sentence == "In training the kernel drift of the last hidden layer goes from 0 to 2 at η = 1."
 
 
-@pytest.mark.parametrize(("gap", "said"), [(1.5, "do not overlap"), (1.001, "overlap")])
+@pytest.mark.parametrize(("gap", "said"), [(1.5, "do not overlap"), (1.02, "overlap"), (1.0005, None)])
 def test_methods_are_compared_at_their_own_best_rates(draw, gap, said):
     def run(axes):
         best_rate, level = (2.0, 1.0) if axes["method"] == "νP norm" else (8.0, gap)
-        seed = axes["run.seed"]
-        return finished(level * (1 + 0.01 * seed) * (1 + abs(math.log2(axes["optim.lr"] / best_rate))))
+        level *= SEEDS[axes["run.seed"]]
+        return finished(level * (1 + abs(math.log2(axes["optim.lr"] / best_rate))))
 
     figure = draw("methods", {"method": ["νP norm", "plain"], "optim.lr": RATES, "run.seed": [0, 1, 2]}, run)
     expected = (
         f"νP norm ends lowest, at a median of 1.01 (η = 2), before plain at {number(1.01 * gap)} (η = 8); "
         f"their seeds {said}."
     )
-    if gap == 1.001:
+    if said is None:
         expected = "νP norm = plain end alike, at a median of 1.01."
     assert figure.sentence == expected
 
@@ -337,6 +339,13 @@ def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path):
     assert "does not exist" in names["largest_stable_lr"].sentence
     assert "No run is stable: the steps of all runs are shown." in names["taylor"].notes
     assert all(figure.png() for figure in drawings.figures)
+
+
+def test_a_run_that_diverged_has_no_loss_whatever_its_summary_says(draw):
+    def run(axes):
+        return diverged(train_loss=1e-9) if axes["optim.lr"] == 16.0 else bowl(axes, 4.0)
+
+    assert set(draw("best_lr_against_width", GRID, run).table["learning rate η"]) == {4.0}
 
 
 def test_one_seed_is_said_to_have_no_spread(draw):
@@ -437,6 +446,7 @@ def test_every_figure_says_what_it_shows_and_how_to_read_it(tmp_path):
         assert figure.caption.endswith(".")
         assert len(figure.table) > 0
         assert figure.sentence in figure.alt
+        assert figure.png().startswith(b"\x89PNG")
 
 
 losses = st.floats(0.01, 10) | st.just(math.inf)

@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -180,6 +181,32 @@ def test_a_revision_that_differs_between_runs_is_counted(tmp_path):
         lambda a: finished(0.1, git_revision=f"r{a['run.seed'] // 2}"),
     )
     assert "r0 (2 runs), r1 (1 run)" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_networks_matched_by_their_weights_are_said_to_have_widths_of_their_own(tmp_path):
+    axes = {"matching": ["equal_base_width", "equal_parameters"], "model.base_width": [8], "run.seed": [0]}
+    folder = make_study(tmp_path / "s", axes, lambda _: finished(0.1))
+    assert "config.model.base_width" not in write_report(folder).read_text(encoding="utf-8")
+    plan = (folder / "plan.jsonl").read_text().replace('"base_width": 8, "act', '"base_width": 31, "act', 1)
+    (folder / "plan.jsonl").write_text(plan)
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "matched networks have their own, <code>config.model.base_width</code>" in text
+    assert "equal base width and equal parameters" in text
+
+
+def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
+    title = "`*a_b*` [x](y) \\ <i>"
+    folder = make_study(tmp_path / "s", {"run.seed": [0]}, lambda _: None, study={"title": title})
+    write_report(folder)
+    head = (folder / "summary.md").read_text(encoding="utf-8").splitlines()[0]
+    assert head == r"# \`\*a\_b\*\` \[x\](y) \\ &lt;i&gt;"
+
+
+def test_the_documentation_names_every_figure():
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    documented = [name for row in rows for name in row.replace(",", " ").split() if name in RECIPES]
+    assert sorted(documented) == sorted(RECIPES)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")

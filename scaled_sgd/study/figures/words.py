@@ -7,6 +7,8 @@ from typing import Any
 _NAMES = {
     ("loss", "mse"): "squared error",
     ("loss", "cross_entropy"): "cross-entropy",
+    ("matching", "equal_base_width"): "equal base width",
+    ("matching", "equal_parameters"): "equal parameters",
     ("model.parameterization", "nup"): "νP",
     ("model.parameterization", "ntp"): "NTP",
     ("model.parameterization", "sp"): "SP",
