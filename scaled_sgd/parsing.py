@@ -11,7 +11,8 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from scaled_sgd.config import Config, check, describe, key_types
+from scaled_sgd.config import Config, describe, key_types
+from scaled_sgd.constraints import check
 from scaled_sgd.errors import UserError
 
 _PLAIN = "allowed: keys and values in plain YAML"

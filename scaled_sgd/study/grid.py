@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from scaled_sgd.config import Config, check, fits, key_types
+from scaled_sgd.config import Config, fits, key_types
+from scaled_sgd.constraints import check
 from scaled_sgd.data import Data, DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import count_weights, width_pattern
