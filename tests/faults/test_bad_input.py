@@ -799,7 +799,7 @@ FILES = [
             "line 1, column 1; allowed: keys and values in plain YAML"
         ),
         ("--config=c.yaml",),
-        {"c.yaml": "%YAML 1.9\n--- {}"},
+        {"c.yaml": "%YAML 1.9\n--- {loss: mse}"},
     ),
     Row(
         "optim.lr: 'null' does not fit; allowed: a number",
