@@ -27,9 +27,11 @@ def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: flo
     parts = []
     for block in range(start // rows_per_block, -(-stop // rows_per_block)):
         generator = np.random.default_rng([seed, k, block])
-        values = generator.standard_normal((rows_per_block, fan_in), dtype=np.float32)
         first = block * rows_per_block
-        parts.append(values[max(start - first, 0) : stop - first])
+        # A block's first rows do not depend on how many follow.
+        drawn = min(rows_per_block, stop - first)
+        values = generator.standard_normal((drawn, fan_in), dtype=np.float32)
+        parts.append(values[max(start - first, 0) :])
     rows = np.concatenate(parts) if parts else np.empty((0, fan_in), dtype=np.float32)
     return torch.from_numpy(rows).mul_(std)
 

@@ -31,7 +31,7 @@ class MetricsStream:
     @property
     def size(self) -> int:
         """Bytes so far; on the disk when this returns."""
-        os.fsync(self._descriptor)
+        self.flush()
         return os.fstat(self._descriptor).st_size
 
     def cut(self, size: int) -> None:
@@ -66,9 +66,13 @@ class MetricsStream:
         else:
             self._waiting = b""
 
+    def flush(self) -> None:
+        """Return when all of it is on the disk."""
+        os.fsync(self._descriptor)
+
     def close(self) -> None:
         """Flush to the disk and close."""
-        os.fsync(self._descriptor)
+        self.flush()
         os.close(self._descriptor)
 
 

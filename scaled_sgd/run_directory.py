@@ -14,6 +14,8 @@ import yaml
 from scaled_sgd.errors import UserError
 from scaled_sgd.records import MetricsStream, finite, write_atomically
 
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 
 class RunDirectory:
     """``<dir>/<name>/`` of one run, locked for as long as this process lives or :meth:`close` is not called.
@@ -74,7 +76,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``."""
-        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / "config.yaml", text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -15,10 +15,22 @@ from scaled_sgd.strategies import Strategy
 
 def run_facts(config: Config, data: Data, strategy: Strategy, device: torch.device) -> dict[str, Any]:
     """What the summary says of a run however it ended."""
+    return {
+        **network_facts(config, data, strategy.network.widths),
+        "world_size": Ranks().size,
+        "strategy": strategy.name,
+        "exchange": None if strategy.exchange is None else described(strategy.exchange),
+        "device": device.type,
+        **software_facts(),
+    }
+
+
+def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[str, Any]:
+    """What was trained on what, wherever."""
     columns = data.columns
     return {
-        "widths": list(strategy.network.widths),
-        "parameters": count_weights(strategy.network.widths),
+        "widths": list(widths),
+        "parameters": count_weights(widths),
         "data": {
             "inputs": list(columns.inputs),
             "left_out": list(columns.left_out),
@@ -26,13 +38,12 @@ def run_facts(config: Config, data: Data, strategy: Strategy, device: torch.devi
             "classes": data.class_names,
         },
         "seed": config.run.seed,
-        "world_size": Ranks().size,
-        "strategy": strategy.name,
-        "exchange": None if strategy.exchange is None else described(strategy.exchange),
-        "device": device.type,
-        "versions": versions(),
-        "git_revision": git_revision(),
     }
+
+
+def software_facts() -> dict[str, Any]:
+    """What trained it."""
+    return {"versions": versions(), "git_revision": git_revision()}
 
 
 def summary_text(summary: dict[str, Any], path: str) -> str:

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SHUFFLED_WHOLE = 1 << 20
+"""Up to so many numbers are put in an epoch's order at once, which takes less time than by minibatches."""
+
 
 def rank_rows(n: int, rank: int, world_size: int) -> slice:
     """Rows of n that belong to a rank: contiguous, sizes differ by at most one, possibly empty."""
@@ -77,7 +80,14 @@ class Resident:
         """
         generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
         order = torch.randperm(len(self), generator=generator).to(self.x.device)
-        for first in range(start * batch_size, len(self), batch_size):
+        starts = range(start * batch_size, len(self), batch_size)
+        if world_size == 1 and self.x.numel() <= SHUFFLED_WHOLE:
+            x, y = self.x.index_select(0, order), self.y.index_select(0, order)
+            for first in starts:
+                stop = min(first + batch_size, len(self))
+                yield Batch(x[first:stop], y[first:stop], stop - first)
+            return
+        for first in starts:
             rows = order[first : first + batch_size]
             own = rows[rank_rows(len(rows), rank, world_size)]
             yield Batch(self.x.index_select(0, own), self.y.index_select(0, own), len(rows))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.arguments import check_device, check_integer, check_samples
 from scaled_sgd.losses import Loss, check_targets, get_loss
+from scaled_sgd.parameterization import Activation
 from scaled_sgd.sharding import Partition
 
 
@@ -48,20 +49,19 @@ class Signals:
 
     def through_activation(self, t: Tensor, k: int) -> Tensor:
         """D_k ∘ t for t of shape (…, samples, m_k)."""
-        return through_activation(self.partition, t, self.gate[k])
+        return through_activation(self.partition.model.activation, t, self.gate[k])
 
     def own_through_activation(self, t: Tensor, k: int) -> Tensor:
         """D_k ∘ t for this process's columns t of shape (…, samples, width(k))."""
-        return through_activation(self.partition, t, self.partition.own(self.gate[k], k))
+        return through_activation(self.partition.model.activation, t, self.partition.own(self.gate[k], k))
 
 
-def through_activation(partition: Partition, t: Tensor, gate: Tensor) -> Tensor:
+def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
     """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
 
     Written as the backward pass of a leaky ReLU, whose choice of slopes is one fused pass over t;
     ``torch.where`` with numbers is not, and takes longer than a matrix product of a narrow layer.
     """
-    phi = partition.model.activation
     if phi.positive_slope == 0:
         return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
     slope = phi.negative_slope / phi.positive_slope
@@ -159,7 +159,8 @@ def backward(partition: Partition, delta: Tensor, gate: Tensor, k: int) -> Tenso
     """
     product = partition.sum(_product(partition, delta, partition.local(k), k))
     own = partition.own(product, k - 1)
-    return through_activation(partition, own, partition.own(gate, k - 1)).contiguous()
+    activation = partition.model.activation
+    return through_activation(activation, own, partition.own(gate, k - 1)).contiguous()
 
 
 def _product(partition: Partition, rows: Tensor, matrix: Tensor, k: int) -> Tensor:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from scaled_sgd.parameterization import count_weights, width_pattern
 from scaled_sgd.records import finite
-from scaled_sgd.study.engine import RunResult, RunSpec, build, gradient_norm, initial_edge, probe, run
+from scaled_sgd.study.digits_engine import RunResult, RunSpec, build, gradient_norm, initial_edge, probe, run
 from scaled_sgd.study.tables import read_rows, write_summary, write_table
 
 LOSSES = ("cross_entropy", "mse")

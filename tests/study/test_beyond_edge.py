@@ -8,7 +8,7 @@ import pytest
 from scaled_sgd.parameterization import width_pattern
 from scaled_sgd.study import beyond_edge
 from scaled_sgd.study.beyond_edge import TABLES, Sweep, execute, matching_base_width, study
-from scaled_sgd.study.engine import RunSpec
+from scaled_sgd.study.digits_engine import RunSpec
 from scaled_sgd.study.tables import read_rows, write_summary
 
 TINY = RunSpec(depth=3, base_width=4, lr=0.0, steps=8, batch_size=200, measurements=1)

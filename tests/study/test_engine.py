@@ -1,70 +1,187 @@
-import math
-from dataclasses import replace
+"""Small runs of a study against the trainer's."""
+
+import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
+import yaml
+from accelerate.state import AcceleratorState
 
-from scaled_sgd import ScaledSGD
-from scaled_sgd.diagnostics import sharpness
+from scaled_sgd import HomogeneousMLP
+from scaled_sgd.data import DataConfig, load_data
 from scaled_sgd.errors import UserError
-from scaled_sgd.study.engine import RunSpec, build, digits, initial_edge, probe, resolve_rule, run
+from scaled_sgd.parsing import from_dict, parse
+from scaled_sgd.records import flat, read_metrics
+from scaled_sgd.samples import Samples
+from scaled_sgd.sharding import Ranks
+from scaled_sgd.study.engine import train_small, unsuited
+from scaled_sgd.train import main
 
-SMALL = RunSpec(depth=4, base_width=6, lr=3.0, steps=20, batch_size=100, measurements=2)
-
-
-@pytest.mark.parametrize("changes", [{}, {"static": True}, {"rule": "kernel", "schedule": "linear"}])
-def test_a_study_run_is_a_run_of_scaled_sgd(changes):
-    spec = replace(SMALL, **changes)
-    model = build(spec)
-    optimizer = ScaledSGD(model, spec.lr, rule=spec.rule, static=spec.static)
-    losses = []
-    step, epoch = 0, 0
-    while step < spec.steps:
-        for batch in digits().train.batches(batch_size=spec.batch_size, seed=spec.seed, epoch=epoch):
-            if len(batch.x) == spec.batch_size and step < spec.steps:
-                rate = spec.lr * (1 - step / spec.steps) if spec.schedule == "linear" else spec.lr
-                optimizer.param_groups[0]["lr"] = rate
-                optimizer.zero_grad()
-                loss = F.cross_entropy(model(batch.x), batch.y)
-                loss.backward()
-                optimizer.step()
-                losses.append(loss.item())
-                step += 1
-        epoch += 1
-    result = run(spec)
-    train = F.cross_entropy(model(digits().train.x), digits().train.y).item()
-    assert result.initial_loss == pytest.approx(losses[0], rel=1e-5)
-    assert result.max_loss == pytest.approx(max(losses), rel=1e-3)
-    assert result.train_loss == pytest.approx(train, rel=1e-3)
-    assert len(result.edge_ratios) == spec.measurements
-    assert 1 <= result.stable_rank <= 128
+SMALL = (
+    "--model.depth=3", "--model.base_width=4", "--optim.lr=0.5", "--optim.steps=11", "--optim.batch_size=400",
+    "--run.log_every=2", "--model.dtype=float64", "--diagnostics.every=4", "--diagnostics.samples=20",
+    "--diagnostics.tolerance=1e-10", "--run.eval_every=5", "--run.seed=3",
+)  # fmt: skip
 
 
-def test_the_edge_at_step_0_is_two_over_the_preconditioned_sharpness():
-    spec = replace(SMALL, rule="none")
-    x, y = probe(spec)
-    value = sharpness(build(spec), x, y, loss="cross_entropy", tolerance=1e-4).values[0]
-    assert initial_edge(spec) == pytest.approx(2 / float(value), rel=0.02)
+@pytest.fixture(autouse=True)
+def fresh_world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_a_run_far_beyond_any_edge_ends_early_and_counts_as_unstable():
-    result = run(replace(SMALL, rule="none", parameterization="sp", lr=1e6))
-    assert not result.stable
-    assert result.max_loss == math.inf
-    assert math.isnan(result.train_loss)
+def by_trainer(*options):
+    status = main([*SMALL, "--run.name=trainer", *options])
+    assert status in (0, 3)
+    return left_in(Path("runs/trainer"))
 
 
-def test_clipping_bounds_the_first_step():
-    free, clipped = (run(replace(SMALL, rule="none", clip_norm=clip, lr=1.0)) for clip in (None, 1e-9))
-    assert free.train_loss < clipped.train_loss
-    assert clipped.train_loss == pytest.approx(clipped.initial_loss, rel=0.05)
+def by_engine(*options):
+    config = parse([*SMALL, *options])
+    summary = train_small(config, load_data(config.data, seed=config.run.seed), Path("small/engine"))
+    rows, written = left_in(Path("small/engine"))
+    assert written == json.loads(json.dumps(summary))
+    return rows, written
 
 
-def test_the_power_rule_goes_from_norm_to_gain():
-    F_, D, R, omega = (torch.rand(5, dtype=torch.float64) + 0.1 for _ in range(4))
-    for power, name in ((0, "norm"), (1, "gain")):
-        expected = resolve_rule(name)(F_, D, R, omega, 5)
-        torch.testing.assert_close(resolve_rule(f"power:{power}")(F_, D, R, omega, 5), expected)
-    with pytest.raises(UserError, match="power:0 to power:1"):
-        resolve_rule("power:half")
+def left_in(folder):
+    return list(read_metrics(folder / "metrics.jsonl")), json.loads((folder / "summary.json").read_text())
+
+
+def same(ours, theirs, rel=1e-12):
+    """All but how long things took, residuals, which are rounding, and what the engine alone has."""
+    left_out = ("seconds", "sharpness_residuals", "preactivation_change", "max_loss")
+    found, expected = (
+        {key: value for key, value in flat(row).items() if not key.startswith(left_out)}
+        for row in (ours, theirs)
+    )
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, float):
+            assert found[key] == pytest.approx(value, rel=rel, abs=1e-15), key
+        else:
+            assert found[key] == value, key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--loss=mse", "--model.activation=abs", "--scaling.rule=gain", "--optim.schedule=cosine"),
+        ("--scaling.rule=kernel", "--model.parameterization=sp", "--optim.lr=0.01", "--data.limit=900"),
+        ("--scaling.rule=none", "--model.parameterization=mup", "--optim.warmup_steps=4"),
+        ("--scaling.static=true", "--optim.momentum=0.8", "--optim.weight_decay=0.01"),
+        ("--optim.clip_norm=0.02", "--model.parameterization=ntp", "--optim.accumulation=3"),
+        ("--optim.normalize=true", "--scaling.rule=none", "--loss=mse", "--model.activation=[1,0.3]"),
+        ("--optim.steps=null", "--optim.epochs=1.5", "--run.eval_every=null", "--diagnostics.chunk=64"),
+    ],
+)  # fmt: skip
+def test_a_small_run_has_the_numbers_of_the_trainers(options):
+    (rows, summary), (ours, our_summary) = by_trainer(*options), by_engine(*options)
+    for row, our in zip(rows, ours, strict=True):
+        same(our, row)
+    same(our_summary, summary)
+
+
+@pytest.mark.parametrize(
+    ("options", "layer"),
+    [
+        (("--optim.lr=1e200", "--run.log_every=1"), 2),
+        (("--optim.lr=1e150", "--run.log_every=7", "--loss=mse"), None),
+        (("--optim.lr=1e30", "--model.dtype=float32", "--diagnostics.every=0"), 2),
+    ],
+)
+def test_a_run_that_blows_up_ends_at_the_step_and_layer_of_the_trainers(options, layer):
+    plain = ("--scaling.rule=none", "--run.eval_every=0", *options)
+    (rows, summary), (ours, our_summary) = by_trainer(*plain), by_engine(*plain)
+    assert summary["status"] == our_summary["status"] == "diverged"
+    assert (our_summary["step"], our_summary["layer"]) == (summary["step"], summary["layer"])
+    assert our_summary["max_loss"] is our_summary["train_loss"] is None
+    assert our_summary["initial_loss"] == ours[0]["loss"]
+    for our, row in zip(ours, rows, strict=False):
+        same(our, row, rel=1e-6 if "--model.dtype=float32" in options else 1e-12)
+    assert [row["step"] for row in ours] == [row["step"] for row in rows if row["step"] <= summary["step"]]
+
+
+def test_the_largest_loss_is_that_of_all_steps_logged_or_not():
+    options = ("--optim.lr=40", "--optim.schedule=constant", "--diagnostics.every=0", "--run.eval_every=0")
+    every, _ = by_engine(*options, "--run.log_every=1")
+    few, summary = by_engine(*options, "--run.log_every=1000")
+    losses = [row["loss"] for row in every if "loss" in row]
+    assert len(few) == 2
+    assert summary["max_loss"] == max(losses) > losses[0]
+    assert summary["initial_loss"] == losses[0]
+
+
+def test_preactivations_change_by_what_the_steps_move_the_weights():
+    """Of a single layer, z = α x Wᵀ; its weights after a step by autograd."""
+    options = (
+        "--model.depth=1",
+        "--loss=mse",
+        "--diagnostics.every=1",
+        "--optim.steps=2",
+        "--scaling.rule=none",
+    )
+    rows, _ = by_engine(*options)
+    config = parse([*SMALL, *options])
+    data = load_data(config.data, seed=3)
+    samples = Samples(data, config, torch.device("cpu"))
+    model = HomogeneousMLP(64, 10, depth=1, base_width=4, seed=3, dtype=torch.float64)
+    x, _ = samples.probe(Ranks.alone())
+    batch = next(samples.train.batches(batch_size=400, seed=3, epoch=0))
+    before = model(x)
+    (G,) = torch.autograd.grad(
+        (model(batch.x) - samples.targets(batch.y)).square().sum() / 800, model.parameters()
+    )
+    moved = model.layers[0].multiplier * 0.5 * (x @ G.T)
+    expected = (moved.norm() / before.norm()).item()
+    assert [row["preactivation_change"] for row in rows[:2]] == [[0.0], [pytest.approx(expected, rel=1e-12)]]
+
+
+def test_a_folder_left_by_a_killed_run_is_begun_anew():
+    rows, summary = by_engine()
+    folder = Path("small/engine")
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 4}\n{"st')
+    again, summary_again = by_engine()
+    assert len(again) == len(rows)
+    for row, other in zip(again, rows, strict=True):
+        same(row, other, rel=0)
+    same(summary_again, summary, rel=0)
+
+
+def test_the_folder_holds_the_configuration_as_resolved():
+    by_engine("--optim.steps=null", "--optim.epochs=1")
+    config = yaml.safe_load(Path("small/engine/config.yaml").read_text())
+    assert config["optim"]["steps"] == 4
+    assert (config["run"]["name"], config["run"]["dir"]) == ("engine", "small")
+    assert from_dict(config).model == parse(SMALL).model
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--data.streaming=true", "data.streaming: True is for the trainer; allowed in a small run: false"),
+        ("--run.trackers=[tensorboard]", "run.trackers: ['tensorboard'] is for the trainer; "
+         "allowed in a small run: none"),
+        ("--run.metrics=[f1]", "run.metrics: ['f1'] is for the trainer; "
+         "allowed in a small run: accuracy, mse"),
+        ("--checkpoint.every_steps=5", "checkpoint.every_steps: 5 is for the trainer; "
+         "allowed in a small run: null"),
+        ("--sharding.strategy=fsdp2", "sharding.strategy: 'fsdp2' is for the trainer; "
+         "allowed in a small run: auto, ddp"),
+    ],
+)  # fmt: skip
+def test_what_the_trainer_has_to_do_is_said_in_a_line(option, line):
+    config = parse([*SMALL, option])
+    assert unsuited(config) == line
+    with pytest.raises(UserError, match=re.escape(line)):
+        train_small(config, load_data(DataConfig(), seed=3), Path("small/engine"))
+    assert not Path("small").exists()
+
+
+def test_the_defaults_suit():
+    assert unsuited(parse([])) is None

@@ -1,0 +1,204 @@
+"""A run of a study: its network, data and measurements, whoever takes its steps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.config import Config
+from scaled_sgd.data import Data, Resident
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.scales import mean_squares
+from scaled_sgd.errors import UserError
+from scaled_sgd.evaluation import mean_loss
+from scaled_sgd.losses import get_loss
+from scaled_sgd.machine import host_memory
+from scaled_sgd.metrics import built_in_metrics
+from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.observation import Observer
+from scaled_sgd.resolution import resolve
+from scaled_sgd.samples import Samples
+from scaled_sgd.scaling import DepthwiseScaling
+from scaled_sgd.schedule import Schedule
+from scaled_sgd.sharding import Ranks
+from scaled_sgd.steps import effective_rate
+from scaled_sgd.strategies.choice import World
+
+_PLACED = 8
+"""Data sets that are kept as they lie on a device."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One minibatch of a run.
+
+    Attributes:
+        step: whose it is.
+        epoch: as a fraction.
+        samples: seen before it.
+        x: inputs (n, m_0).
+        y: targets as the loss takes them.
+    """
+
+    step: int
+    epoch: float
+    samples: int
+    x: Tensor
+    y: Tensor
+
+
+class Run:
+    """What a configuration trains, evaluates and measures, in this process alone.
+
+    The same numbers as those of :class:`scaled_sgd.trainer.Trainer` on one process, but for rounding.
+
+    Args:
+        config: checked.
+        data: in memory.
+
+    Raises:
+        UserError: the configuration does not fit the data or this machine.
+    """
+
+    def __init__(self, config: Config, data: Data) -> None:
+        self.device = find_device(config)
+        self.config = config = resolve(config, data, _world(self.device))
+        self.data = data
+        self.loss = get_loss(config.loss)
+        self.samples = Samples(_place(data, self.device, config.model.dtype), config, self.device)
+        train = self.samples.train
+        if not isinstance(train, Resident):
+            raise UserError("data.streaming: true does not fit a study's small runs; allowed: false")
+        self._whole_split, self._train = train, Resident(train.x, self.samples.targets(train.y))
+        model, optim = config.model, config.optim
+        assert optim.steps is not None
+        assert config.run.eval_every is not None
+        self.steps, self._evaluation_interval = optim.steps, config.run.eval_every
+        self.model = HomogeneousMLP(
+            data.in_features,
+            data.out_features,
+            depth=model.depth,
+            base_width=model.base_width,
+            width_exponent=model.width_exponent,
+            activation=model.activation,
+            parameterization=model.parameterization,
+            seed=config.run.seed,
+            device=self.device,
+            dtype=getattr(torch, model.dtype),
+        )
+        self.scaling = DepthwiseScaling(self.model, rule=config.scaling.rule, static=config.scaling.static)
+        self.scaling.measure_elsewhere()
+        self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
+        self._metrics = built_in_metrics(config.run.metrics or [], data.task)
+        self._probe = self.samples.probe(Ranks.alone())
+        self._first: list[Tensor] | None = None
+        self._observer = (
+            Observer(config.diagnostics, self.model, *self._probe, loss=self.loss.name)
+            if config.diagnostics.every
+            else None
+        )
+
+    def cuts(self) -> Iterator[Cut]:
+        """The minibatch of each step, in order."""
+        batch_size, seed = self.config.optim.batch_size, self.config.run.seed
+        per_epoch = self._train.steps_per_epoch(batch_size)
+        step = epoch = samples = 0
+        while True:
+            for number, batch in enumerate(
+                self._train.batches(batch_size=batch_size, seed=seed, epoch=epoch)
+            ):
+                yield Cut(step, epoch + number / per_epoch, samples, batch.x, batch.y)
+                step, samples = step + 1, samples + batch.n_global
+                if step == self.steps:
+                    return
+            epoch += 1
+
+    def evaluates(self, step: int) -> bool:
+        """Whether ``step`` begins with an evaluation."""
+        return step > 0 and step % self._evaluation_interval == 0
+
+    def observes(self, step: int) -> bool:
+        """Whether ``step`` is a diagnostic step."""
+        return self._observer is not None and self._observer.due(step)
+
+    def logs(self, step: int) -> bool:
+        """Whether ``step`` has a row."""
+        return step % self.config.run.log_every == 0 or self.evaluates(step) or self.observes(step)
+
+    def observe(self, cut: Cut, lr: float) -> dict[str, Any]:
+        """What the diagnostics say of the network before its step on ``cut``."""
+        assert self._observer is not None
+        chunk = self.config.diagnostics.chunk
+        minibatch = Minibatch(self.model, cut.x, cut.y, loss=self.loss.name, chunk_size=chunk)
+        scales = self.scaling.predict(*mean_squares(minibatch))
+        rate = effective_rate(minibatch, lr, self.config.optim)
+        row = self._observer.measure(minibatch, scales=scales, lr=rate)
+        return row | {"preactivation_change": self._preactivation_change()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and metrics over the held-out samples."""
+        loss, outputs = self._mean_loss(self.samples.held_out)
+        return {"eval_loss": loss} | self._metrics.compute(outputs, self.samples.held_out.y)
+
+    def train_loss(self) -> float:
+        """Mean loss over all training samples."""
+        return self._mean_loss(self._whole_split)[0]
+
+    @torch.no_grad()
+    def loss_on(self, x: Tensor, y: Tensor) -> Tensor:
+        """Sum of losses () as the network is now."""
+        return self.loss.value(self.model(x), y).sum(dtype=torch.float64)
+
+    def probe_loss(self) -> Tensor:
+        """Likewise on the probe."""
+        return self.loss_on(*self._probe)
+
+    def _mean_loss(self, samples: Resident) -> tuple[float, Tensor]:
+        return mean_loss(self.model, samples, self.samples.targets, loss=self.loss, ranks=Ranks.alone())
+
+    @torch.no_grad()
+    def _preactivation_change(self) -> list[float]:
+        """RMS(z_k − z_k at the first diagnostic step) / RMS(z_k there) of each layer on the probe."""
+        z, now = self._probe[0], []
+        for k, layer in enumerate(self.model.scaled_layers):
+            z = layer(self.model.apply_activation(z) if k else z)
+            now.append(z)
+        if self._first is None:
+            self._first = now
+        changes = [(z - first).norm() / first.norm() for z, first in zip(now, self._first, strict=True)]
+        found: list[float] = torch.stack(changes).tolist()
+        return found
+
+
+def find_device(config: Config) -> torch.device:
+    """Where ``run.device`` puts a run.
+
+    Raises:
+        UserError: it is not there.
+    """
+    there, asked = torch.cuda.is_available(), config.run.device
+    if asked == "cuda" and not there:
+        raise UserError("run.device: 'cuda' is not here; allowed: auto, cpu")
+    return torch.device("cuda" if there and asked != "cpu" else "cpu")
+
+
+def _world(device: torch.device) -> World:
+    cuda = device.type == "cuda"
+    return World(1, 1, cuda, torch.cuda.mem_get_info()[1] if cuda else host_memory())
+
+
+_placed: list[tuple[Data, tuple[torch.device, str], Data]] = []
+
+
+def _place(data: Data, device: torch.device, dtype: str) -> Data:
+    """``data`` on ``device`` with numbers of ``dtype``, the last few of them made once a process."""
+    for whole, kind, found in _placed:
+        if whole is data and kind == (device, dtype):
+            return found
+    number = getattr(torch, dtype)
+    moved = replace(data, train=data.train.to(device, number), evaluation=data.evaluation.to(device, number))
+    _placed.append((data, (device, dtype), moved))
+    del _placed[:-_PLACED]
+    return moved
