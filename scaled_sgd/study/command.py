@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
 
 from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
@@ -207,11 +208,12 @@ def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], fol
 
 
 def _grouped(asked: str, small: Sequence[Run]) -> bool:
+    """Whether runs of one shape train together; on a CPU that gains nothing."""
+    if asked != "auto" or not small or not torch.cuda.is_available():
+        return asked == "yes"
     from scaled_sgd.study.batched import faster_batched
 
-    if asked != "auto":
-        return asked == "yes"
-    return bool(small) and faster_batched([run.config for run in small])
+    return faster_batched([run.config for run in small])
 
 
 def _passed(arguments: Sequence[str]) -> list[str]:

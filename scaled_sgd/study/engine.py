@@ -1,6 +1,7 @@
 """One small run inside this process: no launcher, no autograd, no optimizer object."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,12 @@ def refuse_unsuited(config: Config) -> None:
     reason = unsuited(config)
     if reason is not None:
         raise UserError(reason)
+
+
+def train(configs: Sequence[Config], data: Data, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Train like runs, each into its folder: together where they are several."""
+    if len(configs) == 1:
+        return [train_small(configs[0], data, folders[0])]
+    from scaled_sgd.study.batched import train_batch
+
+    return train_batch(configs, data, folders)
