@@ -1,5 +1,6 @@
 """One run of a study, or a stack of like ones, in this process; what goes wrong is noted and not raised."""
 
+import contextlib
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import Config
-from scaled_sgd.data import Data, DataConfig, load_data
+from scaled_sgd.data import Data, DataConfig, Resident, load_data
 from scaled_sgd.errors import UserError
-from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
+from scaled_sgd.study.locks import HeldError
 
 Train = Callable[[Sequence[Config], Data, Sequence[Path]], Sequence[dict[str, Any]]]
 """Trains like runs, each into its folder; their summaries."""
@@ -18,23 +20,60 @@ Train = Callable[[Sequence[Config], Data, Sequence[Path]], Sequence[dict[str, An
 
 @dataclass
 class DataShelf:
-    """Data that stay loaded, one for each ``data.`` section and seed."""
+    """Data that stay loaded, one for each ``data.`` section and seed, while they fill at most ``most`` bytes.
+
+    The one that was used last stays however large it is.
+    """
 
     quiet: bool = True
+    most: int = 2**30
     loaded: dict[str, Data] = field(default_factory=dict)
 
     def __call__(self, config: DataConfig, seed: int) -> Data:
         """Load, or find."""
         key = f"{config!r} {seed}"
-        if key not in self.loaded:
-            self.loaded[key] = load_data(config, seed=seed, quiet=self.quiet)
-        return self.loaded[key]
+        found = self.loaded.pop(key, None) or load_data(config, seed=seed, quiet=self.quiet)
+        self.loaded[key] = found
+        while len(self.loaded) > 1 and sum(map(_bytes, self.loaded.values())) > self.most:
+            del self.loaded[next(iter(self.loaded))]
+        return found
+
+
+def _bytes(data: Data) -> int:
+    parts = [part for part in (data.train, data.evaluation) if isinstance(part, Resident)]
+    return sum(t.numel() * t.element_size() for part in parts for t in (part.x, part.y))
 
 
 def attempt(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:
-    """How each of ``runs`` ended: its summary's status, or ``failed``, with the reason in its folder."""
-    places = [folder.begin(run.id) for run in runs]
+    """How each of ``runs`` ended: its summary's status, or ``failed``, with the reason in its folder.
+
+    A run that another process makes, or has made meanwhile, is left to it: its status is its state.
+    """
+    with contextlib.ExitStack() as locks:
+        states: dict[str, str] = {}
+        for run in runs:
+            try:
+                locks.enter_context(folder.hold(run.id))
+            except HeldError:
+                states[run.id] = State.RUNNING.value
+                continue
+            except OSError as error:
+                states[run.id] = State.FAILED.value
+                folder.fail(run.id, f"{type(error).__name__}: {error}")
+                continue
+            state = folder.state(run.id)
+            if state.ended:
+                states[run.id] = state.value
+        mine = [run for run in runs if run.id not in states]
+        states |= zip((run.id for run in mine), _made(mine, folder, train, shelf), strict=True)
+        return [states[run.id] for run in runs]
+
+
+def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:
+    if not runs:
+        return []
     try:
+        places = [folder.begin(run.id) for run in runs]
         data = shelf(runs[0].config.data, runs[0].config.run.seed)
         summaries = train([run.config for run in runs], data, places)
     except UserError as error:

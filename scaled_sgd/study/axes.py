@@ -57,13 +57,32 @@ def read_axes(entries: object) -> list[Axis]:
 
 
 def replace_values(entries: list[Any], key: str, spec: Any) -> bool:
-    """Give the axis of ``key``, alone or within a zip, other values; whether there is one."""
-    for entry in entries:
-        for inner in (entry, entry.get("zip")):
-            if isinstance(inner, dict) and key in inner:
-                inner[key] = spec if isinstance(spec, list | dict) else [spec]
+    """Give the axis of ``key``, alone or within a zip, other values; whether there is one.
+
+    Choices with names get the names of those that are kept.
+
+    Raises:
+        UserError: there is no choice of such a name.
+    """
+    for entry in entries if isinstance(entries, list) else ():
+        for inner in (entry, entry.get("zip")) if isinstance(entry, dict) else ():
+            if isinstance(inner, dict) and key in inner and key != "zip":
+                given = spec if isinstance(spec, list | dict) else [spec]
+                named = key not in key_types() and isinstance(inner[key], dict)
+                inner[key] = _kept(key, inner[key], given) if named else given
                 return True
     return False
+
+
+def _kept(name: str, choices: Mapping[Any, Any], labels: object) -> dict[str, Any]:
+    known = {str(label): changes for label, changes in choices.items()}
+    wanted = [str(label) for label in labels] if isinstance(labels, list) else []
+    for label in wanted:
+        if label not in known or wanted.count(label) > 1:
+            raise UserError(f"{name}: {label!r} is not usable; allowed: {', '.join(known)}, each once")
+    if not wanted:
+        raise UserError(f"{name}: {labels!r} names no choice; allowed: {', '.join(known)}")
+    return {label: known[label] for label in wanted}
 
 
 def _axis(name: str, spec: object) -> Axis:
@@ -101,7 +120,10 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     groups = {key.rpartition(".")[0] for key in key_types()}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        found |= dotted(value, f"{name}.") if name in groups and isinstance(value, dict) else {name: value}
+        inner = dotted(value, f"{name}.") if name in groups and isinstance(value, dict) else {name: value}
+        if both := sorted(found.keys() & inner.keys()):
+            raise UserError(f"{both[0]}: it is there twice, nested and dotted; allowed: once")
+        found |= inner
     return found
 
 

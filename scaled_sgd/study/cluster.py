@@ -1,19 +1,29 @@
 """A study as an array of jobs, through submitit: the same file, another machine.
 
-Job i of N does runs i, i + N, i + 2N, … of the plan that have not ended. A job that is preempted or times out
-is queued again and goes on where it was: ended runs are skipped, launched ones go on from their checkpoints.
+Job i of N does runs i, i + N, i + 2N, … of the plan by length, but for those that have ended. A job that is
+preempted or times out is queued again and goes on where it was: ended runs are skipped, large ones resumed.
 """
 
-import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scaled_sgd.errors import UserError
+from scaled_sgd.machine import cores
 from scaled_sgd.study.grid import Run
+from scaled_sgd.study.jobs import FOLDER, note_begin, note_end, record
+from scaled_sgd.study.launches import stop_launched
+
+_MAX_TIMEOUTS = 1000
+"""How often a job that ran out of time is queued again. Each time it goes on where it was."""
+
+_SECONDS_OF_WARNING = 120
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Cluster:
     Attributes:
         executor: ``local``: processes of this machine; ``slurm``.
         jobs: how many share the runs.
-        at_once: of them at the same time; None: no limit (slurm), or one a core (local).
+        at_once: of them at the same time; None: all (slurm), or one a GPU or a core (local).
         minutes: that a job may take before it is queued again.
         parameters: for Slurm, by submitit's names without ``slurm_``, such as partition or gpus_per_node.
     """
@@ -34,6 +44,18 @@ class Cluster:
     minutes: int = 60
     parameters: Mapping[str, Any] | None = None
 
+    @property
+    def warning(self) -> int:
+        """Seconds before its end in which a job is told to stop."""
+        return min(_SECONDS_OF_WARNING, 30 * self.minutes)
+
+    @property
+    def side_by_side(self) -> int:
+        """How many jobs run at the same time, as far as it is known."""
+        here = len(visible_gpus()) or cores()
+        most = self.at_once or (here if self.executor == "local" else self.jobs)
+        return min(most, self.jobs)
+
 
 class Share:
     """What one job does: a part of the study's runs. submitit stores it, so it holds plain values.
@@ -42,32 +64,38 @@ class Share:
         arguments: of ``scaled-sgd study run``, without those of the executor.
         job: from 0.
         jobs: how many.
+        seconds_to_save: that a large run has when the job must stop.
     """
 
-    def __init__(self, arguments: Sequence[str], job: int, jobs: int) -> None:
+    def __init__(self, arguments: Sequence[str], job: int, jobs: int, seconds_to_save: float) -> None:
         self.arguments, self.job, self.jobs = list(arguments), job, jobs
+        self.seconds_to_save = seconds_to_save
 
     def __call__(self) -> int:
         """Do it; the exit status of ``scaled-sgd study run``."""
         from scaled_sgd.study.command import main
 
+        note_begin()
         status: int = main(["run", *self.arguments, "--share", f"{self.job}/{self.jobs}"])
+        note_end(status)
         return status
 
     def checkpoint(self, *_arguments: Any) -> Any:
         """What submitit queues again after a preemption or a time-out: the same."""
         import submitit
 
+        stop_launched(self.seconds_to_save)
         return submitit.helpers.DelayedSubmission(self)
 
 
 def share(runs: Sequence[Run], job: int, jobs: int) -> list[Run]:
-    """Runs of job ``job`` of ``jobs``: every ``jobs``-th, so that all have long and short ones."""
-    return list({run.id: run for run in runs}.values())[job::jobs]
+    """Runs of job ``job`` of ``jobs``: every ``jobs``-th by length, so that jobs take about as long."""
+    unique = {run.id: run for run in runs}.values()
+    return sorted(unique, key=lambda run: -run.work)[job::jobs]
 
 
 def submit(cluster: Cluster, folder: Path, arguments: Sequence[str]) -> list[str]:
-    """Submit all jobs; their ids. Local ones are waited for.
+    """Submit all jobs; their ids. Local ones are waited for, and end with this.
 
     Raises:
         UserError: submitit is not installed, there is no Slurm, or it refuses.
@@ -78,41 +106,76 @@ def submit(cluster: Cluster, folder: Path, arguments: Sequence[str]) -> list[str
         raise UserError(
             "executor: submitit is not installed; allowed: pip install 'scaled-sgd[study]'"
         ) from None
-    shares = [Share(arguments, job, cluster.jobs) for job in range(cluster.jobs)]
-    logs = folder / "jobs"
+    to_save = 0.75 * cluster.warning
+    shares = [Share(arguments, job, cluster.jobs, to_save) for job in range(cluster.jobs)]
+    logs = folder / FOLDER
+    logs.mkdir(exist_ok=True)
     try:
-        executor = submitit.AutoExecutor(folder=str(logs), cluster=cluster.executor)
-        executor.update_parameters(**_parameters(cluster, folder.name))
         if cluster.executor == "local":
-            return list(_bounded(executor, shares, cluster.at_once or 1))
+            return list(_bounded(cluster, logs, shares))
+        executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=_MAX_TIMEOUTS)
+        executor.update_parameters(**_parameters(cluster, folder.name))
         with executor.batch():
             jobs = [executor.submit(part) for part in shares]
-        return [str(job.job_id) for job in jobs]
+        names = [str(job.job_id) for job in jobs]
     except (RuntimeError, ValueError, TypeError, NameError, submitit.core.utils.FailedJobError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"executor: {cluster.executor!r}: {reason}; allowed: local, slurm where it is"
         ) from error
+    record(logs, "slurm", names)
+    return names
+
+
+def visible_gpus() -> list[int]:
+    """Numbers of the GPUs of this machine that its jobs may have."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    numbers = [int(name) for name in named if name.strip().isdigit()]
+    return numbers if len(numbers) == there else list(range(there))
 
 
 def _parameters(cluster: Cluster, name: str) -> dict[str, Any]:
-    common: dict[str, Any] = {"timeout_min": cluster.minutes, "name": f"study-{name}"}
-    if cluster.executor == "slurm":
-        common |= {f"slurm_{key}": value for key, value in (cluster.parameters or {}).items()}
-        if cluster.at_once is not None:
-            common["slurm_array_parallelism"] = cluster.at_once
-    return common
+    given = dict(cluster.parameters or {})
+    return {
+        "job_name": f"study-{name}",
+        "time": cluster.minutes,
+        "signal_delay_s": cluster.warning,
+        "array_parallelism": cluster.at_once or cluster.jobs,
+        # srun does not take the cores of a task from sbatch.
+        **({"srun_args": [f"--cpus-per-task={given['cpus_per_task']}"]} if "cpus_per_task" in given else {}),
+        **given,
+    }
 
 
-def _bounded(executor: Any, shares: Sequence[Share], at_once: int) -> Iterator[str]:
-    """Local jobs, so many at a time: submitit itself starts all at once."""
+def _bounded(cluster: Cluster, logs: Path, shares: Sequence[Share]) -> Iterator[str]:
+    """Local jobs, so many at a time, since submitit starts all at once; each with a GPU if there is one."""
+    import submitit
 
-    def finish(part: Share) -> str:
-        job = executor.submit(part)
-        with contextlib.suppress(Exception):
-            while not job.done():
-                time.sleep(0.2)
-        return str(job.job_id)
-
-    with ThreadPoolExecutor(at_once) as pool:
-        yield from pool.map(finish, shares)
+    gpus = visible_gpus()
+    slots: list[Any] = [None] * cluster.side_by_side
+    waiting = list(shares)
+    try:
+        while waiting or any(slots):
+            for slot, job in enumerate(slots):
+                if job is not None and job.done():
+                    slots[slot] = None
+                if slots[slot] is None and waiting:
+                    executor = submitit.LocalExecutor(folder=logs, max_num_timeout=_MAX_TIMEOUTS)
+                    mine = [gpus[slot % len(gpus)]] if gpus else []
+                    executor.update_parameters(
+                        timeout_min=cluster.minutes,
+                        signal_delay_s=cluster.warning,
+                        gpus_per_node=len(mine),
+                        visible_gpus=mine,
+                    )
+                    slots[slot] = executor.submit(waiting.pop(0))
+                    record(logs, "local", [str(slots[slot].job_id)])
+                    yield str(slots[slot].job_id)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    finally:
+        for job in slots:
+            if job is not None:
+                job.cancel()
+        while any(job is not None and not job.done() for job in slots):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -12,11 +12,19 @@ import yaml
 
 from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
 from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.changes import changes
 from scaled_sgd.study.cluster import Cluster, share, submit
 from scaled_sgd.study.engine import train, unsuited
+from scaled_sgd.study.estimate import duration, seconds_left
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
 from scaled_sgd.study.runner import default_workers, make_plan, run_plan
+
+_OPTIONS = (
+    "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",
+    "--minutes", "--slurm", "--share",
+)  # fmt: skip
+"""Of ``study run``; others are keys of the study."""
 
 _ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
 
@@ -29,16 +37,30 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status: 0; 2 for a mistake; 4 when runs failed; 130 and 143 when stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
     if "--share" not in arguments:  # A job's signals are submitit's.
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        options, rest = _parser().parse_known_args(arguments)
-        overrides = read_overrides(rest) if options.command == "run" else {}
-        if rest and options.command != "run":
-            raise UserError(f"study: {rest[0]!r} is not understood; allowed: scaled-sgd study --help tells")
+        parser = _parser()
+        overrides: dict[str, Any] = {}
+        own = arguments
+        if arguments[:1] == ["run"]:
+            own, overrides = split_overrides(arguments)
+        options = parser.parse_args(own)
         return int(options.act(options, overrides, arguments[1:]))
     except UserError as error:
+        if debug:
+            raise
         print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("scaled_sgd"):
+            raise
+        print(
+            f"error: study: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'",
+            file=sys.stderr,
+        )
         return USAGE_STATUS
     except KeyboardInterrupt as interrupt:
         print("interrupted: the same command goes on where it was", file=sys.stderr)
@@ -63,8 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         help="run what is pending of a study",
         allow_abbrev=False,
         description="Any key of a run's configuration may follow, such as --model.base_width '[8, 16, 32]' "
-        "or --optim.steps 1000: one that the study varies gets these values, another this one value. Runs "
-        "that have ended are never repeated; the same command goes on where it was.",
+        "or --optim.steps 1000: one that the study varies gets these values, another this one value. The "
+        "name of an axis of choices takes those kept, such as --method '[A, B]'. Runs that have ended are "
+        "never repeated; the same command goes on where it was.",
     )
     _add_study(run)
     run.add_argument("--workers", type=int, help="processes for small runs; one a core, or one a GPU")
@@ -100,34 +123,33 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the study's folder; its file's name")
 
 
-def read_overrides(rest: Sequence[str]) -> dict[str, Any]:
-    """Configuration keys of a command line: ``--key value`` or ``--key=value``, values in YAML.
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Options of the command, and ``--key value`` or ``--key=value`` for keys of the study, values in YAML.
 
     Raises:
-        UserError: something else is there.
+        UserError: a key has no value, or two.
     """
+    own: list[str] = []
     found: dict[str, Any] = {}
-    waiting = list(rest)
-    while waiting:
-        option = waiting.pop(0)
-        if not option.startswith("--") or (
-            "." not in option.partition("=")[0] and option.partition("=")[0] != "--loss"
-        ):
-            raise UserError(
-                f"study: {option!r} is not understood; allowed: options such as --optim.steps 100"
-            )
-        key, equals, value = option[2:].partition("=")
-        if not equals:
-            if not waiting:
-                raise UserError(f"{key}: no value given; allowed: a value or a list such as [4, 8]")
-            value = waiting.pop(0)
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--") or option in _OPTIONS:
+            own.append(argument)
+            continue
+        key = option.removeprefix("--")
+        given = value if equals else next(rest, None)
+        if given is None:
+            raise UserError(f"{key}: no value given; allowed: a value or a list such as [4, 8]")
+        if key in found:
+            raise UserError(f"{key}: it is given twice; allowed: once, a list for several values")
         try:
-            found[key] = yaml.safe_load(value)
+            found[key] = yaml.safe_load(given)
         except yaml.YAMLError:
             raise UserError(
-                f"{key}: {value!r} is not YAML; allowed: a value or a list such as [4, 8]"
+                f"{key}: {given!r} is not YAML; allowed: a value or a list such as [4, 8]"
             ) from None
-    return found
+    return own, found
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:
@@ -166,7 +188,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any], arguments: S
     runs = expand(study, shelf)
     if options.share is not None:
         job, jobs = (int(part) for part in options.share.split("/"))
-        with folder.locked(f"-{job}-of-{jobs}"):
+        with folder.locked(by_jobs=True):
             return _execute(options, study, share(runs, job, jobs), folder)
     plan = make_plan(study, runs, folder, unsuited)
     print(
@@ -174,37 +196,62 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any], arguments: S
         f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
         file=sys.stderr,
     )
-    cluster = _cluster(options)
+    cluster = _cluster(options, plan.pending)
     if cluster is not None:
         print(
             f"jobs: {cluster.jobs} by {cluster.executor}, {cluster.at_once or 'all'} at once, "
             f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
             file=sys.stderr,
         )
+    side_by_side = cluster.side_by_side if cluster else options.workers or default_workers()
+    seconds = seconds_left(folder, runs)
+    if plan.pending and seconds is not None:
+        print(f"time: about {duration(seconds / min(side_by_side, plan.pending))}", file=sys.stderr)
     if options.dry_run:
         return 0
-    folder.write_plan(study, runs)
-    if cluster is not None:
-        identifiers = submit(
-            cluster, folder.path, [str(find_study(options.study).resolve()), *_passed(arguments)]
-        )
-        print(
-            f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells",
-            file=sys.stderr,
-        )
+    if cluster is None:
+        with folder.locked():
+            _write(study, runs, folder)
+            return _execute(options, study, runs, folder)
+    user = folder.user
+    if user is not None:
+        raise UserError(f"study: {str(folder.path)!r} is being run by {user}; allowed: one at a time")
+    _write(study, runs, folder)
+    if not plan.pending:
         return 0
-    with folder.locked():
-        return _execute(options, study, runs, folder)
+    # Jobs read what was submitted, whatever becomes of the study's file meanwhile.
+    own = [str((folder.path / "study.yaml").resolve()), *_passed(arguments), "--name", folder.name]
+    identifiers = submit(cluster, folder.path, own)
+    print(
+        f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
+    )
+    if cluster.executor == "slurm":
+        return 0
+    left = make_plan(study, runs, folder, unsuited).pending
+    return _told_what_is_left(left, folder)
+
+
+def _write(study: Study, runs: Sequence[Run], folder: StudyFolder) -> None:
+    changed = changes(folder, study, runs)
+    folder.write_plan(study, runs)
+    if changed is not None:
+        print(changed, file=sys.stderr)
 
 
 def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], folder: StudyFolder) -> int:
     plan = make_plan(study, runs, folder, unsuited)
     workers = options.workers or default_workers()
     counts = run_plan(plan, folder, train, workers=workers, group=_grouped(options.batched, plan.small))
-    failed = counts[State.FAILED]
-    if failed:
-        print(f"{failed} runs failed; scaled-sgd study status {folder.path} says why", file=sys.stderr)
-    return LOST_STATUS if failed else 0
+    return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
+
+
+def _told_what_is_left(left: int, folder: StudyFolder) -> int:
+    if left:
+        print(
+            f"{left} runs failed or are made by others; scaled-sgd study status {folder.path} tells",
+            file=sys.stderr,
+        )
+    return LOST_STATUS if left else 0
 
 
 def _grouped(asked: str, small: Sequence[Run]) -> bool:
@@ -230,7 +277,7 @@ def _passed(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _cluster(options: argparse.Namespace) -> Cluster | None:
+def _cluster(options: argparse.Namespace, pending: int) -> Cluster | None:
     if options.executor is None:
         return None
     parameters: dict[str, Any] = {}
@@ -239,7 +286,8 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
         parameters[key] = yaml.safe_load(value)
-    return Cluster(options.executor, options.jobs, options.at_once, options.minutes, parameters)
+    jobs = max(1, min(options.jobs, pending))
+    return Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
 
 
 def _weights(runs: Sequence[Run]) -> str:

@@ -1,14 +1,14 @@
 """A study on the disk: its plan, and how far each run is."""
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,9 +16,12 @@ from scaled_sgd.config import as_dict
 from scaled_sgd.errors import UserError
 from scaled_sgd.records import write_atomically
 from scaled_sgd.study.grid import Run, Study
+from scaled_sgd.study.locks import HeldError, Lock, holder
 
 _SECONDS_ALIVE = 120.0
-"""A run whose files changed so recently counts as running."""
+"""A run of another machine, whose locks may not show here, is alive while its files are no older."""
+
+_LOCK = ".running"
 
 
 class State(StrEnum):
@@ -73,16 +76,22 @@ class StudyFolder:
                 f"dir: cannot write in {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
             ) from error
 
-    def state(self, run: str) -> State:
-        """How far a run is, by its files alone."""
-        folder = self.run(run)
+    def summary(self, run: str) -> dict[str, Any] | None:
+        """The summary of a run that has ended; None for others."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            status = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["status"]
-            if status in (State.FINISHED, State.DIVERGED):
-                return State(status)
+            summary: dict[str, Any] = json.loads((self.run(run) / "summary.json").read_text(encoding="utf-8"))
+            if summary["status"] in (State.FINISHED, State.DIVERGED):
+                return summary
+        return None
+
+    def state(self, run: str) -> State:
+        """How far a run is, by its files and locks."""
+        folder, summary = self.run(run), self.summary(run)
+        if summary is not None:
+            return State(summary["status"])
         if self.error(run) is not None:
             return State.FAILED
-        return State.RUNNING if _alive(folder) else State.PENDING
+        return State.RUNNING if holder(folder / _LOCK) or _alive_elsewhere(folder) else State.PENDING
 
     def error(self, run: str) -> str | None:
         """Why a run failed, in a line; None where it did not."""
@@ -94,13 +103,23 @@ class StudyFolder:
     def begin(self, run: str, *, keep: bool = False) -> Path:
         """An empty folder for a run that has not ended; with ``keep`` what is there, for it to go on."""
         folder = self.run(run)
-        if keep:
-            (folder / "error.txt").unlink(missing_ok=True)
-            return folder
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in [folder / "error.txt"] if keep else list(folder.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink(missing_ok=True)
         return folder
+
+    def hold(self, run: str) -> Lock:
+        """Keep others from making a run, until it is released or this process ends.
+
+        Raises:
+            HeldError: another process makes it.
+        """
+        folder = self.run(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Lock(folder / _LOCK)
 
     def fail(self, run: str, reason: str) -> None:
         """Note why a run failed."""
@@ -109,31 +128,37 @@ class StudyFolder:
             write_atomically(self.run(run) / "error.txt", reason.rstrip() + "\n")
 
     @contextlib.contextmanager
-    def locked(self, part: str = "") -> Iterator[None]:
-        """Hold the study, or a part of it, so that nobody else on this file system runs it at the same time.
+    def locked(self, *, by_jobs: bool = False) -> Iterator[None]:
+        """Hold the study, so that nobody else on this file system runs it at the same time.
+
+        Args:
+            by_jobs: but for its other jobs; no two of them make one run.
 
         Raises:
             UserError: somebody does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / f".lock{part}", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+            lock = Lock(self.path / ".lock", shared=by_jobs)
+        except HeldError as error:
             raise UserError(
-                f"study: {str(self.path)!r} is being run by another process; allowed: one at a time"
+                f"study: {str(self.path)!r} is being run by {error}; allowed: one at a time"
             ) from None
-        except OSError:  # A file system without locks has none.
-            pass
-        try:
+        with lock:
             yield
-        finally:
-            os.close(descriptor)
+
+    @property
+    def user(self) -> str | None:
+        """Who runs the study, other than jobs; None for nobody."""
+        return holder(self.path / ".lock", shared=True)
 
 
-def _alive(folder: Path) -> bool:
-    newest = 0.0
-    with contextlib.suppress(OSError):
-        newest = max((entry.stat().st_mtime for entry in folder.iterdir()), default=0.0)
-    return time.time() - newest < _SECONDS_ALIVE
+def _alive_elsewhere(folder: Path) -> bool:
+    """Whether another machine said that it makes the run, and its files are young."""
+    try:
+        who = (folder / _LOCK).read_text(encoding="utf-8")
+        newest = max(entry.stat().st_mtime for entry in folder.iterdir())
+    except OSError:
+        return False
+    elsewhere = bool(who) and not who.endswith(f" on {socket.gethostname()}")
+    return elsewhere and time.time() - newest < _SECONDS_ALIVE

@@ -1,5 +1,6 @@
 """A study: from its file to the runs that it asks for."""
 
+import contextlib
 import copy
 import itertools
 import math
@@ -120,10 +121,11 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     if not isinstance(axes, list):
         raise UserError("axes: not a list; allowed: - model.base_width: [4, 8]")
     for key, value in (overrides or {}).items():
+        if replace_values(axes, key, value):
+            continue
         if key not in key_types():
             raise UserError(unknown_key(key))
-        if not replace_values(axes, key, value):
-            base[key] = value
+        base[key] = value
     source["base"] = base
     for key in base:
         if key not in key_types():
@@ -137,6 +139,8 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     if figures is not None and not (isinstance(figures, list) and all(isinstance(f, str) for f in figures)):
         raise UserError(f"report: {figures!r} is not usable; allowed: a list of figures, or nothing for all")
     large = source.get("large_weights", 2e7)
+    with contextlib.suppress(ValueError, TypeError):
+        large = float(large) if isinstance(large, str) else large  # YAML has 2e7 for text.
     if isinstance(large, bool) or not isinstance(large, int | float) or not large >= 0:
         raise UserError(f"large_weights: {large!r} is not usable; allowed: numbers from 0")
     return Study(
@@ -197,7 +201,8 @@ def expand(study: Study, load: LoadData) -> list[Run]:
 
 
 def _matched(study: Study, config: Config, labels: dict[str, Any], load: LoadData) -> Iterator[Run]:
-    data = load(config.data, config.run.seed)
+    # Nothing that a plan needs of the data depends on the seed.
+    data = load(config.data, 0)
     model = config.model
     for matching in study.matchings:
         matched, columns = config, dict(labels)

@@ -1,26 +1,29 @@
 """Runs what is pending of a study on this machine: small runs in workers, large ones launched one by one."""
 
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import yaml
 from tqdm import tqdm
 
-from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config import Config
 from scaled_sgd.machine import cores
 from scaled_sgd.study.attempt import Train
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study
+from scaled_sgd.study.launches import Launches
 from scaled_sgd.study.workers import Task, run_tasks
+
+_MOST_TOGETHER = 64
+"""Runs of one computation."""
+
+_WEIGHTS_TOGETHER = 50_000_000
+"""Of all networks of one computation."""
 
 Unsuited = Callable[[Config], str | None]
 """Why a run cannot be a small one; None where it can."""
-
-_STOPPED = (130, 138, 143)
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ def make_plan(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: 
     """Sort out what of ``runs`` has ended, what workers do and what is launched."""
     unique = list({run.id: run for run in runs}.values())
     pending = [run for run in unique if not folder.state(run.id).ended]
-    large = [run for run in pending if is_large(run, study, unsuited)]
-    small = [run for run in pending if run not in large]
-    small.sort(key=lambda run: -run.work)
+    launched = {run.id for run in pending if is_large(run, study, unsuited)}
+    large = [run for run in pending if run.id in launched]
+    small = sorted((run for run in pending if run.id not in launched), key=lambda run: -run.work)
     return Plan(tuple(small), tuple(large), len(unique) - len(pending))
 
 
@@ -81,48 +84,29 @@ def run_plan(
             if status == State.FAILED:
                 bar.write(f"warning: run {run.id}: {folder.error(run.id)}", file=sys.stderr)
 
-        run_tasks(list(_tasks(plan.small, group=group)), folder, train, workers=workers, told=told)
+        tasks = _tasks(plan.small, workers) if group else [(run,) for run in plan.small]
+        run_tasks(tasks, folder, train, workers=workers, told=told)
+        launches = Launches(folder)
         for run in plan.large:
-            told(run, launch(run, folder))
+            told(run, launches.make(run))
     return counts
 
 
-def launch(run: Run, folder: StudyFolder) -> str:
-    """Train one run in processes of its own, from its newest checkpoint if it has one; how it ended.
-
-    Raises:
-        KeyboardInterrupt: a signal ended it; it goes on from there the next time.
-    """
-    place = folder.begin(run.id, keep=True)
-    files = folder.path / "launches"
-    files.mkdir(exist_ok=True)
-    config = as_dict(run.config)
-    config["run"] |= {"name": run.id, "dir": str(place.parent), "resume": "auto"}
-    path = files / f"{run.id}.yaml"
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    command = [sys.executable, "-m", "scaled_sgd.cli", "train", "--config", str(path)]
-    with open(files / f"{run.id}.log", "ab") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status in _STOPPED:
-        raise KeyboardInterrupt
-    state = folder.state(run.id)
-    if state.ended:
-        return state.value
-    lines = (files / f"{run.id}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    folder.fail(run.id, f"exit status {status}: {lines[-1] if lines else 'it said nothing'}")
-    return State.FAILED.value
-
-
-def _tasks(runs: Sequence[Run], *, group: bool) -> Iterator[Task]:
-    if not group:
-        yield from ((run,) for run in runs)
-        return
+def _tasks(runs: Sequence[Run], workers: int) -> list[Task]:
+    """Runs of one shape together, the longest stacks first, each of at most a worker's share of the runs."""
     from scaled_sgd.study.batched import same_shape
 
-    stacks: dict[object, list[Run]] = {}
+    shapes: dict[object, list[Run]] = {}
     for run in runs:
-        stacks.setdefault(same_shape(run.config), []).append(run)
-    yield from stacks.values()
+        shapes.setdefault(same_shape(run.config), []).append(run)
+    stacks = [stack for alike in shapes.values() for stack in _stacks(alike, -(-len(runs) // workers))]
+    return sorted(stacks, key=lambda stack: -sum(run.work for run in stack))
+
+
+def _stacks(alike: Sequence[Run], share: int) -> Iterator[Task]:
+    size = max(1, min(share, _MOST_TOGETHER, _WEIGHTS_TOGETHER // alike[0].weights))
+    for start in range(0, len(alike), size):
+        yield alike[start : start + size]
 
 
 def default_workers() -> int:

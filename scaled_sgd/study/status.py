@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.jobs import FOLDER, Job, jobs
 
 _SHOWN = 10
-"""Failed runs that are named."""
+"""Failed runs, and jobs that have not ended well, that are named."""
 
 
 def describe(folder: StudyFolder) -> str:
@@ -23,7 +25,15 @@ def describe(folder: StudyFolder) -> str:
     text += [f"  {run} failed: {folder.error(run)}" for run in failed[:_SHOWN]]
     if len(failed) > _SHOWN:
         text.append(f"  and {len(failed) - _SHOWN} more")
-    return "\n".join(text)
+    return "\n".join([*text, *_jobs(jobs(folder.path / FOLDER))])
+
+
+def _jobs(found: Sequence[Job]) -> Iterator[str]:
+    if found:
+        counts = Counter(job.state for job in found)
+        yield "jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    for job in [job for job in found if job.state != "ended"][-_SHOWN:]:
+        yield f"  {job.id} {job.state}" + (f": {job.error}" if job.error else "")
 
 
 def _counts(states: "object") -> str:

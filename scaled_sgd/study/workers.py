@@ -1,11 +1,8 @@
 """Processes that train the small runs of a study, one task at a time each."""
 
 import contextlib
-import ctypes
 import multiprocessing
-import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
@@ -14,10 +11,9 @@ from typing import Any
 import torch
 
 from scaled_sgd.study.attempt import DataShelf, Train, attempt
+from scaled_sgd.study.child_processes import die_with_parent
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import Run
-
-_PR_SET_PDEATHSIG = 1
 
 Task = Sequence[Run]
 """Runs that are trained together; mostly one."""
@@ -57,7 +53,9 @@ class _Worker:
 
     def give(self, task: Task) -> None:
         self.task = task
-        self.pipe.send(task)
+        # A worker that has died meanwhile is found out when it does not answer.
+        with contextlib.suppress(OSError):
+            self.pipe.send(task)
 
 
 class _Pool:
@@ -103,18 +101,20 @@ def _pool(count: int, folder: StudyFolder, train: Train) -> Iterator[_Pool]:
         yield pool
     finally:
         for worker in pool.workers:
-            worker.process.terminate()
+            worker.process.kill()
         for worker in pool.workers:
             worker.process.join()
 
 
 def _work(pipe: "Connection[Any, Any]", place: int, folder: StudyFolder, train: Train) -> None:
     """Take tasks until the pipe is closed, as it is when the process that gives them is gone."""
-    # Ctrl-C reaches the whole group, and Slurm's signal before a preemption all of a job.
-    for number in (signal.SIGINT, signal.SIGUSR2):
+    # Ctrl-C reaches the whole group, and Slurm's signals all of a job: the parent ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        # Leave no run to a worker whose study is gone: another process may take it up at once.
+        die_with_parent(signal.SIGKILL, parent.pid)
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())
@@ -125,12 +125,3 @@ def _work(pipe: "Connection[Any, Any]", place: int, folder: StudyFolder, train: 
         except (EOFError, OSError):
             return
         pipe.send(attempt(task, folder, train, shelf))
-
-
-def _die_with_parent() -> None:
-    """Leave no run to a worker whose study is gone: another process may take it up at once (Linux)."""
-    if sys.platform == "linux":
-        parent = multiprocessing.parent_process()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if parent is not None and os.getppid() != parent.pid:
-            os.kill(os.getpid(), signal.SIGKILL)

@@ -78,6 +78,30 @@ def test_a_key_of_the_command_line_replaces_an_axis_or_a_base_value():
     ]
 
 
+def test_choices_are_kept_by_their_names():
+    study = grid({"method": {"a": {"optim.lr": 1}, "b": {"optim.lr": 2}, "3": {"optim.lr": 3}}})
+    kept = runs(study, {"method": [3, "a"]})
+    assert [(run.axes["method"], run.config.optim.lr) for run in kept] == [("3", 3.0), ("a", 1.0)]
+    assert [run.axes["method"] for run in runs(study, {"method": "b"})] == ["b"]
+    for wrong in ("c", ["a", "a"], {"a": {}}):
+        with pytest.raises(UserError, match=r"^method: .*allowed: a, b, 3"):
+            runs(study, {"method": wrong})
+
+
+def test_a_number_of_weights_may_be_written_with_an_exponent():
+    Path("s.yaml").write_text("large_weights: 2e7\n")
+    assert read_study(Path("s.yaml")).large_weights == 2e7
+
+
+def test_a_plan_loads_its_data_once_whatever_the_seeds():
+    shelf = DataShelf()
+    study = grid({"run.seed": {"range": [5]}})
+    with open("s.yaml", "w", encoding="utf-8") as file:
+        yaml.safe_dump(study, file)
+    assert len(expand(read_study(Path("s.yaml")), shelf)) == 5
+    assert len(shelf.loaded) == 1
+
+
 def test_the_same_numbers_have_the_same_name_and_others_another():
     (one,) = runs(grid())
     same = [
@@ -153,6 +177,10 @@ MISTAKES = [
     ),
     (grid({"method": {"a": {"optim.rl": 2}}}), "axes.method.a.optim.rl: unknown key; …"),
     (grid({"optim.steps": [1]}), "base.optim.steps: it is an axis too; allowed: one of the two"),
+    (
+        {"base": {"model": {"depth": 3}, "model.depth": 4}},
+        "model.depth: it is there twice, nested and dotted; allowed: once",
+    ),
     (grid({"a": 1, "b": 2}), "axes: not a list of single entries; allowed: - model.base_width: [4, 8]"),
     (grid(match={"by": "weights"}), "match: {'by': 'weights'} is not usable; allowed: …"),
     (grid(report="all"), "report: 'all' is not usable; allowed: a list of figures, or nothing for all"),

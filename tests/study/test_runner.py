@@ -1,20 +1,25 @@
 """Studies are run to their end whatever happens to the processes that run them."""
 
+import dataclasses
 import multiprocessing
 import os
 import random
 import signal
+import socket
+import sys
 import time
+import types
 from collections import Counter
 
 import pytest
 
+from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.cluster import share
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.runner import make_plan, run_plan
+from scaled_sgd.study.runner import _tasks, make_plan, run_plan
 from scaled_sgd.study.status import describe
 from tests.study.standin import nothing, train
 
@@ -68,6 +73,10 @@ def whole(tmp_path, lines):
     do(*study(tmp_path, lines), workers=2)
 
 
+def alone(tmp_path, lines):
+    do(*study(tmp_path, lines), workers=1)
+
+
 def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     lines = "  - run.seed: {range: [40]}\n"
     found, runs, folder = study(tmp_path, lines)
@@ -95,10 +104,76 @@ def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
 
 def test_one_study_is_run_by_one_process_at_a_time(tmp_path):
     _, _, folder = study(tmp_path, "  - run.seed: [0]\n")
-    with folder.locked(), pytest.raises(UserError, match="is being run by another process"), folder.locked():
+    with folder.locked(), pytest.raises(UserError, match="is being run by process"), folder.locked():
         pass
-    with folder.locked("-0-of-2"), folder.locked("-1-of-2"):
-        pass
+    with folder.locked(by_jobs=True), folder.locked(by_jobs=True):
+        assert folder.user is None
+        with pytest.raises(UserError, match="is being run by process"), folder.locked():
+            pass
+    with folder.locked():
+        assert folder.user == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(UserError, match="is being run by process"), folder.locked(by_jobs=True):
+            pass
+
+
+def test_a_run_that_another_process_makes_is_left_to_it(tmp_path):
+    found, runs, folder = study(tmp_path, "  - run.seed: [0, 1]\n")
+    with folder.hold(runs[0].id):
+        (folder.run(runs[0].id) / "metrics.jsonl").write_text("theirs")
+        assert folder.state(runs[0].id) == State.RUNNING
+        assert do(found, runs, folder, workers=1) == Counter(finished=1, running=1)
+        assert (folder.run(runs[0].id) / "metrics.jsonl").read_text() == "theirs"
+    assert folder.state(runs[0].id) == State.PENDING
+    assert do(found, runs, folder, workers=1) == Counter(finished=1)
+
+
+def test_two_jobs_with_the_same_runs_make_each_once(tmp_path):
+    """As when a study is submitted twice."""
+    lines = "  - run.seed: {range: [20]}\n"
+    _, runs, folder = study(tmp_path, lines)
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=alone, args=(tmp_path, lines)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert sorted((folder.path / "log").read_text().split()) == sorted(run.id for run in runs)
+
+
+def test_what_was_left_of_a_run_is_gone_when_it_is_begun_again(tmp_path):
+    _, runs, folder = study(tmp_path, "  - run.seed: [0]\n")
+    place = folder.run(runs[0].id)
+    (place / "checkpoints/step-1").mkdir(parents=True)
+    (place / "metrics.jsonl").write_text("half a li")
+    with folder.hold(runs[0].id):
+        assert folder.begin(runs[0].id) == place
+        assert {path.name for path in place.iterdir()} == {".running"}
+
+
+def test_data_stay_loaded_while_they_fit():
+    shelf = DataShelf(most=2**20)
+    first = shelf(DataConfig(), 0)
+    assert shelf(DataConfig(), 0) is first
+    for seed in range(1, 6):
+        shelf(DataConfig(), seed)
+    assert 1 < len(shelf.loaded) < 6
+    assert shelf(DataConfig(), 0) is not first
+    small = DataShelf(most=0)
+    assert small(DataConfig(), 1) is small(DataConfig(), 1)
+
+
+def test_runs_of_one_shape_are_shared_out_and_the_longest_come_first(tmp_path, monkeypatch):
+    """The shape is the engine's to say; here it is the width."""
+    shape = types.SimpleNamespace(same_shape=lambda config: config.model.base_width)
+    monkeypatch.setitem(sys.modules, "scaled_sgd.study.batched", shape)
+    _, runs, _ = study(tmp_path, "  - run.seed: {range: [6]}\n  - optim.batch_size: [4, 8]\n")
+    wide = [dataclasses.replace(run, weights=30_000_000) for run in runs[:2]]
+    stacks = _tasks(runs, workers=3)
+    assert [len(stack) for stack in stacks] == [4, 4, 4]
+    assert sorted(run.id for stack in stacks for run in stack) == sorted(run.id for run in runs)
+    assert [len(stack) for stack in _tasks(wide, workers=1)] == [1, 1]
+    work = [sum(run.work for run in stack) for stack in _tasks([*runs, *wide], workers=3)]
+    assert work == sorted(work, reverse=True)
 
 
 def test_jobs_share_all_runs_and_none_twice(tmp_path):
@@ -106,6 +181,13 @@ def test_jobs_share_all_runs_and_none_twice(tmp_path):
     parts = [share(runs, job, 3) for job in range(3)]
     assert sorted(run.id for part in parts for run in part) == sorted(run.id for run in runs)
     assert [len(part) for part in parts] == [4, 4, 3]
+
+
+def test_jobs_take_about_as_long_as_each_other(tmp_path):
+    """Though the lengths repeat with the number of jobs."""
+    _, runs, _ = study(tmp_path, "  - run.seed: {range: [6]}\n  - optim.batch_size: [8, 64]\n")
+    work = [sum(run.work for run in share(runs, job, 2)) for job in range(2)]
+    assert work[0] == work[1]
 
 
 def test_large_networks_and_several_processes_are_launched_by_themselves(tmp_path):

@@ -1,0 +1,40 @@
+"""How long the rest of a study may take, by what its finished runs took."""
+
+from collections.abc import Sequence
+
+from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.grid import Run
+
+_LOOKED_AT = 200
+_WORK_OF_A_STEP = 1.5e7
+"""What a step costs besides its products, in multiplications."""
+
+
+def seconds_left(folder: StudyFolder, runs: Sequence[Run]) -> float | None:
+    """Seconds that the pending runs take one after the other; None where no run has finished yet.
+
+    They take as long for their work as the finished ones did.
+    """
+    left = seconds = done = 0.0
+    looked = 0
+    for run in {run.id: run for run in runs}.values():
+        work = run.work + _WORK_OF_A_STEP * (run.config.optim.steps or 1)
+        summary = folder.summary(run.id)
+        if summary is None:
+            left += work
+        elif looked < _LOOKED_AT and isinstance(summary.get("seconds"), int | float):
+            looked, seconds, done = looked + 1, seconds + summary["seconds"], done + work
+    return left * seconds / done if done else None
+
+
+def duration(seconds: float) -> str:
+    """A time in its largest units, such as 3 h 20 min."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"

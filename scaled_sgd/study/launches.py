@@ -1,0 +1,108 @@
+"""Large runs: each through ``scaled-sgd train`` in processes of its own, from its last checkpoint."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from scaled_sgd.config import as_dict
+from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.grid import Run
+from scaled_sgd.study.locks import HeldError, Lock
+
+_OF_A_LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_STOPPED = (130, 138, 143)
+_SECONDS_TO_SAVE = 60.0
+
+_under_way: "list[subprocess.Popen[bytes]]" = []
+
+
+def stop_launched(seconds: float = _SECONDS_TO_SAVE) -> None:
+    """Have the run that this process has launched, if any, save and end; wait so long for it."""
+    end = time.monotonic() + seconds
+    # A signal handler may be here while what it interrupted waits for the same process.
+    asked = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    for process in _under_way:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < end and os.waitid(os.P_PID, process.pid, asked) is None:
+                time.sleep(0.1)
+
+
+class Launches:
+    """Makes the large runs of a study, one at a time, on all GPUs that are here.
+
+    Args:
+        folder: of the study.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self._files = folder.path / "launches"
+
+    def make(self, run: Run) -> str:
+        """Train, from the newest checkpoint if there is one; how it ended.
+
+        Raises:
+            KeyboardInterrupt: a signal ended it; it goes on from there the next time.
+        """
+        try:
+            lock = self._folder.hold(run.id)
+        except HeldError:
+            return State.RUNNING.value
+        with lock:
+            state = self._folder.state(run.id)
+            return state.value if state.ended else self._make(run, lock)
+
+    def _make(self, run: Run, lock: Lock) -> str:
+        place = self._folder.begin(run.id, keep=True)
+        self._files.mkdir(exist_ok=True)
+        config = as_dict(run.config)
+        processes = run.config.run.processes or _gpus(run)
+        config["run"] |= {"name": run.id, "dir": str(place.parent), "resume": "auto", "processes": processes}
+        path, log = (self._files / f"{run.id}.{kind}" for kind in ("yaml", "log"))
+        path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        status = _train(path, log, lock)
+        state = self._folder.state(run.id)
+        if state.ended:
+            return state.value
+        if status in _STOPPED:
+            raise KeyboardInterrupt
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        self._folder.fail(run.id, f"exit status {status}: {lines[-1] if lines else 'it said nothing'}")
+        return State.FAILED.value
+
+
+def _train(config: Path, log: Path, lock: Lock) -> int:
+    """The exit status of the trainer, which holds ``lock`` to its end, whatever becomes of this process."""
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    command = [sys.executable, "-m", "scaled_sgd.study.launched", str(os.getpid()), "--config", str(config)]
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock.descriptor,),
+        )
+    _under_way.append(process)
+    try:
+        return process.wait()
+    except BaseException:
+        stop_launched()
+        raise
+    finally:
+        _under_way.remove(process)
+
+
+def _gpus(run: Run) -> int:
+    there = torch.cuda.is_available() and run.config.run.device != "cpu"
+    return torch.cuda.device_count() if there else 1
