@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,19 @@ def run(clone, *options, **variables):
     )
 
 
+def status(clone, **variables):
+    told = subprocess.run(
+        [sys.executable, "-m", "scaled_sgd.cli", "study", "status", "smoke"],
+        cwd=clone,
+        env=environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
 def states(clone):
     folder = StudyFolder(clone / "studies/smoke")
     plan = [json.loads(line) for line in (folder.path / "plan.jsonl").read_text().splitlines()]
@@ -53,6 +67,23 @@ def test_local_jobs_share_a_study(clone):
     assert finished.returncode == 0, finished.stderr
     assert states(clone) == [State.FINISHED] * 8
     assert len(list((clone / "studies/smoke/jobs").glob("*_submitted.pkl"))) == 2
+    shown = status(clone)
+    assert "jobs: 2 ended\n" in f"{shown}\n"
+    assert "studies/smoke: 8 runs, 8 finished" in shown
+
+
+def test_local_jobs_end_with_the_study(clone):
+    command = [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", "--executor=local", "--jobs=2"]
+    started = subprocess.Popen(
+        [*command, "--optim.steps=200000"], cwd=clone, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    plan = clone / "studies/smoke/plan.jsonl"
+    wait_until(lambda: plan.exists() and State.RUNNING in states(clone), seconds=90, what="a run to begin")
+    started.send_signal(signal.SIGTERM)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 143
+    assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert states(clone) == [State.PENDING] * 8
 
 
 def test_a_cluster_that_is_not_here_is_one_line(clone):
@@ -64,19 +95,26 @@ def test_a_cluster_that_is_not_here_is_one_line(clone):
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_a_slurm_array_does_a_study_and_a_requeued_job_goes_on(clone):
+def test_a_slurm_array_does_a_study_and_a_job_whose_time_is_over_goes_on(clone):
+    """A job makes a small run and then a large one, in which it is told that its time is over."""
+    options = ("--executor=slurm", "--jobs=2", "--at-once=1", "--workers=1", "--slurm", "mem=500M")
+    study = clone / "configs/studies/smoke.yaml"
+    text = study.read_text().replace("run: {log_every: 1}", "run: {log_every: 1, eval_every: 0}")
+    study.write_text(text.replace("[4, 8]", "[4, 40]").replace("[2, 8]", "[2]") + "large_weights: 10000\n")
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, LoopbackCluster(Path(folder)) as cluster:
-        submitted = run(
-            clone, "--executor=slurm", "--jobs=2", "--at-once=1", "--workers=1", "--slurm", "mem=500M",
-            "--optim.steps=1500", **cluster.environment,
-        )  # fmt: skip
+        submitted = run(clone, *options, "--optim.steps=600", **cluster.environment)
         assert submitted.returncode == 0, submitted.stderr
         first, second = submitted.stderr.split("submitted: ")[1].split(";")[0].split(", ")
-        wait_until(lambda: cluster.state(first) == "RUNNING", seconds=30, what=f"job {first} to run")
+        wait_until(lambda: State.FINISHED in states(clone), seconds=60, what="a run to finish")
         # One at a time.
         assert cluster.state(second) == "PENDING"
-        wait_until(lambda: State.FINISHED in states(clone), seconds=60, what="a run to finish")
-        cluster.run("scontrol", "requeue", first)
+        assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
+        logs = list((clone / "studies/smoke/launches").glob("*.log"))
+        print(logs)
+        cluster.run("scancel", "--signal=USR2", first)
+        wait_until(lambda: cluster.state(first) == "PENDING", seconds=60, what=f"job {first} to be queued")
+        cluster.run("scontrol", "update", f"JobId={first}", "StartTime=now")
         ends = [cluster.end(job, seconds=150) for job in (first, second)]
+        assert "jobs: 2 ended\n" in f"{status(clone, **cluster.environment)}\n"
     assert ends == ["COMPLETED"] * 2
-    assert states(clone) == [State.FINISHED] * 8
+    assert states(clone) == [State.FINISHED] * 4
