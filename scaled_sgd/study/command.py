@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["run"]:
             own, overrides = split_overrides(arguments)
         options = parser.parse_args(own)
-        return int(options.act(options, overrides, arguments[1:]))
+        return int(options.act(options, overrides))
     except UserError as error:
         if debug:
             raise
@@ -167,7 +167,7 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
     return folder
 
 
-def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     paths = sorted(Path("configs/studies").glob("*.yaml"))
     for path in paths:
         study = read_study(path)
@@ -177,7 +177,7 @@ def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any], _argument
     return 0
 
 
-def _run(options: argparse.Namespace, overrides: Mapping[str, Any], arguments: Sequence[str]) -> int:
+def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     for name in ("workers", "jobs", "at_once", "minutes"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -219,9 +219,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any], arguments: S
     _write(study, runs, folder)
     if not plan.pending:
         return 0
-    # Jobs read what was submitted, whatever becomes of the study's file meanwhile.
-    own = [str((folder.path / "study.yaml").resolve()), *_passed(arguments), "--name", folder.name]
-    identifiers = submit(cluster, folder.path, own)
+    identifiers = submit(cluster, folder.path, _for_jobs(options, folder))
     print(
         f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
     )
@@ -263,18 +261,11 @@ def _grouped(asked: str, small: Sequence[Run]) -> bool:
     return faster_batched([run.config for run in small])
 
 
-def _passed(arguments: Sequence[str]) -> list[str]:
-    """What a job is told of the command line: all but the study's name and the executor."""
-    own = {"--executor", "--jobs", "--at-once", "--minutes", "--slurm", "--share"}
-    kept, skip = list[str](), False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument.partition("=")[0] in own:
-            skip = "=" not in argument or (argument.startswith("--slurm") and argument == "--slurm")
-        elif argument != "--dry-run":
-            kept.append(argument)
-    return kept
+def _for_jobs(options: argparse.Namespace, folder: StudyFolder) -> list[str]:
+    """What a job is told: the study as it was submitted, whatever becomes of its file meanwhile."""
+    told = [str((folder.path / "study.yaml").resolve()), "--dir", options.dir, "--name", folder.name]
+    told += ["--batched", options.batched]
+    return told if options.workers is None else [*told, "--workers", str(options.workers)]
 
 
 def _cluster(options: argparse.Namespace, pending: int) -> Cluster | None:
@@ -295,14 +286,14 @@ def _weights(runs: Sequence[Run]) -> str:
     return f"{fewest:,} weights" if fewest == most else f"{fewest:,} to {most:,} weights"
 
 
-def _status(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+def _status(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.status import describe
 
     print(describe(_folder(options)))
     return 0
 
 
-def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.collect import collect
 
     folder = _folder(options)
@@ -313,7 +304,7 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any], _argume
     return 0
 
 
-def _report(options: argparse.Namespace, _overrides: Mapping[str, Any], _arguments: Sequence[str]) -> int:
+def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.report import write_report
 
     print(write_report(_folder(options).path))

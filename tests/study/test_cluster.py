@@ -48,6 +48,11 @@ def status(clone, **variables):
     return told.stdout
 
 
+def rows(folder, run):
+    path = folder.run(run) / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
 def states(clone):
     folder = StudyFolder(clone / "studies/smoke")
     plan = [json.loads(line) for line in (folder.path / "plan.jsonl").read_text().splitlines()]
@@ -73,9 +78,13 @@ def test_local_jobs_share_a_study(clone):
 
 
 def test_local_jobs_end_with_the_study(clone):
-    command = [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", "--executor=local", "--jobs=2"]
+    command = [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", "--optim.steps=200000"]
     started = subprocess.Popen(
-        [*command, "--optim.steps=200000"], cwd=clone, env=environment(), stderr=subprocess.PIPE, text=True
+        [*command, "--executor=local", "--jobs=2"],
+        cwd=clone,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     plan = clone / "studies/smoke/plan.jsonl"
     wait_until(lambda: plan.exists() and State.RUNNING in states(clone), seconds=90, what="a run to begin")
@@ -97,20 +106,24 @@ def test_a_cluster_that_is_not_here_is_one_line(clone):
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_a_slurm_array_does_a_study_and_a_job_whose_time_is_over_goes_on(clone):
     """A job makes a small run and then a large one, in which it is told that its time is over."""
+    study, folder = clone / "configs/studies/smoke.yaml", StudyFolder(clone / "studies/smoke")
+    text = study.read_text().replace("[4, 8]", "[4, 40]").replace("[2, 8]", "[2]")
+    study.write_text(f"{text}large_weights: 10000\n")
     options = ("--executor=slurm", "--jobs=2", "--at-once=1", "--workers=1", "--slurm", "mem=500M")
-    study = clone / "configs/studies/smoke.yaml"
-    text = study.read_text().replace("run: {log_every: 1}", "run: {log_every: 1, eval_every: 0}")
-    study.write_text(text.replace("[4, 8]", "[4, 40]").replace("[2, 8]", "[2]") + "large_weights: 10000\n")
-    with tempfile.TemporaryDirectory(prefix="slurm-") as folder, LoopbackCluster(Path(folder)) as cluster:
-        submitted = run(clone, *options, "--optim.steps=600", **cluster.environment)
+    sizes = ("--optim.steps=3000", "--diagnostics.every=0", "--run.eval_every=0")
+    with tempfile.TemporaryDirectory(prefix="slurm-") as place, LoopbackCluster(Path(place)) as cluster:
+        submitted = run(clone, *options, *sizes, **cluster.environment)
         assert submitted.returncode == 0, submitted.stderr
         first, second = submitted.stderr.split("submitted: ")[1].split(";")[0].split(", ")
-        wait_until(lambda: State.FINISHED in states(clone), seconds=60, what="a run to finish")
+        logs = folder.path / "launches"
+        wait_until(
+            lambda: any(rows(folder, log.stem) > 50 for log in logs.glob("*.log")),
+            seconds=90,
+            what="steps of a large run",
+        )
         # One at a time.
         assert cluster.state(second) == "PENDING"
         assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
-        logs = list((clone / "studies/smoke/launches").glob("*.log"))
-        print(logs)
         cluster.run("scancel", "--signal=USR2", first)
         wait_until(lambda: cluster.state(first) == "PENDING", seconds=60, what=f"job {first} to be queued")
         cluster.run("scontrol", "update", f"JobId={first}", "StartTime=now")
@@ -118,3 +131,5 @@ def test_a_slurm_array_does_a_study_and_a_job_whose_time_is_over_goes_on(clone):
         assert "jobs: 2 ended\n" in f"{status(clone, **cluster.environment)}\n"
     assert ends == ["COMPLETED"] * 2
     assert states(clone) == [State.FINISHED] * 4
+    told = [log.read_text() for log in logs.glob("*.log")]
+    assert sorted("resumed: " in text for text in told) == [False, True]
