@@ -14,7 +14,7 @@ from scaled_sgd.losses import get_loss
 from scaled_sgd.parsing import parse
 from scaled_sgd.scaling import RULES, get_rule
 from scaled_sgd.sharding import Partition
-from scaled_sgd.study.batched import faster_batched, train_batch
+from scaled_sgd.study.batched import faster_batched, together, train_batch
 from scaled_sgd.study.engine import train_small
 from scaled_sgd.study.run import Run
 from scaled_sgd.study.stack import Stack
@@ -143,8 +143,8 @@ def test_a_run_goes_on_from_the_cpu_on_the_gpu(tmp_path, monkeypatch):
 
 
 STUDY = (
-    "--model.depth=4", "--model.base_width=4", "--optim.steps=30", "--optim.batch_size=200", "--run.log_every=10",
-    "--model.dtype=float64", "--run.eval_every=0",
+    "--model.depth=4", "--model.base_width=4", "--optim.steps=30", "--optim.batch_size=200",
+    "--run.log_every=10", "--model.dtype=float64", "--run.eval_every=0",
 )  # fmt: skip
 
 
@@ -162,13 +162,13 @@ def stacked_configs(device):
 def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
     data = load_data(DataConfig(), seed=0)
     configs = stacked_configs("cuda")
-    together = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
+    found = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
     for place, config in enumerate(stacked_configs("cpu")):
         own = load_data(config.data, seed=config.run.seed)
         alone = train_small(config, own, tmp_path / f"cpu-{place}")
-        assert together[place]["status"] == alone["status"]
+        assert found[place]["status"] == alone["status"]
         for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):
-            assert together[place].get(name) == pytest.approx(alone.get(name), rel=1e-8)
+            assert found[place].get(name) == pytest.approx(alone.get(name), rel=1e-8)
 
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
@@ -178,10 +178,10 @@ def test_a_stacked_step_never_waits_for_the_gpu(seeds):
         config = parse([*STUDY, "--run.device=cuda", f"--run.seed={seed}", "--optim.clip_norm=0.5"])
         runs.append(Run(config, load_data(config.data, seed=seed)))
     stack, cuts = Stack(runs), [next(run.cuts()) for run in runs]
-    stack.take(0, cuts[0].x, cuts[0].y, measure_gradient=True)
+    stack.take(0, *together(cuts, list(seeds)), measure_gradient=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stack.take(1, cuts[0].x, cuts[0].y, measure_gradient=True)
+        stack.take(1, *together(cuts, list(seeds)), measure_gradient=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -119,7 +119,7 @@ def _train(stack: Stack, records: list[Record], ended: Callable[[int, dict[str, 
                 return
         own = [cuts[rows_of[place]] for place in places]
         rows = [records[place].begin(cut) for place, cut in zip(places, own, strict=True)]
-        x, y = _together(cuts, [rows_of[place] for place in places])
+        x, y = together(cuts, [rows_of[place] for place in places])
         taken = stack.take(step, x, y, measure_gradient=logged)
         if step == 0 or logged:
             for run, scales in zip(stack.runs, taken.scales, strict=True):
@@ -156,7 +156,7 @@ def _cuts(runs: Sequence[Run]) -> Iterator[tuple[int, list[Cut], list[int]]]:
         yield step, list(cuts), rows_of
 
 
-def _together(cuts: list[Cut], rows: list[int]) -> tuple[Tensor, Tensor]:
+def together(cuts: list[Cut], rows: list[int]) -> tuple[Tensor, Tensor]:
     """Inputs and targets for a stack: one minibatch where all take the same, else one a network."""
     if len(set(rows)) == 1:
         return cuts[rows[0]].x, cuts[rows[0]].y
@@ -174,7 +174,7 @@ def _steps_of_stack(runs: Sequence[Run]) -> Iterator[None]:
     stack = Stack(runs)
     for step, cuts, rows in _cuts(runs):
         yield
-        stack.take(step, *_together(cuts, rows), measure_gradient=False)
+        stack.take(step, *together(cuts, rows), measure_gradient=False)
 
 
 def _seconds(steps: Iterator[None]) -> float:
