@@ -8,10 +8,16 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness, taylor_coefficients
+from scaled_sgd.data import DataConfig, load_data
 from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
+from scaled_sgd.parsing import parse
 from scaled_sgd.scaling import RULES, get_rule
 from scaled_sgd.sharding import Partition
+from scaled_sgd.study.batched import faster_batched, together, train_batch
+from scaled_sgd.study.engine import train_small
+from scaled_sgd.study.run import Run
+from scaled_sgd.study.stack import Stack
 from scaled_sgd.train import main
 
 pytestmark = [
@@ -134,3 +140,64 @@ def test_a_run_goes_on_from_the_cpu_on_the_gpu(tmp_path, monkeypatch):
             AcceleratorState._reset_state(reset_partial_state=True)
         ends.append(json.loads((tmp_path / f"runs/{device}/summary.json").read_text())["train_loss"])
     assert ends[1] == pytest.approx(ends[0], rel=1e-9)
+
+
+STUDY = (
+    "--model.depth=4", "--model.base_width=4", "--optim.steps=30", "--optim.batch_size=200",
+    "--run.log_every=10", "--model.dtype=float64", "--run.eval_every=0",
+)  # fmt: skip
+
+
+def stacked_configs(device):
+    options = [
+        (),
+        ("--scaling.rule=gain", "--optim.lr=1"),
+        ("--scaling.rule=none", "--optim.lr=1e200"),
+        ("--scaling.static=true", "--optim.momentum=0.5", "--optim.clip_norm=0.1"),
+        ("--run.seed=1", "--model.parameterization=ntp", "--optim.normalize=true", "--optim.lr=0.1"),
+    ]
+    return [parse([*STUDY, f"--run.device={device}", *own]) for own in options]
+
+
+def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
+    data = load_data(DataConfig(), seed=0)
+    configs = stacked_configs("cuda")
+    found = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
+    for place, config in enumerate(stacked_configs("cpu")):
+        own = load_data(config.data, seed=config.run.seed)
+        alone = train_small(config, own, tmp_path / f"cpu-{place}")
+        assert found[place]["status"] == alone["status"]
+        for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):
+            ours, theirs = found[place].get(name), alone.get(name)
+            assert ours == (theirs if theirs is None else pytest.approx(theirs, rel=1e-8))
+
+
+@pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
+def test_a_stacked_step_never_waits_for_the_gpu(seeds):
+    runs = []
+    for seed in seeds:
+        config = parse([*STUDY, "--run.device=cuda", f"--run.seed={seed}", "--optim.clip_norm=0.5"])
+        runs.append(Run(config, load_data(config.data, seed=seed)))
+    stack, cuts = Stack(runs), [next(run.cuts()) for run in runs]
+    stack.take(0, *together(cuts, list(seeds)), measure_gradient=True)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stack.take(1, *together(cuts, list(seeds)), measure_gradient=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_small_run_on_the_gpu_is_that_on_the_cpu(tmp_path):
+    found = []
+    for device in ("cpu", "cuda"):
+        config = parse(
+            [*STUDY, f"--run.device={device}", "--diagnostics.every=10", "--diagnostics.samples=50"]
+        )
+        found.append(train_small(config, load_data(config.data, seed=0), tmp_path / device))
+    for name in ("initial_loss", "max_loss", "train_loss", "eval_loss"):
+        assert found[1][name] == pytest.approx(found[0][name], rel=1e-8)
+
+
+def test_which_way_is_faster_is_measured():
+    configs = [parse([*STUDY, "--run.device=cuda", f"--optim.lr={lr}"]) for lr in range(1, 17)]
+    assert isinstance(faster_batched(configs), bool)

@@ -13,11 +13,11 @@ from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.errors import UserError
-from scaled_sgd.fused import Update, fused_step
+from scaled_sgd.fused import Step, Update, fused_step
 from scaled_sgd.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.sharding import Partition, Ranks
 from scaled_sgd.study.record import Record
-from scaled_sgd.study.run import Run
+from scaled_sgd.study.run import Cut, Run
 
 
 def unsuited(config: Config) -> str | None:
@@ -64,62 +64,75 @@ def train_small(config: Config, data: Data, folder: Path) -> dict[str, Any]:
     """
     refuse_unsuited(config)
     run = Run(config, data)
-    depth, on_cpu = run.model.depth, run.device.type == "cpu"
-    partition = Partition.of(run.model, ranks=Ranks.alone())
-    update = _first_update(run)
-    watch = DivergenceWatch(run.model)
+    take, depth, on_cpu = Steps(run), run.model.depth, run.device.type == "cpu"
     largest: Tensor | float = 0.0
     with Record(run, folder) as record:
         for cut in run.cuts():
-            lr = run.schedule(cut.step)
-            update = update if update.lr == lr else replace(update, lr=lr)
-            row = record.begin(cut, lr)
-            watch.start_step(cut.step)
-            taken = fused_step(
-                partition,
-                cut.x,
-                cut.y,
-                loss=run.loss,
-                scale=run.scaling.predict_layers,
-                update=update,
-                sizes=[len(cut.x)],
-                measure_gradient=row is not None,
-                see=watch.see,
-            )
-            watch.see(taken.loss, depth + 1)
-            run.scaling.record(taken.scales)
+            # A look at a number costs nothing on the CPU, and elsewhere the wait for it.
+            if (on_cpu or run.logs(cut.step)) and not math.isfinite(largest):
+                break
+            row = record.begin(cut)
+            taken = take(cut, measure_gradient=row is not None)
             loss = float(taken.loss) / taken.n if on_cpu else taken.loss / taken.n
             largest = _larger(largest, loss)
             if row is not None:
                 assert taken.grad_norm is not None
                 norm, scales = float(taken.grad_norm), taken.scales.tolist()
-                record.end(row, cut, lr=lr, loss=float(loss), grad_norm=norm, scales=scales)
-            if (row is not None or on_cpu) and not math.isfinite(loss):
-                break
+                record.end(row, cut, loss=float(loss), grad_norm=norm, scales=scales)
         # The last update shows in no step.
-        watch.see(run.probe_loss(), depth + 1)
-        found = watch.found()
+        take.watch.see(run.probe_loss(), depth + 1)
+        found = take.watch.found()
         return record.finished(float(largest)) if found is None else record.diverged(*found)
 
 
+class Steps:
+    """The steps of one run, in order.
+
+    Attributes:
+        watch: sees every step.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, optim = run, run.config.optim
+        self._partition = Partition.of(run.model, ranks=Ranks.alone())
+        velocities = [torch.zeros_like(W) for W in run.model.parameters()] if optim.momentum else []
+        self._update = Update(
+            lr=run.schedule(0),
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+            velocity=lambda k: velocities[k - 1],
+            clip_norm=optim.clip_norm,
+            normalize=optim.normalize,
+        )
+        self.watch = DivergenceWatch(run.model)
+
+    def __call__(self, cut: Cut, *, measure_gradient: bool) -> Step:
+        """Take one."""
+        run, lr = self._run, self._run.schedule(cut.step)
+        if lr != self._update.lr:
+            self._update = replace(self._update, lr=lr)
+        self.watch.start_step(cut.step)
+        taken = fused_step(
+            self._partition,
+            cut.x,
+            cut.y,
+            loss=run.loss,
+            scale=run.scaling.predict_layers,
+            update=self._update,
+            sizes=[len(cut.x)],
+            measure_gradient=measure_gradient,
+            see=self.watch.see,
+        )
+        self.watch.see(taken.loss, run.model.depth + 1)
+        run.scaling.record(taken.scales)
+        return taken
+
+
 def _larger(a: Tensor | float, b: Tensor | float) -> Tensor | float:
-    """Numbers on the CPU, tensors on a device that is not to be waited for."""
+    """The larger, nan where one is; tensors on a device that is not to be waited for, else numbers."""
     if isinstance(b, Tensor):
         return torch.maximum(torch.as_tensor(a, device=b.device), b)
-    return max(a, b)
-
-
-def _first_update(run: Run) -> Update:
-    optim = run.config.optim
-    velocities = [torch.zeros_like(W) for W in run.model.parameters()] if optim.momentum else []
-    return Update(
-        lr=run.schedule(0),
-        weight_decay=optim.weight_decay,
-        momentum=optim.momentum,
-        velocity=lambda k: velocities[k - 1],
-        clip_norm=optim.clip_norm,
-        normalize=optim.normalize,
-    )
+    return b if math.isnan(b) else max(a, b)
 
 
 def refuse_unsuited(config: Config) -> None:

@@ -6,7 +6,7 @@ import json
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.records import flat
 
-_WITHOUT_EFFECT = (
+WITHOUT_EFFECT = (
     "run.name", "run.dir", "run.resume", "run.accept_changes", "run.processes", "run.timeout_seconds",
     "run.trackers", "run.device", "checkpoint.", "sharding.", "optim.fused_update",
 )  # fmt: skip
@@ -15,6 +15,6 @@ _WITHOUT_EFFECT = (
 
 def run_id(config: Config) -> str:
     """12 hexadecimal digits of a resolved configuration."""
-    plain = {k: v for k, v in flat(as_dict(config)).items() if not k.startswith(_WITHOUT_EFFECT)}
+    plain = {k: v for k, v in flat(as_dict(config)).items() if not k.startswith(WITHOUT_EFFECT)}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

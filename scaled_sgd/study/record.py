@@ -1,5 +1,6 @@
 """What a study's small run writes: the run directory of the trainer, with a few figures more."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,11 @@ from scaled_sgd.run_directory import RunDirectory
 from scaled_sgd.study.run import Cut, Run
 from scaled_sgd.summary import network_facts, software_facts
 
-_software = lru_cache(maxsize=1)(software_facts)
+
+@lru_cache(maxsize=1)
+def _software(_folder: str) -> dict[str, Any]:
+    """Once a process and working folder, whose revision it is."""
+    return software_facts()
 
 
 class Record:
@@ -46,7 +51,7 @@ class Record:
     ) -> None:
         self._directory.close()
 
-    def begin(self, cut: Cut, lr: float) -> dict[str, Any] | None:
+    def begin(self, cut: Cut) -> dict[str, Any] | None:
         """What is measured before a step that has a row; None for one that has none."""
         run = self._run
         row: dict[str, Any] = {}
@@ -55,7 +60,7 @@ class Record:
         if run.evaluates(cut.step):
             row |= run.evaluate()
         if run.observes(cut.step):
-            row |= run.observe(cut, lr)
+            row |= run.observe(cut)
         return row
 
     def end(
@@ -63,7 +68,6 @@ class Record:
         row: dict[str, Any],
         cut: Cut,
         *,
-        lr: float,
         loss: float,
         grad_norm: float,
         scales: Sequence[float],
@@ -76,7 +80,7 @@ class Record:
             "step": cut.step,
             "epoch": round(cut.epoch, 6),
             "samples": cut.samples,
-            "lr": lr,
+            "lr": self._run.schedule(cut.step),
             "loss": loss,
             "grad_norm": grad_norm,
             "scales": scales,
@@ -124,7 +128,7 @@ class Record:
             "strategy": run.config.sharding.strategy,
             "exchange": None,
             "device": run.device.type,
-            **_software(),
+            **_software(os.getcwd()),
         }
         self._directory.metrics.flush()
         self._directory.write_summary(outcome | facts)

@@ -127,13 +127,13 @@ class Run:
         """Whether ``step`` has a row."""
         return step % self.config.run.log_every == 0 or self.evaluates(step) or self.observes(step)
 
-    def observe(self, cut: Cut, lr: float) -> dict[str, Any]:
+    def observe(self, cut: Cut) -> dict[str, Any]:
         """What the diagnostics say of the network before its step on ``cut``."""
         assert self._observer is not None
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.model, cut.x, cut.y, loss=self.loss.name, chunk_size=chunk)
         scales = self.scaling.predict(*mean_squares(minibatch))
-        rate = effective_rate(minibatch, lr, self.config.optim)
+        rate = effective_rate(minibatch, self.schedule(cut.step), self.config.optim)
         row = self._observer.measure(minibatch, scales=scales, lr=rate)
         return row | {"preactivation_change": self._preactivation_change()}
 
