@@ -14,8 +14,8 @@ from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 from scaled_sgd.study.locks import HeldError
 
-Train = Callable[[Sequence[Config], Data, Sequence[Path]], Sequence[dict[str, Any]]]
-"""Trains like runs, each into its folder; their summaries."""
+Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]
+"""Trains like runs, each on its data and into its folder; their summaries."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShe
         return []
     try:
         places = [folder.begin(run.id) for run in runs]
-        data = shelf(runs[0].config.data, runs[0].config.run.seed)
+        data = [shelf(run.config.data, run.config.run.seed) for run in runs]
         summaries = train([run.config for run in runs], data, places)
     except UserError as error:
         reason = str(error)

@@ -142,10 +142,10 @@ def refuse_unsuited(config: Config) -> None:
         raise UserError(reason)
 
 
-def train(configs: Sequence[Config], data: Data, folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Train like runs, each into its folder: together where they are several."""
+def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Train like runs, each on its data and into its folder: together where they are several."""
     if len(configs) == 1:
-        return [train_small(configs[0], data, folders[0])]
+        return [train_small(configs[0], data[0], folders[0])]
     from scaled_sgd.study.batched import train_batch
 
     return train_batch(configs, data, folders)
