@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +139,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
             own.append(argument)
             continue
         key = option.removeprefix("--")
+        close = get_close_matches(option, _OPTIONS, n=1, cutoff=0.8)
+        if close and "." not in key:
+            raise UserError(f"{key}: unknown option; did you mean {close[0]}?")
         given = value if equals else next(rest, None)
         if given is None:
             raise UserError(f"{key}: no value given; allowed: a value or a list such as [4, 8]")
@@ -182,6 +186,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', '-')}: {value} is not usable; allowed: integers from 1")
+    parameters = _parameters(options)
     study = read_study(find_study(options.study), overrides)
     folder = StudyFolder(Path(options.dir) / (options.name or study.name))
     shelf = DataShelf()
@@ -196,14 +201,17 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
         f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
         file=sys.stderr,
     )
-    cluster = _cluster(options, plan.pending)
-    if cluster is not None:
+    cluster = None
+    if options.executor is not None:
+        jobs = max(1, min(options.jobs, plan.pending))
+        cluster = Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
         print(
             f"jobs: {cluster.jobs} by {cluster.executor}, {cluster.at_once or 'all'} at once, "
             f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
             file=sys.stderr,
         )
-    side_by_side = cluster.side_by_side if cluster else options.workers or default_workers()
+    workers = options.workers or (1 if cluster else default_workers())
+    side_by_side = workers * cluster.side_by_side if cluster else workers
     seconds = seconds_left(folder, runs)
     if plan.pending and seconds is not None:
         print(f"time: about {duration(seconds / min(side_by_side, plan.pending))}", file=sys.stderr)
@@ -268,17 +276,19 @@ def _for_jobs(options: argparse.Namespace, folder: StudyFolder) -> list[str]:
     return told if options.workers is None else [*told, "--workers", str(options.workers)]
 
 
-def _cluster(options: argparse.Namespace, pending: int) -> Cluster | None:
-    if options.executor is None:
-        return None
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Of Slurm.
+
+    Raises:
+        UserError: one is not ``KEY=VALUE``.
+    """
     parameters: dict[str, Any] = {}
     for pair in options.slurm:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
         parameters[key] = yaml.safe_load(value)
-    jobs = max(1, min(options.jobs, pending))
-    return Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
+    return parameters
 
 
 def _weights(runs: Sequence[Run]) -> str:

@@ -1,0 +1,207 @@
+"""``scaled-sgd study`` as a person types it."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from scaled_sgd.errors import UserError
+from scaled_sgd.study import command
+from scaled_sgd.study.command import main, split_overrides
+from scaled_sgd.study.estimate import duration, seconds_left
+from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.grid import expand, find_study, read_study
+from scaled_sgd.study.jobs import Job, jobs, record
+from tests.launching import REPOSITORY
+
+SMALL = ("--optim.steps=4", "--diagnostics.every=0")
+
+
+@pytest.fixture(autouse=True)
+def clone(tmp_path, monkeypatch):
+    shutil.copytree(REPOSITORY / "configs/studies", tmp_path / "configs/studies")
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def folder(clone):
+    return StudyFolder(clone / "studies/smoke")
+
+
+def run(*options):
+    return main(["run", "smoke", "--workers=1", *SMALL, *options])
+
+
+def ends(folder):
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.path.glob("runs/*/summary.json")}
+
+
+def test_options_of_the_study_may_stand_anywhere():
+    own, keys = split_overrides(
+        ["run", "--model.depth", "4", "smoke", "--optim.lr=[1e-1, 2]", "--workers", "2", "--method", "-1"]
+    )
+    assert own == ["run", "smoke", "--workers", "2"]
+    assert keys == {"model.depth": 4, "optim.lr": ["1e-1", 2], "method": -1}
+    for wrong, message in (
+        (["--optim.lr"], "optim.lr: no value given; allowed: a value or a list such as [4, 8]"),
+        (["--loss=mse", "--loss", "mse"], "loss: it is given twice; allowed: once, …"),
+        (["--optim.lr=[1,"], "optim.lr: '[1,' is not YAML; allowed: …"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message).replace("…", ".*")):
+            split_overrides(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "smok"], "study: no study 'smok'; allowed: …"),
+        (["run", "smoke", "--model.deph=2"], "model.deph: unknown key; did you mean model.depth?"),
+        (["run", "smoke", "--worker=2"], "worker: unknown option; did you mean --workers?"),
+        (["run", "smoke", "--workers=0"], "workers: 0 is not usable; allowed: integers from 1"),
+        (["run", "smoke", "extra"], "study: unrecognized arguments: extra; allowed: …"),
+        (
+            ["run", "smoke", "--executor=slurm", "--slurm=x"],
+            "slurm: 'x' is not usable; allowed: KEY=VALUE, …",
+        ),
+        (["status", "smoke"], "study: 'studies/smoke' has no plan; allowed: …"),
+        (["fly"], "study: … invalid choice: 'fly' …"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(re.escape(f"error: {message}").replace("…", ".*"), line), line
+    with pytest.raises(UserError):
+        main([*arguments, "--debug"])
+
+
+def test_what_is_not_installed_is_one_line(folder, monkeypatch, capsys):
+    assert run("--run.seed=0", "--optim.lr=1", "--model.base_width=2") == 0
+    capsys.readouterr()
+
+    def missing(_options):
+        raise ModuleNotFoundError("No module named 'pandas'", name="pandas")
+
+    monkeypatch.setattr(command, "_folder", missing)
+    assert main(["collect", "smoke"]) == 2
+    expected = "error: study: pandas is not installed; allowed: pip install 'scaled-sgd[study]'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_changed_plan_says_what_is_new_and_keeps_what_was_made(folder, capsys):
+    assert run("--run.seed=0") == 0
+    before = ends(folder)
+    assert len(before) == 4
+    capsys.readouterr()
+    assert run("--run.seed=[0, 1]", "--optim.lr=2") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        "plan: changed (optim.lr [2, 8] → [2]; run.seed [0] → [0, 1]); 2 of its 4 runs were in it before; "
+        "2 of earlier plans stay and are not counted"
+    ) in told
+    after = ends(folder)
+    assert len(after) == 6
+    assert {run: after[run] for run in before} == before
+    assert main(["status", "smoke"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "studies/smoke: 4 runs, 4 finished"
+    assert run("--run.seed=[0, 1]", "--optim.lr=2") == 0
+    assert "plan: changed" not in capsys.readouterr().err
+    assert ends(folder) == after
+
+
+def test_choices_of_a_study_are_kept_by_name(capsys):
+    assert main(["run", "rules", "--dry-run", "--method", "[νP norm, SP plain]"]) == 0
+    assert capsys.readouterr().err.startswith("rules: 132 runs, 0 ended, ")
+    assert main(["run", "rules", "--dry-run", "--method", "magic"]) == 2
+    assert "method: 'magic' is not usable; allowed: νP norm, " in capsys.readouterr().err
+
+
+def test_a_study_that_is_being_run_is_left_alone(folder, capsys):
+    with folder.locked():
+        assert run() == 2
+        assert main(["run", "smoke", "--executor=local", "--jobs=1"]) == 2
+    told = f"'studies/smoke' is being run by process {os.getpid()} on "
+    assert capsys.readouterr().err.count(told) == 2
+    assert not (folder.path / "plan.jsonl").exists()
+
+
+def test_runs_that_others_make_are_not_done(folder, capsys):
+    study = read_study(find_study("smoke"), {"optim.steps": 4, "diagnostics.every": 0, "run.seed": 0})
+    first, *others = expand(study, command.DataShelf())
+    with folder.hold(first.id):
+        assert run("--run.seed=0") == 4
+    assert "1 runs failed or are made by others; scaled-sgd study status" in capsys.readouterr().err
+    assert [folder.state(one.id) for one in others] == [State.FINISHED] * 3
+    assert run("--run.seed=0") == 0
+
+
+def test_the_time_left_goes_by_what_was_measured(folder):
+    study = read_study(find_study("smoke"), {"model.base_width": 4, "optim.lr": 2, "run.seed": [0, 1, 2]})
+    runs = expand(study, command.DataShelf())
+    assert seconds_left(folder, runs) is None
+    for one in runs[:2]:
+        folder.run(one.id).mkdir(parents=True)
+        (folder.run(one.id) / "summary.json").write_text(json.dumps({"status": "finished", "seconds": 3.0}))
+    assert seconds_left(folder, runs) == pytest.approx(3.0)
+    assert seconds_left(folder, runs[:2]) == 0
+    assert [duration(s) for s in (0.2, 59, 61, 3600, 12_000, 300_000)] == [
+        "1 s", "59 s", "1 min", "1 h", "3 h 20 min", "3 d 11 h"
+    ]  # fmt: skip
+
+
+def test_jobs_that_ended_badly_or_vanished_are_told(tmp_path):
+    logs = tmp_path / "jobs"
+    logs.mkdir()
+    assert jobs(logs) == []
+    mine = str(os.getpid())
+    record(logs, "local", ["1000000001", "1000000002", "1000000003", "1000000004"])
+    record(logs, "local", [mine])
+    (logs / "1000000001_end.txt").write_text("0\n")
+    (logs / "1000000002_end.txt").write_text("4\n")
+    (logs / "1000000003_0_result.pkl").write_bytes(b"")
+    (logs / "1000000003_0_log.err").write_text("a\nValueError: no\n\n")
+    assert jobs(logs) == [
+        Job("1000000001", "ended"),
+        Job("1000000002", "ended with status 4"),
+        Job("1000000003", "failed", "ValueError: no"),
+        Job("1000000004", "gone"),
+        Job(mine, "running"),
+    ]
+
+
+def test_a_study_that_is_killed_at_random_gives_the_tables_of_one_that_is_not(clone, folder):
+    sizes = ("--optim.steps=12", "--diagnostics.every=6", "--run.seed", "{range: [0, 6]}")
+    options = ["run", "smoke", "--workers=1", *sizes]
+    assert main([*options, "--name=whole"]) == 0
+    assert main(["collect", "whole"]) == 0
+    chance, context = random.Random(3), multiprocessing.get_context("fork")
+    for _ in range(3):
+        process = context.Process(target=main, args=(options,))
+        process.start()
+        ended = len(ends(folder))
+        while len(ends(folder)) == ended and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.03))
+        process.kill()
+        process.join()
+    assert 0 < len(ends(folder)) < 24
+    assert main(options) == 0
+    assert main(["collect", "smoke"]) == 0
+    for table in ("runs", "metrics"):
+        whole, killed = (
+            pd.read_parquet(clone / f"studies/{name}/{table}.parquet").drop(columns="seconds")
+            for name in ("whole", "smoke")
+        )
+        pd.testing.assert_frame_equal(whole, killed, check_exact=True)
+        assert len(whole) > 0
