@@ -1,15 +1,50 @@
-"""Real processes for tests: one gloo group on this machine, its ranks' results in order."""
+"""Real processes for tests: copies of one that has imported everything, and gloo groups of them."""
 
+import contextlib
 import datetime
+import multiprocessing
 import pickle
 import tempfile
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+context = multiprocessing.get_context("forkserver")
+# To import these takes a new process five seconds, some of them in its first run. Copies have them.
+context.set_forkserver_preload(
+    [
+        "evaluate",
+        "pandas",
+        "pytest",
+        "sklearn.datasets",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+        "torch._dynamo",
+        "torch._export",
+        "torch._inductor.compile_fx",
+        "scaled_sgd.train",
+        "tests.training",
+    ]
+)
+
+
+def start_processes(fn: Callable[..., Any], count: int, *args: Any) -> None:
+    """Run ``fn(rank, *args)`` in ``count`` processes to their end; what one raises is raised here."""
+    ready()
+    mp.start_processes(fn, args, nprocs=count, start_method="forkserver")
+
+
+def ready() -> None:
+    """Start the server where its modules are found, whatever folder the test is in."""
+    with contextlib.chdir(REPOSITORY):
+        forkserver.ensure_running()
 
 
 def run_processes(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -19,7 +54,7 @@ def run_processes(fn: Callable[..., Any], world_size: int, *args: Any) -> list[A
     something picklable. A failure in any process raises here.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_process, (world_size, folder, fn, args), nprocs=world_size, join=True)
+        start_processes(_process, world_size, world_size, folder, fn, args)
         files = (Path(folder, f"result-{rank}") for rank in range(world_size))
         return [pickle.loads(file.read_bytes()) for file in files]
 

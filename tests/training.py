@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from scaled_sgd.records import read_metrics
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.trainer import Trainer
 from scaled_sgd.world import create_accelerator
+from tests.processes import start_processes
 
 Rows = list[dict[str, Any]]
 
@@ -68,7 +68,7 @@ def run_all(
     with contextlib.ExitStack() as stack:
         folder = str(where or stack.enter_context(tempfile.TemporaryDirectory()))
         ports = [_free_port() for _ in runs]
-        mp.spawn(_process, (processes, folder, list(runs), ports, prepare), nprocs=processes, join=True)
+        start_processes(_process, processes, processes, folder, list(runs), ports, prepare)
         found = [pickle.loads(Path(folder, f"rank-{rank}").read_bytes()) for rank in range(processes)]
         return [
             _assemble(Path(folder, found[0][i]["folder"], "metrics.jsonl"), [of_rank[i] for of_rank in found])

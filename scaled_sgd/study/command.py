@@ -3,6 +3,7 @@
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    if "--share" not in arguments:  # A job's signals are submitit's.
-        signal.signal(signal.SIGTERM, _terminate)
+    before: Any = None
+    # A job's signals are submitit's.
+    if "--share" not in arguments and threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         parser = _parser()
         overrides: dict[str, Any] = {}
@@ -66,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print("interrupted: the same command goes on where it was", file=sys.stderr)
         return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -17,22 +17,26 @@ from tests.training import Finished, figures, run_all
 pytestmark = pytest.mark.slow
 
 BASE = (
-    "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=20", "--optim.batch_size=101",
+    "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=20", "--optim.batch_size=331",
     "--run.log_every=1", "--run.eval_every=10", "--diagnostics.every=10", "--diagnostics.samples=23",
-    "--diagnostics.tolerance=1e-7", "--optim.schedule=cosine",
+    "--diagnostics.tolerance=1e-2", "--optim.schedule=cosine",
 )  # fmt: skip
+"""Four epochs with ragged minibatches, diagnosed at the start and half way.
+
+Sharpness to the last digit, in every layout, is the claim of tests/diagnostics/test_processes.py.
+"""
 FEATURES = {
     "plain": (),
     "all": (
         "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3",
-        "--optim.weight_decay=0.001", "--optim.lr=0.3",
+        "--optim.weight_decay=0.001", "--optim.lr=0.3", "--diagnostics.sharpness=false",
     ),
     "recompute": ("--sharding.activation_checkpointing=true", "--loss=mse", "--scaling.rule=gain"),
     "fused": (
         "--optim.fused_update=true", "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.lr=0.3",
-        "--optim.weight_decay=0.001",
+        "--optim.weight_decay=0.001", "--diagnostics.sharpness=false",
     ),
-    "bf16": ("--run.precision=bf16", "--model.dtype=float32"),
+    "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
 }  # fmt: skip
 EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
 ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else ()
