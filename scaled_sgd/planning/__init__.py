@@ -1,0 +1,1 @@
+"""Memory, traffic and time of a step, predicted from sizes; nothing is allocated and nothing sent."""

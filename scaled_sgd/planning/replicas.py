@@ -1,0 +1,115 @@
+"""``ddp``: all weights on every process, gradients averaged in buckets."""
+
+from collections.abc import Iterable
+
+from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Pass
+from scaled_sgd.planning.cluster import Cluster
+from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.ledger import Ledger
+from scaled_sgd.planning.load import Load
+from scaled_sgd.planning.products import products
+from scaled_sgd.planning.traffic import Traffic, all_reduce
+
+FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
+"""Bytes at which DistributedDataParallel closes its first bucket and the others."""
+
+
+def ddp(load: Load, cluster: Cluster) -> Cost:
+    """Replicas. Gradients lie in buckets of P bytes that live as long as the weights; each is copied there
+    when it is made, and averaged while the backward pass goes on. One process has no buckets."""
+    ledger, several = Ledger(), cluster.ranks > 1
+    size = load.weights * load.itemsize
+    ledger.take(WEIGHTS, size)
+    if load.momentum:
+        ledger.take(MOMENTUM, size)
+    if several:
+        ledger.take(GRADIENTS, size)
+    run_passes(load, cluster.ranks, Replica(load, ledger, several=several), ledger)
+    traffic = norms(load, cluster)
+    for bucket in buckets(load):
+        traffic += all_reduce(bucket, cluster.everyone, cluster)
+    work = products(load, cluster, data=cluster.ranks)
+    seconds = work.forward + max(work.backward, traffic.seconds)
+    return cost("ddp", ledger, traffic, multiplying=work.total, seconds=seconds)
+
+
+class Replica:
+    """All weights on this process; without buckets where it is alone."""
+
+    def __init__(self, load: Load, ledger: Ledger, *, several: bool, parts: int = 1) -> None:
+        self._load, self._ledger, self._several = load, ledger, several
+        self._numbers = [
+            -(-rows // parts) * fan_in
+            for fan_in, rows in zip(load.widths, load.widths[1:], strict=False)
+        ]
+        self._first = self._last = True
+
+    def start_pass(self, *, first: bool, last: bool) -> None:
+        """See :class:`~scaled_sgd.planning.autograd.Holding`."""
+        self._first, self._last = first, last
+
+    def enter(self, k: int) -> None:
+        """Autocast copies W_k to 16 bits and keeps the copy for the backward pass."""
+        if self._load.half:
+            self._ledger.take("16-bit weights", 2 * self._numbers[k - 1])
+
+    def leave(self, k: int) -> None:
+        """Nothing."""
+
+    def end_forward(self) -> None:
+        """Nothing."""
+
+    def enter_backward(self, k: int) -> None:
+        """Nothing."""
+
+    def gradient(self, k: int) -> None:
+        """Into the buckets, or beside those of the microbatches before it."""
+        ledger, numbers = self._ledger, self._numbers[k - 1]
+        size = numbers * self._load.itemsize
+        if self._load.half:
+            ledger.give("16-bit weights", 2 * numbers)
+            ledger.take(GRADIENT, size)
+            ledger.give(GRADIENT, 2 * numbers)
+        kept_apart = not self._several or not (self._first and self._last)
+        if self._first and kept_apart:
+            ledger.move(GRADIENT, GRADIENTS, size)
+        else:
+            ledger.give(GRADIENT, size)
+        if self._several and kept_apart and self._last:
+            ledger.give(GRADIENTS, size)
+
+    def leave_backward(self, k: int) -> None:
+        """Nothing."""
+
+    def end_backward(self) -> None:
+        """Nothing."""
+
+
+def run_passes(
+    load: Load, data: int, holding: Replica, ledger: Ledger, *, parts: int = 1, gloo: bool = False
+) -> None:
+    """The microbatches of a step. The third and later ones hold what the second holds."""
+    samples = load.rows_of_a_rank(data) * load.widths[0] * load.itemsize
+    ledger.take(SAMPLES, samples)
+    one = Pass(load, load.rows(data), holding, ledger, parts=parts, gloo=gloo)
+    count = min(load.accumulation, 3)
+    for number in range(1, count + 1):
+        one.run(first=number == 1, last=number == count)
+    ledger.give(SAMPLES, samples)
+
+
+def buckets(load: Load) -> Iterable[int]:
+    """Bytes of DistributedDataParallel's buckets, from the last layer to the first."""
+    filled, limit = 0, FIRST_BUCKET
+    for size in reversed(load.sizes):
+        filled += size * load.itemsize
+        if filled >= limit:
+            yield filled
+            filled, limit = 0, BUCKET
+    if filled:
+        yield filled
+
+
+def norms(load: Load, cluster: Cluster) -> Traffic:
+    """The all-reduce of 2 l + 1 squared norms behind ξ, in float64."""
+    return all_reduce(8 * (2 * load.depth + 1), cluster.everyone, cluster)
