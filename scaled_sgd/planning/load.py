@@ -27,6 +27,8 @@ class Load:
         accumulation: microbatches a step.
         checkpointing: activations are computed again in the backward pass.
         loss: ``cross_entropy`` or ``mse``.
+        limited: the whole gradient is clipped or normalised, for which a fused step holds all layers' factors.
+        exchange: what of a layer moves under ``ddp`` with fused steps.
     """
 
     widths: tuple[int, ...]
@@ -39,6 +41,8 @@ class Load:
     accumulation: int = 1
     checkpointing: bool = False
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    limited: bool = False
+    exchange: Literal["auto", "factors", "gradients"] = "auto"
 
     @classmethod
     def of(cls, config: Config, in_features: int, out_features: int) -> "Load":
@@ -64,11 +68,13 @@ class Load:
             Activation.of(model.activation),
             model.parameterization,
             itemsize=getattr(torch, model.dtype).itemsize,
-            half=config.run.precision != "no",
+            half=config.run.precision in ("bf16", "fp16"),
             momentum=optim.momentum > 0,
             accumulation=optim.accumulation,
             checkpointing=config.sharding.activation_checkpointing,
             loss="mse" if config.loss == "mse" else "cross_entropy",
+            limited=optim.normalize or optim.clip_norm is not None,
+            exchange=config.sharding.exchange,
         )
 
     @property
@@ -85,6 +91,11 @@ class Load:
     def weights(self) -> int:
         """Σ_k m_k m_{k−1}."""
         return sum(self.sizes)
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether ``optim.fused_update`` can do it."""
+        return not (self.half or self.checkpointing) and self.accumulation == 1
 
     @property
     def signal_size(self) -> int:
