@@ -20,6 +20,7 @@ import importlib.util
 import io
 import itertools
 import json
+import logging
 import os
 import socket
 import statistics
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.losses import get_loss
 from scaled_sgd.parsing import parse
 from scaled_sgd.planning import PLANNED, Cluster, Load, nominal, predict
+from scaled_sgd.planning.fused import ddp_fused
 from scaled_sgd.steps import Step, make_step
+from scaled_sgd.strategies import Strategy
 from scaled_sgd.strategies.build import build_strategy
 from scaled_sgd.strategies.choice import ZERO, World, tensor_processes
 from scaled_sgd.world import create_accelerator
@@ -62,20 +65,14 @@ class Work:
 
     def config(self, strategy: str) -> Config:
         """The configuration of a run, as the trainer would have resolved it."""
-        name, _, fused = strategy.partition("+fused") if strategy.endswith("+fused") else (strategy, "", None)
-        return parse(
-            [
-                *self.options,
-                "--run.device=cpu",
-                f"--sharding.strategy={name}",
-                f"--optim.fused_update={'false' if fused is None else 'true'}",
-            ]
-        )
+        fused = str(strategy.endswith("+fused")).lower()
+        name = strategy.removesuffix("+fused")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        return parse([*self.options, *own])
 
-    @property
-    def load(self) -> Load:
+    def load(self, strategy: str) -> Load:
         """What is planned for."""
-        return Load.of(self.config("ddp"), IN_FEATURES, OUT_FEATURES)
+        return Load.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
 
     @property
     def cluster(self) -> Cluster:
@@ -86,6 +83,7 @@ class Work:
 def process(rank: int, strategy: str, work: Work, port: int, folder: str) -> None:
     """Train some steps; leave the figures of this process in the folder."""
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     if work.processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
         os.environ |= {"LOCAL_WORLD_SIZE": str(work.processes)}
@@ -98,14 +96,14 @@ def process(rank: int, strategy: str, work: Work, port: int, folder: str) -> Non
         dist.destroy_process_group()
 
 
-def measure(strategy: str, work: Work) -> dict[str, float]:
-    """Memory, traffic and time of this process's steps. Collective."""
+def measure(strategy: str, work: Work) -> dict[str, Any]:
+    """Memory, traffic and time of this process's steps, and what moves of layers by choice. Collective."""
     config = work.config(strategy)
     accelerator = create_accelerator(config)
     warm_up(config, accelerator)
     barrier()
     idle = status("VmRSS")
-    step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
+    built, step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
     start = status("VmHWM") - idle
     for _ in range(2):
         step()
@@ -124,33 +122,40 @@ def measure(strategy: str, work: Work) -> dict[str, float]:
         "peak": status("VmHWM") - idle,
         "moved": moved,
         "seconds": statistics.median(seconds),
+        "exchange": built.exchange,
     }
 
 
-def prepared(config: Config, accelerator: Accelerator, in_features: int, out_features: int) -> Any:
-    """A step on a minibatch of random samples, of which this process holds its own alone."""
+def prepared(
+    config: Config, accelerator: Accelerator, in_features: int, out_features: int
+) -> tuple[Strategy, Callable[[], object]]:
+    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("cross_entropy")
     step: Step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
     rows = rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
-    return lambda: step(x, y, n, LR, measure_gradient=False)
+    return built, lambda: step(x, y, n, LR, measure_gradient=False)
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
-    """Have libraries take what they keep: train a tiny network, and multiply matrices of the sizes to come."""
+    """Have libraries take what they keep: train a tiny network, and multiply matrices of the shapes to come."""
     tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
-    step = prepared(tiny, accelerator, 8, 4)
+    built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
         step()
-    widths, rows = Load.of(config, IN_FEATURES, OUT_FEATURES).widths, config.optim.batch_size
-    for fan_in, fan_out in itertools.pairwise(widths):
-        h, W = torch.ones(rows, fan_in), torch.ones(fan_out, fan_in)
+    load = Load.of(config, IN_FEATURES, OUT_FEATURES)
+    in_rows = config.optim.fused_update and built.name != "ddp"
+    parts = built.data.size if in_rows else built.tensor.size
+    rows = load.batch if in_rows else load.rows(built.data.size)
+    kind = {"bf16": torch.bfloat16}.get(config.run.precision, getattr(torch, config.model.dtype))
+    for fan_in, fan_out in itertools.pairwise(load.widths):
+        h, W = torch.ones(rows, fan_in, dtype=kind), torch.ones(-(-fan_out // parts), fan_in, dtype=kind)
         delta = h @ W.T
         delta @ W
         delta.T @ h
-    del step
+    del built, step
     gc.collect()
 
 
@@ -182,10 +187,15 @@ def run(strategy: str, work: Work) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(process, (strategy, work, free_port(), folder), nprocs=processes, join=True)
         of_ranks = [json.loads(Path(folder, f"rank-{rank}").read_text()) for rank in range(processes)]
+    exchange = of_ranks[0].pop("exchange")
     worst = {key: max(figures[key] for figures in of_ranks) for key in of_ranks[0]}
     world = World(processes, processes, cuda=False, memory=0)
-    sharding = replace(work.config(strategy).sharding)
-    planned = predict(strategy, work.load, work.cluster, parts=tensor_processes(sharding, world))
+    load, parts = work.load(strategy), tensor_processes(work.config(strategy).sharding, world)
+    planned = (
+        predict(strategy, load, work.cluster, parts=parts)
+        if exchange is None
+        else ddp_fused(load, work.cluster, exchange)
+    )
     return {
         "strategy": strategy,
         "processes": processes,
@@ -220,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # Large blocks go back to the system when they are freed, so that the resident size is what lives.
     os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    os.environ |= {"OMP_NUM_THREADS": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a loopback of one's own has no names
     keys = (
         f"--model.depth={options.depth}",
@@ -230,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--optim.momentum=0.9",
         *options.options,
     )
-    load = Work(keys, 1, options.steps).load
+    load = Work(keys, 1, options.steps).load(options.strategies[0])
     print(
         f"{' × '.join(map(str, load.widths))}, {load.weights * load.itemsize / MIB:.1f} MiB of weights, "
         f"batch {load.batch}\n\nMiB of a process:\n"

@@ -64,12 +64,13 @@ class Pass:
         rows: samples of the microbatch on this process.
         holding: the strategy.
         ledger: where bytes are counted.
+        gloo: whether gathering goes through a copy, and reducing too, and norms of 16-bit signals are taken
+            from a float32 copy of them.
         parts: processes that share each layer: this one has ⌈m_k / parts⌉ columns of z_k.
-        gloo: whether gathering between those goes through a copy, and reducing too.
     """
 
     def __init__(
-        self, load: Load, rows: int, holding: Holding, ledger: Ledger, *, parts: int = 1, gloo: bool = False
+        self, load: Load, rows: int, holding: Holding, ledger: Ledger, *, gloo: bool, parts: int = 1
     ) -> None:
         self._load, self._rows, self._parts, self._gloo = load, rows, parts, gloo
         self._holding, self._ledger = holding, ledger
@@ -113,13 +114,22 @@ class Pass:
                     ledger.give(SIGNALS, self._own(k - 1))
             holding.enter(k)
             gathered = self._gather(k - 1) if k > 1 else 0
+            wide = self._rows * self._load.widths[0] * self._load.itemsize if k == 1 and self._load.half else 0
+            ledger.take(SIGNALS, wide)
             if multiplied:
                 ledger.take(SIGNALS, self._input(k))
+            ledger.give(SIGNALS, wide)
             ledger.take(SIGNALS, self._own(k))
             holding.leave(k)
+            self._measure(self._input(k))
             self._drop_input(k, gathered, saved=keep and not multiplied)
             if multiplied and not keep:
                 ledger.give(SIGNALS, self._input(k))
+
+    def _measure(self, signal: int) -> None:
+        """The norm of a signal of so many bytes."""
+        if self._load.half and self._gloo:
+            self._ledger.pass_through(BUFFERS, 2 * signal)
 
     def _input(self, k: int) -> int:
         """Bytes of h_{k−1}, which layer k needs whole."""
@@ -216,6 +226,7 @@ class Pass:
         ledger, load, holding = self._ledger, self._load, self._holding
         for k in range(stop, start, -1):
             ledger.doing(f"backward pass, layer {k}")
+            self._measure(self._own(k))
             holding.enter_backward(k)
             ledger.take(GRADIENT, self._columns(k) * load.widths[k - 1] * load.signal_size)
             flowing = self._input(k)

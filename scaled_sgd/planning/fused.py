@@ -5,6 +5,9 @@ gradient is summed where that is faster. Where processes hold rows, activations 
 of activations summed, n (m_k + 2 m_{k−1}) numbers a layer.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from scaled_sgd.fused import HELD
 from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, OUTPUTS, SAMPLES, SIGNALS
 from scaled_sgd.planning.cluster import Cluster
@@ -18,10 +21,10 @@ _NUMBER = 8
 """Bytes of a sum over processes."""
 
 
-def ddp_fused(load: Load, cluster: Cluster) -> Cost:
-    """All weights on every process; of each layer move factors or the gradient."""
+def ddp_fused(load: Load, cluster: Cluster, factors: Sequence[bool] | None = None) -> Cost:
+    """All weights on every process; of each layer move factors or the gradient, as chosen where not given."""
     ledger, rows = Ledger(), load.rows_of_a_rank(cluster.ranks)
-    factors = choose_factors(load, cluster)
+    factors = choose_factors(load, cluster) if factors is None else factors
     _hold(load, ledger, load.weights)
     walk = _Fused(load, ledger, rows, cluster)
     ledger.take(SAMPLES, walk.whole(0))
@@ -50,7 +53,7 @@ def ddp_fused(load: Load, cluster: Cluster) -> Cost:
 def fsdp2_fused(load: Load, cluster: Cluster) -> Cost:
     """Some rows of each weight on every process, and all samples on all of them."""
     ledger, ranks = Ledger(), cluster.ranks
-    _hold(load, ledger, sum(-(-m // ranks) * before for before, m in zip(load.widths, load.widths[1:], strict=False)))
+    _hold(load, ledger, sum(-(-rows // ranks) * fan_in for fan_in, rows in pairwise(load.widths)))
     walk = _Fused(load, ledger, load.batch, cluster, parts=ranks)
     own = load.rows_of_a_rank(ranks) * load.widths[0] * load.itemsize
     ledger.take(SAMPLES, own)
@@ -144,7 +147,7 @@ class _Fused:
                     ledger.pass_through(SIGNALS, self.whole(k))
         ledger.move(SIGNALS, OUTPUTS, self.whole(depth))
 
-    def backward(self, factors: list[bool]) -> None:
+    def backward(self, factors: Sequence[bool]) -> None:
         """From f to the update of W_1."""
         ledger, load, depth = self._ledger, self._load, self._load.depth
         ledger.doing("loss")

@@ -1,6 +1,7 @@
 """``ddp``: all weights on every process, gradients averaged in buckets."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Pass
 from scaled_sgd.planning.cluster import Cluster
@@ -24,7 +25,7 @@ def ddp(load: Load, cluster: Cluster) -> Cost:
         ledger.take(MOMENTUM, size)
     if several:
         ledger.take(GRADIENTS, size)
-    run_passes(load, cluster.ranks, Replica(load, ledger, several=several), ledger)
+    run_passes(load, cluster.ranks, Replica(load, ledger, several=several), ledger, gloo=cluster.gloo)
     traffic = norms(load, cluster)
     for bucket in buckets(load):
         traffic += all_reduce(bucket, cluster.everyone, cluster)
@@ -40,7 +41,7 @@ class Replica:
         self._load, self._ledger, self._several = load, ledger, several
         self._numbers = [
             -(-rows // parts) * fan_in
-            for fan_in, rows in zip(load.widths, load.widths[1:], strict=False)
+            for fan_in, rows in pairwise(load.widths)
         ]
         self._first = self._last = True
 
@@ -86,12 +87,12 @@ class Replica:
 
 
 def run_passes(
-    load: Load, data: int, holding: Replica, ledger: Ledger, *, parts: int = 1, gloo: bool = False
+    load: Load, data: int, holding: Replica, ledger: Ledger, *, gloo: bool, parts: int = 1
 ) -> None:
     """The microbatches of a step. The third and later ones hold what the second holds."""
     samples = load.rows_of_a_rank(data) * load.widths[0] * load.itemsize
     ledger.take(SAMPLES, samples)
-    one = Pass(load, load.rows(data), holding, ledger, parts=parts, gloo=gloo)
+    one = Pass(load, load.rows(data), holding, ledger, gloo=gloo, parts=parts)
     count = min(load.accumulation, 3)
     for number in range(1, count + 1):
         one.run(first=number == 1, last=number == count)

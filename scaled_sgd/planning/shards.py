@@ -1,5 +1,7 @@
 """``fsdp2``, ``tensor`` and ``fsdp2+tensor``: some rows of each weight on every process."""
 
+from itertools import pairwise
+
 from scaled_sgd.planning.autograd import BUFFERS, GRADIENT
 from scaled_sgd.planning.cluster import Cluster, Group
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
@@ -16,7 +18,7 @@ def tensor(load: Load, cluster: Cluster) -> Cost:
     """⌈m_k / W⌉ rows of each weight, and activations that are gathered before a layer."""
     ledger, parts = Ledger(), cluster.ranks
     held = load.itemsize * sum(
-        -(-rows // parts) * fan_in for fan_in, rows in zip(load.widths, load.widths[1:], strict=False)
+        -(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths)
     )
     ledger.take(WEIGHTS, held)
     if load.momentum:

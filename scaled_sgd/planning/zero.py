@@ -43,7 +43,7 @@ def _zero(stage: int, load: Load, cluster: Cluster) -> Cost:
     if load.momentum:
         ledger.take(MOMENTUM, MASTER * part)
     holding = FlatParts(stage, load, ledger, cluster)
-    run_passes(load, cluster.ranks, holding, ledger)
+    run_passes(load, cluster.ranks, holding, ledger, gloo=cluster.gloo)
     holding.step(part)
     traffic = norms(load, cluster) + all_gather(narrow * load.weights, cluster.everyone, cluster)
     traffic += holding.reductions.times(load.accumulation if stage == 2 else 1)

@@ -27,7 +27,7 @@ def zero3(load: Load, cluster: Cluster) -> Cost:
     """An even flat part of each layer, of its gradient, master and momentum."""
     ledger = Ledger()
     holding = Partitions(load, ledger, cluster)
-    run_passes(load, cluster.ranks, holding, ledger)
+    run_passes(load, cluster.ranks, holding, ledger, gloo=cluster.gloo)
     holding.step()
     traffic = norms(load, cluster) + (holding.gathers + holding.reductions).times(load.accumulation)
     work = products(load, cluster, data=cluster.ranks)
