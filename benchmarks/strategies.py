@@ -2,10 +2,10 @@
 
     python -m benchmarks.strategies [--strategies ddp fsdp2 …] [--processes 1 2 4] [--json FILE]
 
-Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same process
-before the network is made and after it has trained a tiny one, so that what libraries keep for themselves is
-not counted. So is traffic: what the loopback interface sent, over steps and processes; nothing else may use it
-meanwhile, so give the benchmark one of its own:
+Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same
+process before the network is made and after it has trained a tiny one, so that what libraries keep for
+themselves is not counted. So is traffic: what the loopback interface sent, over steps and processes; nothing
+else may use it meanwhile, so give the benchmark one of its own:
 
     unshare -rn sh -c 'ip link set lo up && python -m benchmarks.strategies'
 
@@ -140,7 +140,7 @@ def prepared(
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
-    """Have libraries take what they keep: train a tiny network, and multiply matrices of the shapes to come."""
+    """Have libraries take what they keep: train a tiny network, multiply matrices of the shapes to come."""
     tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
     built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
@@ -224,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-width", type=int, default=64)
     parser.add_argument("--width-exponent", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--options", nargs="*", default=[], help="more of a run, such as --options=--run.seed=1")
+    parser.add_argument(
+        "--options", nargs="*", default=[], help="more of a run, such as --options=--run.seed=1"
+    )
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json")
     options = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
 """Signals that a forward and backward pass by autograd hold, event by event.
 
-The events are those of :class:`~scaled_sgd.model.HomogeneousMLP` in torch 2.9 to 2.13: products save α_k h_{k−1},
-activations save z_k, and each function of the backward pass holds its input and its output at once. What is
-done with weights and gradients meanwhile differs by strategy and is told to a :class:`Holding`.
+The events are those of :class:`~scaled_sgd.model.HomogeneousMLP` in torch 2.9 to 2.13: products save
+α_k h_{k−1}, activations save z_k, and each function of the backward pass holds its input and its output at
+once. What is done with weights and gradients meanwhile differs by strategy: a :class:`Holding`.
 """
 
 import math
-from typing import Protocol
+from itertools import pairwise
 
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
@@ -20,40 +20,49 @@ SIGNALS, SAMPLES, OUTPUTS, GRADIENT, BUFFERS = (
 )
 
 
-class Holding(Protocol):
-    """What a strategy does with weights and gradients around the layers; k counts from 1."""
+class Holding:
+    """What a strategy does with weights and gradients around the layers; k counts from 1. Nothing, here.
+
+    Args:
+        load: the network and the minibatch.
+        ledger: where bytes are counted.
+        parts: processes that share each layer.
+
+    Attributes:
+        numbers: of this process's rows of W_1..W_l.
+        first: whether this is the step's first microbatch.
+        last: whether it is the last.
+    """
+
+    def __init__(self, load: Load, ledger: Ledger, *, parts: int = 1) -> None:
+        self.load, self.ledger = load, ledger
+        self.numbers = [-(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths)]
+        self.first = self.last = True
 
     def start_pass(self, *, first: bool, last: bool) -> None:
-        """A microbatch begins, perhaps the step's first or last."""
-        ...
+        """A microbatch begins."""
+        self.first, self.last = first, last
 
     def enter(self, k: int) -> None:
         """W_k is about to be used."""
-        ...
 
     def leave(self, k: int) -> None:
         """z_k is there. Not told where activations are computed again."""
-        ...
 
     def end_forward(self) -> None:
         """f is there."""
-        ...
 
     def enter_backward(self, k: int) -> None:
         """δ_k is there; W_k is about to be used."""
-        ...
 
     def gradient(self, k: int) -> None:
-        """The gradient of W_k is in hand, δ_k W_k beside it gone or about to be multiplied by α_k."""
-        ...
+        """The gradient of W_k is in hand; δ_k W_k is there too."""
 
     def leave_backward(self, k: int) -> None:
         """α_k δ_k W_k is there; k > 1."""
-        ...
 
     def end_backward(self) -> None:
         """All gradients are there."""
-        ...
 
 
 class Pass:
@@ -114,7 +123,9 @@ class Pass:
                     ledger.give(SIGNALS, self._own(k - 1))
             holding.enter(k)
             gathered = self._gather(k - 1) if k > 1 else 0
-            wide = self._rows * self._load.widths[0] * self._load.itemsize if k == 1 and self._load.half else 0
+            wide = (
+                self._rows * self._load.widths[0] * self._load.itemsize if k == 1 and self._load.half else 0
+            )
             ledger.take(SIGNALS, wide)
             if multiplied:
                 ledger.take(SIGNALS, self._input(k))
@@ -130,6 +141,10 @@ class Pass:
         """The norm of a signal of so many bytes."""
         if self._load.half and self._gloo:
             self._ledger.pass_through(BUFFERS, 2 * signal)
+
+    def _wide_input(self) -> int:
+        """Bytes of α_1 x, or of x, before it is cut to 16 bits."""
+        return self._rows * self._load.widths[0] * self._load.itemsize if self._load.half else 0
 
     def _input(self, k: int) -> int:
         """Bytes of h_{k−1}, which layer k needs whole."""

@@ -45,9 +45,7 @@ def ddp_fused(load: Load, cluster: Cluster, factors: Sequence[bool] | None = Non
         for k, by_factors in enumerate(factors, start=1)
     )
     moving = tuple(factors) if cluster.ranks > 1 else ()
-    return cost(
-        "ddp+fused", ledger, traffic, multiplying=multiplying, seconds=seconds, factors=moving
-    )
+    return cost("ddp+fused", ledger, traffic, multiplying=multiplying, seconds=seconds, factors=moving)
 
 
 def fsdp2_fused(load: Load, cluster: Cluster) -> Cost:
@@ -113,8 +111,11 @@ def _hold(load: Load, ledger: Ledger, numbers: int) -> None:
 
 
 class _Fused:
-    """Signals of a fused step. What a layer's update needs lives until the next layer's is there, or, in small
-    steps and where the whole gradient is limited, until all are."""
+    """Signals of a fused step.
+
+    What a layer's update needs lives until the next layer's is there; in small steps, and where the whole
+    gradient is limited, until all layers' are.
+    """
 
     def __init__(self, load: Load, ledger: Ledger, rows: int, cluster: Cluster, *, parts: int = 1) -> None:
         self._load, self._ledger, self._rows, self._parts = load, ledger, rows, parts

@@ -27,7 +27,7 @@ class Load:
         accumulation: microbatches a step.
         checkpointing: activations are computed again in the backward pass.
         loss: ``cross_entropy`` or ``mse``.
-        limited: the whole gradient is clipped or normalised, for which a fused step holds all layers' factors.
+        limited: the whole gradient is clipped or normalised; a fused step then holds all layers' factors.
         exchange: what of a layer moves under ``ddp`` with fused steps.
     """
 
@@ -105,9 +105,7 @@ class Load:
     @cached_property
     def multiplied(self) -> tuple[bool, ...]:
         """Whether α_k ≠ 1, for k = 1..l."""
-        constants = (
-            layer_constants(self.parameterization, k, self.widths) for k in range(1, self.depth + 1)
-        )
+        constants = (layer_constants(self.parameterization, k, self.widths) for k in range(1, self.depth + 1))
         return tuple(layer.multiplier != 1 for layer in constants)
 
     def rows_of_a_rank(self, ranks: int) -> int:

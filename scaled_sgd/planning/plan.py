@@ -26,7 +26,7 @@ PLANNED = ("ddp", "ddp+fused", "fsdp2", "fsdp2+fused", "tensor", "fsdp2+tensor",
 """From the simplest to the one with most parts."""
 
 USABLE = 0.9
-"""The share of a process's memory that a step may fill: the rest is for the data set, the runtime's own and what
+"""The share of a process's memory that a step may fill. The rest is for the data set, the runtime and what
 lies between blocks, which are not predicted."""
 SAME = 1.1
 """Times that differ by less are taken for equal: rates are not known better."""

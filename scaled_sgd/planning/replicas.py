@@ -1,9 +1,8 @@
 """``ddp``: all weights on every process, gradients averaged in buckets."""
 
 from collections.abc import Iterable
-from itertools import pairwise
 
-from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Pass
+from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Holding, Pass
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
 from scaled_sgd.planning.ledger import Ledger
@@ -25,7 +24,7 @@ def ddp(load: Load, cluster: Cluster) -> Cost:
         ledger.take(MOMENTUM, size)
     if several:
         ledger.take(GRADIENTS, size)
-    run_passes(load, cluster.ranks, Replica(load, ledger, several=several), ledger, gloo=cluster.gloo)
+    run_passes(load, cluster.ranks, Replica(load, ledger, buckets=several), ledger, gloo=cluster.gloo)
     traffic = norms(load, cluster)
     for bucket in buckets(load):
         traffic += all_reduce(bucket, cluster.everyone, cluster)
@@ -34,60 +33,44 @@ def ddp(load: Load, cluster: Cluster) -> Cost:
     return cost("ddp", ledger, traffic, multiplying=work.total, seconds=seconds)
 
 
-class Replica:
-    """All weights on this process; without buckets where it is alone."""
+class Replica(Holding):
+    """All weights on this process, or its rows of them.
 
-    def __init__(self, load: Load, ledger: Ledger, *, several: bool, parts: int = 1) -> None:
-        self._load, self._ledger, self._several = load, ledger, several
-        self._numbers = [
-            -(-rows // parts) * fan_in
-            for fan_in, rows in pairwise(load.widths)
-        ]
-        self._first = self._last = True
+    Args:
+        load: the network and the minibatch.
+        ledger: where bytes are counted.
+        buckets: whether gradients are copied into buckets.
+        parts: processes that share each layer.
+    """
 
-    def start_pass(self, *, first: bool, last: bool) -> None:
-        """See :class:`~scaled_sgd.planning.autograd.Holding`."""
-        self._first, self._last = first, last
+    def __init__(self, load: Load, ledger: Ledger, *, buckets: bool, parts: int = 1) -> None:
+        super().__init__(load, ledger, parts=parts)
+        self._buckets = buckets
 
     def enter(self, k: int) -> None:
         """Autocast copies W_k to 16 bits and keeps the copy for the backward pass."""
-        if self._load.half:
-            self._ledger.take("16-bit weights", 2 * self._numbers[k - 1])
-
-    def leave(self, k: int) -> None:
-        """Nothing."""
-
-    def end_forward(self) -> None:
-        """Nothing."""
-
-    def enter_backward(self, k: int) -> None:
-        """Nothing."""
+        if self.load.half:
+            self.ledger.take("16-bit weights", 2 * self.numbers[k - 1])
 
     def gradient(self, k: int) -> None:
-        """Into the buckets, or beside those of the microbatches before it."""
-        ledger, numbers = self._ledger, self._numbers[k - 1]
-        size = numbers * self._load.itemsize
-        if self._load.half:
+        """Into the buckets; beside them until the last of several microbatches."""
+        ledger, numbers = self.ledger, self.numbers[k - 1]
+        size = numbers * self.load.itemsize
+        if self.load.half:
             ledger.give("16-bit weights", 2 * numbers)
             ledger.take(GRADIENT, size)
             ledger.give(GRADIENT, 2 * numbers)
-        kept_apart = not self._several or not (self._first and self._last)
-        if self._first and kept_apart:
+        beside = not self._buckets or not (self.first and self.last)
+        if self.first and beside:
             ledger.move(GRADIENT, GRADIENTS, size)
         else:
             ledger.give(GRADIENT, size)
-        if self._several and kept_apart and self._last:
+        if self._buckets and beside and self.last:
             ledger.give(GRADIENTS, size)
-
-    def leave_backward(self, k: int) -> None:
-        """Nothing."""
-
-    def end_backward(self) -> None:
-        """Nothing."""
 
 
 def run_passes(
-    load: Load, data: int, holding: Replica, ledger: Ledger, *, gloo: bool, parts: int = 1
+    load: Load, data: int, holding: Holding, ledger: Ledger, *, gloo: bool, parts: int = 1
 ) -> None:
     """The microbatches of a step. The third and later ones hold what the second holds."""
     samples = load.rows_of_a_rank(data) * load.widths[0] * load.itemsize

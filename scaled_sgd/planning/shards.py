@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from scaled_sgd.planning.autograd import BUFFERS, GRADIENT
+from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.cluster import Cluster, Group
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
 from scaled_sgd.planning.ledger import Ledger
@@ -17,13 +17,11 @@ GATHERED = "gathered layers"
 def tensor(load: Load, cluster: Cluster) -> Cost:
     """⌈m_k / W⌉ rows of each weight, and activations that are gathered before a layer."""
     ledger, parts = Ledger(), cluster.ranks
-    held = load.itemsize * sum(
-        -(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths)
-    )
+    held = load.itemsize * sum(-(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths))
     ledger.take(WEIGHTS, held)
     if load.momentum:
         ledger.take(MOMENTUM, held)
-    holding = Replica(load, ledger, several=False, parts=parts)
+    holding = Replica(load, ledger, buckets=False, parts=parts)
     run_passes(load, 1, holding, ledger, parts=parts, gloo=cluster.gloo)
     traffic = norms(load, cluster) + signal_traffic(load, cluster, cluster.everyone, data=1)
     work = products(load, cluster, data=1, parts=parts)
@@ -76,22 +74,21 @@ def signal_traffic(load: Load, cluster: Cluster, group: Group, *, data: int) -> 
     return traffic.times(load.accumulation)
 
 
-class Shards(Replica):
+class Shards(Holding):
     """FSDP2's, over ``data`` processes, of layers cut into ``parts`` before.
 
     A gathered layer is copied out of the buffer that it came in. Forward, the buffer lives until the next
-    layer is gathered; backward, the next layer's is filled while this one is used. A gradient is copied to the
-    input of its reduce-scatter, which lives until the next one's.
+    layer is gathered; backward, the next layer's is filled while this one is used. A gradient is copied to
+    the input of its reduce-scatter, which lives until the next one's.
     """
 
     def __init__(self, load: Load, ledger: Ledger, *, data: int, parts: int, gloo: bool) -> None:
-        super().__init__(load, ledger, several=False, parts=parts)
+        super().__init__(load, ledger, parts=parts)
         self._data, self._gloo = data, gloo and data > 1
         self._rows = [-(-rows // parts) for rows in load.widths[1:]]
         self._even = [rows % data == 0 for rows in self._rows]
         self.sizes = [
-            data * -(-rows // data) * fan_in
-            for rows, fan_in in zip(self._rows, load.widths, strict=False)
+            data * -(-rows // data) * fan_in for rows, fan_in in zip(self._rows, load.widths, strict=False)
         ]
         self._narrow = 2 if load.half else load.itemsize
         held = sum(self.sizes) // data * load.itemsize
@@ -107,7 +104,7 @@ class Shards(Replica):
         if k in self._open:
             return
         fetched = self._fetch(k)
-        self._ledger.give(BUFFERS, self._buffer)
+        self.ledger.give(BUFFERS, self._buffer)
         self._copy_out(k)
         self._buffer = fetched
 
@@ -117,7 +114,7 @@ class Shards(Replica):
 
     def end_forward(self) -> None:
         """The last buffer goes."""
-        self._ledger.give(BUFFERS, self._buffer)
+        self.ledger.give(BUFFERS, self._buffer)
         self._buffer = 0
 
     def enter_backward(self, k: int) -> None:
@@ -125,23 +122,20 @@ class Shards(Replica):
         if k not in self._open:
             fetched = self._ahead_bytes(k) if self._ahead == k else self._fetch(k)
             self._copy_out(k)
-            self._ledger.give(BUFFERS, fetched)
+            self.ledger.give(BUFFERS, fetched)
         self._ahead = None
         if k > 1 and k - 1 not in self._open:
             self._fetch(k - 1)
             self._ahead = k - 1
 
-    def gradient(self, k: int) -> None:
-        """Nothing; what is done with it waits for the gradient of the input."""
-
     def leave_backward(self, k: int) -> None:
         """Reduce and scatter."""
-        ledger, load = self._ledger, self._load
+        ledger, load = self.ledger, self.load
         self._close(k)
         ledger.give(BUFFERS, self._reducing)
         self._reducing = self.sizes[k - 1] * load.itemsize
         ledger.take(BUFFERS, self._reducing)
-        made = self._numbers[k - 1] * load.signal_size
+        made = self.numbers[k - 1] * load.signal_size
         if not self._even[k - 1]:
             ledger.pass_through(BUFFERS, self._reducing)
         if self._data == 1:
@@ -152,13 +146,13 @@ class Shards(Replica):
             ledger.pass_through(BUFFERS, self._reducing)
         if self._data > 1:  # a variable of FSDP2's still refers to it
             ledger.give(GRADIENT, made)
-        if not self._first:
+        if not self.first:
             ledger.give(GRADIENTS, own)
 
     def end_backward(self) -> None:
         """The first layer's, whose input has no gradient, and the last buffer."""
         self.leave_backward(1)
-        self._ledger.give(BUFFERS, self._reducing)
+        self.ledger.give(BUFFERS, self._reducing)
         self._reducing = 0
 
     def _ahead_bytes(self, k: int) -> int:
@@ -169,20 +163,20 @@ class Shards(Replica):
         count = self._ahead_bytes(k)
         if not count:
             return 0
-        if self._load.half:
-            self._ledger.take(BUFFERS, count // self._data)
-        self._ledger.take(BUFFERS, count)
+        if self.load.half:
+            self.ledger.take(BUFFERS, count // self._data)
+        self.ledger.take(BUFFERS, count)
         if self._gloo:
-            self._ledger.pass_through(BUFFERS, count)
-        if self._load.half:
-            self._ledger.give(BUFFERS, count // self._data)
+            self.ledger.pass_through(BUFFERS, count)
+        if self.load.half:
+            self.ledger.give(BUFFERS, count // self._data)
         return count
 
     def _copy_out(self, k: int) -> None:
-        self._ledger.take(GATHERED, self.sizes[k - 1] * self._narrow)
+        self.ledger.take(GATHERED, self.sizes[k - 1] * self._narrow)
         self._open.add(k)
 
     def _close(self, k: int) -> None:
         if k in self._open:
             self._open.remove(k)
-            self._ledger.give(GATHERED, self.sizes[k - 1] * self._narrow)
+            self.ledger.give(GATHERED, self.sizes[k - 1] * self._narrow)

@@ -1,20 +1,20 @@
-"""``zero3``: flat parts of every layer, gathered by what DeepSpeed prefetches and keeps (DeepSpeed 0.17–0.19).
+"""``zero3``: flat parts of every layer, gathered as DeepSpeed prefetches and keeps them (0.17–0.19).
 
-With each layer the next ones are gathered, until what is under way exceeds ``PREFETCH`` numbers; a layer stays
-gathered until the backward pass where less than ``REUSE`` numbers lie between, or where prefetching has passed
-its second use. Networks of less than a thousand million weights are thus gathered once a step, and whole.
+With each layer the next ones are gathered, until what is under way exceeds ``PREFETCH`` numbers; a layer
+stays gathered until the backward pass where less than ``REUSE`` numbers lie between, or where prefetching has
+passed its second use. The bucket of gradients lives as long as the run. Networks of less than a thousand million weights are thus gathered once a step, and whole.
 """
 
 from collections import deque
 from itertools import accumulate
 
-from scaled_sgd.planning.autograd import BUFFERS, GRADIENT
+from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MASTERS, MOMENTUM, WEIGHTS, Cost, cost
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
-from scaled_sgd.planning.replicas import Replica, norms, run_passes
+from scaled_sgd.planning.replicas import norms, run_passes
 from scaled_sgd.planning.shards import GATHERED
 from scaled_sgd.planning.traffic import Traffic, all_gather, reduce_scatter
 from scaled_sgd.planning.zero import BUCKET, MASTER
@@ -36,7 +36,7 @@ def zero3(load: Load, cluster: Cluster) -> Cost:
     return cost("zero3", ledger, traffic, multiplying=work.total, seconds=seconds)
 
 
-class Partitions(Replica):
+class Partitions(Holding):
     """What DeepSpeed does with weights and gradients in stage 3.
 
     Attributes:
@@ -45,7 +45,7 @@ class Partitions(Replica):
     """
 
     def __init__(self, load: Load, ledger: Ledger, cluster: Cluster) -> None:
-        super().__init__(load, ledger, several=False)
+        super().__init__(load, ledger)
         self._cluster, self._narrow = cluster, load.signal_size
         self._shards = [-(-size // cluster.ranks) for size in load.sizes]
         own = sum(self._shards)
@@ -65,14 +65,14 @@ class Partitions(Replica):
         """The root module prefetches."""
         super().start_pass(first=first, last=last)
         self.gathers = self.reductions = Traffic()
-        depth = self._load.depth
+        depth = self.load.depth
         self._queue = deque([*range(1, depth + 1), *range(depth, 0, -1)])
         self._use = 0
         self._arriving: dict[int, list[int]] = {}
         self._there: set[int] = set()
         self._passed: set[int] = set()
         self._live = 0
-        self._ledger.doing("prefetching")
+        self.ledger.doing("prefetching")
         self._prefetch()
 
     def enter(self, k: int) -> None:
@@ -86,7 +86,7 @@ class Partitions(Replica):
 
     def leave(self, k: int) -> None:
         """Give W_k up where its next use is far away."""
-        between = 2 * self._behind[self._load.depth - k]
+        between = 2 * self._behind[self.load.depth - k]
         if between >= REUSE and k not in self._passed:
             self._release(k)
 
@@ -96,7 +96,7 @@ class Partitions(Replica):
 
     def gradient(self, k: int) -> None:
         """Copy it into the bucket, which is reduced first where it has no room."""
-        ledger, numbers = self._ledger, self._numbers[k - 1]
+        ledger, numbers = self.ledger, self.numbers[k - 1]
         if self._filled and self._filled + numbers > BUCKET:
             self._reduce()
         if numbers <= BUCKET:
@@ -110,19 +110,19 @@ class Partitions(Replica):
 
     def end_backward(self) -> None:
         """Reduce the rest; then the first layer goes."""
-        self._ledger.doing("gradients averaged")
+        self.ledger.doing("gradients averaged")
         self._reduce()
         for k in sorted(self._there):
             self._release(k)
 
     def step(self) -> None:
         """ξ, the norm and the update, on this process's parts of the gradients."""
-        ledger, largest, own = self._ledger, max(self._shards), sum(self._shards)
+        ledger, largest, own = self.ledger, max(self._shards), sum(self._shards)
         ledger.doing("step")
-        ledger.pass_through(BUFFERS, (2 * MASTER if self._load.half else MASTER) * largest)
+        ledger.pass_through(BUFFERS, (2 * MASTER if self.load.half else MASTER) * largest)
         ledger.pass_through(BUFFERS, 8 * largest)
         ledger.take(BUFFERS, self._narrow * own)
-        if self._load.half:
+        if self.load.half:
             ledger.pass_through(BUFFERS, MASTER * own)
         ledger.give(BUFFERS, self._narrow * own)
 
@@ -136,22 +136,22 @@ class Partitions(Replica):
                 self._passed.add(k)
             else:
                 chosen.append(k)
-                numbers += self._numbers[k - 1]
+                numbers += self.numbers[k - 1]
         if chosen:
             self._gather(chosen)
 
     def _gather(self, layers: list[int]) -> None:
         """Start gathering; several layers in one buffer."""
         cluster, size = self._cluster, self._bytes(layers)
-        self._live += sum(self._numbers[k - 1] for k in layers)
+        self._live += sum(self.numbers[k - 1] for k in layers)
         for k in layers:
             self._arriving[k] = layers
         if cluster.ranks == 1:
             return
         self.gathers += all_gather(size, cluster.everyone, cluster)
-        self._ledger.take(GATHERED, size)
+        self.ledger.take(GATHERED, size)
         if cluster.gloo:
-            self._ledger.pass_through(BUFFERS, size)
+            self.ledger.pass_through(BUFFERS, size)
 
     def _arrive(self, k: int) -> None:
         """Copy out all layers of the buffer of W_k; the buffer goes when the last of them is used."""
@@ -162,20 +162,20 @@ class Partitions(Replica):
         if not self._there.issuperset(layers):
             self._there.update(layers)
             if several:
-                self._ledger.take(GATHERED, self._bytes(layers))
+                self.ledger.take(GATHERED, self._bytes(layers))
         if several and not any(other in self._arriving for other in layers):
-            self._ledger.give(GATHERED, self._bytes(layers))
+            self.ledger.give(GATHERED, self._bytes(layers))
 
     def _release(self, k: int) -> None:
         if k in self._there:
             self._there.remove(k)
-            self._live -= self._numbers[k - 1]
+            self._live -= self.numbers[k - 1]
             if self._cluster.ranks > 1:
-                self._ledger.give(GATHERED, self._bytes([k]))
+                self.ledger.give(GATHERED, self._bytes([k]))
 
     def _reduce(self) -> None:
         """Sum the bucket through a flat copy and add this process's part to its own."""
-        ledger, cluster = self._ledger, self._cluster
+        ledger, cluster = self.ledger, self._cluster
         size = self._summed * cluster.ranks * sum(self._shards[k - 1] for k in self._in_bucket)
         copied = len(self._in_bucket) > 1 or self._filled % cluster.ranks > 0
         if copied:
@@ -186,8 +186,8 @@ class Partitions(Replica):
             ledger.give(BUFFERS, size)
         self.reductions += reduce_scatter(size, cluster.everyone, cluster)
         for k in self._in_bucket:
-            if self._numbers[k - 1] > BUCKET:
-                ledger.give(GRADIENT, self._narrow * self._numbers[k - 1])
+            if self.numbers[k - 1] > BUCKET:
+                ledger.give(GRADIENT, self._narrow * self.numbers[k - 1])
         self._in_bucket, self._filled = [], 0
 
     def _bytes(self, layers: list[int]) -> int:
