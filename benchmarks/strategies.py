@@ -1,23 +1,26 @@
-"""What each strategy of ``sharding.strategy`` holds and moves, on 1, 2 and 4 processes of this machine.
+"""What each strategy of ``sharding.strategy`` holds and moves, measured and planned, on this machine.
 
     python -m benchmarks.strategies [--strategies ddp fsdp2 …] [--processes 1 2 4] [--json FILE]
 
 Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same
-process before the network is made. So is traffic: what the loopback interface sent, over steps and processes;
-nothing else may use it meanwhile, so give the benchmark one of its own:
+process before the network is made and after it has trained a tiny one, so that what libraries keep for
+themselves is not counted. So is traffic: what the loopback interface sent, over steps and processes; nothing
+else may use it meanwhile, so give the benchmark one of its own:
 
     unshare -rn sh -c 'ip link set lo up && python -m benchmarks.strategies'
 
-Beside each stands what theory says: weights, gradients and momentum held, and bytes sent by ring collectives.
-Four to eight minutes. Times on one machine say nothing of a cluster.
+Beside each stands what :mod:`scaled_sgd.planning` predicts, and predicted over measured. Ten seconds a line.
+Times on one machine say nothing of a cluster.
 """
 
 import argparse
 import contextlib
+import gc
 import importlib.util
 import io
 import itertools
 import json
+import logging
 import os
 import socket
 import statistics
@@ -25,7 +28,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,139 +36,127 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from accelerate import Accelerator
 
 from benchmarks.harness import write_json
+from scaled_sgd.config import Config
 from scaled_sgd.data import rank_rows
+from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.losses import get_loss
-from scaled_sgd.parameterization import count_weights, width_pattern
 from scaled_sgd.parsing import parse
-from scaled_sgd.strategies import STRATEGIES
+from scaled_sgd.planning import PLANNED, Cluster, Load, nominal, predict
+from scaled_sgd.planning.fused import ddp_fused
+from scaled_sgd.steps import Step, make_step
+from scaled_sgd.strategies import Strategy
 from scaled_sgd.strategies.build import build_strategy
-from scaled_sgd.strategies.choice import ZERO, World, choose
+from scaled_sgd.strategies.choice import ZERO, World, tensor_processes
 from scaled_sgd.world import create_accelerator
 
-IN_FEATURES, OUT_FEATURES, MIB = 784, 10, 2**20
+IN_FEATURES, OUT_FEATURES, MIB, LR = 784, 10, 2**20, 1e-3
 
 
 @dataclass(frozen=True)
-class Load:
-    """What is trained, float32 with momentum."""
+class Work:
+    """What is trained, and how: options of a run, strategy aside."""
 
-    depth: int
-    base_width: int
-    width_exponent: float
-    batch: int
+    options: tuple[str, ...]
+    processes: int
     steps: int
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """(m_0..m_l)."""
-        return width_pattern(
-            IN_FEATURES,
-            OUT_FEATURES,
-            depth=self.depth,
-            base_width=self.base_width,
-            exponent=self.width_exponent,
-        )
+    def config(self, strategy: str) -> Config:
+        """The configuration of a run, as the trainer would have resolved it."""
+        fused = str(strategy.endswith("+fused")).lower()
+        name = strategy.removesuffix("+fused")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        return parse([*self.options, *own])
+
+    def load(self, strategy: str) -> Load:
+        """What is planned for."""
+        return Load.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
 
     @property
-    def weight_bytes(self) -> int:
-        """P."""
-        return 4 * count_weights(self.widths)
+    def cluster(self) -> Cluster:
+        """This machine."""
+        return replace(nominal("cpu"), ranks=self.processes, per_machine=self.processes)
 
 
-def held(strategy: str, processes: int, load: Load) -> float:
-    """Bytes of weights W, gradients G, momentum V and, with ZeRO, masters M that a process keeps."""
-    copies = {
-        "ddp": 3.0,
-        "zero1": 2 + 2 / processes,  # W G | M V
-        "zero2": 1 + 3 / processes,  # W | G M V
-        "zero3": 4 / processes,
-    }
-    return copies.get(strategy, 3 / processes) * load.weight_bytes
-
-
-def sent(strategy: str, processes: int, load: Load) -> float:
-    """Bytes that a process sends in a step, by ring collectives."""
-    P = load.weight_bytes
-    tensor = {"tensor": processes, "fsdp2+tensor": 2 if processes > 1 else 1}.get(strategy, 1)
-    data = processes // tensor
-    _, *hidden, outputs = load.widths
-    # Activations forth and their gradients back; the outputs forth only.
-    signals = 4 * load.batch / data * (2 * sum(hidden) + outputs) * (tensor - 1) / tensor
-    if strategy == "tensor":
-        return signals
-    passes = 3 if strategy in ("fsdp2", "fsdp2+tensor", "zero3") else 2
-    return signals + passes * (data - 1) / data * P / tensor
-
-
-def process(rank: int, strategy: str, processes: int, load: Load, port: int, folder: str) -> None:
+def process(rank: int, strategy: str, work: Work, port: int, folder: str) -> None:
     """Train some steps; leave the figures of this process in the folder."""
     torch.set_num_threads(1)
-    if processes > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        os.environ |= {"LOCAL_WORLD_SIZE": str(processes)}
+    logging.disable(logging.WARNING)
+    if work.processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(work.processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figures = measure(strategy, load)
+        figures = measure(strategy, work)
     Path(folder, f"rank-{rank}").write_text(json.dumps(figures))
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def measure(strategy: str, load: Load) -> dict[str, float]:
-    """Memory, traffic and time of this process's steps. Collective."""
-    config = parse(
-        [
-            f"--model.depth={load.depth}",
-            f"--model.base_width={load.base_width}",
-            f"--model.width_exponent={load.width_exponent}",
-            f"--optim.batch_size={load.batch}",
-            "--optim.momentum=0.9",
-            "--run.device=cpu",
-            f"--sharding.strategy={strategy}",
-        ]
-    )
+def measure(strategy: str, work: Work) -> dict[str, Any]:
+    """Memory, traffic and time of this process's steps, and what moves of layers by choice. Collective."""
+    config = work.config(strategy)
     accelerator = create_accelerator(config)
-    config = replace(config, sharding=choose(config.sharding, World.of(accelerator), 0))
-    if strategy in ZERO:
-        import deepspeed  # noqa: F401
+    warm_up(config, accelerator)
     barrier()
     idle = status("VmRSS")
-    built = build_strategy(config, accelerator, IN_FEATURES, OUT_FEATURES)
+    built, step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
     start = status("VmHWM") - idle
-    generator = torch.Generator().manual_seed(0)
-    rows = rank_rows(load.batch, built.data.rank, built.data.size)
-    x = torch.randn(load.batch, IN_FEATURES, generator=generator)[rows]
-    y = torch.randint(OUT_FEATURES, (load.batch,), generator=generator)[rows]
-    loss = get_loss("cross_entropy")
-
-    def step() -> None:
-        built.zero_grad()
-        with built.microbatch(last=True):
-            losses = loss.value(built.forward(x), y).sum()
-            built.backward(losses * (built.data.size / load.batch), last=True)
-        built.step(1e-3)
-
     for _ in range(2):
         step()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     barrier()
     before, seconds = loopback(), []
     barrier()
-    for _ in range(load.steps):
+    for _ in range(work.steps):
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
     barrier()
-    moved = (loopback() - before) / load.steps
+    moved = (loopback() - before) / work.steps
     return {
         "start": start,
         "peak": status("VmHWM") - idle,
         "moved": moved,
         "seconds": statistics.median(seconds),
+        "exchange": built.exchange,
     }
+
+
+def prepared(
+    config: Config, accelerator: Accelerator, in_features: int, out_features: int
+) -> tuple[Strategy, Callable[[], object]]:
+    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
+    built = build_strategy(config, accelerator, in_features, out_features)
+    n, loss = config.optim.batch_size, get_loss("cross_entropy")
+    step: Step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
+    rows = rank_rows(n, built.data.rank, built.data.size)
+    x = torch.randn(rows.stop - rows.start, in_features)
+    y = torch.randint(out_features, (len(x),))
+    return built, lambda: step(x, y, n, LR, measure_gradient=False)
+
+
+def warm_up(config: Config, accelerator: Accelerator) -> None:
+    """Have libraries take what they keep: train a tiny network, multiply matrices of the shapes to come."""
+    tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
+    built, step = prepared(tiny, accelerator, 8, 4)
+    for _ in range(2):
+        step()
+    load = Load.of(config, IN_FEATURES, OUT_FEATURES)
+    in_rows = config.optim.fused_update and built.name != "ddp"
+    parts = built.data.size if in_rows else built.tensor.size
+    rows = load.batch if in_rows else load.rows(built.data.size)
+    kind = {"bf16": torch.bfloat16}.get(config.run.precision, getattr(torch, config.model.dtype))
+    for fan_in, fan_out in itertools.pairwise(load.widths):
+        h, W = torch.ones(rows, fan_in, dtype=kind), torch.ones(-(-fan_out // parts), fan_in, dtype=kind)
+        delta = h @ W.T
+        delta @ W
+        delta.T @ h
+    del built, step
+    gc.collect()
 
 
 def barrier() -> None:
@@ -190,20 +181,30 @@ def loopback() -> int:
     raise OSError("/proc/net/dev has no lo")
 
 
-def run(strategy: str, processes: int, load: Load, port: int) -> dict[str, Any]:
+def run(strategy: str, work: Work) -> dict[str, Any]:
     """The figures of one strategy, per process: the largest memory, the mean traffic."""
+    processes = work.processes
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(process, (strategy, processes, load, port, folder), nprocs=processes, join=True)
+        mp.spawn(process, (strategy, work, free_port(), folder), nprocs=processes, join=True)
         of_ranks = [json.loads(Path(folder, f"rank-{rank}").read_text()) for rank in range(processes)]
+    exchange = of_ranks[0].pop("exchange")
     worst = {key: max(figures[key] for figures in of_ranks) for key in of_ranks[0]}
+    world = World(processes, processes, cuda=False, memory=0)
+    load, parts = work.load(strategy), tensor_processes(work.config(strategy).sharding, world)
+    planned = (
+        predict(strategy, load, work.cluster, parts=parts)
+        if exchange is None
+        else ddp_fused(load, work.cluster, exchange)
+    )
     return {
         "strategy": strategy,
         "processes": processes,
         "start_mib": worst["start"] / MIB,
+        "held_planned_mib": planned.held_bytes / MIB,
         "peak_mib": worst["peak"] / MIB,
-        "held_in_theory_mib": held(strategy, processes, load) / MIB,
+        "peak_planned_mib": planned.peak_bytes / MIB,
         "sent_mib": worst["moved"] / processes / MIB,
-        "sent_in_theory_mib": sent(strategy, processes, load) / MIB,
+        "sent_planned_mib": planned.traffic.sent / MIB,
         "seconds": worst["seconds"],
     }
 
@@ -216,38 +217,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     has_deepspeed = importlib.util.find_spec("deepspeed") is not None
-    default = [name for name in STRATEGIES if has_deepspeed or name not in ZERO]
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=default)
+    default = [name for name in PLANNED if has_deepspeed or name not in ZERO]
+    parser.add_argument("--strategies", nargs="+", choices=PLANNED, default=default)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--base-width", type=int, default=64)
     parser.add_argument("--width-exponent", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument(
+        "--options", nargs="*", default=[], help="more of a run, such as --options=--run.seed=1"
+    )
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json")
     options = parser.parse_args(arguments)
     # Large blocks go back to the system when they are freed, so that the resident size is what lives.
-    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # a loopback of one's own has no names
-    load = Load(options.depth, options.base_width, options.width_exponent, options.batch, options.steps)
+    keys = (
+        f"--model.depth={options.depth}",
+        f"--model.base_width={options.base_width}",
+        f"--model.width_exponent={options.width_exponent}",
+        f"--optim.batch_size={options.batch}",
+        "--optim.momentum=0.9",
+        *options.options,
+    )
+    load = Work(keys, 1, options.steps).load(options.strategies[0])
     print(
-        f"{' × '.join(map(str, load.widths))}, {load.weight_bytes / MIB:.1f} MiB of weights, "
-        f"batch {load.batch}, float32, momentum\n\nMiB of a process:\n"
-        f"{'strategy':<13}{'processes':>9}{'start':>8}{'peak':>8}{'(held)':>8}{'sent':>8}{'(theory)':>9}"
-        f"{'ms a step':>11}"
+        f"{' × '.join(map(str, load.widths))}, {load.weights * load.itemsize / MIB:.1f} MiB of weights, "
+        f"batch {load.batch}\n\nMiB of a process:\n"
+        f"{'strategy':<13}{'processes':>9}{'start':>8}{'held':>8}{'peak':>8}{'planned':>8}{'ratio':>7}"
+        f"{'sent':>8}{'planned':>8}{'ratio':>7}{'ms a step':>11}"
     )
     results = []
     for strategy, processes in itertools.product(options.strategies, options.processes):
-        found = run(strategy, processes, load, free_port())
+        found = run(strategy, Work(keys, processes, options.steps))
         results.append(found)
         print(
-            f"{strategy:<13}{processes:>9}{found['start_mib']:>8.1f}{found['peak_mib']:>8.1f}"
-            f"{found['held_in_theory_mib']:>8.1f}{found['sent_mib']:>8.1f}{found['sent_in_theory_mib']:>9.1f}"
+            f"{strategy:<13}{processes:>9}{found['start_mib']:>8.1f}{found['held_planned_mib']:>8.1f}"
+            f"{found['peak_mib']:>8.1f}{found['peak_planned_mib']:>8.1f}{_ratio(found, 'peak'):>7.3f}"
+            f"{found['sent_mib']:>8.2f}{found['sent_planned_mib']:>8.2f}{_ratio(found, 'sent'):>7.3f}"
             f"{1000 * found['seconds']:>11.0f}",
             flush=True,
         )
-    write_json(options.json, {"load": asdict(load) | {"widths": load.widths}, "results": results})
+    write_json(options.json, {"load": asdict(load), "results": results})
     return 0
+
+
+def _ratio(found: dict[str, Any], what: str) -> float:
+    """Planned over measured; 1 where nothing is sent."""
+    planned, measured = found[f"{what}_planned_mib"], found[f"{what}_mib"]
+    return planned / measured if planned else 1.0
 
 
 def free_port() -> int:

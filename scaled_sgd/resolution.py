@@ -1,16 +1,13 @@
 """What the data and the launch decide of a configuration."""
 
-import itertools
 from dataclasses import replace
 from typing import Literal
-
-import torch
 
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.errors import UserError
-from scaled_sgd.parameterization import count_weights, width_pattern
-from scaled_sgd.strategies.choice import ZERO, World, bytes_per_process, choose
+from scaled_sgd.planning import Load
+from scaled_sgd.strategies.choice import NATIVE, ZERO, World, choose, predicted
 from scaled_sgd.strategies.config import ShardingConfig
 
 _DEFAULT_EPOCHS = 20.0
@@ -29,6 +26,7 @@ def resolve(config: Config, data: Data, world: World) -> Config:
             f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; "
             f"allowed: integers below the {steps} steps"
         )
+    config = replace(config, loss=_loss(config, data))
     sharding = _sharding(config, data, world)
     every = config.run.eval_every
     names = config.run.metrics
@@ -36,7 +34,6 @@ def resolve(config: Config, data: Data, world: World) -> Config:
         names = ["accuracy"] if data.task == "classification" else ["mse"]
     return replace(
         config,
-        loss=_loss(config, data),
         optim=replace(config.optim, steps=steps, epochs=None),
         sharding=sharding,
         run=replace(
@@ -63,27 +60,21 @@ def _steps(config: Config, per_epoch: int | None) -> int:
 
 
 def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
-    """The strategy; refuses a network whose weights, gradients and momentum exceed a process's memory."""
+    """The strategy; refuses a network or a minibatch whose steps exceed a process's memory.
+
+    Args:
+        config: whose loss is resolved.
+        data: as loaded.
+        world: as launched.
+    """
     model = config.model
-    try:
-        widths = width_pattern(
-            data.in_features,
-            data.out_features,
-            depth=model.depth,
-            base_width=model.base_width,
-            exponent=model.width_exponent,
-        )
-    except UserError as error:
-        raise UserError(f"model.{error}") from None
-    weights = count_weights(widths)
-    if config.diagnostics.every and config.diagnostics.k > weights:
+    load = Load.of(config, data.in_features, data.out_features)
+    if config.diagnostics.every and config.diagnostics.k > load.weights:
         raise UserError(
             f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
-            f"{weights:,} weights"
+            f"{load.weights:,} weights"
         )
-    copies = 1 + bool(config.optim.momentum) + (not config.optim.fused_update)
-    state_bytes = copies * weights * getattr(torch, model.dtype).itemsize
-    sharding = choose(config.sharding, world, state_bytes)
+    sharding = choose(config, world, load)
     if sharding.strategy in ZERO and model.dtype != "float32":
         raise UserError(
             f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
@@ -98,16 +89,31 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
             f"sharding.exchange: {sharding.exchange!r} does not fit sharding.strategy {sharding.strategy}; "
             "allowed: auto"
         )
-    largest = max(m_in * m_out for m_in, m_out in itertools.pairwise(widths))
-    needed = bytes_per_process(sharding, world, state_bytes, largest * getattr(torch, model.dtype).itemsize)
-    if needed > world.memory:
-        in_parts = needed > state_bytes / world.size and state_bytes <= world.size * world.memory
-        raise UserError(
-            f"model.base_width: {model.base_width} gives {weights:,} weights, {_gib(needed)} a process with "
-            f"gradients under {sharding.strategy}; allowed here: at most {_gib(world.memory)}"
-            + (", or sharding.strategy fsdp2" if in_parts else "")
-        )
+    _check_memory(replace(config, sharding=sharding), world, load)
     return sharding
+
+
+def _check_memory(config: Config, world: World, load: Load) -> None:
+    """Refuse steps that are predicted to take more than a process may."""
+    strategy = config.sharding.strategy
+    cost = predicted(strategy, config, world, load)
+    if cost.peak_bytes <= world.memory:
+        return
+    others = [
+        name
+        for name in NATIVE
+        if name not in (strategy, "fsdp2+tensor")
+        and predicted(name, config, world, load).peak_bytes <= world.memory
+    ]
+    allowed = f"allowed here: at most {_gib(world.memory)}"
+    if others and world.size > 1 and world.launched is None:
+        allowed += f", or sharding.strategy {others[0]}"
+    needed = f"{_gib(cost.peak_bytes)} a process in a step under {strategy}"
+    if cost.held_bytes > world.memory:
+        raise UserError(
+            f"model.base_width: {config.model.base_width} gives {load.weights:,} weights, {needed}; {allowed}"
+        )
+    raise UserError(f"optim.batch_size: {config.optim.batch_size} takes {needed}; {allowed}")
 
 
 def _gib(count: float) -> str:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scaled_sgd.config import Config
 from scaled_sgd.errors import UserError
 from scaled_sgd.machine import host_memory
+from scaled_sgd.planning import Cluster, Cost, Load, advise, nominal, predict
 from scaled_sgd.strategies.config import ShardingConfig
 from scaled_sgd.strategies.launched import launched_strategy
 
@@ -15,11 +17,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
-SHARDED = ("fsdp2", "zero3", "tensor", "fsdp2+tensor")
-"""Strategies under which a process holds a part of the weights."""
-
-_SHARE_OF_MEMORY = 0.5
-"""``auto`` takes replicas while weights, gradients and momentum fill at most so much of the memory."""
+NATIVE = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
+"""What ``auto`` chooses from: strategies that need no other launch."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,24 @@ class World:
         return cls(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))
 
 
-def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> ShardingConfig:
+def choose(config: Config, world: World, load: Load) -> ShardingConfig:
     """The section with ``auto`` decided, and the rest checked.
 
+    ``auto`` is what the launcher names, ``ddp`` on one process, else what :mod:`scaled_sgd.planning` advises
+    for nominal rates: nothing is measured, so that every process of every launch decides alike.
+
     Args:
-        sharding: as configured.
+        config: with the section as configured.
         world: as launched.
-        state_bytes: of weights, gradients and momentum of the whole network.
+        load: what a step works on.
 
     Raises:
         UserError: the launch cannot do what is asked for.
     """
+    sharding = config.sharding
     name: str = sharding.strategy
     if name == "auto":
-        fits = world.size == 1 or state_bytes <= _SHARE_OF_MEMORY * world.memory
-        name = world.launched or ("ddp" if fits else "fsdp2")
+        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, load))
     if world.launched is not None and name != world.launched:
         raise UserError(
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
@@ -76,6 +78,44 @@ def choose(sharding: ShardingConfig, world: World, state_bytes: int) -> Sharding
     chosen = replace(sharding, strategy=name)  # type: ignore[arg-type]
     tensor_processes(chosen, world)
     return chosen
+
+
+def predicted(name: str, config: Config, world: World, load: Load) -> Cost:
+    """What a step under a strategy by name is predicted to take of each process.
+
+    Raises:
+        UserError: the configured number of processes that share a layer does not fit.
+    """
+    parts = tensor_processes(replace(config.sharding, strategy=name), world)  # type: ignore[arg-type]
+    planned = name
+    if config.optim.fused_update:
+        planned = "ddp+fused" if name == "ddp" else "fsdp2+fused"
+    return predict(planned, load, cluster_of(world, half=load.half), parts=parts)
+
+
+def cluster_of(world: World, *, half: bool) -> Cluster:
+    """A launch with nominal rates."""
+    cluster = nominal("cuda" if world.cuda else "cpu", half=half)
+    return replace(cluster, ranks=world.size, per_machine=world.local_size, memory=world.memory)
+
+
+def _advised(config: Config, world: World, load: Load) -> str:
+    """The fastest native strategy that fits, else the one that needs least."""
+    sharding = config.sharding
+    names: tuple[str, ...] = NATIVE
+    if config.run.precision == "fp16" or sharding.exchange != "auto":
+        names = ("ddp",)
+    elif sharding.tensor_processes is not None:
+        names = ("fsdp2+tensor",)
+    costs = {}
+    for name in names:
+        parts = tensor_processes(replace(sharding, strategy=name), world)  # type: ignore[arg-type]
+        if name != "fsdp2+tensor" or len(names) == 1 or 1 < parts < world.size:
+            costs[name] = predicted(name, config, world, load)
+    advice = advise(list(costs.values()), cluster_of(world, half=load.half))
+    least = min(costs.values(), key=lambda cost: cost.peak_bytes)
+    taken = advice.cost or least
+    return next(name for name, cost in costs.items() if cost is taken)
 
 
 def tensor_processes(sharding: ShardingConfig, world: World) -> int:
@@ -101,19 +141,3 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
             f"{', '.join(divisors)}"
         )
     return asked
-
-
-def bytes_per_process(sharding: ShardingConfig, world: World, state_bytes: int, largest: int) -> float:
-    """What weights, gradients and momentum take of a process, at least.
-
-    Args:
-        sharding: resolved.
-        world: as launched.
-        state_bytes: of the whole network.
-        largest: bytes of the weights of its largest layer, which FSDP2 and ZeRO-3 gather with their gradient.
-    """
-    if sharding.strategy not in SHARDED:
-        return state_bytes
-    if sharding.strategy == "tensor" or world.size == 1:
-        return state_bytes / world.size
-    return state_bytes / world.size + 2 * largest / tensor_processes(sharding, world)

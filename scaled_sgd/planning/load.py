@@ -1,0 +1,117 @@
+"""What a step works on: a network and a minibatch, as numbers."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from scaled_sgd.config import Config
+from scaled_sgd.errors import UserError
+from scaled_sgd.parameterization import Activation, layer_constants, width_pattern
+
+
+@dataclass(frozen=True)
+class Load:
+    """The network, the minibatch and what the step does with them.
+
+    Attributes:
+        widths: (m_0..m_l).
+        batch: n, samples of the global minibatch.
+        activation: φ.
+        parameterization: fixes which multipliers α_k are 1, whose products α_k h need no room.
+        itemsize: bytes of a weight.
+        half: products in a 16-bit precision.
+        momentum: the optimizer keeps a buffer of the size of the weights.
+        accumulation: microbatches a step.
+        checkpointing: activations are computed again in the backward pass.
+        loss: ``cross_entropy`` or ``mse``.
+        limited: the whole gradient is clipped or normalised; a fused step then holds all layers' factors.
+        exchange: what of a layer moves under ``ddp`` with fused steps.
+    """
+
+    widths: tuple[int, ...]
+    batch: int
+    activation: Activation = Activation.of("relu")  # noqa: RUF009 (frozen)
+    parameterization: str = "nup"
+    itemsize: int = 4
+    half: bool = False
+    momentum: bool = False
+    accumulation: int = 1
+    checkpointing: bool = False
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    limited: bool = False
+    exchange: Literal["auto", "factors", "gradients"] = "auto"
+
+    @classmethod
+    def of(cls, config: Config, in_features: int, out_features: int) -> "Load":
+        """The load of a checked configuration on data with m_0 inputs and m_l outputs.
+
+        Raises:
+            UserError: impossible widths.
+        """
+        model, optim = config.model, config.optim
+        try:
+            widths = width_pattern(
+                in_features,
+                out_features,
+                depth=model.depth,
+                base_width=model.base_width,
+                exponent=model.width_exponent,
+            )
+        except UserError as error:
+            raise UserError(f"model.{error}") from None
+        return cls(
+            widths,
+            optim.batch_size,
+            Activation.of(model.activation),
+            model.parameterization,
+            itemsize=getattr(torch, model.dtype).itemsize,
+            half=config.run.precision in ("bf16", "fp16"),
+            momentum=optim.momentum > 0,
+            accumulation=optim.accumulation,
+            checkpointing=config.sharding.activation_checkpointing,
+            loss="mse" if config.loss == "mse" else "cross_entropy",
+            limited=optim.normalize or optim.clip_norm is not None,
+            exchange=config.sharding.exchange,
+        )
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices l."""
+        return len(self.widths) - 1
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """m_k m_{k−1} for k = 1..l."""
+        return tuple(fan_in * fan_out for fan_in, fan_out in pairwise(self.widths))
+
+    @cached_property
+    def weights(self) -> int:
+        """Σ_k m_k m_{k−1}."""
+        return sum(self.sizes)
+
+    @property
+    def can_fuse(self) -> bool:
+        """Whether ``optim.fused_update`` can do it."""
+        return not (self.half or self.checkpointing) and self.accumulation == 1
+
+    @property
+    def signal_size(self) -> int:
+        """Bytes of a number of h, z or δ."""
+        return 2 if self.half else self.itemsize
+
+    @cached_property
+    def multiplied(self) -> tuple[bool, ...]:
+        """Whether α_k ≠ 1, for k = 1..l."""
+        constants = (layer_constants(self.parameterization, k, self.widths) for k in range(1, self.depth + 1))
+        return tuple(layer.multiplier != 1 for layer in constants)
+
+    def rows_of_a_rank(self, ranks: int) -> int:
+        """Most samples of a minibatch that one of ``ranks`` processes works on."""
+        return -(-self.batch // ranks)
+
+    def rows(self, ranks: int) -> int:
+        """Most samples of a microbatch that one of ``ranks`` processes works on."""
+        return -(-self.rows_of_a_rank(ranks) // self.accumulation)
