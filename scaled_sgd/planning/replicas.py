@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Holding, Pass
+from scaled_sgd.planning.autograd import Pass
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.holding import GRADIENT, SAMPLES, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
