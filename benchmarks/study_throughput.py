@@ -2,7 +2,7 @@
 
     python -m benchmarks.study_throughput [--runs 64] [--steps 300] [--depth 6] [--base-width 8] [--json FILE]
 
-The study goes the way of ``scaled-sgd study run --workers 1``: file, plan, run folders, configuration, metrics,
+The study goes the way of ``scaled-sgd study run --workers 1``: file, plan, run folders, metrics,
 summary, evaluation at the end. The limit is the fused steps of the same runs alone, on minibatches
 cut beforehand; they are taken right after each run, so that a busy machine slows both alike. Target: 1.2, and
 50 ms a run. Where there is a GPU, the same runs as stacks are compared with one by one, too.
