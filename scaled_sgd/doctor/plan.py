@@ -81,7 +81,7 @@ def make_plan(config: Config, asked: argparse.Namespace) -> Plan:
 def _features(data: DataConfig, features: int | None, outputs: int | None) -> tuple[int, int]:
     """m_0 and m_l, given or those of the digits."""
     if data.source == "digits" and data.inputs is None and data.target is None:
-        return features or DIGITS[0], outputs or DIGITS[1]
+        return DIGITS[0] if features is None else features, DIGITS[1] if outputs is None else outputs
     if features is None or outputs is None:
         raise UserError(
             f"features: {features}, outputs: {outputs} with data.source {data.source!r}, which a plan does "
