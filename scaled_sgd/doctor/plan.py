@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from scaled_sgd.arguments import check_integer
 from scaled_sgd.config import Config
 from scaled_sgd.data import DataConfig
 from scaled_sgd.doctor.plan_report import Plan
@@ -59,6 +60,9 @@ def make_plan(config: Config, asked: argparse.Namespace) -> Plan:
     Raises:
         UserError: impossible widths or numbers, or data whose widths must be given.
     """
+    for key in ("features", "outputs"):
+        if getattr(asked, key) is not None:
+            check_integer(key, getattr(asked, key))
     load = Load.of(config, *_features(config.data, asked.features, asked.outputs))
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
     ranks = (config.run.processes or 1) if asked.ranks is None else asked.ranks

@@ -44,8 +44,6 @@ class Pass:
         holding.end_forward()
         self._loss()
         for start, stop in reversed(segments):
-            if load.checkpointing:
-                self._again(start, stop)
             self._backward(start, stop)
         holding.end_backward()
 
@@ -79,7 +77,7 @@ class Pass:
                 ledger.take(SIGNALS, self._input(k))
             ledger.give(SIGNALS, wide)
             ledger.take(SIGNALS, self._own(k))
-            holding.leave(k)
+            holding.leave(k, again=False)
             self._measure(self._input(k))
             self._drop_input(k, gathered, saved=keep and not multiplied)
             if multiplied and not keep:
@@ -182,6 +180,7 @@ class Pass:
                 ledger.take(SIGNALS, self._input(k))
             if k < stop:
                 ledger.take(SIGNALS, self._own(k))
+            self._holding.leave(k, again=True)
             self._drop_input(k, gathered, saved=not multiplied)
 
     def _backward(self, start: int, stop: int) -> None:
@@ -191,6 +190,9 @@ class Pass:
             ledger.doing(f"backward pass, layer {k}")
             self._measure(self._own(k))
             holding.enter_backward(k)
+            if load.checkpointing and k == stop:
+                self._again(start, stop)
+                ledger.doing(f"backward pass, layer {k}")
             ledger.take(GRADIENT, self._columns(k) * load.widths[k - 1] * load.signal_size)
             flowing = self._input(k)
             if k > 1:

@@ -40,8 +40,8 @@ class Holding:
     def enter(self, k: int) -> None:
         """W_k is about to be used."""
 
-    def leave(self, k: int) -> None:
-        """z_k is there. Not told where activations are computed again."""
+    def leave(self, k: int, *, again: bool) -> None:
+        """z_k is there; ``again``: within the backward pass, which will use W_k soon."""
 
     def end_forward(self) -> None:
         """f is there."""

@@ -85,8 +85,10 @@ class Partitions(Holding):
             self._queue.popleft()
         self._prefetch()
 
-    def leave(self, k: int) -> None:
+    def leave(self, k: int, *, again: bool) -> None:
         """Give W_k up where its next use is far away."""
+        if again:
+            return
         between = 2 * self._behind[self.load.depth - k]
         if between >= REUSE and k not in self._passed:
             self._release(k)
