@@ -38,7 +38,7 @@ def same_shape(config: Config) -> str:
 
 
 def train_batch(
-    configs: Sequence[Config], data: Data | Sequence[Data], folders: Sequence[Path]
+    configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Path]
 ) -> list[dict[str, Any]]:
     """As :func:`~.engine.train_small` for each, with the same numbers but for rounding; the summaries.
 
@@ -47,7 +47,7 @@ def train_batch(
 
     Args:
         configs: of one shape (:func:`same_shape`).
-        data: of each, or that of the first; those of other seeds are then loaded here.
+        data: of each; runs of one seed and one object take the same minibatches.
         folders: of each.
 
     Raises:
@@ -58,7 +58,7 @@ def train_batch(
         raise ValueError("configs: of several shapes; allowed: those that same_shape gives one value")
     for config in configs:
         refuse_unsuited(config)
-    runs = [Run(config, own) for config, own in zip(configs, _each_data(configs, data), strict=True)]
+    runs = [Run(config, own) for config, own in zip(configs, data, strict=True)]
     summaries: dict[int, dict[str, Any]] = {}
     with contextlib.ExitStack() as opened:
         records = [
@@ -84,17 +84,6 @@ def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
     return _seconds(_steps_of_stack([Run(config, data) for config in alike])) < one_by_one
 
 
-def _each_data(configs: Sequence[Config], data: Data | Sequence[Data]) -> list[Data]:
-    if not isinstance(data, Data):
-        return list(data)
-    loaded = {configs[0].run.seed: data}
-    for config in configs:
-        seed = config.run.seed
-        if seed not in loaded:
-            loaded[seed] = load_data(config.data, seed=seed, quiet=True)
-    return [loaded[config.run.seed] for config in configs]
-
-
 def _train(stack: Stack, records: list[Record], ended: Callable[[int, dict[str, Any]], None]) -> None:
     """Train ``stack`` to the end; ``ended`` is told the place and the summary of each run."""
     places = list(range(len(records)))
@@ -111,7 +100,7 @@ def _train(stack: Stack, records: list[Record], ended: Callable[[int, dict[str, 
             stack.keep(kept)
 
     for step, cuts, rows_of in _cuts(stack.runs):
-        logged = first.logs(step)
+        logged = step in first.logged
         if logged:
             largest, codes = torch.stack((stack.each.largest, stack.each.first_bad)).tolist()
             drop([not math.isfinite(loss) for loss in largest], codes)

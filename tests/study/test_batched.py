@@ -54,12 +54,13 @@ def same(found, expected, rel=1e-12):
 def compare(tmp_path, *runs, rel=1e-12):
     """Train ``runs`` both ways; their summaries."""
     configs = [parse([*SMALL, *options]) for options in runs]
-    data = load_data(configs[0].data, seed=configs[0].run.seed)
+    shelf = {config.run.seed: load_data(config.data, seed=config.run.seed) for config in configs}
+    data = [shelf[config.run.seed] for config in configs]
     folders = [tmp_path / "together" / str(place) for place in range(len(configs))]
     summaries = train_batch(configs, data, folders)
     for place, config in enumerate(configs):
         alone = tmp_path / "alone" / str(place)
-        train_small(config, load_data(config.data, seed=config.run.seed), alone)
+        train_small(config, data[place], alone)
         (rows, summary), (expected_rows, expected) = left_in(folders[place]), left_in(alone)
         assert summary == json.loads(json.dumps(summaries[place]))
         same(summary, expected, rel)
@@ -128,14 +129,17 @@ def test_a_network_has_the_shape_of_another_whatever_its_steps():
         train_batch([parse(SMALL), parse([*SMALL, "--model.depth=5"])], None, [Path("a"), Path("b")])
 
 
-def test_data_may_be_given_for_each_run(tmp_path):
+def test_train_takes_one_run_or_several(tmp_path):
     configs = [parse([*SMALL, f"--run.seed={seed}"]) for seed in (4, 5)]
     data = [load_data(config.data, seed=config.run.seed) for config in configs]
-    given = train_batch(configs, data, [tmp_path / "a", tmp_path / "b"])
-    loaded = train(configs, data[0], [tmp_path / "c", tmp_path / "d"])
-    for a, b in zip(given, loaded, strict=True):
-        same(a, b, rel=0)
-    assert given[0]["initial_loss"] != given[1]["initial_loss"]
+    together = train(configs, data, [tmp_path / "a", tmp_path / "b"])
+    alone = [
+        *train(configs[:1], data[:1], [tmp_path / "c"]),
+        *train(configs[1:], data[1:], [tmp_path / "d"]),
+    ]
+    for a, b in zip(together, alone, strict=True):
+        same(a, b)
+    assert together[0]["initial_loss"] != together[1]["initial_loss"]
 
 
 def test_on_a_cpu_nothing_is_tried():
