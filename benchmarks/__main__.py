@@ -11,6 +11,7 @@ SMALL = {
     "scaling_overhead": ["--widths", "1024", "2048", "--rounds", "9"],
     "factor_exchange": ["--rows", "16", "64", "--rounds", "7"],
     "data": [],
+    "study_throughput": ["--runs", "16"],
 }
 """Each benchmark at a size for a laptop; ``python -m benchmarks.NAME --help`` has the full ones."""
 

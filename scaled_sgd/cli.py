@@ -16,6 +16,7 @@ usage: scaled-sgd COMMAND [OPTIONS]
   train    train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
   study    run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   doctor   say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
+           or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
 
 scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
 """
@@ -61,7 +62,11 @@ def _train(arguments: list[str]) -> int:
 
 
 def _doctor(arguments: list[str]) -> int:
-    """Examine here, or in so many local processes."""
+    """Examine here, or in so many local processes; plan without any."""
+    if "--plan" in arguments:
+        from scaled_sgd.doctor.plan import main as plan
+
+        return plan(arguments)
     from scaled_sgd.doctor.command import main as doctor
     from scaled_sgd.doctor.command import options
 

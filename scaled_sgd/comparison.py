@@ -9,7 +9,7 @@ from scaled_sgd.records import flat
 FREE = (
     "run.name", "run.dir", "run.device", "run.processes", "run.eval_every", "run.log_every", "run.metrics",
     "run.trackers", "run.resume", "run.accept_changes", "run.timeout_seconds", "sharding.", "checkpoint.",
-    "diagnostics.", "optim.accumulation", "optim.epochs",
+    "diagnostics.", "optim.accumulation", "optim.epochs", "optim.fused_update",
 )  # fmt: skip
 """Keys that may change: they decide what is seen of a run and how it is computed, not its weights."""
 

@@ -34,6 +34,8 @@ def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link
 
     def seconds(action: Callable[[], object], repeats: int) -> float:
         action()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(repeats):
             action()

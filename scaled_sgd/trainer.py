@@ -89,12 +89,12 @@ class Trainer:
             accelerator.project_configuration.logging_dir = str(self._folder)
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._say(f"data: {self.data.describe()}")
-        if self.strategy.exchange is not None:
-            self._say(f"exchange: {described(self.strategy.exchange)}")
         self._saver = Saver(config, self.data, self.strategy, self.observer, accelerator.scaler)
         self.progressed = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
+        if self.strategy.exchange is not None:
+            self._say(f"exchange: {described(self.strategy.exchange)}")
 
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the summary.

@@ -103,11 +103,11 @@ def test_every_link_of_the_documentation_leads_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_the_results_in_readme_are_those_that_the_study_wrote():
-    results = REPOSITORY / "docs/results/beyond_edge"
-    summary = (results / "summary.md").read_text(encoding="utf-8")
-    assert summary in TEXT
-    assert summary in (results / "README.md").read_text(encoding="utf-8")
+def test_the_study_commands_end_in_a_report(tmp_path):
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    for command in (command for command in commands() if command.startswith("scaled-sgd study")):
+        run(command, tmp_path)
+    assert (tmp_path / "studies/smoke/report.html").stat().st_size > 10_000
 
 
 def test_every_relative_link_leads_somewhere():

@@ -2,67 +2,15 @@
 
 The events are those of :class:`~scaled_sgd.model.HomogeneousMLP` in torch 2.9 to 2.13: products save
 α_k h_{k−1}, activations save z_k, and each function of the backward pass holds its input and its output at
-once. What is done with weights and gradients meanwhile differs by strategy: a :class:`Holding`.
+once. What is done with weights and gradients meanwhile differs by strategy: a
+:class:`~scaled_sgd.planning.holding.Holding`.
 """
 
 import math
-from itertools import pairwise
 
+from scaled_sgd.planning.holding import BUFFERS, GRADIENT, OUTPUTS, SIGNALS, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
-
-SIGNALS, SAMPLES, OUTPUTS, GRADIENT, BUFFERS = (
-    "signals",
-    "samples",
-    "outputs",
-    "gradient in hand",
-    "buffers",
-)
-
-
-class Holding:
-    """What a strategy does with weights and gradients around the layers; k counts from 1. Nothing, here.
-
-    Args:
-        load: the network and the minibatch.
-        ledger: where bytes are counted.
-        parts: processes that share each layer.
-
-    Attributes:
-        numbers: of this process's rows of W_1..W_l.
-        first: whether this is the step's first microbatch.
-        last: whether it is the last.
-    """
-
-    def __init__(self, load: Load, ledger: Ledger, *, parts: int = 1) -> None:
-        self.load, self.ledger = load, ledger
-        self.numbers = [-(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths)]
-        self.first = self.last = True
-
-    def start_pass(self, *, first: bool, last: bool) -> None:
-        """A microbatch begins."""
-        self.first, self.last = first, last
-
-    def enter(self, k: int) -> None:
-        """W_k is about to be used."""
-
-    def leave(self, k: int) -> None:
-        """z_k is there. Not told where activations are computed again."""
-
-    def end_forward(self) -> None:
-        """f is there."""
-
-    def enter_backward(self, k: int) -> None:
-        """δ_k is there; W_k is about to be used."""
-
-    def gradient(self, k: int) -> None:
-        """The gradient of W_k is in hand; δ_k W_k is there too."""
-
-    def leave_backward(self, k: int) -> None:
-        """α_k δ_k W_k is there; k > 1."""
-
-    def end_backward(self) -> None:
-        """All gradients are there."""
 
 
 class Pass:
@@ -96,8 +44,6 @@ class Pass:
         holding.end_forward()
         self._loss()
         for start, stop in reversed(segments):
-            if load.checkpointing:
-                self._again(start, stop)
             self._backward(start, stop)
         holding.end_backward()
 
@@ -131,7 +77,7 @@ class Pass:
                 ledger.take(SIGNALS, self._input(k))
             ledger.give(SIGNALS, wide)
             ledger.take(SIGNALS, self._own(k))
-            holding.leave(k)
+            holding.leave(k, again=False)
             self._measure(self._input(k))
             self._drop_input(k, gathered, saved=keep and not multiplied)
             if multiplied and not keep:
@@ -234,6 +180,7 @@ class Pass:
                 ledger.take(SIGNALS, self._input(k))
             if k < stop:
                 ledger.take(SIGNALS, self._own(k))
+            self._holding.leave(k, again=True)
             self._drop_input(k, gathered, saved=not multiplied)
 
     def _backward(self, start: int, stop: int) -> None:
@@ -243,6 +190,9 @@ class Pass:
             ledger.doing(f"backward pass, layer {k}")
             self._measure(self._own(k))
             holding.enter_backward(k)
+            if load.checkpointing and k == stop:
+                self._again(start, stop)
+                ledger.doing(f"backward pass, layer {k}")
             ledger.take(GRADIENT, self._columns(k) * load.widths[k - 1] * load.signal_size)
             flowing = self._input(k)
             if k > 1:

@@ -9,6 +9,7 @@ from scaled_sgd.planning.fused import ddp_fused, fsdp2_fused
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.replicas import ddp
 from scaled_sgd.planning.shards import fsdp2, fsdp2_tensor, tensor
+from scaled_sgd.planning.units import duration, size
 from scaled_sgd.planning.zero import zero1, zero2
 from scaled_sgd.planning.zero3 import zero3
 
@@ -81,12 +82,13 @@ def advise(costs: Sequence[Cost], cluster: Cluster) -> Advice:
         )
     fastest = min(fitting, key=lambda cost: cost.seconds)
     chosen = next(cost for cost in fitting if cost.seconds <= SAME * fastest.seconds)
-    what = "the fastest that fits" if len(fitting) < len(costs) else "the fastest"
     if len(fitting) == 1:
-        what = "the only one that fits"
+        why = "the only one that fits"
     elif chosen is not fastest:
-        what = f"as fast as any that fits, to a tenth, and simpler than {fastest.strategy}"
-    reason = f"{chosen.strategy}: {what}, {duration(chosen.seconds)} a step"
+        why = f"within a tenth of the fastest, {fastest.strategy}, and simpler"
+    else:
+        why = "the fastest that fits" if len(fitting) < len(costs) else "the fastest"
+    reason = f"{chosen.strategy}: {why}, {duration(chosen.seconds)} a step"
     quicker = [cost for cost in costs if cost.seconds * SAME < chosen.seconds and cost not in fitting]
     if quicker:
         best = min(quicker, key=lambda cost: cost.seconds)
@@ -95,22 +97,3 @@ def advise(costs: Sequence[Cost], cluster: Cluster) -> Advice:
             f"of {size(cluster.memory)}"
         )
     return Advice(chosen, reason)
-
-
-def size(count: float) -> str:
-    """Bytes in a binary unit, in three digits."""
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:
-        count, unit = count / 1024, unit + 1
-    return f"{count:.3g} {_UNITS[unit]}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit of their size, in three digits."""
-    for unit, name in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds / 1e-6:.3g} µs"
-
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")

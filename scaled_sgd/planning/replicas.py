@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 
-from scaled_sgd.planning.autograd import GRADIENT, SAMPLES, Holding, Pass
+from scaled_sgd.planning.autograd import Pass
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.holding import GRADIENT, SAMPLES, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
 from scaled_sgd.planning.traffic import Traffic, all_reduce
 
+NARROW = "16-bit weights"
 FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
 """Bytes at which DistributedDataParallel closes its first bucket and the others."""
 
@@ -50,14 +52,19 @@ class Replica(Holding):
     def enter(self, k: int) -> None:
         """Autocast copies W_k to 16 bits and keeps the copy for the backward pass."""
         if self.load.half:
-            self.ledger.take("16-bit weights", 2 * self.numbers[k - 1])
+            self.ledger.take(NARROW, 2 * self.numbers[k - 1])
+
+    def end_forward(self) -> None:
+        """Autocast forgets its copies; those that no product has saved go."""
+        if self.load.half and self.load.checkpointing:
+            self.ledger.give(NARROW, 2 * sum(self.numbers))
 
     def gradient(self, k: int) -> None:
         """Into the buckets; beside them until the last of several microbatches."""
         ledger, numbers = self.ledger, self.numbers[k - 1]
         size = numbers * self.load.itemsize
         if self.load.half:
-            ledger.give("16-bit weights", 2 * numbers)
+            ledger.give(NARROW, 2 * numbers)
             ledger.take(GRADIENT, size)
             ledger.give(GRADIENT, 2 * numbers)
         beside = not self._buckets or not (self.first and self.last)

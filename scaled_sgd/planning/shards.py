@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
-from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.cluster import Cluster, Group
 from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.holding import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
@@ -103,14 +103,17 @@ class Shards(Holding):
         """Gather W_k into a buffer and copy it out."""
         if k in self._open:
             return
-        fetched = self._fetch(k)
+        fetched = self._arrived(k)
         self.ledger.give(BUFFERS, self._buffer)
         self._copy_out(k)
         self._buffer = fetched
 
-    def leave(self, k: int) -> None:
-        """Give the whole of W_k up."""
-        self._close(k)
+    def leave(self, k: int, *, again: bool) -> None:
+        """Give W_k up, or the buffer alone: a layer that runs again is the root of a pass of its own."""
+        if again:
+            self.end_forward()
+        else:
+            self._close(k)
 
     def end_forward(self) -> None:
         """The last buffer goes."""
@@ -120,10 +123,9 @@ class Shards(Holding):
     def enter_backward(self, k: int) -> None:
         """Copy W_k out of what was gathered ahead, and gather the next layer ahead."""
         if k not in self._open:
-            fetched = self._ahead_bytes(k) if self._ahead == k else self._fetch(k)
+            fetched = self._arrived(k)
             self._copy_out(k)
             self.ledger.give(BUFFERS, fetched)
-        self._ahead = None
         if k > 1 and k - 1 not in self._open:
             self._fetch(k - 1)
             self._ahead = k - 1
@@ -155,12 +157,19 @@ class Shards(Holding):
         self.ledger.give(BUFFERS, self._reducing)
         self._reducing = 0
 
-    def _ahead_bytes(self, k: int) -> int:
+    def _arrived(self, k: int) -> int:
+        """Bytes of the buffer that W_k is in, filled now unless it was before."""
+        if self._ahead != k:
+            return self._fetch(k)
+        self._ahead = None
+        return self._buffer_bytes(k)
+
+    def _buffer_bytes(self, k: int) -> int:
         return 0 if self._data == 1 else self.sizes[k - 1] * self._narrow
 
     def _fetch(self, k: int) -> int:
         """Fill a buffer with W_k; its bytes. One process needs none."""
-        count = self._ahead_bytes(k)
+        count = self._buffer_bytes(k)
         if not count:
             return 0
         if self.load.half:

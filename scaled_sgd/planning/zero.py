@@ -10,9 +10,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
 
-from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MASTERS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.holding import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
@@ -68,7 +68,7 @@ class FlatParts(Holding):
         self.reductions = Traffic()
 
     def start_pass(self, *, first: bool, last: bool) -> None:
-        """See :class:`~scaled_sgd.planning.autograd.Holding`."""
+        """See :class:`~scaled_sgd.planning.holding.Holding`."""
         super().start_pass(first=first, last=last)
         self.reductions = Traffic()
 

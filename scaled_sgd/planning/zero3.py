@@ -2,15 +2,16 @@
 
 With each layer the next ones are gathered, until what is under way exceeds ``PREFETCH`` numbers; a layer
 stays gathered until the backward pass where less than ``REUSE`` numbers lie between, or where prefetching has
-passed its second use. The bucket of gradients lives as long as the run. Networks of less than a thousand million weights are thus gathered once a step, and whole.
+passed its second use. Networks of less than a thousand million weights are thus gathered once a step, and
+whole. The bucket of gradients lives as long as the run.
 """
 
 from collections import deque
 from itertools import accumulate
 
-from scaled_sgd.planning.autograd import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.cost import GRADIENTS, MASTERS, MOMENTUM, WEIGHTS, Cost, cost
+from scaled_sgd.planning.holding import BUFFERS, GRADIENT, Holding
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
 from scaled_sgd.planning.products import products
@@ -84,8 +85,10 @@ class Partitions(Holding):
             self._queue.popleft()
         self._prefetch()
 
-    def leave(self, k: int) -> None:
+    def leave(self, k: int, *, again: bool) -> None:
         """Give W_k up where its next use is far away."""
+        if again:
+            return
         between = 2 * self._behind[self.load.depth - k]
         if between >= REUSE and k not in self._passed:
             self._release(k)

@@ -13,7 +13,7 @@ class ShardingConfig:
     """How weights lie over processes. No choice changes the result of a step."""
 
     strategy: StrategyName = "auto"
-    """ddp: all weights on every process; the others: parts of them; auto: ddp where it fits, else fsdp2"""
+    """ddp: all weights on every process; the others: parts of them; auto: as doctor --plan advises"""
     tensor_processes: int | None = None
     """fsdp2+tensor: how many neighbouring processes share each layer; null: those of a machine, or 2"""
     exchange: Literal["auto", "factors", "gradients"] = "auto"

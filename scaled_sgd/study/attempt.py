@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import Config
-from scaled_sgd.data import Data, DataConfig, Resident, load_data
+from scaled_sgd.data import Data, DataConfig, load_data
 from scaled_sgd.errors import UserError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 from scaled_sgd.study.locks import HeldError
+from scaled_sgd.study.run import data_bytes
 
 Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]
 """Trains like runs, each on its data and into its folder; their summaries."""
@@ -34,14 +35,9 @@ class DataShelf:
         key = f"{config!r} {seed}"
         found = self.loaded.pop(key, None) or load_data(config, seed=seed, quiet=self.quiet)
         self.loaded[key] = found
-        while len(self.loaded) > 1 and sum(map(_bytes, self.loaded.values())) > self.most:
+        while len(self.loaded) > 1 and sum(map(data_bytes, self.loaded.values())) > self.most:
             del self.loaded[next(iter(self.loaded))]
         return found
-
-
-def _bytes(data: Data) -> int:
-    parts = [part for part in (data.train, data.evaluation) if isinstance(part, Resident)]
-    return sum(t.numel() * t.element_size() for part in parts for t in (part.x, part.y))
 
 
 def attempt(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:
@@ -79,9 +75,17 @@ def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShe
     except UserError as error:
         reason = str(error)
     except Exception as error:
+        if len(runs) > 1:
+            # What is wrong with one of a stack, or with its size, need not be wrong with the others.
+            return [status for run in runs for status in _made_or_ended(run, folder, train, shelf)]
         reason = f"{traceback.format_exc()}{type(error).__name__}: {' '.join(str(error).split())}"
     else:
         return [str(summary["status"]) for summary in summaries]
     for run in runs:
         folder.fail(run.id, reason)
     return ["failed"] * len(runs)
+
+
+def _made_or_ended(run: Run, folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:
+    state = folder.state(run.id)
+    return [state.value] if state.ended else _made([run], folder, train, shelf)

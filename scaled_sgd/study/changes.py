@@ -25,7 +25,7 @@ def changes(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> str | Non
     facts = _facts(study)
     keys = [key for key in earlier | facts if earlier.get(key) != facts.get(key)]
     said = [f"{key} {_brief(earlier.get(key))} → {_brief(facts.get(key))}" for key in keys]
-    left = sum(path.name not in now for path in (folder.path / "runs").iterdir())
+    left = sum(path.name not in now for path in (folder.path / "runs").glob("*"))
     return (
         f"plan: changed ({'; '.join(said) or 'by the data or another version'}); {len(before & now)} of its "
         f"{len(now)} runs were in it before; {left} of earlier plans stay and are not counted"

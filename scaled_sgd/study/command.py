@@ -180,7 +180,11 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     paths = sorted(Path("configs/studies").glob("*.yaml"))
     for path in paths:
-        study = read_study(path)
+        try:
+            study = read_study(path)
+        except UserError as error:
+            print(f"warning: {path}: {error}", file=sys.stderr)
+            continue
         print(f"{study.name:<18} {study.size:>6} runs  {study.title}")
     if not paths:
         print("no studies in configs/studies")
@@ -193,6 +197,11 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
         if value is not None and value < 1:
             raise UserError(f"{name.replace('_', '-')}: {value} is not usable; allowed: integers from 1")
     parameters = _parameters(options)
+    for name, default in (("jobs", 1), ("at_once", None), ("minutes", 60), ("slurm", [])):
+        if options.executor is None and getattr(options, name) != default:
+            raise UserError(
+                f"{name.replace('_', '-')}: it is for jobs; allowed: with --executor local or slurm"
+            )
     study = read_study(find_study(options.study), overrides)
     folder = StudyFolder(Path(options.dir) / (options.name or study.name))
     shelf = DataShelf()
@@ -293,7 +302,7 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
-        parameters[key] = yaml.safe_load(value)
+        parameters[key] = int(value) if value.isdecimal() else value
     return parameters
 
 

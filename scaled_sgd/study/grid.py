@@ -16,6 +16,7 @@ from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import count_weights, width_pattern
 from scaled_sgd.parsing import from_dict, read_yaml, unknown_key
 from scaled_sgd.resolution import resolve
+from scaled_sgd.resuming import data_facts
 from scaled_sgd.strategies.choice import World
 from scaled_sgd.study.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.identity import run_id
@@ -188,6 +189,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
         for key, value in choice.changes.items()
     }
     runs: list[Run] = []
+    facts: list[tuple[Data, dict[str, Any]]] = []
     for choices in itertools.product(*study.axes):
         config, labels = start, dict[str, Any]()
         for choice in choices:
@@ -196,13 +198,19 @@ def expand(study: Study, load: LoadData) -> list[Run]:
             for column, label in choice.labels.items():
                 typed = values.get((column, repr(label)), label)
                 labels[column] = str(label) if isinstance(typed, list | tuple) else typed
-        runs += _matched(study, config, labels, load)
+        # Nothing that a plan needs of the data depends on the seed.
+        data = load(config.data, 0)
+        known = next((found for seen, found in facts if seen is data), None)
+        if known is None:
+            known = data_facts(data)
+            facts.append((data, known))
+        runs += _matched(study, config, labels, data, known)
     return runs
 
 
-def _matched(study: Study, config: Config, labels: dict[str, Any], load: LoadData) -> Iterator[Run]:
-    # Nothing that a plan needs of the data depends on the seed.
-    data = load(config.data, 0)
+def _matched(
+    study: Study, config: Config, labels: dict[str, Any], data: Data, facts: Mapping[str, Any]
+) -> Iterator[Run]:
     model = config.model
     for matching in study.matchings:
         matched, columns = config, dict(labels)
@@ -227,7 +235,7 @@ def _matched(study: Study, config: Config, labels: dict[str, Any], load: LoadDat
             base_width=resolved.model.base_width,
             exponent=model.width_exponent,
         )
-        yield Run(run_id(resolved), columns, resolved, count_weights(widths))
+        yield Run(run_id(resolved, facts), columns, resolved, count_weights(widths))
 
 
 def _typed(key: str, value: Any, place: str) -> Any:

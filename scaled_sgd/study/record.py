@@ -113,7 +113,7 @@ class Record:
                 "status": "diverged",
                 "step": step,
                 "layer": k if k <= self._run.model.depth else None,
-                "steps": self._run.steps,
+                "steps": step,
                 "initial_loss": self._first_loss,
                 "max_loss": None,
                 "train_loss": None,

@@ -27,8 +27,8 @@ from scaled_sgd.sharding import Ranks
 from scaled_sgd.steps import effective_rate
 from scaled_sgd.strategies.choice import World
 
-_PLACED = 8
-"""Data sets that are kept as they lie on a device."""
+_PLACED_BYTES = 2**30
+"""Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
 
 
 class Cut(NamedTuple):
@@ -210,5 +210,12 @@ def _place(data: Data, device: torch.device, dtype: str) -> Data:
     number = getattr(torch, dtype)
     moved = replace(data, train=data.train.to(device, number), evaluation=data.evaluation.to(device, number))
     _placed.append((data, (device, dtype), moved))
-    del _placed[:-_PLACED]
+    while len(_placed) > 1 and sum(data_bytes(found) for *_, found in _placed) > _PLACED_BYTES:
+        del _placed[0]
     return moved
+
+
+def data_bytes(data: Data) -> int:
+    """What the samples of ``data`` that are in memory take."""
+    parts = [part for part in (data.train, data.evaluation) if isinstance(part, Resident)]
+    return sum(t.numel() * t.element_size() for part in parts for t in (part.x, part.y))

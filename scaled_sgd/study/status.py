@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from scaled_sgd.errors import UserError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.jobs import FOLDER, Job, jobs
 
@@ -13,9 +14,14 @@ _SHOWN = 10
 
 def describe(folder: StudyFolder) -> str:
     """Counts over all runs and for each value of each axis, and why runs failed."""
-    lines = (folder.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-    plan = [json.loads(line) for line in lines]
-    states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
+    try:
+        lines = (folder.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
+        plan = [json.loads(line) for line in lines]
+        states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"study: {str(folder.path / 'plan.jsonl')!r} is damaged: {error}; allowed: what study run writes"
+        ) from error
     text = [f"{folder.path}: {len(states)} runs, {_counts(states.values())}"]
     for axis in dict.fromkeys(name for entry in plan for name in entry["axes"]):
         for value in dict.fromkeys(str(entry["axes"].get(axis)) for entry in plan):

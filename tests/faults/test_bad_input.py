@@ -475,7 +475,7 @@ TOGETHER = [
     Row(
         (
             "model.base_width: 10000000 gives 58,400,003,140,000,000 weights, … GiB a "
-            "process with gradients under ddp; allowed here: at most … GiB"
+            "process in a step under ddp; allowed here: at most … GiB"
         ),
         ("--model.base_width=10000000", "--model.depth=6"),
     ),

@@ -1,3 +1,5 @@
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -6,9 +8,10 @@ import torch
 from scaled_sgd.data import load_data
 from scaled_sgd.errors import UserError
 from scaled_sgd.parsing import parse
+from scaled_sgd.planning import Load, predict
 from scaled_sgd.resolution import resolve
 from scaled_sgd.strategies.build import build_strategy
-from scaled_sgd.strategies.choice import World, choose, tensor_processes
+from scaled_sgd.strategies.choice import World, choose, cluster_of, tensor_processes
 from scaled_sgd.strategies.config import STRATEGIES, ShardingConfig
 
 GIB = 2**30
@@ -20,6 +23,12 @@ def world(size=4, local_size=4, *, cuda=True, memory=GIB, launched=None):
 
 def sharding(strategy="auto", **options):
     return ShardingConfig(strategy=strategy, **options)
+
+
+def chosen(asked, launch, **load):
+    """What is chosen for a network of 128 MiB of weights, unless ``load`` says otherwise."""
+    work = Load(**({"widths": (10, 4096, 4096, 4096, 10), "batch": 256} | load))
+    return choose(replace(parse([]), sharding=asked), launch, work)
 
 
 @pytest.mark.parametrize(
@@ -51,26 +60,32 @@ def sharding(strategy="auto", **options):
 )
 def test_what_a_launch_cannot_do_is_refused(asked, launch, expected):
     with pytest.raises(UserError) as error:
-        choose(asked, launch, 1000)
+        chosen(asked, launch)
     assert str(error.value) == expected
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_that_is_named_is_taken(name):
-    assert choose(sharding(name), world(), 1000).strategy == name
+    assert chosen(sharding(name), world()).strategy == name
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "fsdp2"])
 def test_auto_takes_what_the_launcher_names(name):
-    assert choose(sharding(), world(launched=name), 1000).strategy == name
+    assert chosen(sharding(), world(launched=name)).strategy == name
 
 
-@pytest.mark.parametrize(
-    ("size", "state", "expected"),
-    [(4, GIB // 2, "ddp"), (4, GIB // 2 + 1, "fsdp2"), (1, GIB, "ddp")],
-)
-def test_auto_takes_replicas_while_they_fill_half_of_the_memory(size, state, expected):
-    assert choose(sharding(), world(size, size), state).strategy == expected
+def test_auto_takes_replicas_where_they_fit_and_are_fastest():
+    small = {"widths": (64, 32, 128, 10), "batch": 256}
+    assert chosen(sharding(), world(2, 2), **small).strategy == "ddp"
+    assert chosen(sharding(), world(1, 1)).strategy == "ddp"
+
+
+def test_auto_shards_what_no_process_holds_whole():
+    """Weights and gradients are 256 MiB."""
+    taken = chosen(sharding(), world(memory=200 * 2**20), batch=16)
+    assert taken.strategy in ("fsdp2", "tensor", "fsdp2+tensor")
+    whole = predict("ddp", Load((10, 4096, 4096, 4096, 10), 16), cluster_of(world(), half=False))
+    assert whole.peak_bytes > 200 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -78,8 +93,8 @@ def test_auto_takes_replicas_while_they_fill_half_of_the_memory(size, state, exp
 )
 def test_neighbours_on_a_machine_share_layers(size, local_size, expected):
     launch = world(size, local_size)
-    chosen = choose(sharding("fsdp2+tensor"), launch, 1000)
-    assert (chosen.tensor_processes, tensor_processes(chosen, launch)) == (None, expected)
+    taken = chosen(sharding("fsdp2+tensor"), launch)
+    assert (taken.tensor_processes, tensor_processes(taken, launch)) == (None, expected)
 
 
 def wide(strategy):
@@ -95,35 +110,37 @@ def wide(strategy):
     )
 
 
-def test_a_network_for_many_is_refused_where_each_process_would_hold_it_whole():
-    launch = world(memory=GIB // 2)
-    data = load_data(wide("ddp").data, seed=0, quiet=True)
+def refusal(config, launch):
+    data = load_data(config.data, seed=0, quiet=True)
     with pytest.raises(UserError) as error:
-        resolve(wide("ddp"), data, launch)
-    assert str(error.value) == (
-        "model.base_width: 4096 gives 168,075,264 weights, 1.3 GiB a process with gradients under ddp; "
-        "allowed here: at most 0.5 GiB, or sharding.strategy fsdp2"
+        resolve(config, data, launch)
+    return str(error.value)
+
+
+def test_a_network_for_many_is_refused_where_each_process_would_hold_it_whole():
+    message = refusal(wide("ddp"), world(memory=GIB // 2))
+    gib = re.fullmatch(
+        r"model\.base_width: 4096 gives 168,075,264 weights, (\S+) GiB a process in a step under ddp; "
+        r"allowed here: at most 0\.5 GiB, or sharding\.strategy (fsdp2|tensor)",
+        message,
     )
-    assert resolve(wide("fsdp2"), data, launch).sharding.strategy == "fsdp2"
-    assert resolve(wide("auto"), data, launch).sharding.strategy == "fsdp2"
+    assert gib is not None, message
+    # Weights and gradients, then activations.
+    assert 2 * 4 * 168_075_264 / GIB <= float(gib[1]) < 1.6
+    data = load_data(wide("ddp").data, seed=0, quiet=True)
+    assert resolve(wide("auto"), data, world(memory=GIB // 2)).sharding.strategy in ("fsdp2", "tensor")
 
 
 def test_a_network_for_no_one_is_refused():
-    data = load_data(wide("fsdp2").data, seed=0, quiet=True)
-    with pytest.raises(UserError) as error:
-        resolve(wide("fsdp2"), data, world(memory=2**20))
-    assert str(error.value) == (
-        "model.base_width: 4096 gives 168,075,264 weights, 0.44 GiB a process with gradients under fsdp2; "
-        "allowed here: at most 0.00098 GiB"
-    )
+    message = refusal(wide("fsdp2"), world(memory=2**20))
+    assert message.startswith("model.base_width: 4096 gives 168,075,264 weights, ")
+    assert message.endswith(" GiB a process in a step under fsdp2; allowed here: at most 0.00098 GiB")
 
 
 def test_a_gathered_layer_needs_room_too():
     """A quarter of the network fits, but not beside a whole layer and its gradient."""
-    data = load_data(wide("fsdp2").data, seed=0, quiet=True)
-    with pytest.raises(UserError, match=r"0\.44 GiB a process with gradients under fsdp2"):
-        resolve(wide("fsdp2"), data, world(memory=int(0.4 * GIB)))
-    assert resolve(wide("tensor"), data, world(memory=int(0.4 * GIB))).sharding.strategy == "tensor"
+    quarter = 2 * 4 * 168_075_264 // 4
+    assert "in a step under fsdp2" in refusal(wide("fsdp2"), world(memory=quarter + 2**26))
 
 
 def test_launched_zero_keeps_float32_masters_too():

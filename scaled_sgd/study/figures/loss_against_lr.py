@@ -53,10 +53,11 @@ def draw(view: View) -> Drawn:
         for panel in panels.shown
         for value, rows in lines_of(panel.runs, line)
     ]
-    diverged = int((view.runs["status"] == "diverged").sum())
+    runs = view.runs.drop_duplicates("id")
+    diverged = int((runs["status"] == "diverged").sum())
     notes = [
         *([panels.left_out] if panels.left_out else []),
-        *([f"{diverged} of {len(view.runs)} runs diverged."] if diverged else []),
+        *([f"{diverged} of {len(runs)} runs diverged."] if diverged else []),
         *end_notes(choices, "The best learning rate"),
         *seed_note(table["seeds"]),
     ]

@@ -1,0 +1,229 @@
+"""Memory and traffic of a strategy's steps in the processes that run them; Linux only."""
+
+import contextlib
+import gc
+import io
+import itertools
+import json
+import logging
+import os
+import socket
+import statistics
+import struct
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate import Accelerator
+
+from scaled_sgd.config import Config
+from scaled_sgd.data import rank_rows
+from scaled_sgd.divergence import DivergenceWatch
+from scaled_sgd.losses import get_loss
+from scaled_sgd.parsing import parse
+from scaled_sgd.planning import Cost, Load, nominal, predict
+from scaled_sgd.planning.fused import ddp_fused
+from scaled_sgd.steps import make_step
+from scaled_sgd.strategies import Strategy
+from scaled_sgd.strategies.build import build_strategy
+from scaled_sgd.strategies.choice import World, tensor_processes
+from scaled_sgd.world import create_accelerator
+
+IN_FEATURES, OUT_FEATURES, LR = 784, 10, 1e-3
+
+ENVIRONMENT = {
+    # Large blocks go back to the system when they are freed, so that the resident size is what lives.
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""Variables that measured processes need from their start."""
+
+_BYTES_SENT = 200
+"""Where ``struct tcp_info`` of Linux has tcpi_bytes_sent, 64 bits."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Options of a run, strategy aside, the number of processes and that of measured steps."""
+
+    options: tuple[str, ...]
+    processes: int
+    steps: int = 3
+
+    def config(self, strategy: str) -> Config:
+        """The configuration of a run under a strategy of :data:`scaled_sgd.planning.PLANNED`."""
+        fused = str(strategy.endswith("+fused")).lower()
+        name = strategy.removesuffix("+fused")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        return parse([*self.options, *own])
+
+    def load(self, strategy: str) -> Load:
+        """What is planned for."""
+        return Load.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
+
+    def planned(self, strategy: str, exchange: Sequence[bool] | None = None) -> Cost:
+        """What is predicted, for what a run has chosen to move of each layer."""
+        load, count = self.load(strategy), self.processes
+        cluster = replace(nominal("cpu"), ranks=count, per_machine=count)
+        if exchange is not None:
+            return ddp_fused(load, cluster, exchange)
+        world = World(count, count, cuda=False, memory=0)
+        return predict(strategy, load, cluster, parts=tensor_processes(self.config(strategy).sharding, world))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a process took.
+
+    Attributes:
+        start: most bytes until the network was ready.
+        peak: most bytes during steps.
+        sent: bytes a step.
+        seconds: of a step, the median.
+        exchange: what moves of each layer, where that was chosen.
+    """
+
+    start: int
+    peak: int
+    sent: float
+    seconds: float
+    exchange: list[bool] | None
+
+
+def run(strategies: Sequence[str], work: Work) -> dict[str, Figures]:
+    """Measure strategies one after another in the same processes; the most of any of them, the mean traffic.
+
+    ZeRO must be alone, since it needs a launch of its own. Set :data:`ENVIRONMENT` before.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = (strategies, work, free_port(), folder)
+        mp.spawn(_process, arguments, nprocs=work.processes, join=True)
+        of_ranks = [
+            json.loads(Path(folder, f"rank-{rank}").read_text(encoding="utf-8"))
+            for rank in range(work.processes)
+        ]
+    return {name: _worst([Figures(**figures[name]) for figures in of_ranks]) for name in strategies}
+
+
+def _worst(figures: list[Figures]) -> Figures:
+    start, peak, seconds = (max(getattr(one, key) for one in figures) for key in ("start", "peak", "seconds"))
+    return Figures(start, peak, statistics.mean(one.sent for one in figures), seconds, figures[0].exchange)
+
+
+def _process(rank: int, strategies: Sequence[str], work: Work, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    if work.processes > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(work.processes)}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(work.processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accelerator = create_accelerator(work.config(strategies[0]))
+        figures = {name: vars(measure(work.config(name), accelerator, work.steps)) for name in strategies}
+    Path(folder, f"rank-{rank}").write_text(json.dumps(figures), encoding="utf-8")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
+    """Memory, traffic and time of this process's steps. Collective."""
+    warm_up(config, accelerator)
+    barrier()
+    idle = status("VmRSS")
+    forget_peak()
+    built, step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
+    start = status("VmHWM") - idle
+    for _ in range(2):
+        step()
+    forget_peak()
+    barrier()
+    before, seconds = bytes_sent(), []
+    for _ in range(steps):
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    barrier()  # what connections have taken may not have left yet
+    moved = (bytes_sent() - before) / steps
+    exchange = None if built.exchange is None else list(built.exchange)
+    return Figures(start, status("VmHWM") - idle, moved, statistics.median(seconds), exchange)
+
+
+def prepared(
+    config: Config, accelerator: Accelerator, in_features: int, out_features: int
+) -> tuple[Strategy, Callable[[], object]]:
+    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
+    built = build_strategy(config, accelerator, in_features, out_features)
+    n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
+    step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
+    rows = rank_rows(n, built.data.rank, built.data.size)
+    x = torch.randn(rows.stop - rows.start, in_features)
+    y = torch.randint(out_features, (len(x),))
+    targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y
+    return built, lambda: step(x, targets, n, LR, measure_gradient=False)
+
+
+def warm_up(config: Config, accelerator: Accelerator) -> None:
+    """Have libraries take what they keep: train a tiny network, multiply matrices of the shapes to come."""
+    tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
+    built, step = prepared(tiny, accelerator, 8, 4)
+    for _ in range(2):
+        step()
+    load = Load.of(config, IN_FEATURES, OUT_FEATURES)
+    in_rows = config.optim.fused_update and built.name != "ddp"
+    parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
+    rows = load.batch if in_rows else load.rows(built.data.size)
+    kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)
+    for fan_in, fan_out in itertools.pairwise(load.widths):
+        h, W = torch.ones(rows, fan_in, dtype=kind), torch.ones(-(-fan_out // parts), fan_in, dtype=kind)
+        delta = h @ W.T
+        delta @ W
+        delta.T @ h
+    del built, step
+    gc.collect()
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def status(key: str) -> int:
+    """Bytes that Linux counts for this process."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
+
+
+def forget_peak() -> None:
+    """Have VmHWM begin anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def bytes_sent() -> int:
+    """What all TCP connections of this process have sent so far, retransmissions included, headers not."""
+    total = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT + 8)
+        except OSError:
+            continue  # no socket, or none of TCP's
+        total += struct.unpack_from("Q", found, _BYTES_SENT)[0] if len(found) >= _BYTES_SENT + 8 else 0
+    return total
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
