@@ -2,10 +2,10 @@
 
     python -m benchmarks.study_throughput [--runs 64] [--steps 300] [--depth 6] [--base-width 8] [--json FILE]
 
-The study goes the way of ``scaled-sgd study run --workers 1``: file, plan, run folders, metrics,
-summary, evaluation at the end. The limit is the fused steps of the same runs alone, on minibatches
-cut beforehand; they are taken right after each run, so that a busy machine slows both alike. Target: 1.2, and
-50 ms a run. Where there is a GPU, the same runs as stacks are compared with one by one, too.
+The study goes the way of ``scaled-sgd study run --workers 1``: file, plan, run folders, configuration,
+metrics, summary, evaluation at the end. The limit is the fused steps of the same runs alone, minibatches cut
+from data in memory; they are taken right after each run, so that a busy machine slows both. Target: 1.2,
+and 50 ms a run. Where there is a GPU, the same runs as stacks are compared with one by one, too.
 """
 
 import argparse
@@ -55,10 +55,10 @@ class Bare:
 def bare_steps(config: Config, data: Data) -> float:
     """Seconds of a run's fused steps and nothing else."""
     run = Run(config, data)
-    cuts, partition = list(run.cuts()), Partition.of(run.model, ranks=Ranks.alone())
-    updates = [Update(run.schedule(cut.step)) for cut in cuts]
+    partition = Partition.of(run.model, ranks=Ranks.alone())
+    updates = [Update(run.schedule(step)) for step in range(run.steps)]
     start = time.perf_counter()
-    for cut, update in zip(cuts, updates, strict=True):
+    for cut, update in zip(run.cuts(), updates, strict=True):
         fused_step(
             partition,
             cut.x,

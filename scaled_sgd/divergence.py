@@ -36,11 +36,9 @@ class DivergenceWatch:
 
     def see(self, number: Tensor, k: int) -> None:
         """Note ``number`` (): a sum over z_k, or with k = l + 1 the loss."""
-        code = self._step * (self._depth + 2) + k
-        if number.device.type == "cpu":
-            if not math.isfinite(number):
-                self._first.clamp_(max=code)
+        if self._first.device.type == "cpu" and math.isfinite(number):
             return
+        code = self._step * (self._depth + 2) + k
         bad = torch.where(number.isfinite(), self._never, code)
         torch.minimum(self._first, bad, out=self._first)
 

@@ -92,14 +92,19 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one."""
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one.
+
+    Unless ``durable`` it may take seconds to reach the disk, and a machine that loses its power leaves any
+    part of it.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -22,13 +22,15 @@ class RunDirectory:
 
     Args:
         path: of the folder, which is there.
+        durable: have every whole file on the disk when it is written.
 
     Raises:
         UserError: another process writes it, or it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
+        self._durable = durable
         try:
             self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
             self._take_lock()
@@ -77,12 +79,12 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``."""
         text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "config.yaml", text)
+        write_atomically(self.path / "config.yaml", text, durable=self._durable)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
         text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / "summary.json", text)
+        write_atomically(self.path / "summary.json", text, durable=self._durable)
 
     def close(self) -> None:
         """Flush the metrics and let others write here."""

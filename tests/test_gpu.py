@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness, taylor_coefficients
-from scaled_sgd.data import DataConfig, load_data
+from scaled_sgd.data import load_data
 from scaled_sgd.fused import Update, fused_step, scale_by
 from scaled_sgd.losses import get_loss
 from scaled_sgd.parsing import parse
@@ -160,12 +160,11 @@ def stacked_configs(device):
 
 
 def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
-    data = load_data(DataConfig(), seed=0)
     configs = stacked_configs("cuda")
+    data = [load_data(config.data, seed=config.run.seed) for config in configs]
     found = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
     for place, config in enumerate(stacked_configs("cpu")):
-        own = load_data(config.data, seed=config.run.seed)
-        alone = train_small(config, own, tmp_path / f"cpu-{place}")
+        alone = train_small(config, data[place], tmp_path / f"cpu-{place}")
         assert found[place]["status"] == alone["status"]
         for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):
             ours, theirs = found[place].get(name), alone.get(name)

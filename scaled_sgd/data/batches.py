@@ -78,19 +78,25 @@ class Resident:
         `batch_size` counts the rows of all ranks together. The last minibatch may be smaller, and a rank's
         part of it empty.
         """
-        generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-        order = torch.randperm(len(self), generator=generator).to(self.x.device)
-        starts = range(start * batch_size, len(self), batch_size)
         if world_size == 1 and self.x.numel() <= SHUFFLED_WHOLE:
-            x, y = self.x.index_select(0, order), self.y.index_select(0, order)
-            for first in starts:
-                stop = min(first + batch_size, len(self))
-                yield Batch(x[first:stop], y[first:stop], stop - first)
+            for x, y in self.shuffled(batch_size=batch_size, seed=seed, epoch=epoch)[start:]:
+                yield Batch(x, y, len(x))
             return
-        for first in starts:
+        order = self._order(seed, epoch)
+        for first in range(start * batch_size, len(self), batch_size):
             rows = order[first : first + batch_size]
             own = rows[rank_rows(len(rows), rank, world_size)]
             yield Batch(self.x.index_select(0, own), self.y.index_select(0, own), len(rows))
+
+    def shuffled(self, *, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        """Inputs and targets of all minibatches of an epoch at once: views of a copy of all data."""
+        order = self._order(seed, epoch)
+        x, y = (torch.split(t.index_select(0, order), batch_size) for t in (self.x, self.y))
+        return list(zip(x, y, strict=True))
+
+    def _order(self, seed: int, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+        return torch.randperm(len(self), generator=generator).to(self.x.device)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def train_small(config: Config, data: Data, folder: Path) -> dict[str, Any]:
     with Record(run, folder) as record:
         for cut in run.cuts():
             # A look at a number costs nothing on the CPU, and elsewhere the wait for it.
-            if (on_cpu or run.logs(cut.step)) and not math.isfinite(largest):
+            if (on_cpu or cut.step in run.logged) and not math.isfinite(largest):
                 break
             row = record.begin(cut)
             taken = take(cut, measure_gradient=row is not None)
@@ -96,21 +96,22 @@ class Steps:
         self._run, optim = run, run.config.optim
         self._partition = Partition.of(run.model, ranks=Ranks.alone())
         velocities = [torch.zeros_like(W) for W in run.model.parameters()] if optim.momentum else []
-        self._update = Update(
-            lr=run.schedule(0),
+        self._make_update = partial(
+            Update,
             weight_decay=optim.weight_decay,
             momentum=optim.momentum,
             velocity=lambda k: velocities[k - 1],
             clip_norm=optim.clip_norm,
             normalize=optim.normalize,
         )
+        self._update = self._make_update(lr=run.schedule(0))
         self.watch = DivergenceWatch(run.model)
 
     def __call__(self, cut: Cut, *, measure_gradient: bool) -> Step:
         """Take one."""
         run, lr = self._run, self._run.schedule(cut.step)
         if lr != self._update.lr:
-            self._update = replace(self._update, lr=lr)
+            self._update = self._make_update(lr=lr)
         self.watch.start_step(cut.step)
         taken = fused_step(
             self._partition,

@@ -36,7 +36,8 @@ class Record:
         self._run = run
         self._first_loss: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self._directory = RunDirectory(folder)
+        # A run whose summary is lost is made again, so metrics alone have to be on the disk, before it.
+        self._directory = RunDirectory(folder, durable=False)
         (folder / "summary.json").unlink(missing_ok=True)
         self._directory.metrics.cut(0)
         there = replace(run.config.run, name=folder.name, dir=str(folder.parent))
@@ -54,9 +55,9 @@ class Record:
     def begin(self, cut: Cut) -> dict[str, Any] | None:
         """What is measured before a step that has a row; None for one that has none."""
         run = self._run
-        row: dict[str, Any] = {}
-        if not run.logs(cut.step):
+        if cut.step not in run.logged:
             return None
+        row: dict[str, Any] = {}
         if run.evaluates(cut.step):
             row |= run.evaluate()
         if run.observes(cut.step):

@@ -1,14 +1,15 @@
 """A run of a study: its network, data and measurements, whoever takes its steps."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data, Resident
+from scaled_sgd.data.batches import SHUFFLED_WHOLE
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.scales import mean_squares
 from scaled_sgd.errors import UserError
@@ -30,8 +31,7 @@ _PLACED_BYTES = 2**30
 """Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """One minibatch of a run.
 
     Attributes:
@@ -57,6 +57,9 @@ class Run:
     Args:
         config: checked.
         data: in memory.
+
+    Attributes:
+        logged: the steps that have a row.
 
     Raises:
         UserError: the configuration does not fit the data or this machine.
@@ -99,6 +102,12 @@ class Run:
             if config.diagnostics.every
             else None
         )
+        every = config.run.log_every
+        self.logged = frozenset(
+            step
+            for step in range(self.steps)
+            if step % every == 0 or self.evaluates(step) or self.observes(step)
+        )
 
     def cuts(self) -> Iterator[Cut]:
         """The minibatch of each step, in order."""
@@ -106,11 +115,9 @@ class Run:
         per_epoch = self._train.steps_per_epoch(batch_size)
         step = epoch = samples = 0
         while True:
-            for number, batch in enumerate(
-                self._train.batches(batch_size=batch_size, seed=seed, epoch=epoch)
-            ):
-                yield Cut(step, epoch + number / per_epoch, samples, batch.x, batch.y)
-                step, samples = step + 1, samples + batch.n_global
+            for number, (x, y) in enumerate(self._epoch(batch_size, seed, epoch)):
+                yield Cut(step, epoch + number / per_epoch, samples, x, y)
+                step, samples = step + 1, samples + len(x)
                 if step == self.steps:
                     return
             epoch += 1
@@ -122,10 +129,6 @@ class Run:
     def observes(self, step: int) -> bool:
         """Whether ``step`` is a diagnostic step."""
         return self._observer is not None and self._observer.due(step)
-
-    def logs(self, step: int) -> bool:
-        """Whether ``step`` has a row."""
-        return step % self.config.run.log_every == 0 or self.evaluates(step) or self.observes(step)
 
     def observe(self, cut: Cut) -> dict[str, Any]:
         """What the diagnostics say of the network before its step on ``cut``."""
@@ -154,6 +157,13 @@ class Run:
     def probe_loss(self) -> Tensor:
         """Likewise on the probe."""
         return self.loss_on(*self._probe)
+
+    def _epoch(self, batch_size: int, seed: int, epoch: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """Inputs and targets of its minibatches; all at once where that is little."""
+        train = self._train
+        if train.x.numel() <= SHUFFLED_WHOLE:
+            return train.shuffled(batch_size=batch_size, seed=seed, epoch=epoch)
+        return ((b.x, b.y) for b in train.batches(batch_size=batch_size, seed=seed, epoch=epoch))
 
     def _mean_loss(self, samples: Resident) -> tuple[float, Tensor]:
         return mean_loss(self.model, samples, self.samples.targets, loss=self.loss, ranks=Ranks.alone())

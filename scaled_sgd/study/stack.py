@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.signals import through_activation
-from scaled_sgd.model import ScaledLinear
 from scaled_sgd.scaling import get_rule
 from scaled_sgd.study.run import Run
 
@@ -90,7 +89,6 @@ class Stack:
             for k in range(self._depth)
         ]
         self._velocities = [torch.zeros_like(W) for W in self.weights] if self._has_momentum else []
-        self._blank = torch.empty((), dtype=self.weights[0].dtype, device=device)
 
         def column(values: Sequence[object], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -115,7 +113,7 @@ class Stack:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some networks alone; their order stays."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self._blank.device)
+        index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)
         self.runs = [self.runs[row] for row in rows]
         self.weights = [W.index_select(0, index) for W in self.weights]
         self._velocities = [v.index_select(0, index) for v in self._velocities]
@@ -158,14 +156,10 @@ class Stack:
         return Taken(loss, scales, norm)
 
     def _lend(self) -> None:
-        """Have every run's network look at its part of the stack; see which α_k are those of all."""
+        """Have every run's network look at its part of the stack."""
         for row, run in enumerate(self.runs):
             for layer, W in zip(run.model.scaled_layers, self.weights, strict=True):
                 layer.weight.data = W[row]
-        alphas = [
-            {layer.multiplier for layer in of_all} for of_all in zip(*map(_layers, self.runs), strict=True)
-        ]
-        self._alphas = [values.pop() if len(values) == 1 else None for values in alphas]
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
         """h_0..h_{l−1}, gates of 1..l−1, f, sums over z_1..z_l; as :func:`~.diagnostics.signals.forward`."""
@@ -190,9 +184,7 @@ class Stack:
 
     def _product(self, a: Tensor, b: Tensor, k: int) -> Tensor:
         """α_k a b."""
-        common = self._alphas[k - 1]
-        if common is not None:
-            return torch.baddbmm(self._blank, a, b, beta=0, alpha=common)
+        # As a pass of its own also where all α_k are one: rounding does not depend on the other networks.
         return torch.bmm(a, b).mul_(_spread(self.each.alpha[:, k - 1], a))
 
     def _scales(self, step: int, h: list[Tensor], delta: list[Tensor], n: int) -> Tensor:
@@ -236,10 +228,6 @@ class Stack:
             if self._has_decay:
                 v.addcmul_(W, _spread(each.weight_decay, W))
             W.addcmul_(v, _spread(rate, W), value=-1)
-
-
-def _layers(run: Run) -> list[ScaledLinear]:
-    return run.model.scaled_layers
 
 
 def _spread(numbers: Tensor, like: Tensor) -> Tensor:
