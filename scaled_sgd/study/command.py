@@ -276,7 +276,7 @@ def _told_what_is_left(left: int, folder: StudyFolder) -> int:
 
 
 def _grouped(asked: str, small: Sequence[Run]) -> bool:
-    """Whether runs of one shape train together; on a CPU that gains nothing."""
+    """Whether runs of one shape train together; on a CPU only where asked for, for rounding would differ."""
     if asked != "auto" or not small or not torch.cuda.is_available():
         return asked == "yes"
     from scaled_sgd.study.batched import faster_batched
