@@ -22,10 +22,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import Figure, Report, paired
-from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import Update, fused_step, scale_by
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
+from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
-from scaled_sgd.scaling import get_rule
 from scaled_sgd.sharding import Partition, Ranks
 
 DEPTH, PROCESSES, LR = 4, 2, 1e-6
@@ -61,14 +60,16 @@ def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
     replica, rows_model, ranks = network(width), sharded(), Ranks()
     whole, partition = Partition.of(replica, ranks=Ranks.alone()), Partition.of(rows_model)
 
+    replica_scale, rows_scale = (
+        DepthwiseScaling(model).measure_elsewhere().predict_layers for model in (replica, rows_model)
+    )
+
     def by_factors() -> None:
-        scale = scale_by(get_rule("norm"), replica)
-        fused_step(whole, x, y, scale=scale, ranks=ranks, sizes=[rows] * PROCESSES, **options)
+        fused_step(whole, x, y, scale=replica_scale, ranks=ranks, sizes=[rows] * PROCESSES, **options)
 
     def by_rows() -> None:
-        scale = scale_by(get_rule("norm"), rows_model)
         everything = [ranks.gather(t, [rows] * PROCESSES) for t in (x, y)]
-        fused_step(partition, *everything, scale=scale, **options)
+        fused_step(partition, *everything, scale=rows_scale, **options)
 
     return {
         "factors, replicated": by_factors,

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,9 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from benchmarks.harness import Figure, Report, paired
-from scaled_sgd import HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import Update, fused_step, scale_by
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
+from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
-from scaled_sgd.scaling import get_rule
 from scaled_sgd.sharding import Partition
 
 LR = 1e-6
@@ -91,33 +91,38 @@ def bare_products(case: Case) -> Callable[[], None]:
 def steps(case: Case) -> dict[str, Callable[[], None]]:
     """One training step of each kind, on networks of their own."""
     x, y = case.minibatch()
-    model = case.network()
-    optimizer = ScaledSGD(model, LR)
-    half = case.precision == "bf16"
-
-    def by_autograd() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(case.device, torch.bfloat16, enabled=half):
-            f = model(x)
-        F.cross_entropy(f.float(), y).backward()
-        optimizer.step()
-        synchronize(case.device)
-
-    found = {"autograd + ScaledSGD": by_autograd}
-    if not half:
-        fused = case.network()
+    found = {"autograd + ScaledSGD": step_by_autograd(case, case.network(), x, y)}
+    if case.precision != "bf16":
+        fused = step_by_hand(case.network(), x, y)
 
         def by_hand() -> None:
-            step_by_hand(fused, x, y)
+            fused()
             synchronize(case.device)
 
         found["fused step"] = by_hand
     return found
 
 
-def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> None:
-    scale = scale_by(get_rule("norm"), model)
-    fused_step(Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(LR))
+def step_by_autograd(
+    case: Case, model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor
+) -> Callable[[], None]:
+    optimizer = ScaledSGD(model, LR)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.precision == "bf16"):
+            f = model(x)
+        F.cross_entropy(f.float(), y).backward()
+        optimizer.step()
+        synchronize(case.device)
+
+    return step
+
+
+def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
+    scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
+    options = {"loss": get_loss("cross_entropy"), "scale": scale, "update": Update(LR)}
+    return partial(fused_step, Partition.of(model), x, y, **options)
 
 
 def synchronize(device: str) -> None:
@@ -141,15 +146,9 @@ def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> N
     case = Case(width, 0.0, 4, batch, "cpu", "no")
     model = case.network()
     x, y = case.minibatch()
-    optimizer = None
+    step = step_by_hand(model, x, y) if kind == "fused step" else step_by_autograd(case, model, x, y)
     for _ in range(3):
-        if kind == "fused step":
-            step_by_hand(model, x, y)
-        else:
-            optimizer = ScaledSGD(model, LR) if optimizer is None else optimizer
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
+        step()
     grown = peak_bytes() - before
     weights = sum(p.numel() for p in model.parameters())
     activations = batch * (width + 2 * sum(model.widths[1:]))

@@ -58,6 +58,11 @@ class OptimConfig:
     fused_update: bool = False
     """add updates to the weights as they are computed, without autograd: no gradient is ever held"""
 
+    @property
+    def limits_gradient(self) -> bool:
+        """Whether the whole gradient is clipped or normalised, so that a step needs its norm."""
+        return self.normalize or self.clip_norm is not None
+
 
 @dataclass
 class ScalingConfig:

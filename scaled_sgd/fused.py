@@ -16,33 +16,15 @@ from torch import Tensor
 from scaled_sgd.diagnostics.signals import backward, forward
 from scaled_sgd.errors import UserError
 from scaled_sgd.losses import Loss
-from scaled_sgd.model import HomogeneousMLP
-from scaled_sgd.scaling import Rule
 from scaled_sgd.sharding import Partition, Ranks, holds_rows, is_whole
 from scaled_sgd.signal_norms import square_norm, square_norms
 
 Scale = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
-"""ξ of the layers that a slice of 0..l−1 takes, from their F, D and from R (), all float64."""
+"""ξ of the layers that a slice of 0..l−1 takes, from their F, D and from R (), all float64, such as
+:meth:`~scaled_sgd.scaling.DepthwiseScaling.predict_layers`."""
 
 HELD = 1 << 20
 """Where δ_1..δ_l are at most so many numbers they are held at once, and all ξ computed in one go."""
-
-
-def scale_by(rule: Rule, model: HomogeneousMLP) -> Scale:
-    """A scaling rule, some layers at a time."""
-    omega = torch.tensor([layer.layer_weight for layer in model.scaled_layers], dtype=torch.float64)
-
-    def scale(layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
-        nonlocal omega
-        omega = omega.to(R.device)
-        return rule(F, D, R, omega[layers], len(omega))
-
-    return scale
-
-
-def scale_frozen(scales: Tensor) -> Scale:
-    """Scales (l,) that stay as they are."""
-    return lambda layers, F, D, R: scales[layers]
 
 
 @dataclass(frozen=True)
@@ -75,8 +57,8 @@ class Update:
         return gradient_factor(norm, clip_norm=self.clip_norm, normalize=self.normalize)
 
 
-def gradient_factor(norm: Tensor, *, clip_norm: float | None, normalize: bool) -> Tensor:
-    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)), 1 without clipping; ()."""
+def gradient_factor(norm: Tensor, *, clip_norm: float | Tensor | None, normalize: bool) -> Tensor:
+    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)), 1 without clipping."""
     if normalize:
         return 1 / norm.clamp(min=1e-30)
     if clip_norm is None:

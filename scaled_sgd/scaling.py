@@ -163,10 +163,14 @@ class DepthwiseScaling:
             return self.scales
         return self._rule(F, D, R, self._norms.omega, len(self.layers))
 
-    def measure_elsewhere(self) -> None:
-        """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales."""
+    def measure_elsewhere(self) -> "DepthwiseScaling":
+        """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales.
+
+        Returns itself.
+        """
         self._elsewhere = True
         self._measure()
+        return self
 
     def predict_layers(self, layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
         """ξ of some layers alone, as :meth:`predict`, from their F and D, and R ()."""

@@ -12,7 +12,7 @@ from scaled_sgd.diagnostics.gradients import gradient_square_norms
 from scaled_sgd.divergence import DivergenceWatch
 from scaled_sgd.fused import Update, fused_step, gradient_factor
 from scaled_sgd.losses import Loss
-from scaled_sgd.sharding import Partition, Ranks
+from scaled_sgd.sharding import Partition, Ranks, reshard
 from scaled_sgd.strategies.base import FusedStrategy, GradientStrategy, Strategy
 
 
@@ -45,7 +45,7 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
 
 def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
     """η times what clipping or normalising makes of the gradient of ``minibatch``."""
-    if not optim.normalize and optim.clip_norm is None:
+    if not optim.limits_gradient:
         return lr
     norm = gradient_square_norms(minibatch).sum().sqrt()
     return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
@@ -71,9 +71,8 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
-        limited = optim.normalize or optim.clip_norm is not None
-        norm = strategy.gradient_norm() if measure_gradient or limited else None
-        if limited and norm is not None:
+        norm = strategy.gradient_norm() if measure_gradient or optim.limits_gradient else None
+        if optim.limits_gradient and norm is not None:
             factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
             strategy.scale_gradients(factor)
         strategy.step(lr)
@@ -88,6 +87,9 @@ class FusedStep:
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
+        self._in_rows = strategy.name != "ddp"
+        ranks = None if self._in_rows else Ranks.alone()
+        self._partition = Partition.of(strategy.network, ranks=ranks)
 
     def __call__(
         self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
@@ -98,11 +100,12 @@ class FusedStep:
         sizes = [
             rows.stop - rows.start for rows in (rank_rows(n, rank, data.size) for rank in range(data.size))
         ]
-        in_rows = strategy.name != "ddp"
-        if in_rows:
+        if self._in_rows:
+            # Evaluation leaves FSDP2's weights gathered.
+            reshard(strategy.network)
             x, y = data.gather(x, sizes), data.gather(y, sizes)
         taken = fused_step(
-            Partition.of(strategy.network, ranks=None if in_rows else Ranks.alone()),
+            self._partition,
             x,
             y,
             loss=self._loss,
@@ -115,12 +118,12 @@ class FusedStep:
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
             ),
-            ranks=None if in_rows else data,
-            sizes=[n] if in_rows else sizes,
+            ranks=None if self._in_rows else data,
+            sizes=[n] if self._in_rows else sizes,
             by_factors=strategy.exchange,
             measure_gradient=measure_gradient,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
         # All processes saw all samples; their sums are added up again where losses are recorded.
-        return taken.loss / data.size if in_rows else taken.loss, taken.grad_norm
+        return taken.loss / data.size if self._in_rows else taken.loss, taken.grad_norm

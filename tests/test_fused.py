@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD, fused
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, fused
 from scaled_sgd.errors import UserError
-from scaled_sgd.fused import Update, fused_step, scale_by, scale_frozen
+from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
-from scaled_sgd.scaling import RULES, get_rule
+from scaled_sgd.scaling import RULES
 from scaled_sgd.sharding import Partition
 
 
@@ -19,6 +19,14 @@ def minibatch(seed, loss):
     if loss == "mse":
         return x, torch.randn(7, 3, generator=generator, dtype=torch.float64)
     return x, torch.randint(3, (7,), generator=generator)
+
+
+def scale_by(rule, model):
+    return DepthwiseScaling(model, rule=rule).measure_elsewhere().predict_layers
+
+
+def scale_frozen(scales):
+    return lambda layers, F, D, R: scales[layers]
 
 
 def velocities(model):
@@ -57,7 +65,7 @@ def test_the_fused_step_takes_the_steps_of_scaled_sgd(
             for weight in reference.parameters():
                 weight.grad.div_(norm)
         optimizer.step()
-        scale = scale_by(get_rule(rule), ours)
+        scale = scale_by(rule, ours)
         step = fused_step(
             Partition.of(ours), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
         )
@@ -75,7 +83,7 @@ def test_wide_layers_are_updated_one_by_one_with_the_same_numbers(momentum, monk
     for held in (fused.HELD, 0):
         monkeypatch.setattr(fused, "HELD", held)
         model, ell = network(), get_loss("mse")
-        update, scale = Update(0.2, 0.1, momentum, velocities(model)), scale_by(get_rule("gain"), model)
+        update, scale = Update(0.2, 0.1, momentum, velocities(model)), scale_by("gain", model)
         for seed in range(4):
             x, y = minibatch(seed, "mse")
             step = fused_step(

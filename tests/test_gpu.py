@@ -7,12 +7,19 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness, taylor_coefficients
+from scaled_sgd import (
+    DepthwiseScaling,
+    HomogeneousMLP,
+    ScaledSGD,
+    gradient_soft_ranks,
+    sharpness,
+    taylor_coefficients,
+)
 from scaled_sgd.data import load_data
-from scaled_sgd.fused import Update, fused_step, scale_by
+from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
 from scaled_sgd.parsing import parse
-from scaled_sgd.scaling import RULES, get_rule
+from scaled_sgd.scaling import RULES
 from scaled_sgd.sharding import Partition
 from scaled_sgd.study.batched import faster_batched, together, train_batch
 from scaled_sgd.study.engine import train_small
@@ -68,8 +75,8 @@ def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
     weights = []
     for device in ("cpu", "cuda"):
         model, x, y = problem(device)
+        scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
         for _ in range(5):
-            scale = scale_by(get_rule("norm"), model)
             fused_step(
                 Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(0.1)
             )

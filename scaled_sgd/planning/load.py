@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from scaled_sgd.config import Config
-from scaled_sgd.errors import UserError
-from scaled_sgd.parameterization import Activation, layer_constants, width_pattern
+from scaled_sgd.network import widths_of
+from scaled_sgd.parameterization import Activation, layer_constants
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,8 @@ class Load:
             UserError: impossible widths.
         """
         model, optim = config.model, config.optim
-        try:
-            widths = width_pattern(
-                in_features,
-                out_features,
-                depth=model.depth,
-                base_width=model.base_width,
-                exponent=model.width_exponent,
-            )
-        except UserError as error:
-            raise UserError(f"model.{error}") from None
         return cls(
-            widths,
+            widths_of(config, in_features, out_features),
             optim.batch_size,
             Activation.of(model.activation),
             model.parameterization,
@@ -73,7 +63,7 @@ class Load:
             accumulation=optim.accumulation,
             checkpointing=config.sharding.activation_checkpointing,
             loss="mse" if config.loss == "mse" else "cross_entropy",
-            limited=optim.normalize or optim.clip_norm is not None,
+            limited=optim.limits_gradient,
             exchange=config.sharding.exchange,
         )
 

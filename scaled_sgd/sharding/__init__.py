@@ -17,7 +17,7 @@ from scaled_sgd.sharding.layout import (
     row_range,
     unwrap,
 )
-from scaled_sgd.sharding.partition import Partition
+from scaled_sgd.sharding.partition import Partition, reshard
 from scaled_sgd.sharding.ranks import Ranks
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "is_whole",
     "like_shard",
     "local_shard",
+    "reshard",
     "row_range",
     "unwrap",
 ]

@@ -27,6 +27,14 @@ if dist.is_available():
     from torch.distributed.fsdp import FSDPModule
 
 
+def reshard(network: nn.Module) -> None:
+    """Have FSDP2 give up what a forward pass left gathered, so that weights are row shards again."""
+    if dist.is_available():
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
 @dataclass(frozen=True)
 class Partition:
     """A network with the slice of rows of every W_k that this process works on.
@@ -59,10 +67,7 @@ class Partition:
             raise UserError(f"model: {type(network).__name__} is not available here; allowed: HomogeneousMLP")
         weights = [layer.weight for layer in network.scaled_layers]
         ranks = Ranks(order=row_order(weights[0])) if ranks is None else ranks
-        if dist.is_available():
-            for module in network.modules():
-                if isinstance(module, FSDPModule):
-                    module.reshard()
+        reshard(network)
         weights = [layer.weight for layer in network.scaled_layers]
         offsets = [even_offsets(network.widths[0], ranks.size)]
         for width, weight in zip(network.widths[1:], weights, strict=True):

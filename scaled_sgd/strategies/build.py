@@ -10,6 +10,7 @@ from scaled_sgd.config import Config
 from scaled_sgd.errors import UserError
 from scaled_sgd.exchange import choose_factors, measure_link
 from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.network import network_of
 from scaled_sgd.optim import ScaledSGD
 from scaled_sgd.scaling import DepthwiseScaling
 from scaled_sgd.sharding import Ranks
@@ -36,24 +37,11 @@ def build_strategy(
     Raises:
         UserError: the launch would do something else than the configuration says.
     """
-    model, optim, scaling, sharding = config.model, config.optim, config.scaling, config.sharding
+    optim, scaling, sharding = config.optim, config.scaling, config.sharding
     name, device = sharding.strategy, accelerator.device
 
     def make_network(where: torch.device | str) -> HomogeneousMLP:
-        network = HomogeneousMLP(
-            in_features,
-            out_features,
-            depth=model.depth,
-            base_width=model.base_width,
-            width_exponent=model.width_exponent,
-            activation=model.activation,
-            parameterization=model.parameterization,
-            seed=config.run.seed,
-            device=where,
-            dtype=getattr(torch, model.dtype),
-        )
-        network.activation_checkpointing = sharding.activation_checkpointing
-        return network
+        return network_of(config, in_features, out_features, device=where)
 
     def make_optimizer(network: HomogeneousMLP) -> ScaledSGD:
         return ScaledSGD(

@@ -13,7 +13,8 @@ from scaled_sgd.config import Config, fits, key_types
 from scaled_sgd.constraints import check
 from scaled_sgd.data import Data, DataConfig
 from scaled_sgd.errors import UserError
-from scaled_sgd.parameterization import count_weights, width_pattern
+from scaled_sgd.network import widths_of
+from scaled_sgd.parameterization import count_weights
 from scaled_sgd.parsing import from_dict, read_yaml, unknown_key
 from scaled_sgd.resolution import resolve
 from scaled_sgd.resuming import data_facts
@@ -228,13 +229,7 @@ def _matched(
             matched = _put(config, "model.base_width", width)
         check(matched)
         resolved = replace(resolve(matched, data, _HERE), sharding=matched.sharding)
-        widths = width_pattern(
-            data.in_features,
-            data.out_features,
-            depth=model.depth,
-            base_width=resolved.model.base_width,
-            exponent=model.width_exponent,
-        )
+        widths = widths_of(resolved, data.in_features, data.out_features)
         yield Run(run_id(resolved, facts), columns, resolved, count_weights(widths))
 
 

@@ -17,7 +17,7 @@ from scaled_sgd.evaluation import mean_loss
 from scaled_sgd.losses import get_loss
 from scaled_sgd.machine import host_memory
 from scaled_sgd.metrics import built_in_metrics
-from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.network import network_of
 from scaled_sgd.observation import Observer
 from scaled_sgd.resolution import resolve
 from scaled_sgd.samples import Samples
@@ -75,22 +75,11 @@ class Run:
         if not isinstance(train, Resident):
             raise UserError("data.streaming: true does not fit a study's small runs; allowed: false")
         self._whole_split, self._train = train, Resident(train.x, self.samples.targets(train.y))
-        model, optim = config.model, config.optim
+        optim = config.optim
         assert optim.steps is not None
         assert config.run.eval_every is not None
         self.steps, self._evaluation_interval = optim.steps, config.run.eval_every
-        self.model = HomogeneousMLP(
-            data.in_features,
-            data.out_features,
-            depth=model.depth,
-            base_width=model.base_width,
-            width_exponent=model.width_exponent,
-            activation=model.activation,
-            parameterization=model.parameterization,
-            seed=config.run.seed,
-            device=self.device,
-            dtype=getattr(torch, model.dtype),
-        )
+        self.model = network_of(config, data.in_features, data.out_features, device=self.device)
         self.scaling = DepthwiseScaling(self.model, rule=config.scaling.rule, static=config.scaling.static)
         self.scaling.measure_elsewhere()
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)

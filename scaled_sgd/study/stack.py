@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.signals import through_activation
+from scaled_sgd.fused import gradient_factor
 from scaled_sgd.scaling import get_rule
 from scaled_sgd.study.run import Run
 
@@ -83,7 +84,7 @@ class Stack:
         self._rules = [get_rule(name) for name in names]
         self._has_momentum = any(optim.momentum for optim in optims)
         self._has_decay = any(optim.weight_decay for optim in optims)
-        self._is_limited = any(optim.normalize or optim.clip_norm is not None for optim in optims)
+        self._is_limited = any(optim.limits_gradient for optim in optims)
         self.weights = [
             torch.stack([run.model.scaled_layers[k].weight.detach() for run in runs])
             for k in range(self._depth)
@@ -149,9 +150,9 @@ class Stack:
         factors, norm = scales * each.alpha / n, None
         if measure_gradient or self._is_limited:
             norm = self._gradient_norm(h, delta, n)
-            limits = torch.where(each.normalize, 1 / norm.clamp(min=1e-30), each.clip_norm / (norm + 1e-6))
-            limits = torch.where(each.normalize, limits, limits.clamp(max=1.0))
-            factors = factors * limits[:, None]
+            normalized = gradient_factor(norm, clip_norm=None, normalize=True)
+            clipped = gradient_factor(norm, clip_norm=each.clip_norm, normalize=False)
+            factors = factors * torch.where(each.normalize, normalized, clipped)[:, None]
         self._update(step, factors, h, delta)
         return Taken(loss, scales, norm)
 

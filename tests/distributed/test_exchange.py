@@ -6,12 +6,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD, fused
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, fused
 from scaled_sgd.errors import UserError
 from scaled_sgd.exchange import Link, choose_factors, measure_link
-from scaled_sgd.fused import Update, fused_step, scale_by
+from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
-from scaled_sgd.scaling import get_rule
 from scaled_sgd.sharding import Partition, Ranks, full_weight
 from tests.processes import run_processes
 
@@ -71,7 +70,7 @@ def steps(kind, rule, options):
             x,
             y,
             loss=get_loss("cross_entropy"),
-            scale=scale_by(get_rule(rule), model),
+            scale=DepthwiseScaling(model, rule=rule).measure_elsewhere().predict_layers,
             update=update,
             ranks=None if kind == "rows" else ranks,
             by_factors=by_factors,
@@ -116,7 +115,7 @@ def replica_cut_over_ranks():
     try:
         fused_step(
             Partition.of(model), *minibatch(0, 2, 0), loss=get_loss("cross_entropy"),
-            scale=scale_by(get_rule("norm"), model), update=Update(0.1),
+            scale=DepthwiseScaling(model).measure_elsewhere().predict_layers, update=Update(0.1),
         )  # fmt: skip
     except UserError as error:
         return str(error)
