@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -92,24 +92,39 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` make a file beside ``path``, then put it there: a reader sees the old or the new one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one.
 
     Unless ``durable`` it may take seconds to reach the disk, and a machine that loses its power leaves any
     part of it.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+    replace_file(path, write)
 
 
 def versions() -> dict[str, str | None]:

@@ -1,10 +1,7 @@
 """The run directory: configuration, metrics, checkpoints, summary; one process group at a time writes it."""
 
-import fcntl
 import itertools
 import json
-import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import yaml
 
 from scaled_sgd.errors import UserError
+from scaled_sgd.locks import HeldError, Lock
 from scaled_sgd.records import MetricsStream, finite, write_atomically
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -32,9 +30,14 @@ class RunDirectory:
         self.path = path
         self._durable = durable
         try:
-            self._lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-            self._take_lock()
-            self.metrics = MetricsStream(path / "metrics.jsonl")
+            self._lock = Lock(path / ".lock")
+            try:
+                self.metrics = MetricsStream(path / "metrics.jsonl")
+            except OSError:
+                self._lock.release()
+                raise
+        except HeldError as error:
+            raise UserError(f"run.name: {str(path)!r} is in use by {error}; allowed: one at a time") from None
         except OSError as error:
             raise UserError(
                 f"run.dir: cannot write in {str(path)!r}: {error.strerror}; allowed: a writable folder"
@@ -89,18 +92,4 @@ class RunDirectory:
     def close(self) -> None:
         """Flush the metrics and let others write here."""
         self.metrics.close()
-        os.close(self._lock)
-
-    def _take_lock(self) -> None:
-        """The lock goes with the process, however that ends. A file system without locks has none."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._lock, 200, 0).decode(errors="replace") or "another process"
-            raise UserError(
-                f"run.name: {str(self.path)!r} is in use by {holder}; allowed: one at a time"
-            ) from None
-        except OSError:
-            return
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        self._lock.release()

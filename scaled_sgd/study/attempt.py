@@ -10,9 +10,9 @@ from typing import Any
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data, DataConfig, load_data
 from scaled_sgd.errors import UserError
+from scaled_sgd.locks import HeldError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
-from scaled_sgd.study.locks import HeldError
 from scaled_sgd.study.run import data_bytes
 
 Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.errors import UserError
+from scaled_sgd.records import replace_file
 from scaled_sgd.study.ended import Ended, read_plan, read_run
-from scaled_sgd.study.replacing import replace_file
 from scaled_sgd.study.tidy import column, flat, in_order
 
 _SUMMARY = (

@@ -4,13 +4,11 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import yaml
 
 from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
 from scaled_sgd.study.attempt import DataShelf
@@ -20,20 +18,8 @@ from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.estimate import duration, seconds_left
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
 from scaled_sgd.study.runner import default_workers, make_plan, run_plan
-
-_OPTIONS = (
-    "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",
-    "--minutes", "--slurm", "--share",
-)  # fmt: skip
-"""Of ``study run``; others are keys of the study."""
-
-_ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"study: {message}; allowed: scaled-sgd study --help tells")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,13 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--share" not in arguments and threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        parser = _parser()
+        parser = make_parser()
         overrides: dict[str, Any] = {}
         own = arguments
         if arguments[:1] == ["run"]:
             own, overrides = split_overrides(arguments)
         options = parser.parse_args(own)
-        return int(options.act(options, overrides))
+        return _ACTIONS[options.command](options, overrides)
     except UserError as error:
         if debug:
             raise
@@ -80,86 +66,6 @@ class _Terminated(KeyboardInterrupt):
 
 def _terminate(_number: int, _frame: object) -> None:
     raise _Terminated
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="scaled-sgd study", description=_ABOUT, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    listing = commands.add_parser("list", help="studies of configs/studies", allow_abbrev=False)
-    listing.set_defaults(act=_list)
-    run = commands.add_parser(
-        "run",
-        help="run what is pending of a study",
-        allow_abbrev=False,
-        description="Any key of a run's configuration may follow, such as --model.base_width '[8, 16, 32]' "
-        "or --optim.steps 1000: one that the study varies gets these values, another this one value. The "
-        "name of an axis of choices takes those kept, such as --method '[A, B]'. Runs that have ended are "
-        "never repeated; the same command goes on where it was.",
-    )
-    _add_study(run)
-    run.add_argument("--workers", type=int, help="processes for small runs; one a core, or one a GPU")
-    run.add_argument(
-        "--batched", choices=["auto", "yes", "no"], default="auto",
-        help="train small runs of one shape as one computation; auto: on a GPU, where measured to be faster",
-    )  # fmt: skip
-    run.add_argument("--dry-run", action="store_true", help="say what would be run")
-    run.add_argument("--executor", choices=["local", "slurm"], help="submit jobs through submitit")
-    run.add_argument("--jobs", type=int, default=1, help="how many jobs share the runs (1)")
-    run.add_argument("--at-once", type=int, help="how many of them run at the same time")
-    run.add_argument("--minutes", type=int, default=60, help="of a job before it is queued again (60)")
-    run.add_argument(
-        "--slurm", action="append", default=[], metavar="KEY=VALUE",
-        help="for Slurm, such as partition=gpu, gpus_per_node=1, cpus_per_task=8, mem=32GB",
-    )  # fmt: skip
-    run.add_argument("--share", help=argparse.SUPPRESS)
-    run.set_defaults(act=_run)
-    for name, act, words in (
-        ("status", _status, "how far the runs of a study are"),
-        ("collect", _collect, "write runs.parquet and metrics.parquet"),
-        ("report", _report, "write report.html, figures and tables"),
-    ):
-        command = commands.add_parser(name, help=words, allow_abbrev=False)
-        _add_study(command)
-        command.set_defaults(act=act)
-    return parser
-
-
-def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="NAME", help="of a file in configs/studies, or a path")
-    parser.add_argument("--dir", default="studies", metavar="FOLDER", help="of all studies (studies)")
-    parser.add_argument("--name", help="of the study's folder; its file's name")
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Options of the command, and ``--key value`` or ``--key=value`` for keys of the study, values in YAML.
-
-    Raises:
-        UserError: a key has no value, or two.
-    """
-    own: list[str] = []
-    found: dict[str, Any] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        option, equals, value = argument.partition("=")
-        if not option.startswith("--") or option in _OPTIONS:
-            own.append(argument)
-            continue
-        key = option.removeprefix("--")
-        close = get_close_matches(option, _OPTIONS, n=1, cutoff=0.8)
-        if close and "." not in key:
-            raise UserError(f"{key}: unknown option; did you mean {close[0]}?")
-        given = value if equals else next(rest, None)
-        if given is None:
-            raise UserError(f"{key}: no value given; allowed: a value or a list such as [4, 8]")
-        if key in found:
-            raise UserError(f"{key}: it is given twice; allowed: once, a list for several values")
-        try:
-            found[key] = yaml.safe_load(given)
-        except yaml.YAMLError:
-            raise UserError(
-                f"{key}: {given!r} is not YAML; allowed: a value or a list such as [4, 8]"
-            ) from None
-    return own, found
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:
@@ -192,16 +98,7 @@ def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
-    for name in ("workers", "jobs", "at_once", "minutes"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name.replace('_', '-')}: {value} is not usable; allowed: integers from 1")
-    parameters = _parameters(options)
-    for name, default in (("jobs", 1), ("at_once", None), ("minutes", 60), ("slurm", [])):
-        if options.executor is None and getattr(options, name) != default:
-            raise UserError(
-                f"{name.replace('_', '-')}: it is for jobs; allowed: with --executor local or slurm"
-            )
+    parameters = checked_parameters(options)
     study = read_study(find_study(options.study), overrides)
     folder = StudyFolder(Path(options.dir) / (options.name or study.name))
     shelf = DataShelf()
@@ -291,21 +188,6 @@ def _for_jobs(options: argparse.Namespace, folder: StudyFolder) -> list[str]:
     return told if options.workers is None else [*told, "--workers", str(options.workers)]
 
 
-def _parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Of Slurm.
-
-    Raises:
-        UserError: one is not ``KEY=VALUE``.
-    """
-    parameters: dict[str, Any] = {}
-    for pair in options.slurm:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
-        parameters[key] = int(value) if value.isdecimal() else value
-    return parameters
-
-
 def _weights(runs: Sequence[Run]) -> str:
     fewest, most = min(run.weights for run in runs), max(run.weights for run in runs)
     return f"{fewest:,} weights" if fewest == most else f"{fewest:,} to {most:,} weights"
@@ -334,6 +216,15 @@ def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
     print(write_report(_folder(options).path))
     return 0
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace, Mapping[str, Any]], int]] = {
+    "list": _list,
+    "run": _run,
+    "status": _status,
+    "collect": _collect,
+    "report": _report,
+}
 
 
 if __name__ == "__main__":

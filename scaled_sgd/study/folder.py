@@ -14,9 +14,9 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.errors import UserError
+from scaled_sgd.locks import HeldError, Lock, holder
 from scaled_sgd.records import write_atomically
 from scaled_sgd.study.grid import Run, Study
-from scaled_sgd.study.locks import HeldError, Lock, holder
 
 _SECONDS_ALIVE = 120.0
 """A run of another machine, whose locks may not show here, is alive while its files are no older."""

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from scaled_sgd.config import as_dict
+from scaled_sgd.locks import HeldError, Lock
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
-from scaled_sgd.study.locks import HeldError, Lock
 
 _OF_A_LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _STOPPED = (130, 138, 143)

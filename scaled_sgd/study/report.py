@@ -11,13 +11,12 @@ import pandas as pd
 import yaml
 
 from scaled_sgd.errors import UserError
-from scaled_sgd.records import write_atomically
+from scaled_sgd.records import replace_file, write_atomically
 from scaled_sgd.study import page
 from scaled_sgd.study.collect import Collected, collect
 from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, check_names, draw_figures
 from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
-from scaled_sgd.study.replacing import replace_file
 
 _FIGURES = "figures"
 _SMALL = 40

@@ -14,11 +14,12 @@ import pytest
 
 from scaled_sgd.errors import UserError
 from scaled_sgd.study import command
-from scaled_sgd.study.command import main, split_overrides
+from scaled_sgd.study.command import main
 from scaled_sgd.study.estimate import duration, seconds_left
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.jobs import Job, jobs, record
+from scaled_sgd.study.options import split_overrides
 from tests.launching import REPOSITORY
 
 SMALL = ("--optim.steps=4", "--diagnostics.every=0")
