@@ -12,18 +12,13 @@ from scaled_sgd.data import DataConfig, load_data
 from scaled_sgd.records import flat, read_metrics
 from scaled_sgd.train import main
 
+pytestmark = pytest.mark.usefixtures("fresh_world")
+
 SMALL = (
     "--model.depth=3", "--model.base_width=4", "--optim.lr=0.5", "--optim.steps=9", "--optim.batch_size=400",
     "--run.log_every=1", "--model.dtype=float64", "--diagnostics.every=4", "--diagnostics.samples=20",
     "--diagnostics.tolerance=1e-7", "--run.eval_every=3",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def train(name, *options):

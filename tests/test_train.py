@@ -16,6 +16,8 @@ from scaled_sgd.cli import main as command
 from scaled_sgd.records import read_metrics
 from scaled_sgd.train import main
 
+pytestmark = pytest.mark.usefixtures("fresh_world")
+
 SMALL = [
     "--model.depth=4",
     "--model.base_width=8",
@@ -23,15 +25,6 @@ SMALL = [
     "--model.dtype=float64",
     "--optim.lr=3",
 ]
-
-
-@pytest.fixture(autouse=True)
-def fresh_world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rows(name):

@@ -12,7 +12,7 @@ from scaled_sgd.train import main
 from tests.distributed.test_one_answer import differences
 from tests.training import run_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_world")]
 
 BASE = (
     "--model.depth=4", "--model.base_width=5", "--optim.lr=0.5", "--optim.steps=20", "--optim.batch_size=303",
@@ -80,15 +80,6 @@ SMALL = (
     "--model.depth=3", "--model.base_width=4", "--optim.lr=1", "--optim.steps=6", "--run.name=run",
     "--checkpoint.every_steps=3", "--run.log_every=1", "--optim.batch_size=500",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 NAMED = "allowed: the same, or its name in run.accept_changes"

@@ -9,9 +9,9 @@ import pytest
 
 from scaled_sgd.data import load_data
 from scaled_sgd.parsing import from_dict
-from scaled_sgd.records import flat, read_metrics
 from scaled_sgd.study.batched import faster_batched, same_shape, train_batch
 from scaled_sgd.study.engine import train, train_small
+from tests.study.small_runs import left_in, same
 
 SMALL = from_dict({
     "model": {"depth": 4, "base_width": 3, "dtype": "float64"},
@@ -54,24 +54,6 @@ WITHOUT = (
     {"optim.normalize": True, "scaling.rule": "none", "optim.accumulation": 2},
     {"optim.lr": 0},
 )
-
-
-def left_in(folder):
-    return list(read_metrics(folder / "metrics.jsonl")), json.loads((folder / "summary.json").read_text())
-
-
-def same(found, expected, rel=1e-12):
-    """All numbers but how long things took, and residuals, which are rounding."""
-    (found, expected) = (
-        {k: v for k, v in flat(row).items() if not k.startswith(("seconds", "sharpness_residuals"))}
-        for row in (found, expected)
-    )
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        if isinstance(value, float):
-            assert found[key] == pytest.approx(value, rel=rel, abs=1e-15), key
-        else:
-            assert found[key] == value, key
 
 
 def compare(tmp_path, *runs):

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.data import DataConfig, load_data
 from scaled_sgd.errors import UserError
 from scaled_sgd.parsing import from_dict, parse
-from scaled_sgd.records import flat, read_metrics
 from scaled_sgd.samples import Samples
 from scaled_sgd.sharding import Ranks
 from scaled_sgd.study.engine import train_small, unsuited
 from scaled_sgd.train import main
+from tests.study.small_runs import left_in, same
+
+pytestmark = pytest.mark.usefixtures("fresh_world")
 
 SMALL = (
     "--model.depth=3", "--model.base_width=4", "--optim.lr=0.5", "--optim.steps=11", "--optim.batch_size=400",
@@ -26,11 +27,8 @@ SMALL = (
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def fresh_world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+ENGINE_ALONE = ("preactivation_change", "max_loss")
+"""What the trainer does not measure."""
 
 
 def by_trainer(*options):
@@ -45,25 +43,6 @@ def by_engine(*options):
     rows, written = left_in(Path("small/engine"))
     assert written == json.loads(json.dumps(summary))
     return rows, written
-
-
-def left_in(folder):
-    return list(read_metrics(folder / "metrics.jsonl")), json.loads((folder / "summary.json").read_text())
-
-
-def same(ours, theirs, rel=1e-12):
-    """All but how long things took, residuals, which are rounding, and what the engine alone has."""
-    left_out = ("seconds", "sharpness_residuals", "preactivation_change", "max_loss")
-    found, expected = (
-        {key: value for key, value in flat(row).items() if not key.startswith(left_out)}
-        for row in (ours, theirs)
-    )
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        if isinstance(value, float):
-            assert found[key] == pytest.approx(value, rel=rel, abs=1e-15), key
-        else:
-            assert found[key] == value, key
 
 
 @pytest.mark.parametrize(
@@ -82,8 +61,8 @@ def same(ours, theirs, rel=1e-12):
 def test_a_small_run_has_the_numbers_of_the_trainers(options):
     (rows, summary), (ours, our_summary) = by_trainer(*options), by_engine(*options)
     for row, our in zip(rows, ours, strict=True):
-        same(our, row)
-    same(our_summary, summary)
+        same(our, row, left_out=ENGINE_ALONE)
+    same(our_summary, summary, left_out=ENGINE_ALONE)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +81,7 @@ def test_a_run_that_blows_up_ends_at_the_step_and_layer_of_the_trainers(options,
     assert our_summary["max_loss"] is our_summary["train_loss"] is None
     assert our_summary["initial_loss"] == ours[0]["loss"]
     for our, row in zip(ours, rows, strict=False):
-        same(our, row, rel=1e-6 if "--model.dtype=float32" in options else 1e-12)
+        same(our, row, rel=1e-6 if "--model.dtype=float32" in options else 1e-12, left_out=ENGINE_ALONE)
     assert [row["step"] for row in ours] == [row["step"] for row in rows if row["step"] <= summary["step"]]
 
 
@@ -149,8 +128,8 @@ def test_a_folder_left_by_a_killed_run_is_begun_anew():
     again, summary_again = by_engine()
     assert len(again) == len(rows)
     for row, other in zip(again, rows, strict=True):
-        same(row, other, rel=0)
-    same(summary_again, summary, rel=0)
+        same(row, other, rel=0, left_out=ENGINE_ALONE)
+    same(summary_again, summary, rel=0, left_out=ENGINE_ALONE)
 
 
 def test_the_folder_holds_the_configuration_as_resolved():
