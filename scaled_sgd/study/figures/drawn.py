@@ -70,7 +70,3 @@ class Recipe:
     title: str
     lacks: Callable[[View], str]
     draw: Callable[[View], Drawn]
-
-    def applies(self, view: View) -> bool:
-        """Whether a study has what the figure is made from."""
-        return not self.lacks(view)
