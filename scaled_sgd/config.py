@@ -1,7 +1,9 @@
 """The configuration of a run: typed keys and their defaults."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from types import UnionType
+from functools import cache
+from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from scaled_sgd.checkpoint.config import CheckpointConfig
@@ -135,7 +137,8 @@ def as_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def key_types(schema: type = Config, prefix: str = "") -> dict[str, Any]:
+@cache
+def key_types(schema: type = Config, prefix: str = "") -> Mapping[str, Any]:
     """Every dotted configuration key with its type."""
     types: dict[str, Any] = {}
     for name, hint in get_type_hints(schema).items():
@@ -143,7 +146,7 @@ def key_types(schema: type = Config, prefix: str = "") -> dict[str, Any]:
             types |= key_types(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             types[f"{prefix}{name}"] = hint
-    return types
+    return MappingProxyType(types)
 
 
 def fits(hint: Any, value: object) -> bool:

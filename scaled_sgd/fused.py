@@ -7,6 +7,7 @@ n (m_k + m_{k−1}) numbers instead of the m_k m_{k−1} of its gradient, and mu
 processes hold rows of W_k, activations move and nothing else. (Theory §2, §3, §6; the arrangement is ours.)
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,8 @@ def fused_step(
         sizes: how many samples each of them has; asked for when None.
         by_factors: for each layer, whether factors move between ``ranks`` instead of gradients; None: all.
         measure_gradient: find the norm of the whole gradient.
-        see: called with each z_k summed up, a tensor (), and k.
+        see: called with each z_k summed up, a tensor (), and k; on a CPU only where the loss or f is not
+            finite, as they are not where any z_k is not, but for one of −∞ that relu hides.
 
     Raises:
         UserError: the weights do not lie in rows over ``partition.ranks``, or are narrower than float32.
@@ -162,8 +164,12 @@ def fused_step(
     ranks = Ranks.alone() if ranks is None else ranks
     sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
     n, depth = sum(sizes), partition.depth
-    h, gate, f = forward(partition, x, see=see)
+    on_cpu = x.device.type == "cpu"
+    h, gate, f = forward(partition, x, see=None if on_cpu else see)
     losses, residual = loss.value_and_gradient(f, y)
+    total = losses.sum(dtype=torch.float64)
+    if on_cpu and see is not None and not (math.isfinite(total.item()) and math.isfinite(f.sum().item())):
+        forward(partition, x, see=see)
 
     def layers() -> Iterator[_Layer]:
         """From the last to the first, each when δ_{k−1} is known and W_k no longer needed."""
@@ -200,13 +206,13 @@ def fused_step(
         if update.needs_norm:
             square = partition.sum(square)
             xi = xi * update.factor(square.sqrt())
-        factors = xi.tolist() if x.device.type == "cpu" else list(xi)
+        factors = xi.tolist() if on_cpu else list(xi)
         for layer, factor in zip(group, reversed(factors), strict=True):
             _apply(layer, partition.local(layer.k), update, factor)
     if measure_gradient and not update.needs_norm:
         square = partition.sum(square)
     norm = square.sqrt() if measure_gradient or update.needs_norm else None
-    return Step(losses.sum(dtype=torch.float64), n, torch.cat(scales), norm)
+    return Step(total, n, torch.cat(scales), norm)
 
 
 def _mean_squares(group: list[_Layer], partition: Partition, ranks: Ranks, n: int) -> Tensor:
