@@ -1,6 +1,7 @@
-"""Mistakes that one rank finds become mistakes of all ranks, so that none waits for the others for ever."""
+"""What goes wrong on one rank goes wrong on all, so that none waits for the others for ever."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -10,37 +11,65 @@ from scaled_sgd.errors import UserError
 T = TypeVar("T")
 
 
-def on_every_rank(action: Callable[[], T]) -> T:
-    """Do something on every rank; the lowest rank's UserError, if any, is raised on all. Collective."""
-    result, mistake = _try(action)
-    mistakes: list[str | None] = [mistake]
-    if dist.is_initialized():
-        mistakes = [None] * dist.get_world_size()
-        dist.all_gather_object(mistakes, mistake)
-    for found in mistakes:
-        if found is not None:
-            raise UserError(found)
-    assert result is not None
-    return result[0]
+@dataclass(frozen=True)
+class Mistakes:
+    """Which exceptions are told to other ranks, and how.
+
+    Attributes:
+        raises: what one becomes there.
+        told: these exceptions. Others are raised where they happen, and the other ranks wait.
+        expected: those of them that become ``raises`` where they happened, too.
+        line: one in a line.
+    """
+
+    raises: type[UserError] = UserError
+    told: tuple[type[Exception], ...] = (UserError,)
+    expected: tuple[type[Exception], ...] = (UserError,)
+    line: Callable[[Exception], str] = str
 
 
-def on_first_rank(action: Callable[[], T]) -> T | None:
-    """Do something on rank 0 alone, None elsewhere; its UserError is raised on every rank. Collective."""
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    return on_every_rank(action if first else lambda: None)
+def is_first_rank() -> bool:
+    """Whether this is rank 0, or the only process."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def from_first_rank(action: Callable[[], T]) -> T:
-    """What an action gives on rank 0, on every rank; its UserError likewise. Collective."""
-    result = on_first_rank(action)
-    shared = [result]
+def on_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T:
+    """Do something on every rank. Collective.
+
+    Raises:
+        mistakes.raises: a mistake on any rank; the line of the lowest such rank everywhere.
+    """
+    error: Exception | None = None
+    try:
+        result = action()
+    except mistakes.told as raised:
+        error = raised
+    lines = gather(None if error is None else mistakes.line(error))
+    if error is not None and not isinstance(error, mistakes.expected):
+        raise error
+    for line in lines:
+        if line is not None:
+            raise mistakes.raises(line) from error
+    return result
+
+
+def on_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T | None:
+    """Do something on rank 0 alone, None elsewhere. Collective, raises as :func:`on_every_rank`."""
+    return on_every_rank(action if is_first_rank() else lambda: None, mistakes)
+
+
+def from_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T:
+    """What an action gives on rank 0, on every rank. Collective, raises as :func:`on_every_rank`."""
+    shared = [on_first_rank(action, mistakes)]
     if dist.is_initialized():
         dist.broadcast_object_list(shared)
     return shared[0]  # type: ignore[return-value]
 
 
-def _try(action: Callable[[], T]) -> tuple[tuple[T] | None, str | None]:
-    try:
-        return (action(),), None
-    except UserError as error:
-        return None, str(error)
+def gather(value: T) -> list[T]:
+    """Every rank's value, by rank. Collective."""
+    values = [value]
+    if dist.is_initialized():
+        values *= dist.get_world_size()
+        dist.all_gather_object(values, value)
+    return values

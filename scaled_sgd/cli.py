@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from scaled_sgd import __version__
+from scaled_sgd import __version__, launcher
 from scaled_sgd.errors import USAGE_STATUS, UserError
 
 _USAGE = """\
@@ -56,7 +56,7 @@ def _train(arguments: list[str]) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
-    if processes in (None, 1) or "WORLD_SIZE" in os.environ:
+    if processes in (None, 1) or launcher.is_launched():
         return train(arguments)
     return _start_processes(processes or 1, "scaled_sgd.train", arguments)
 
@@ -75,7 +75,7 @@ def _doctor(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
-    if processes in (None, 1) or "WORLD_SIZE" in os.environ:
+    if processes in (None, 1) or launcher.is_launched():
         return doctor(arguments)
     return _start_processes(processes, "scaled_sgd.doctor", arguments)
 

@@ -154,8 +154,8 @@ def fused_step(
         sizes: how many samples each of them has; asked for when None.
         by_factors: for each layer, whether factors move between ``ranks`` instead of gradients; None: all.
         measure_gradient: find the norm of the whole gradient.
-        see: called with each z_k summed up, a tensor (), and k; on a CPU only where the loss or f is not
-            finite, as they are not where any z_k is not, but for one of −∞ that relu hides.
+        see: called with each z_k summed up, a tensor (), and k; on a CPU, unless the activation hides −∞ as
+            relu does, only where the loss or f is not finite: they are not where any z_k is not.
 
     Raises:
         UserError: the weights do not lie in rows over ``partition.ranks``, or are narrower than float32.
@@ -165,10 +165,12 @@ def fused_step(
     sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
     n, depth = sum(sizes), partition.depth
     on_cpu = x.device.type == "cpu"
-    h, gate, f = forward(partition, x, see=None if on_cpu else see)
+    phi = partition.model.activation
+    late = see is not None and on_cpu and phi.positive_slope != 0 and phi.negative_slope != 0
+    h, gate, f = forward(partition, x, see=None if late else see)
     losses, residual = loss.value_and_gradient(f, y)
     total = losses.sum(dtype=torch.float64)
-    if on_cpu and see is not None and not (math.isfinite(total.item()) and math.isfinite(f.sum().item())):
+    if late and not (math.isfinite(total.item()) and math.isfinite(f.sum().item())):
         forward(partition, x, see=see)
 
     def layers() -> Iterator[_Layer]:

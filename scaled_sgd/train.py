@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator
 
+from scaled_sgd import launcher
 from scaled_sgd.config import Config
 from scaled_sgd.errors import (
     DIVERGED_STATUS,
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a
     lost process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not _is_first_rank() and any(argument.startswith(_PRINTING) for argument in arguments):
+    if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
@@ -51,18 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, DivergedError) as error:
         if "--debug" in arguments:
             raise
-        if not _is_first_rank():
+        if launcher.rank() != 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_SECONDS_TO_SPEAK)
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
     except StoppedError as stopped:
-        if _is_first_rank():
+        if launcher.rank() == 0:
             print(f"interrupted: {stopped}", file=sys.stderr, flush=True)
         return 128 + stopped.number
     except KeyboardInterrupt as interrupt:
         status = TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
-        if _is_first_rank():
+        if launcher.rank() == 0:
             print("interrupted: the run directory has what was logged so far", file=sys.stderr, flush=True)
         return status
     except RuntimeError as error:
@@ -91,7 +92,7 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
     A launcher that saw a process die ends the others meanwhile, and speaks itself.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(_SECONDS_TO_NOTICE if _is_first_rank() else _SECONDS_TO_SPEAK)
+    time.sleep(_SECONDS_TO_NOTICE if launcher.rank() == 0 else _SECONDS_TO_SPEAK)
     reason = str(error).strip().splitlines()[-1]
     print(
         f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
@@ -115,10 +116,6 @@ def train(config: Config, accelerator: Accelerator) -> str | None:
     trainer = Trainer(config, accelerator)
     summary = trainer.run()
     return None if trainer.directory is None else summary_text(summary, str(trainer.directory.path))
-
-
-def _is_first_rank() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from accelerate import Accelerator, DeepSpeedPlugin
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 
+from scaled_sgd import launcher
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.sharding import zero
@@ -28,7 +29,9 @@ def create_accelerator(config: Config) -> Accelerator:
             launcher's DeepSpeed configuration asks for another run than the configuration.
     """
     run = config.run
-    _check_launch(run)
+    if launcher.started_alone(run.processes):
+        problem, instead = launcher.STARTED_ALONE
+        raise UserError(f"launch: {problem}; allowed: {instead}")
     _check_precision(run)
     _check_trackers(run.trackers)
     use_cpu = _takes_cpu(run)
@@ -57,7 +60,7 @@ def create_accelerator(config: Config) -> Accelerator:
             # Whatever the environment says: losses are divided by samples, not by microbatches.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = launcher.started()
     if accelerator.num_processes != started:
         raise UserError(
             f"launch: {started} processes were started but they see a world of {accelerator.num_processes}; "
@@ -73,23 +76,13 @@ def create_accelerator(config: Config) -> Accelerator:
 
 def _takes_cpu(run: RunConfig) -> bool:
     """Whether to run on the CPU: each process of a machine needs a GPU of its own, or none takes one."""
-    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    gpus, processes = torch.cuda.device_count(), launcher.started_here()
     if run.device == "cuda" and gpus < processes:
         raise UserError(
             f"run.device: 'cuda' has {gpus} devices for {processes} processes here; allowed: auto, cpu, or "
             f"at most {gpus} processes a machine"
         )
     return run.device == "cpu" or gpus < processes
-
-
-def _check_launch(run: RunConfig) -> None:
-    """See through the launcher: with --cpu, or one GPU, it starts one process whatever it was told."""
-    asked_for_several = "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
-    if asked_for_several and run.processes != 1:
-        raise UserError(
-            "launch: several processes were asked for and one was started (accelerate launch --cpu does "
-            "that); allowed: --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
-        )
 
 
 def _check_precision(run: RunConfig) -> None:
@@ -147,7 +140,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
             f"launch: its DeepSpeed configuration cannot be used: {error}; allowed: a whole one"
         ) from error
     settings = plugin.deepspeed_config
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = launcher.started()
     micro = max(1, config.optim.batch_size // (processes * accumulation))
     if launched:
         check_deepspeed(settings, config, micro_batch=micro)

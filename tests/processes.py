@@ -17,22 +17,7 @@ import torch.multiprocessing as mp
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 context = multiprocessing.get_context("forkserver")
-# To import these takes a new process five seconds, some of them in its first run. Copies have them.
-context.set_forkserver_preload(
-    [
-        "evaluate",
-        "pandas",
-        "pytest",
-        "sklearn.datasets",
-        "torch.distributed.fsdp",
-        "torch.distributed.tensor",
-        "torch._dynamo",
-        "torch._export",
-        "torch._inductor.compile_fx",
-        "scaled_sgd.train",
-        "tests.training",
-    ]
-)
+context.set_forkserver_preload(["tests.preloaded"])
 
 
 def start_processes(fn: Callable[..., Any], count: int, *args: Any) -> None:

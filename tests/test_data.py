@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 import socket
@@ -19,9 +20,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from scaled_sgd.data import Batch, Data, DataConfig, Resident, Stream, load_data, rank_rows
 from scaled_sgd.data.hub import hub_is_reachable
+from scaled_sgd.data.loading import _read_digits
 from scaled_sgd.errors import UserError
 
 Batches = Callable[..., Iterator[Batch]]
@@ -98,14 +101,22 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
         torch.testing.assert_close(part.x.norm(dim=1), torch.full((len(part),), 8.0))
 
 
-def test_digits_need_no_datasets_package() -> None:
+@pytest.mark.parametrize("found", [True, False])
+def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not found:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for mine, theirs in zip(_read_digits(), load_digits(return_X_y=True), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_digits_need_no_datasets_package_and_do_not_wait_for_scikit_learn() -> None:
     code = (
         "import sys; sys.modules['datasets'] = sys.modules['evaluate'] = None\n"
         "from scaled_sgd.data import DataConfig, load_data\n"
-        "print(load_data(DataConfig(), seed=0).in_features)"
+        "print(load_data(DataConfig(), seed=0).in_features, 'sklearn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "64"
+    assert done.stdout.strip() == "64 False"
 
 
 def test_importing_the_package_does_not_import_datasets() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from scaled_sgd.agreement import is_first_rank
 from scaled_sgd.checkpoint.files import FileFacts, write_file, write_tensors
 from scaled_sgd.checkpoint.folders import begin, publish, tidy
 from scaled_sgd.checkpoint.manifest import (
@@ -22,7 +23,7 @@ from scaled_sgd.checkpoint.manifest import (
     rank_file,
 )
 from scaled_sgd.checkpoint.pieces import Layout, Piece, extents_of, plan, values_in
-from scaled_sgd.checkpoint.together import from_first, is_first, on_all
+from scaled_sgd.checkpoint.together import from_first, on_all
 
 
 def save(
@@ -63,7 +64,7 @@ def save(
         facts = on_all(final, lambda: _write_own(written / rank_file(rank), rank, layouts, pieces, private))
         return from_first(final, lambda: _complete(written, step, layouts, facts, text))
     except BaseException:
-        if is_first() and os.path.isdir(folder):
+        if is_first_rank() and os.path.isdir(folder):
             with contextlib.suppress(OSError):
                 tidy(folder)
         raise

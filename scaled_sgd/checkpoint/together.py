@@ -4,16 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch.distributed as dist
-
+from scaled_sgd.agreement import Mistakes, from_first_rank, gather, on_every_rank
 from scaled_sgd.errors import CheckpointError, UserError
 
 T = TypeVar("T")
-
-
-def is_first() -> bool:
-    """Whether this is rank 0, or the only process."""
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def on_all(target: Path, action: Callable[[], T]) -> list[T]:
@@ -24,30 +18,16 @@ def on_all(target: Path, action: Callable[[], T]) -> list[T]:
             failed, everywhere. Another exception is raised as it is where it happened, and as a
             CheckpointError on the other ranks.
     """
-    result, error = _try(action)
-    mine = (result, None if error is None else _line(target, error))
-    outcomes: list[tuple[tuple[T] | None, str | None]] = [mine]
-    if dist.is_initialized():
-        outcomes = [mine] * dist.get_world_size()
-        dist.all_gather_object(outcomes, mine)
-    if error is not None and not isinstance(error, OSError | UserError):
-        raise error
-    for _, line in outcomes:
-        if line is not None:
-            raise CheckpointError(line) from error
-    return [value[0] for value, _ in outcomes if value is not None]
+    return gather(on_every_rank(action, _mistakes(target)))
 
 
 def from_first(target: Path, action: Callable[[], T]) -> T:
     """Do something on rank 0 alone; its result on every rank. Collective, raises as :func:`on_all`."""
-    return on_all(target, lambda: [action()] if is_first() else [])[0][0]
+    return from_first_rank(action, _mistakes(target))
 
 
-def _try(action: Callable[[], T]) -> tuple[tuple[T] | None, Exception | None]:
-    try:
-        return (action(),), None
-    except Exception as error:
-        return None, error
+def _mistakes(target: Path) -> Mistakes:
+    return Mistakes(CheckpointError, (Exception,), (OSError, UserError), lambda error: _line(target, error))
 
 
 def _line(target: Path, error: Exception) -> str:

@@ -1,10 +1,13 @@
 """From the `data.` configuration to training and held-out tensors."""
 
+import importlib.util
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scaled_sgd.data.batches import Resident, Stream
@@ -141,8 +144,6 @@ def _check(config: DataConfig) -> None:
 
 
 def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
-    from sklearn.datasets import load_digits
-
     pick_split({"train": None}, config.split, "data.split")
     if config.eval_split is not None:
         raise UserError(
@@ -158,13 +159,30 @@ def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
             raise UserError(
                 f"data.{key}: {value!r} does not fit 'digits', which has no columns; allowed: null"
             )
-    x, y = load_digits(return_X_y=True)
+    x, y = _read_digits()
     return (
         Examples(x.astype(np.float32), y.astype(np.int64)),
         None,
         tuple("0123456789"),
         Columns(("pixels",), "digit"),
     )
+
+
+def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Pixels (1797, 64) and digits (1797,) of ``sklearn.datasets.load_digits``.
+
+    From the file that it reads: to import the package takes longer than a short run.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x, y
 
 
 def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:

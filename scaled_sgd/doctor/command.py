@@ -12,8 +12,9 @@ from scaled_sgd.doctor.machine import disk, machine
 from scaled_sgd.doctor.network import network
 from scaled_sgd.doctor.report import Report
 from scaled_sgd.doctor.strategies import strategies
-from scaled_sgd.doctor.world import join, rank
+from scaled_sgd.doctor.world import join
 from scaled_sgd.errors import USAGE_STATUS, UserError
+from scaled_sgd.launcher import rank
 
 _OTHER_WORLD_STATUS = 1
 _SECONDS_TO_SPEAK = 10.0

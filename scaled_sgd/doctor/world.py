@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from scaled_sgd import launcher
+
 _PREFIXES = ("ACCELERATE_", "FSDP_", "GLOO_", "NCCL_")
 _SETTINGS_OF_THE_COMPILER = "ACCELERATE_DYNAMO_"
 _NAMES = (
@@ -65,11 +67,6 @@ class World:
     problem: str | None
 
 
-def rank(environment: Mapping[str, str] = os.environ) -> int:
-    """This process's, as the launcher says."""
-    return int(environment.get("RANK", "0"))
-
-
 def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that decide how processes meet."""
     return {
@@ -81,12 +78,10 @@ def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, s
 
 def launch_problem(asked: int | None, environment: Mapping[str, str] = os.environ) -> str | None:
     """What the launcher's variables alone tell against it."""
-    started = int(environment.get("WORLD_SIZE", "1"))
-    if "MASTER_PORT" in environment and "WORLD_SIZE" not in environment and asked != 1:
-        return (
-            "several processes were asked for and one was started (accelerate launch --cpu does that); "
-            "use --config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu"
-        )
+    started = launcher.started(environment)
+    if launcher.started_alone(asked, environment):
+        problem, instead = launcher.STARTED_ALONE
+        return f"{problem}; use {instead}"
     if asked is not None and asked != started:
         return f"{_processes(asked)} asked for, {started} started"
     return None
@@ -94,8 +89,8 @@ def launch_problem(asked: int | None, environment: Mapping[str, str] = os.enviro
 
 def join(asked: int | None) -> World:
     """Meet the other processes of this launch and measure; collective."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    started = launcher.started()
+    gpus, here = torch.cuda.device_count(), launcher.started_here()
     device = (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpus >= here else torch.device("cpu")
     )
@@ -103,7 +98,7 @@ def join(asked: int | None) -> World:
     me = Member(_host(), torch.__version__, gpus)
     members, size, measured = [me], 1, None
     try:
-        if "WORLD_SIZE" in os.environ:
+        if launcher.is_launched():
             _meet(device)
             size = _count(device)
             members = [me] * size

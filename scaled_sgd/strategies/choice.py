@@ -1,11 +1,11 @@
 """Which strategy a run takes, and whether this launch can do it."""
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from scaled_sgd import launcher
 from scaled_sgd.config import Config
 from scaled_sgd.errors import UserError
 from scaled_sgd.machine import host_memory
@@ -46,7 +46,7 @@ class World:
         Raises:
             UserError: it was launched with a version of FSDP, or a stage of ZeRO, that is none of ours.
         """
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        local = launcher.started_here()
         cuda = accelerator.device.type == "cuda"
         memory = torch.cuda.mem_get_info()[1] if cuda else host_memory() // local
         return cls(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))

@@ -44,7 +44,8 @@ def train_batch(
     """As :func:`~.engine.train_small` for each, with the same numbers but for rounding; the summaries.
 
     The networks are stacked: batched products, ξ a network, one pass over the data for all runs of one seed.
-    Runs that diverge leave the stack when the next row is due. ``seconds`` are those of the stack.
+    Runs that diverge leave the stack when the next row is due. ``seconds`` are each
+    run's share of those of the stack.
 
     Args:
         configs: of one shape (:func:`same_shape`).
@@ -63,7 +64,8 @@ def train_batch(
     summaries: dict[int, dict[str, Any]] = {}
     with contextlib.ExitStack() as opened:
         records = [
-            opened.enter_context(Record(run, folder)) for run, folder in zip(runs, folders, strict=True)
+            opened.enter_context(Record(run, folder, together=len(runs)))
+            for run, folder in zip(runs, folders, strict=True)
         ]
         _train(Stack(runs), records, lambda place, summary: summaries.__setitem__(place, summary))
     return [summaries[place] for place in range(len(runs))]

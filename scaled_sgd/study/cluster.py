@@ -1,6 +1,6 @@
 """A study as an array of jobs, through submitit: the same file, another machine.
 
-Job i of N does runs i, i + N, i + 2N, … of the plan by length, but for those that have ended. A job that is
+Of the runs that have not ended, by length, job i of N does the i-th, the (i + N)-th and so on. A job that is
 preempted or times out is queued again and goes on where it was: ended runs are skipped, large ones resumed.
 """
 
@@ -62,21 +62,19 @@ class Share:
 
     Args:
         arguments: of ``scaled-sgd study run``, without those of the executor.
-        job: from 0.
-        jobs: how many.
+        runs: their ids.
         seconds_to_save: that a large run has when the job must stop.
     """
 
-    def __init__(self, arguments: Sequence[str], job: int, jobs: int, seconds_to_save: float) -> None:
-        self.arguments, self.job, self.jobs = list(arguments), job, jobs
-        self.seconds_to_save = seconds_to_save
+    def __init__(self, arguments: Sequence[str], runs: Sequence[str], seconds_to_save: float) -> None:
+        self.arguments, self.runs, self.seconds_to_save = list(arguments), list(runs), seconds_to_save
 
     def __call__(self) -> int:
         """Do it; the exit status of ``scaled-sgd study run``."""
         from scaled_sgd.study.command import main
 
         note_begin()
-        status: int = main(["run", *self.arguments, "--share", f"{self.job}/{self.jobs}"])
+        status: int = main(["run", *self.arguments, "--share", ",".join(self.runs)])
         note_end(status)
         return status
 
@@ -88,14 +86,20 @@ class Share:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def share(runs: Sequence[Run], job: int, jobs: int) -> list[Run]:
-    """Runs of job ``job`` of ``jobs``: every ``jobs``-th by length, so that jobs take about as long."""
-    unique = {run.id: run for run in runs}.values()
-    return sorted(unique, key=lambda run: -run.work)[job::jobs]
+def shares(runs: Sequence[Run], jobs: int) -> list[list[str]]:
+    """Ids of the runs of each job: every ``jobs``-th by length, so that jobs take about as long."""
+    longest_first = [run.id for run in sorted(runs, key=lambda run: -run.work)]
+    return [longest_first[job::jobs] for job in range(jobs)]
 
 
-def submit(cluster: Cluster, folder: Path, arguments: Sequence[str]) -> list[str]:
+def submit(cluster: Cluster, folder: Path, arguments: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """Submit all jobs; their ids. Local ones are waited for, and end with this.
+
+    Args:
+        cluster: where to.
+        folder: of the study.
+        arguments: of ``scaled-sgd study run``, without those of the executor.
+        runs: that are to be done, each once.
 
     Raises:
         UserError: submitit is not installed, there is no Slurm, or it refuses.
@@ -107,16 +111,16 @@ def submit(cluster: Cluster, folder: Path, arguments: Sequence[str]) -> list[str
             "executor: submitit is not installed; allowed: pip install 'scaled-sgd[study]'"
         ) from None
     to_save = 0.75 * cluster.warning
-    shares = [Share(arguments, job, cluster.jobs, to_save) for job in range(cluster.jobs)]
+    parts = [Share(arguments, mine, to_save) for mine in shares(runs, cluster.jobs)]
     logs = folder / FOLDER
     logs.mkdir(exist_ok=True)
     try:
         if cluster.executor == "local":
-            return list(_bounded(cluster, logs, shares))
+            return list(_bounded(cluster, logs, parts))
         executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=_MAX_TIMEOUTS)
         executor.update_parameters(**_parameters(cluster, folder.name))
         with executor.batch():
-            jobs = [executor.submit(part) for part in shares]
+            jobs = [executor.submit(part) for part in parts]
         names = [str(job.job_id) for job in jobs]
     except (RuntimeError, ValueError, TypeError, NameError, submitit.core.utils.FailedJobError) as error:
         reason = " ".join(str(error).split())
@@ -148,13 +152,13 @@ def _parameters(cluster: Cluster, name: str) -> dict[str, Any]:
     }
 
 
-def _bounded(cluster: Cluster, logs: Path, shares: Sequence[Share]) -> Iterator[str]:
+def _bounded(cluster: Cluster, logs: Path, parts: Sequence[Share]) -> Iterator[str]:
     """Local jobs, so many at a time, since submitit starts all at once; each with a GPU if there is one."""
     import submitit
 
     gpus = visible_gpus()
     slots: list[Any] = [None] * cluster.side_by_side
-    waiting = list(shares)
+    waiting = list(parts)
     try:
         while waiting or any(slots):
             for slot, job in enumerate(slots):

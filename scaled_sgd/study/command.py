@@ -13,7 +13,7 @@ import torch
 from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.changes import changes
-from scaled_sgd.study.cluster import Cluster, share, submit
+from scaled_sgd.study.cluster import Cluster, submit
 from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.estimate import duration, seconds_left
 from scaled_sgd.study.folder import State, StudyFolder
@@ -104,9 +104,9 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     shelf = DataShelf()
     runs = expand(study, shelf)
     if options.share is not None:
-        job, jobs = (int(part) for part in options.share.split("/"))
+        mine = set(options.share.split(","))
         with folder.locked(by_jobs=True):
-            return _execute(options, study, share(runs, job, jobs), folder)
+            return _execute(options, study, [run for run in runs if run.id in mine], folder)
     plan = make_plan(study, runs, folder, unsuited)
     print(
         f"{study.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     _write(study, runs, folder)
     if not plan.pending:
         return 0
-    identifiers = submit(cluster, folder.path, _for_jobs(options, folder))
+    identifiers = submit(cluster, folder.path, _for_jobs(options, folder), [*plan.small, *plan.large])
     print(
         f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
     )

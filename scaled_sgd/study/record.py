@@ -27,13 +27,14 @@ class Record:
     Args:
         run: whose.
         folder: what an earlier attempt left in it is written over.
+        together: how many runs train as one computation, whose ``seconds`` they share.
 
     Raises:
         UserError: another process writes in it, or it cannot be written.
     """
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        self._run = run
+    def __init__(self, run: Run, folder: Path, *, together: int = 1) -> None:
+        self._run, self._together = run, together
         self._first_loss: float | None = None
         folder.mkdir(parents=True, exist_ok=True)
         # A run whose summary is lost is made again, so metrics alone have to be on the disk, before it.
@@ -136,4 +137,4 @@ class Record:
         return outcome | facts
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._started
+        return (time.monotonic() - self._started) / self._together

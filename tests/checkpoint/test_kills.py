@@ -1,6 +1,5 @@
 """Saves that are killed, or lose their power, at any operation and byte."""
 
-import multiprocessing
 import signal
 
 import pytest
@@ -8,12 +7,10 @@ import pytest
 from scaled_sgd.checkpoint import newest_intact, prune, save
 from tests.checkpoint.cases import assert_holds, pieces, whole
 from tests.checkpoint.faults import Faults
+from tests.processes import context, ready
 
 SAVES = [(2, 2), (3, 3), (3, 30), (4, 4), (4, 40)]
 """Steps in the order in which they are saved, and the seed of their numbers."""
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.checkpoint.test_kills"])
 
 
 def save_seed(folder, step, seed):
@@ -35,6 +32,7 @@ def killed_saves(folder, at, power, pipe):
 
 def run_until_killed(folder, at, power):
     """The seed of the last save that returned, 1 if none did."""
+    ready()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=killed_saves, args=(folder, at, power, sender))
     process.start()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -16,14 +15,11 @@ from scaled_sgd.checkpoint import newest_intact, open_checkpoint, prune, save
 from scaled_sgd.errors import CheckpointError, UserError
 from tests.checkpoint.cases import assert_holds, pieces, ranges, whole
 from tests.checkpoint.faults import Faults
-from tests.processes import run_processes
+from tests.processes import context, ready, run_processes
 
 pytestmark = pytest.mark.slow
 
 LAYOUTS = ("replica", "rows", "mesh", "flat")
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.checkpoint.test_processes"])
 
 
 def save_step(folder, step, layout):
@@ -164,6 +160,7 @@ def test_a_rank_that_dies_in_a_save_leaves_a_complete_checkpoint(tmp_path):
         killed = number % 2
         at = points.randrange(1, 6 if killed else 40)
         arguments = (tmp_path / f"rendezvous-{number}", folder, killed, at)
+        ready()
         ranks = [context.Process(target=save_until_killed, args=(rank, *arguments)) for rank in range(2)]
         for process in ranks:
             process.start()

@@ -1,6 +1,5 @@
 """Small runs in processes of their own that can be killed, and what they leave."""
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,6 +13,7 @@ from scaled_sgd.checkpoint import newest_intact
 from scaled_sgd.records import read_metrics
 from scaled_sgd.train import main
 from tests.checkpoint.faults import Faults
+from tests.processes import context, ready
 
 RUN = (
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.lr=1", "--optim.steps=24",
@@ -22,9 +22,6 @@ RUN = (
     "--diagnostics.every=6", "--diagnostics.samples=20",
 )  # fmt: skip
 """Five epochs of five minibatches, ragged last ones, saved in the middle of them."""
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.faults.runs", "scaled_sgd.trainer", "sklearn.datasets", "evaluate"])
 
 
 def train(folder: Path, extra: tuple[str, ...] = (), prepare: Callable[[], Any] | None = None) -> None:
@@ -45,6 +42,7 @@ def train(folder: Path, extra: tuple[str, ...] = (), prepare: Callable[[], Any] 
 
 
 def start(folder: Path, extra: tuple[str, ...] = (), prepare: Callable[[], Any] | None = None) -> Any:
+    ready()
     process = context.Process(target=train, args=(folder, extra, prepare))
     process.start()
     return process

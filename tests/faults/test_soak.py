@@ -10,7 +10,7 @@ import pytest
 from scaled_sgd.parsing import parse
 from scaled_sgd.trainer import Trainer
 from scaled_sgd.world import create_accelerator
-from tests.faults.runs import context
+from tests.processes import context, ready
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +41,7 @@ def soak(folder):
 
 
 def test_memory_and_open_files_stay_flat_over_thousands_of_steps(tmp_path):
+    ready()
     process = context.Process(target=soak, args=(tmp_path,))
     process.start()
     process.join(timeout=300)

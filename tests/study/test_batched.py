@@ -1,6 +1,7 @@
 """Runs trained together against the same runs one by one."""
 
 import json
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -112,6 +113,15 @@ def test_runs_that_diverge_leave_the_others_as_they_are(tmp_path):
     statuses = [summary["status"] for summary in found]
     assert statuses == ["diverged", "finished", "diverged", "finished", "diverged"]
     assert len({(summary["step"], summary["layer"]) for summary in found if "step" in summary}) > 1
+
+
+def test_the_seconds_of_a_stack_are_shared_among_its_runs(tmp_path):
+    configs = [changed({"run.seed": seed}) for seed in range(4)]
+    begun = time.monotonic()
+    summaries = train_batch(
+        configs, [data_of(seed) for seed in range(4)], [tmp_path / str(n) for n in range(4)]
+    )
+    assert 0 < sum(summary["seconds"] for summary in summaries) < time.monotonic() - begun
 
 
 def test_a_stack_whose_runs_all_diverge_ends(tmp_path):

@@ -116,14 +116,15 @@ def test_a_slurm_array_does_a_study_and_a_job_whose_time_is_over_goes_on(clone):
         assert submitted.returncode == 0, submitted.stderr
         first, second = submitted.stderr.split("submitted: ")[1].split(";")[0].split(", ")
         logs = folder.path / "launches"
-        wait_until(
-            lambda: any(rows(folder, log.stem) > 50 for log in logs.glob("*.log")),
-            seconds=90,
-            what="steps of a large run",
-        )
+        wait_until(lambda: any(logs.glob("*.log")), seconds=90, what="a large run")
         # One at a time.
         assert cluster.state(second) == "PENDING"
         assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
+        wait_until(
+            lambda: any(rows(folder, log.stem) > 5 for log in logs.glob("*.log")),
+            seconds=90,
+            what="steps of a large run",
+        )
         cluster.run("scancel", "--signal=USR2", first)
         wait_until(lambda: cluster.state(first) == "PENDING", seconds=60, what=f"job {first} to be queued")
         cluster.run("scontrol", "update", f"JobId={first}", "StartTime=now")

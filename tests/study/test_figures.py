@@ -300,6 +300,23 @@ def test_methods_are_counted_over_networks(draw):
     )
 
 
+def test_a_network_that_two_matchings_have_counts_once(draw, tmp_path):
+    axes = {
+        "matching": ["equal base width", "equal parameters"],
+        "method": ["norm", "plain"],
+        "model.width_exponent": [0.0, 2.0],
+        "run.seed": [0, 1],
+    }
+    collected = collect(make_study(tmp_path, axes, lambda a: finished(0.1 if a["method"] == "norm" else 0.2)))
+    quadratic = collected.runs["model.width_exponent"] == 2
+    first = ["method", "run.seed"]
+    one_id = collected.runs[quadratic].groupby(first)["id"].transform("first")
+    collected.runs.loc[quadratic, "id"] = one_id
+    figure = draw_figures(collected, ["methods"]).figures[0]
+    assert figure.sentence.startswith("Of 3 networks the lowest median loss is that of norm in 3;")
+    assert figure.table["network"].nunique() == 4
+
+
 def test_several_axes_of_methods_are_one_list_of_names(draw):
     axes = {"scaling.rule": ["norm", "none"], "optim.clip_norm": [None, 1.0], "run.seed": [0]}
     figure = draw("methods", axes, lambda a: finished(0.1))

@@ -16,7 +16,7 @@ import pytest
 from scaled_sgd.data import DataConfig
 from scaled_sgd.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.cluster import share
+from scaled_sgd.study.cluster import shares
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
 from scaled_sgd.study.runner import _tasks, make_plan, run_plan
@@ -178,15 +178,16 @@ def test_runs_of_one_shape_are_shared_out_and_the_longest_come_first(tmp_path, m
 
 def test_jobs_share_all_runs_and_none_twice(tmp_path):
     _, runs, _ = study(tmp_path, "  - run.seed: {range: [11]}\n")
-    parts = [share(runs, job, 3) for job in range(3)]
-    assert sorted(run.id for part in parts for run in part) == sorted(run.id for run in runs)
+    parts = shares(runs, 3)
+    assert sorted(name for part in parts for name in part) == sorted(run.id for run in runs)
     assert [len(part) for part in parts] == [4, 4, 3]
 
 
 def test_jobs_take_about_as_long_as_each_other(tmp_path):
     """Though the lengths repeat with the number of jobs."""
     _, runs, _ = study(tmp_path, "  - run.seed: {range: [6]}\n  - optim.batch_size: [8, 64]\n")
-    work = [sum(run.work for run in share(runs, job, 2)) for job in range(2)]
+    work_of = {run.id: run.work for run in runs}
+    work = [sum(work_of[name] for name in part) for part in shares(runs, 2)]
     assert work[0] == work[1]
 
 

@@ -21,11 +21,12 @@ _ALIKE = 1e-3
 
 @dataclass(frozen=True)
 class _Entry:
-    """A method on the network of one panel."""
+    """A method on the network of one panel, and the ids of its runs."""
 
     panel: str
     method: str
     choice: Choice
+    ids: frozenset[str]
 
     @property
     def losses(self) -> list[float]:
@@ -44,7 +45,7 @@ def draw(view: View) -> Drawn:
     panels = Panels.of(view.runs, tasks)
     # Every network counts in the sentence and the table, also those without a panel.
     entries = [
-        _Entry(title(tasks, key), title(view.methods, method), best(rows))
+        _Entry(title(tasks, key), title(view.methods, method), best(rows), frozenset(rows["id"]))
         for key, runs in groups(view.runs, tasks)
         for method, rows in groups(runs, view.methods)
     ]
@@ -116,9 +117,11 @@ def _panel(ax: Axes, entries: list[_Entry], names: list[str]) -> None:
 
 
 def _sentence(entries: list[_Entry]) -> str:
-    panels: dict[str, list[_Entry]] = {}
+    titles: dict[str, list[_Entry]] = {}
     for entry in entries:
-        panels.setdefault(entry.panel, []).append(entry)
+        titles.setdefault(entry.panel, []).append(entry)
+    # A network that two matchings have is one.
+    panels = {frozenset[str]().union(*(e.ids for e in found)): found for found in titles.values()}
     winners: dict[str, int] = {}
     clear = decided = 0
     one = ""

@@ -1,0 +1,38 @@
+"""What a launcher such as ``accelerate launch`` tells its processes, in environment variables."""
+
+import os
+from collections.abc import Mapping
+
+STARTED_ALONE = (
+    "several processes were asked for and one was started (accelerate launch --cpu does that)",
+    "--config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu",
+)
+"""The problem behind :func:`started_alone`, and what to use instead."""
+
+
+def rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number among all."""
+    return int(environment.get("RANK", "0"))
+
+
+def started(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes were started."""
+    return int(environment.get("WORLD_SIZE", "1"))
+
+
+def started_here(environment: Mapping[str, str] = os.environ) -> int:
+    """How many of them on this machine."""
+    return int(environment.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher started this process as one of a world."""
+    return "WORLD_SIZE" in environment
+
+
+def started_alone(asked: int | None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher was told to start several processes and started one.
+
+    With ``--cpu``, or one GPU, it does so whatever it was told.
+    """
+    return "MASTER_PORT" in environment and not is_launched(environment) and asked != 1

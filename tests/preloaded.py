@@ -1,0 +1,25 @@
+"""What test processes are copies of: everything imported, the parser made, which takes a new one seconds."""
+
+import importlib
+
+from scaled_sgd.parsing import parse
+
+for name in (
+    "evaluate",
+    "pandas",
+    "pytest",
+    "sklearn.datasets",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    # Optimizers import these when the first is made.
+    "torch._dynamo",
+    "torch._export",
+    "torch._inductor.compile_fx",
+    "scaled_sgd.train",
+    "scaled_sgd.study.engine",
+    "tests.training",
+    "tests.faults.runs",
+):
+    importlib.import_module(name)
+
+parse([])
