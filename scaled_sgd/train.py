@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
+    before: Any = None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+        before = signal.signal(signal.SIGTERM, _terminate)
     try:
         config = parse(arguments)
         accelerator = create_accelerator(config)
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     if summary is not None:
         print(summary)
     return 0

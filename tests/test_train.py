@@ -178,6 +178,14 @@ def test_an_interrupted_run_ends_in_one_line(number, status, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("option", ["--optim.steps=1", "--optim.lr=-1"])
+def test_signals_are_afterwards_what_they_were(option):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    main([*SMALL, "--run.name=once", option])
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    assert after == before
+
+
 def test_an_existing_run_is_refused(capsys):
     assert main([*SMALL, "--optim.steps=1", "--run.name=once"]) == 0
     AcceleratorState._reset_state(reset_partial_state=True)
