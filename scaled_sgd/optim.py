@@ -52,8 +52,9 @@ class ScaledSGD(Optimizer):
         self.scaling = DepthwiseScaling(
             model, rule=rule, static=static, process_group=process_group, grad_scaler=grad_scaler
         )
-        parameters = [p for layer in self.scaling.layers for p in layer.parameters]
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
+        self._layer_of = [k for k, _ in placed]
+        super().__init__([p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @property
     def scales(self) -> Tensor:
@@ -73,10 +74,9 @@ class ScaledSGD(Optimizer):
         else:
             factors = list(scales.float().unbind())
         group = self.param_groups[0]
-        for layer, xi in zip(self.scaling.layers, factors, strict=True):
-            for parameter in layer.parameters:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, xi, group)
+        for parameter, k in zip(group["params"], self._layer_of, strict=True):
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, factors[k], group)
         return loss
 
     def _update(self, parameter: nn.Parameter, gradient: Tensor, xi: Any, group: dict[str, Any]) -> None:
