@@ -10,11 +10,25 @@ from torch import Tensor
 from scaled_sgd.model import HomogeneousMLP
 
 
+def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
+    """A number, or one for each index of the other dimensions, that is finite where all of ``z`` is, only.
+
+    The sum where that will do: on a CPU it costs a tenth of any exact answer.
+    """
+    dims = tuple(range(z.ndim)) if dim is None else dim
+    if z.device.type == "cpu":
+        total = z.sum(dims, dtype=torch.promote_types(z.dtype, torch.float32))
+        if math.isfinite(total.sum()):
+            return total
+    # No sum of narrower numbers overflows in float64; 0 · ∞ is not a number.
+    return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)
+
+
 class DivergenceWatch:
     """Remembers the first step, and in it the first layer, whose preactivations were not finite.
 
     A step's update spreads one bad number over all weights, so the layer must be caught in the forward
-    pass itself. Costs one sum over each z_k.
+    pass itself. Costs a sum over each z_k.
 
     Args:
         model: the network, unwrapped.
@@ -35,7 +49,7 @@ class DivergenceWatch:
         self._step = step
 
     def see(self, number: Tensor, k: int) -> None:
-        """Note ``number`` (): a sum over z_k, or with k = l + 1 the loss."""
+        """Note ``number`` (): a :func:`witness` of z_k, or with k = l + 1 the loss."""
         if self._first.device.type == "cpu" and math.isfinite(number):
             return
         code = self._step * (self._depth + 2) + k
@@ -57,6 +71,6 @@ class DivergenceWatch:
     def _hook(self, k: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
         def watch(_module: torch.nn.Module, _args: tuple[Tensor, ...], z: Tensor) -> None:
             if torch.is_grad_enabled():
-                self.see(z.detach().sum(dtype=torch.float32), k)
+                self.see(witness(z.detach()), k)
 
         return watch

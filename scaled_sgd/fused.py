@@ -154,8 +154,9 @@ def fused_step(
         sizes: how many samples each of them has; asked for when None.
         by_factors: for each layer, whether factors move between ``ranks`` instead of gradients; None: all.
         measure_gradient: find the norm of the whole gradient.
-        see: called with each z_k summed up, a tensor (), and k; on a CPU, unless the activation hides −∞ as
-            relu does, only where the loss or f is not finite: they are not where any z_k is not.
+        see: called with a :func:`~scaled_sgd.divergence.witness` () of each z_k, and k; on a CPU, unless the
+            activation hides −∞ as relu does, only where the loss or f is not finite: they are not where any
+            z_k is not.
 
     Raises:
         UserError: the weights do not lie in rows over ``partition.ranks``, or are narrower than float32.

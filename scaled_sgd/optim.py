@@ -54,7 +54,9 @@ class ScaledSGD(Optimizer):
         )
         placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
         self._layer_of = [k for k, _ in placed]
-        super().__init__([p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @property
     def scales(self) -> Tensor:

@@ -2,7 +2,21 @@ import pytest
 import torch
 
 from scaled_sgd import HomogeneousMLP
-from scaled_sgd.divergence import DivergenceWatch
+from scaled_sgd.divergence import DivergenceWatch, witness
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [None, torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("dim", [None, (1, 2)])
+def test_a_witness_is_finite_where_all_is_though_sums_overflow(dim, bad, dtype):
+    z = torch.full((2, 5, 3), torch.finfo(dtype).max, dtype=dtype)
+    if bad is not None:
+        z[1, 2, 1] = bad
+    assert witness(z, dim).isfinite().tolist() == z.isfinite().all(dim).tolist()
+
+
+def test_a_witness_of_no_samples_is_finite():
+    assert witness(torch.empty(0, 3)).isfinite()
 
 
 def network():

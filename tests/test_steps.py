@@ -81,8 +81,20 @@ def test_the_predicted_loss_is_that_of_the_step_that_is_taken(limit):
         assert row["predicted_loss"] - row["loss"] == pytest.approx(change, rel=1e-6)
 
 
-def test_a_fused_run_that_blows_up_names_its_layer(capsys):
-    status, rows = train("bad", "--optim.fused_update=true", "--optim.lr=1e200", "--scaling.rule=none")
-    assert status == 3
-    assert "not finite at step 1" in capsys.readouterr().err
-    assert rows
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("activation", ["relu", "abs", "[0.9,0.3]"])
+@pytest.mark.parametrize("lr", ["1e30", "1e80", "1e160", "1e200"])
+def test_a_fused_run_that_blows_up_ends_as_that_by_autograd_does(lr, activation, loss, capsys):
+    options = (
+        f"--optim.lr={lr}",
+        "--scaling.rule=none",
+        f"--model.activation={activation}",
+        f"--loss={loss}",
+    )
+    ends = []
+    for fused in ("true", "false"):
+        status, _ = train(f"run-{fused}", *options, f"--optim.fused_update={fused}")
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        ends.append((status, [line.replace(f"run-{fused}", "run") for line in errors]))
+    assert ends[0] == ends[1]
+    assert ends[0][0] == 3 or lr == "1e30"

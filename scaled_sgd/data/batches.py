@@ -83,9 +83,8 @@ class Resident:
                 yield Batch(x, y, len(x))
             return
         order = self._order(seed, epoch)
-        for first in range(start * batch_size, len(self), batch_size):
-            rows = order[first : first + batch_size]
-            own = rows[rank_rows(len(rows), rank, world_size)]
+        for rows in order.split(batch_size)[start:]:
+            own = rows if world_size == 1 else rows[rank_rows(len(rows), rank, world_size)]
             yield Batch(self.x.index_select(0, own), self.y.index_select(0, own), len(rows))
 
     def shuffled(self, *, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, Tensor]]:

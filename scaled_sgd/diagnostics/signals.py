@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.arguments import check_device, check_integer, check_samples
+from scaled_sgd.divergence import witness
 from scaled_sgd.losses import Loss, check_targets, get_loss
 from scaled_sgd.parameterization import Activation
 from scaled_sgd.sharding import Partition
@@ -134,7 +135,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 def forward(
     partition: Partition, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told the sum () of each z_k, and k.
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness () of each z_k, and k.
 
     To be called without gradients.
     """
@@ -145,7 +146,7 @@ def forward(
     for k in range(1, partition.depth + 1):
         z = partition.gather(_product(partition, h[k - 1], partition.local(k).T, k), k)
         if see is not None:
-            see(z.sum(dtype=torch.float32), k)
+            see(witness(z), k)
         if k < partition.depth:
             h.append(partition.model.apply_activation(z))
             gate[k] = h[k] if sign_survives else z

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.signals import through_activation
+from scaled_sgd.divergence import witness
 from scaled_sgd.fused import gradient_factor
 from scaled_sgd.scaling import get_rule
 from scaled_sgd.study.run import Run
@@ -122,7 +123,7 @@ class Stack:
         self._lend()
 
     def see(self, numbers: Tensor, step: int) -> None:
-        """Note numbers of ``step`` (B, ·): sums over z_1..z_l and the loss, or the last few of these."""
+        """Note numbers of ``step`` (B, ·): witnesses of z_1..z_l and the loss, or the last few of these."""
         codes = self._codes[-numbers.shape[1] :] + step * (self._depth + 2)
         bad = torch.where(numbers.isfinite(), NEVER, codes).amin(1)
         self.each.first_bad = torch.minimum(self.each.first_bad, bad)
@@ -140,11 +141,11 @@ class Stack:
         each, n = self.each, x.shape[-2]
         if x.ndim == 2:
             x, y = x.expand(len(self.runs), *x.shape), y.expand(len(self.runs), *y.shape)
-        h, gates, f, sums = self._forward(x)
+        h, gates, f, witnesses = self._forward(x)
         losses, residual = self.runs[0].loss.value_and_gradient(f, y)
         delta = self._backward(residual, gates)
         loss = losses.sum(1, dtype=torch.float64) / n
-        self.see(torch.stack([*sums, loss], 1), step)
+        self.see(torch.stack([*witnesses, loss], 1), step)
         each.largest = torch.maximum(each.largest, loss)
         scales = self._scales(step, h, delta, n)
         factors, norm = scales * each.alpha / n, None
@@ -163,17 +164,17 @@ class Stack:
                 layer.weight.data = W[row]
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
-        """h_0..h_{l−1}, gates of 1..l−1, f, sums over z_1..z_l; as :func:`~.diagnostics.signals.forward`."""
+        """h_0..h_{l−1}, gates, f, witnesses of z_1..z_l; as :func:`~.diagnostics.signals.forward`."""
         model = self.runs[0].model
         sign_survives = self._phi.positive_slope > 0 and self._phi.negative_slope >= 0
-        h, gates, sums = [x], [], []
+        h, gates, witnesses = [x], [], []
         for k, W in enumerate(self.weights, start=1):
             z = self._product(h[k - 1], W.transpose(1, 2), k)
-            sums.append(z.sum((1, 2), dtype=torch.float32))
+            witnesses.append(witness(z, (1, 2)))
             if k < self._depth:
                 h.append(model.apply_activation(z))
                 gates.append(h[k] if sign_survives else z)
-        return h, gates, z, sums
+        return h, gates, z, witnesses
 
     def _backward(self, residual: Tensor, gates: list[Tensor]) -> list[Tensor]:
         """δ_1..δ_l."""

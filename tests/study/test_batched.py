@@ -96,17 +96,18 @@ def test_other_shapes(shape, tmp_path):
     compare(tmp_path, shape, {**shape, "optim.lr": 3.0})
 
 
-def test_runs_that_diverge_leave_the_others_as_they_are(tmp_path):
+@pytest.mark.parametrize("activation", ["relu", "abs", [0.9, 0.3]])
+def test_runs_that_diverge_leave_the_others_as_they_are(activation, tmp_path):
     found = compare(
         tmp_path,
         *(
-            {"scaling.rule": "none", **changes}
+            {"scaling.rule": "none", "model.activation": activation, **changes}
             for changes in (
                 {"optim.lr": 1e200},
                 {"run.seed": 1},
-                {"optim.lr": 1e20},
+                {"optim.lr": 1e120},
                 {"optim.lr": 0.1, "optim.weight_decay": 0.1},
-                {"optim.lr": 1e40, "run.seed": 1, "optim.schedule": "constant"},
+                {"optim.lr": 1e160, "run.seed": 1, "optim.schedule": "constant"},
             )
         ),
     )

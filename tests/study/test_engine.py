@@ -71,6 +71,9 @@ def test_a_small_run_has_the_numbers_of_the_trainers(options):
         (("--optim.lr=1e200", "--run.log_every=1"), 2),
         (("--optim.lr=1e150", "--run.log_every=7", "--loss=mse"), None),
         (("--optim.lr=1e30", "--model.dtype=float32", "--diagnostics.every=0"), 2),
+        (("--optim.lr=1e120", "--model.activation=abs"), 2),
+        (("--optim.lr=1e150", "--model.activation=[0.9, 0.4]", "--loss=mse"), None),
+        (("--optim.lr=1e30", "--model.dtype=float32", "--diagnostics.every=0", "--model.activation=abs"), 2),
     ],
 )
 def test_a_run_that_blows_up_ends_at_the_step_and_layer_of_the_trainers(options, layer):
