@@ -3,6 +3,9 @@
 import os
 from collections.abc import Mapping
 
+VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""That make a process one of a world."""
+
 STARTED_ALONE = (
     "several processes were asked for and one was started (accelerate launch --cpu does that)",
     "--config_file configs/accelerate/cpu.yaml, or --multi_gpu instead of --cpu",
@@ -13,6 +16,11 @@ STARTED_ALONE = (
 def rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's number among all."""
     return int(environment.get("RANK", "0"))
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This process's number among those of its machine."""
+    return int(environment.get("LOCAL_RANK", "0"))
 
 
 def started(environment: Mapping[str, str] = os.environ) -> int:

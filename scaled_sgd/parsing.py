@@ -33,8 +33,12 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
     try:
         namespace = parser.parse_args(ordered)
         config = _build(parser, namespace)
-    except (ArgumentError, TypeError) as error:
-        raise UserError(_one_line(str(error))) from error
+    except BaseException as error:
+        # What --print_config asked for stays with a parser that then found a mistake.
+        _parser.cache_clear()
+        if isinstance(error, ArgumentError | TypeError):
+            raise UserError(_one_line(str(error))) from error
+        raise
     check(config)
     return config
 

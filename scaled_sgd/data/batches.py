@@ -83,7 +83,7 @@ class Resident:
                 yield Batch(x, y, len(x))
             return
         order = self._order(seed, epoch)
-        for rows in order.split(batch_size)[start:]:
+        for rows in torch.split(order, batch_size)[start:]:
             own = rows if world_size == 1 else rows[rank_rows(len(rows), rank, world_size)]
             yield Batch(self.x.index_select(0, own), self.y.index_select(0, own), len(rows))
 

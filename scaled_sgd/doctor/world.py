@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from scaled_sgd import launcher
+from scaled_sgd.agreement import gather
 
 _PREFIXES = ("ACCELERATE_", "FSDP_", "GLOO_", "NCCL_")
 _SETTINGS_OF_THE_COMPILER = "ACCELERATE_DYNAMO_"
@@ -91,9 +92,7 @@ def join(asked: int | None) -> World:
     """Meet the other processes of this launch and measure; collective."""
     started = launcher.started()
     gpus, here = torch.cuda.device_count(), launcher.started_here()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpus >= here else torch.device("cpu")
-    )
+    device = torch.device("cuda", launcher.local_rank()) if gpus >= here else torch.device("cpu")
     problem = launch_problem(asked)
     me = Member(_host(), torch.__version__, gpus)
     members, size, measured = [me], 1, None
@@ -101,8 +100,7 @@ def join(asked: int | None) -> World:
         if launcher.is_launched():
             _meet(device)
             size = _count(device)
-            members = [me] * size
-            dist.all_gather_object(members, me)
+            members = gather(me)
             measured = _measure(device) if size > 1 else None
     except (RuntimeError, ValueError) as error:
         problem = problem or f"the {started} processes do not reach each other: {_first_line(error)}"

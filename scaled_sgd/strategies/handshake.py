@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
+from scaled_sgd.agreement import gather
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.data import Data, rank_rows
 from scaled_sgd.errors import UserError
@@ -74,9 +74,9 @@ def agree_on_run(config: Config, data: Data, device: torch.device, world_size: i
     samples = data.train.steps_per_epoch(1)
     plain = {key: value for key, value in flat(as_dict(config)).items() if key not in _OF_A_MACHINE}
     features = (data.in_features, data.out_features)
-    intents = _gather(Intent(world_size, device.type, samples, features, _digest(plain)))
+    intents = gather(Intent(world_size, device.type, samples, features, _digest(plain)))
     if len({intent.digest for intent in intents}) > 1:
-        _refuse(different_key(_gather(plain)))
+        _refuse(different_key(gather(plain)))
     _refuse(different_intent(intents))
 
 
@@ -97,7 +97,7 @@ def agree_on_places(strategy: Strategy, config: Config) -> None:
         n,
         None if clipping is None else float(clipping()),
     )
-    _refuse(misplaced(_gather(place)))
+    _refuse(misplaced(gather(place)))
 
 
 def different_key(configurations: Sequence[dict[str, Any]]) -> str | None:
@@ -171,14 +171,6 @@ def misplaced(places: Sequence[Place]) -> str | None:
 def _digest(plain: dict[str, Any]) -> str:
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _gather(mine: T) -> list[T]:
-    if not dist.is_initialized():
-        return [mine]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
 
 
 def _refuse(message: str | None) -> None:

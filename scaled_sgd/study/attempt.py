@@ -72,18 +72,17 @@ def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShe
         places = [folder.begin(run.id) for run in runs]
         data = [shelf(run.config.data, run.config.run.seed) for run in runs]
         summaries = train([run.config for run in runs], data, places)
-    except UserError as error:
-        reason = str(error)
     except Exception as error:
         if len(runs) > 1:
             # What is wrong with one of a stack, or with its size, need not be wrong with the others.
             return [status for run in runs for status in _made_or_ended(run, folder, train, shelf)]
-        reason = f"{traceback.format_exc()}{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = str(error)
+        if not isinstance(error, UserError):
+            reason = f"{traceback.format_exc()}{type(error).__name__}: {' '.join(str(error).split())}"
     else:
         return [str(summary["status"]) for summary in summaries]
-    for run in runs:
-        folder.fail(run.id, reason)
-    return ["failed"] * len(runs)
+    folder.fail(runs[0].id, reason)
+    return [State.FAILED.value]
 
 
 def _made_or_ended(run: Run, folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:

@@ -50,6 +50,12 @@ class Cluster:
         return min(_SECONDS_OF_WARNING, 30 * self.minutes)
 
     @property
+    def cores(self) -> int:
+        """That a job has, as far as it is known."""
+        asked = (self.parameters or {}).get("cpus_per_task", 1)
+        return asked if self.executor == "slurm" and isinstance(asked, int) else 1
+
+    @property
     def side_by_side(self) -> int:
         """How many jobs run at the same time, as far as it is known."""
         here = len(visible_gpus()) or cores()

@@ -1,6 +1,8 @@
 """``scaled-sgd study``: list, run, status, collect, report."""
 
 import argparse
+import hashlib
+import shutil
 import signal
 import sys
 import threading
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 
 from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.records import replace_file
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.changes import changes
 from scaled_sgd.study.cluster import Cluster, submit
@@ -18,6 +21,7 @@ from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.estimate import duration, seconds_left
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.jobs import FOLDER
 from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
 from scaled_sgd.study.runner import default_workers, make_plan, run_plan
 
@@ -104,9 +108,8 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     shelf = DataShelf()
     runs = expand(study, shelf)
     if options.share is not None:
-        mine = set(options.share.split(","))
         with folder.locked(by_jobs=True):
-            return _execute(options, study, [run for run in runs if run.id in mine], folder)
+            return _execute(options, study, _shared(runs, options.share.split(",")), folder)
     plan = make_plan(study, runs, folder, unsuited)
     print(
         f"{study.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
@@ -122,7 +125,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
             f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
             file=sys.stderr,
         )
-    workers = options.workers or (1 if cluster else default_workers())
+    workers = options.workers or (cluster.cores if cluster else default_workers())
     side_by_side = workers * cluster.side_by_side if cluster else workers
     seconds = seconds_left(folder, runs)
     if plan.pending and seconds is not None:
@@ -139,7 +142,8 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     _write(study, runs, folder)
     if not plan.pending:
         return 0
-    identifiers = submit(cluster, folder.path, _for_jobs(options, folder), [*plan.small, *plan.large])
+    told = _for_jobs(options, folder, workers)
+    identifiers = submit(cluster, folder.path, told, [*plan.small, *plan.large])
     print(
         f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
     )
@@ -181,11 +185,32 @@ def _grouped(asked: str, small: Sequence[Run]) -> bool:
     return faster_batched([run.config for run in small])
 
 
-def _for_jobs(options: argparse.Namespace, folder: StudyFolder) -> list[str]:
-    """What a job is told: the study as it was submitted, whatever becomes of its file meanwhile."""
-    told = [str((folder.path / "study.yaml").resolve()), "--dir", options.dir, "--name", folder.name]
-    told += ["--batched", options.batched]
-    return told if options.workers is None else [*told, "--workers", str(options.workers)]
+def _shared(runs: Sequence[Run], mine: Sequence[str]) -> list[Run]:
+    """The runs of a job.
+
+    Raises:
+        UserError: the study has not all of them.
+    """
+    by_id = {run.id: run for run in runs}
+    for name in mine:
+        if name not in by_id:
+            raise UserError(
+                f"share: run {name!r} is none of this study's, whose data or package changed since it was "
+                "submitted; allowed: submit it again"
+            )
+    return [by_id[name] for name in mine]
+
+
+def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) -> list[str]:
+    """What jobs are told: the study as it is submitted, whatever becomes of its file and folder meanwhile."""
+    source = folder.path / "study.yaml"
+    kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
+    kept.parent.mkdir(exist_ok=True)
+    replace_file(kept, lambda path: shutil.copyfile(source, path))
+    told = [str(kept.resolve()), "--dir", options.dir, "--name", folder.name, "--batched", options.batched]
+    # A job under Slurm finds out what it has; here it has a core, or a GPU.
+    own = options.workers or (workers if options.executor == "local" else None)
+    return told if own is None else [*told, "--workers", str(own)]
 
 
 def _weights(runs: Sequence[Run]) -> str:

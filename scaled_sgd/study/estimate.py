@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 
 _LOOKED_AT = 200
@@ -22,7 +22,7 @@ def seconds_left(folder: StudyFolder, runs: Sequence[Run]) -> float | None:
         summary = folder.summary(run.id)
         if summary is None:
             left += work
-        elif looked < _LOOKED_AT and isinstance(summary.get("seconds"), int | float):
+        elif looked < _LOOKED_AT and summary["status"] == State.FINISHED and "seconds" in summary:
             looked, seconds, done = looked + 1, seconds + summary["seconds"], done + work
     return left * seconds / done if done else None
 

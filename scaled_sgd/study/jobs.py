@@ -25,8 +25,8 @@ class Job:
 
     Attributes:
         id: as its executor has it.
-        state: ended, with its status where that is not 0; failed; gone: it ended without a word; else the
-            scheduler's word in small letters, such as pending or running.
+        state: ended, with its status where that is not 0; failed; gone: it ended without a word; unknown;
+            else the scheduler's word in small letters, such as pending or running.
         error: last line that a failed one said.
     """
 
@@ -71,8 +71,8 @@ def note_end(status: int) -> None:
     write_atomically(_end(paths.folder, paths.job_id), f"{status}\n")
 
 
-def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str]) -> Job:
-    if identifier in queue:
+def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str] | None) -> Job:
+    if queue and identifier in queue:
         return Job(identifier, queue[identifier])
     with contextlib.suppress(OSError):
         status = _end(folder, identifier).read_text(encoding="utf-8").strip()
@@ -82,11 +82,11 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
         return Job(identifier, "failed", _last_line(folder / f"{identifier}_0_log.err"))
     if executor == "local":
         return Job(identifier, "running" if _alive(int(identifier)) else "gone")
-    return Job(identifier, "gone")
+    return Job(identifier, "gone" if queue is not None else "unknown, since squeue does not answer")
 
 
-def _queue() -> dict[str, str]:
-    """Slurm's word for each job and member of an array that it knows."""
+def _queue() -> dict[str, str] | None:
+    """Slurm's word for each job and member of an array that it knows; None where it does not answer."""
     try:
         listed = subprocess.run(
             ["squeue", "--noheader", "--array", "--format=%i %T"],
@@ -96,7 +96,7 @@ def _queue() -> dict[str, str]:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return {}
+        return None
     return {name: state.lower() for name, _, state in map(_halves, listed.stdout.splitlines())}
 
 

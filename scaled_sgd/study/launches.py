@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 import yaml
 
+from scaled_sgd import launcher
 from scaled_sgd.config import as_dict
 from scaled_sgd.locks import HeldError, Lock
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 
-_OF_A_LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _STOPPED = (130, 138, 143)
 _SECONDS_TO_SAVE = 60.0
 
@@ -81,7 +81,7 @@ class Launches:
 
 def _train(config: Path, log: Path, lock: Lock) -> int:
     """The exit status of the trainer, which holds ``lock`` to its end, whatever becomes of this process."""
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
     command = [sys.executable, "-m", "scaled_sgd.study.launched", str(os.getpid()), "--config", str(config)]
     with open(log, "ab") as output:
         process = subprocess.Popen(

@@ -117,6 +117,11 @@ def checked_parameters(options: argparse.Namespace) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
         parameters[key] = int(value) if value.isdecimal() else value
+        if key == "nodes" and value != "1":
+            raise UserError(
+                "slurm: 'nodes' is not usable: a run of a study takes one machine; allowed: more jobs, or "
+                "sbatch --nodes N launch/slurm.sbatch for one run on several machines"
+            )
     for name, default in (("jobs", 1), ("at_once", None), ("minutes", 60), ("slurm", [])):
         if options.executor is None and getattr(options, name) != default:
             raise UserError(f"{_spelt(name)}: it is for jobs; allowed: with --executor local or slurm")

@@ -107,7 +107,7 @@ def test_runs_that_diverge_leave_the_others_as_they_are(activation, tmp_path):
                 {"run.seed": 1},
                 {"optim.lr": 1e120},
                 {"optim.lr": 0.1, "optim.weight_decay": 0.1},
-                {"optim.lr": 1e160, "run.seed": 1, "optim.schedule": "constant"},
+                {"optim.lr": 1e180, "run.seed": 2, "optim.schedule": "constant"},
             )
         ),
     )

@@ -63,6 +63,20 @@ def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, workers, capsy
     assert do(found, runs, folder, workers=workers) == Counter(failed=1)
 
 
+@pytest.mark.parametrize("kind", [UserError, RuntimeError])
+def test_one_of_a_stack_that_is_at_fault_fails_alone(kind, tmp_path):
+    found, runs, folder = study(tmp_path, "  - optim.lr: [1, 2, 3]\n")
+
+    def together(configs, data, folders):
+        if any(config.optim.lr == 2 for config in configs):
+            raise kind("by design")
+        return train(configs, data, folders)
+
+    plan = make_plan(found, runs, folder, nothing)
+    assert run_plan(plan, folder, together, workers=1, group=True) == Counter(finished=2, failed=1)
+    assert folder.error(runs[1].id).endswith("by design")
+
+
 def test_a_worker_that_is_killed_takes_its_run_alone_down(tmp_path):
     found, runs, folder = study(tmp_path, "  - optim.lr: [9, 1, 2, 3, 4]\n")
     assert do(found, runs, folder, workers=2) == Counter(finished=4, failed=1)

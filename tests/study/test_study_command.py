@@ -74,6 +74,14 @@ def test_options_of_the_study_may_stand_anywhere():
             ["run", "smoke", "--executor=slurm", "--slurm=x"],
             "slurm: 'x' is not usable; allowed: KEY=VALUE, …",
         ),
+        (
+            ["run", "smoke", "--executor=slurm", "--slurm", "nodes=2"],
+            "slurm: 'nodes' is not usable: a run of a study takes one machine; allowed: …",
+        ),
+        (
+            ["run", "smoke", "--share=0123456789ab"],
+            "share: run '0123456789ab' is none of this study's, …; allowed: submit it again",
+        ),
         (["status", "smoke"], "study: 'studies/smoke' has no plan; allowed: …"),
         (["fly"], "study: … invalid choice: 'fly' …"),
     ],
@@ -147,6 +155,31 @@ def test_runs_that_others_make_are_not_done(folder, capsys):
     assert run("--run.seed=0") == 0
 
 
+def test_a_job_does_its_share_of_what_was_submitted_and_no_more(folder, monkeypatch):
+    """Though the folder has another plan by then."""
+    submitted = []
+    monkeypatch.setattr(
+        command, "submit", lambda cluster, path, told, runs: submitted.append((told, runs)) or ["1", "2"]
+    )
+    assert main(["run", "smoke", *SMALL, "--run.seed=0", "--executor=slurm", "--jobs=2"]) == 0
+    ((told, runs),) = submitted
+    assert len(runs) == 4
+    assert main(["run", "smoke", *SMALL, "--run.seed=7", "--optim.lr=2", "--workers=1"]) == 0
+    mine = [run.id for run in runs[::2]]
+    others = set(ends(folder))
+    assert main(["run", *told, "--workers=1", "--share", ",".join(mine)]) == 0
+    assert set(ends(folder)) == others | set(mine)
+
+
+def test_local_jobs_have_a_core_each(monkeypatch):
+    submitted = []
+    monkeypatch.setattr(
+        command, "submit", lambda cluster, path, told, runs: submitted.append(told) or ["1", "2"]
+    )
+    main(["run", "smoke", *SMALL, "--executor=local", "--jobs=2"])
+    assert submitted[0][-2:] == ["--workers", "1"]
+
+
 def test_the_time_left_goes_by_what_was_measured(folder):
     study = read_study(find_study("smoke"), {"model.base_width": 4, "optim.lr": 2, "run.seed": [0, 1, 2]})
     runs = expand(study, command.DataShelf())
@@ -156,6 +189,9 @@ def test_the_time_left_goes_by_what_was_measured(folder):
         (folder.run(one.id) / "summary.json").write_text(json.dumps({"status": "finished", "seconds": 3.0}))
     assert seconds_left(folder, runs) == pytest.approx(3.0)
     assert seconds_left(folder, runs[:2]) == 0
+    cut_short = {"status": "diverged", "seconds": 0.1}
+    (folder.run(runs[1].id) / "summary.json").write_text(json.dumps(cut_short))
+    assert seconds_left(folder, runs) == pytest.approx(3.0)
     assert [duration(s) for s in (0.2, 59, 61, 3600, 12_000, 300_000)] == [
         "1 s", "59 s", "1 min", "1 h", "3 h 20 min", "3 d 11 h"
     ]  # fmt: skip
@@ -179,6 +215,13 @@ def test_jobs_that_ended_badly_or_vanished_are_told(tmp_path):
         Job("1000000004", "gone"),
         Job(mine, "running"),
     ]
+
+
+def test_jobs_are_not_said_to_be_gone_where_the_scheduler_does_not_answer(tmp_path, monkeypatch):
+    record(tmp_path, "slurm", ["7_0", "7_1"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "7_1_end.txt").write_text("0\n")
+    assert jobs(tmp_path) == [Job("7_0", "unknown, since squeue does not answer"), Job("7_1", "ended")]
 
 
 def test_a_study_that_is_killed_at_random_gives_the_tables_of_one_that_is_not(clone, folder):
