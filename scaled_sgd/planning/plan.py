@@ -31,6 +31,8 @@ USABLE = 0.9
 lies between blocks, which are not predicted."""
 SAME = 1.1
 """Times that differ by less are taken for equal: rates are not known better."""
+SHORT = 1e-3
+"""Seconds under which all steps are taken for equal: what is not predicted, between operations, is more."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,11 @@ def advise(costs: Sequence[Cost], cluster: Cluster) -> Advice:
             "take more processes, smaller minibatches or more memory",
         )
     fastest = min(fitting, key=lambda cost: cost.seconds)
-    chosen = next(cost for cost in fitting if cost.seconds <= SAME * fastest.seconds)
+    chosen = next(cost for cost in fitting if cost.seconds <= max(SAME * fastest.seconds, SHORT))
     if len(fitting) == 1:
         why = "the only one that fits"
+    elif chosen.seconds > SAME * fastest.seconds:
+        why = f"as good as any step under {duration(SHORT)}, and simplest"
     elif chosen is not fastest:
         why = f"within a tenth of the fastest, {fastest.strategy}, and simpler"
     else:

@@ -1,5 +1,6 @@
 """Which strategy a run takes, and whether this launch can do it."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,8 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
         return world.size if name == "tensor" else 1
     if asked is None:
         several = 1 < world.local_size < world.size
-        asked = world.local_size if several else 2 if world.size % 2 == 0 else 1
+        # Of machines that are not all full, so many that none of their groups reaches into the next machine.
+        asked = math.gcd(world.size, world.local_size if several else 2)
     if world.size % asked:
         divisors = [str(d) for d in range(1, world.size + 1) if world.size % d == 0]
         raise UserError(

@@ -73,6 +73,14 @@ def test_layers_say_what_moves(capsys):
     assert "no layer has a choice" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "ranks", [["12"], ["20"], ["3", "--plan.ranks_per_machine=2"], ["7"], ["9", "--plan.ranks_per_machine=4"]]
+)
+def test_machines_need_not_all_be_full(ranks, capsys):
+    assert plan("--plan.ranks", *ranks) == 0
+    assert "fsdp2 " in capsys.readouterr().out
+
+
 def test_what_cannot_train_is_left_out(capsys):
     assert plan("--plan.ranks=4", "--json", "--model.dtype=float64", "--optim.accumulation=2") == 0
     names = [strategy["strategy"] for strategy in json.loads(capsys.readouterr().out)["strategies"]]

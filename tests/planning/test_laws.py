@@ -157,10 +157,17 @@ def test_the_fastest_that_fits_is_taken():
 
 
 def test_of_equally_fast_ones_the_simplest_is_taken():
-    costs = [predict(name, Load((64,) * 4, 16), cluster(1)) for name in PLANNED[:5]]
+    costs = [predict(name, Load((1024,) * 4, 64), cluster(1)) for name in PLANNED[:5]]
     assert advise(costs, cluster(1)).cost is costs[0]
     slower = dataclasses.replace(costs[0], seconds=2 * costs[0].seconds)
     assert advise([slower, *costs[1:]], cluster(1)).cost is costs[1]
+
+
+def test_steps_too_short_to_tell_apart_take_the_simplest():
+    small = Load((64, 8, 32, 10), 100, Activation.of("abs"), "nup")
+    advice = advise(plans(small, cluster(8, device="cuda")), cluster(8, device="cuda"))
+    assert advice.cost.strategy == "ddp"
+    assert "under 1 ms, and simplest" in advice.reason
 
 
 def test_products_hide_traffic_where_strategies_overlap():

@@ -122,7 +122,8 @@ def test_auto_keeps_to_what_else_is_configured(options, expected):
 
 
 @pytest.mark.parametrize(
-    ("size", "local_size", "expected"), [(16, 8, 8), (4, 4, 2), (8, 1, 2), (3, 3, 1), (1, 1, 1)]
+    ("size", "local_size", "expected"),
+    [(16, 8, 8), (4, 4, 2), (8, 1, 2), (3, 3, 1), (1, 1, 1), (12, 8, 4), (9, 4, 1)],
 )
 def test_neighbours_on_a_machine_share_layers(size, local_size, expected):
     launch = world(size, local_size)
