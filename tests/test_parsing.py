@@ -78,6 +78,13 @@ def test_the_printed_configuration_can_be_read_back(tmp_path, capsys):
     )
 
 
+def test_a_mistake_leaves_nothing_for_the_next_command(capsys):
+    with pytest.raises(UserError, match=r"model\.depth"):
+        parse(["--print_config", "--model.depth", "x"])
+    assert parse([]) == Config()
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("name", ["digits"])
 def test_shipped_experiments_are_valid(name):
     assert parse(["--config", f"configs/experiments/{name}.yaml"]).data.source == "digits"

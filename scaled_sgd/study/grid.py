@@ -20,6 +20,7 @@ from scaled_sgd.resolution import resolve
 from scaled_sgd.resuming import data_facts
 from scaled_sgd.strategies.choice import World
 from scaled_sgd.study.axes import Axis, dotted, read_axes, replace_values
+from scaled_sgd.study.figure_names import check_names
 from scaled_sgd.study.identity import run_id
 from scaled_sgd.study.matching import MATCHINGS, matching_base_width
 
@@ -140,6 +141,7 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     figures = source.get("report")
     if figures is not None and not (isinstance(figures, list) and all(isinstance(f, str) for f in figures)):
         raise UserError(f"report: {figures!r} is not usable; allowed: a list of figures, or nothing for all")
+    check_names(figures or ())
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):
         large = float(large) if isinstance(large, str) else large  # YAML has 2e7 for text.
@@ -166,6 +168,7 @@ def _match(found: object) -> tuple[tuple[str, ...], float]:
     like: Any = found.get("exponent", 2.0) if isinstance(found, dict) else None
     by = [by] if isinstance(by, str) else by
     known = isinstance(by, list) and by and all(name in MATCHINGS for name in by)
+    known = known and isinstance(found, dict) and found.keys() <= {"by", "exponent"}
     if not known or not isinstance(like, int | float) or isinstance(like, bool) or not 0 <= like < 64:
         raise UserError(
             f"match: {found!r} is not usable; allowed: {{by: {' | '.join(MATCHINGS)}, exponent: 2.0}}, or "

@@ -14,7 +14,8 @@ from scaled_sgd.errors import UserError
 from scaled_sgd.records import replace_file, write_atomically
 from scaled_sgd.study import page
 from scaled_sgd.study.collect import Collected, collect
-from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, check_names, draw_figures
+from scaled_sgd.study.figure_names import check_names
+from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, draw_figures
 from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
 

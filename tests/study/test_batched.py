@@ -1,7 +1,8 @@
 """Runs trained together against the same runs one by one."""
 
+import itertools
 import json
-import time
+import types
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from scaled_sgd.data import load_data
 from scaled_sgd.parsing import from_dict
+from scaled_sgd.study import record
 from scaled_sgd.study.batched import faster_batched, same_shape, train_batch
 from scaled_sgd.study.engine import train, train_small
 from tests.study.small_runs import left_in, same
@@ -116,13 +118,17 @@ def test_runs_that_diverge_leave_the_others_as_they_are(activation, tmp_path):
     assert len({(summary["step"], summary["layer"]) for summary in found if "step" in summary}) > 1
 
 
-def test_the_seconds_of_a_stack_are_shared_among_its_runs(tmp_path):
-    configs = [changed({"run.seed": seed}) for seed in range(4)]
-    begun = time.monotonic()
-    summaries = train_batch(
-        configs, [data_of(seed) for seed in range(4)], [tmp_path / str(n) for n in range(4)]
+def test_the_seconds_of_a_stack_are_shared_among_its_runs(tmp_path, monkeypatch):
+    """Of a clock that shows 0 when the four begin and 100 ever after."""
+    shown = itertools.chain([0.0] * 4, itertools.repeat(100.0))
+    monkeypatch.setattr(record, "time", types.SimpleNamespace(monotonic=lambda: next(shown)))
+    folders = [tmp_path / str(seed) for seed in range(4)]
+    train_batch(
+        [changed({"run.seed": seed}) for seed in range(4)], [data_of(seed) for seed in range(4)], folders
     )
-    assert 0 < sum(summary["seconds"] for summary in summaries) < time.monotonic() - begun
+    for rows, summary in map(left_in, folders):
+        assert summary["seconds"] == 25.0
+        assert {row["seconds"] for row in rows} == {25.0}
 
 
 def test_a_stack_whose_runs_all_diverge_ends(tmp_path):

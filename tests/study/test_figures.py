@@ -179,6 +179,29 @@ def test_the_edge_moves_with_the_rate_of_the_step(draw):
     assert "50 % of the measurements beyond the edge" in figure.sentence
 
 
+@pytest.mark.parametrize("column", ["preconditioned_sharpness", "sharpness"])
+def test_the_edge_is_that_of_the_rate_after_normalising(draw, column):
+    """η = 1 that normalising made 4 of: the edge is at 0.5, and λ = 1 is twice beyond it."""
+    rows = [
+        diagnosed(s, lr=1.0, sharpness=1.0, preconditioned_sharpness=1.0, edge_ratio=2.0) for s in (0, 10, 20)
+    ]
+    figure = draw(column, {"run.seed": [0, 1]}, lambda a: finished(0.1, rows=rows))
+    assert [list(line.get_ydata()) for line in figure.picture.axes[0].lines].count([0.5] * 3) == 1
+    assert list(figure.table["η λ / 2 late, median"]) == [2.0]
+
+
+def test_what_lines_stand_for_is_said_of_many_panels(draw):
+    rows = [diagnosed(s) for s in (0, 10)]
+    widths = {"model.base_width": [4, 8], "model.depth": [2, 3, 4, 5, 6], "run.seed": [0]}
+    figure = draw("preconditioned_sharpness", widths, lambda a: finished(0.1, rows=rows))
+    assert figure.sentence.startswith("At the largest width shown, the median of η λ / 2 ")
+    one = {"model.depth": [2, 3, 4, 5, 6], "run.seed": [0, 1]}
+    figure = draw("preconditioned_sharpness", one, lambda a: finished(0.1, rows=rows))
+    assert figure.sentence.startswith("The median of η λ / 2 ")
+    figure = draw("sharpness", one, lambda a: finished(0.1, rows=rows))
+    assert figure.sentence == "The sharpness at the end is 2."
+
+
 def test_sharpness_is_shown_at_the_lowest_the_best_and_the_largest_stable_rate(draw):
     def run(axes):
         lr = axes["optim.lr"]
@@ -315,6 +338,48 @@ def test_a_network_that_two_matchings_have_counts_once(draw, tmp_path):
     figure = draw_figures(collected, ["methods"]).figures[0]
     assert figure.sentence.startswith("Of 3 networks the lowest median loss is that of norm in 3;")
     assert figure.table["network"].nunique() == 4
+
+
+def test_seeds_of_all_that_end_alike_are_compared(draw):
+    losses = {"a": [1.0, 1.0, 1.0], "b": [1.0, 1.0, 9.0], "c": [2.0, 2.0, 2.0]}
+    axes = {"method": ["a", "b", "c"], "run.seed": [0, 1, 2]}
+    figure = draw("methods", axes, lambda a: finished(losses[a["method"]][a["run.seed"]]))
+    assert figure.sentence.startswith("a = b ends lowest")
+    assert figure.sentence.endswith("their seeds overlap.")
+
+
+def test_a_network_with_runs_of_one_method_decides_nothing(draw):
+    def run(axes):
+        ended = axes["method"] == "a" or axes["model.depth"] < 8
+        return finished(0.1 if axes["method"] == "b" else 0.2) if ended else None
+
+    axes = {"method": ["a", "b"], "model.depth": [2, 4, 8], "run.seed": [0]}
+    assert draw("methods", axes, run).sentence.startswith(
+        "Of 2 networks the lowest median loss is that of b in 2;"
+    )
+
+
+def test_rates_that_move_and_rates_that_are_not_there_are_told_apart(draw):
+    """Of five series one stays, two move and two have no rate at one width."""
+
+    def run(axes):
+        depth, width = axes["model.depth"], axes["model.base_width"]
+        if depth >= 5 and width == 8:
+            return diverged()
+        return bowl(axes, 16 / width if depth in (3, 4) else 2.0)
+
+    axes = {"model.depth": [2, 3, 4, 5, 6], **GRID}
+    assert draw("best_lr_against_width", axes, run).sentence.startswith(
+        "The best learning rate is the same at every width in 1 of 5 series (l = 2), moves by up to 4× in 2, "
+        "and does not exist at some width in 2"
+    )
+
+
+def test_a_study_whose_medians_are_all_infinite_has_its_figures(tmp_path):
+    axes = {"method": ["a", "b", "c", "d", "e"], "optim.lr": [1.0, 2.0], "run.seed": [0, 1]}
+    folder = make_study(tmp_path, axes, lambda a: diverged() if a["run.seed"] else finished(0.1))
+    figures = {figure.name: figure for figure in draw_figures(collect(folder)).figures}
+    assert figures["loss_against_lr"].sentence.startswith("No rate of the grid will do")
 
 
 def test_several_axes_of_methods_are_one_list_of_names(draw):

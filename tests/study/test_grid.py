@@ -11,6 +11,7 @@ from scaled_sgd.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.matching import matching_base_width
+from tests.launching import REPOSITORY
 
 SHELF = DataShelf()
 BASE = {"model": {"depth": 3}, "optim.steps": 5}
@@ -183,6 +184,8 @@ MISTAKES = [
     ),
     (grid({"a": 1, "b": 2}), "axes: not a list of single entries; allowed: - model.base_width: [4, 8]"),
     (grid(match={"by": "weights"}), "match: {'by': 'weights'} is not usable; allowed: …"),
+    (grid(match={"by": "equal_parameters", "expnent": 1.0}), "match: … is not usable; allowed: …"),
+    (grid(report=["best_lr"]), "report: 'best_lr' is no figure; allowed: loss_against_lr, …"),
     (grid(report="all"), "report: 'all' is not usable; allowed: a list of figures, or nothing for all"),
     (grid(large_weights="many"), "large_weights: 'many' is not usable; allowed: numbers from 0"),
 ]
@@ -206,3 +209,14 @@ def test_an_unknown_study_names_those_that_are_here(tmp_path):
 def test_a_plan_is_json_that_holds_the_whole_configuration():
     (run,) = runs(grid())
     assert json.loads(json.dumps(as_dict(run.config)))["model"]["depth"] == 3
+
+
+def test_the_study_file_of_the_documentation_is_one(tmp_path):
+    text = (REPOSITORY / "docs/studies.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "documented.yaml").write_text(block, encoding="utf-8")
+    study = read_study(tmp_path / "documented.yaml")
+    found = expand(study, SHELF)
+    assert len(found) == study.size == 3 * 8 * 3 * 2 * 2
+    assert {(run.config.model.depth, run.config.optim.steps) for run in found} == {(4, 200), (8, 300)}
+    assert {run.config.scaling.rule for run in found} == {"norm", "none"}

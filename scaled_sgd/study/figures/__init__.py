@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from scaled_sgd.errors import UserError
 from scaled_sgd.study.collect import Collected
+from scaled_sgd.study.figure_names import FIGURES, check_names
 from scaled_sgd.study.figures import (
     against_width,
     best_lr,
@@ -26,7 +26,7 @@ from scaled_sgd.study.figures.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.style import STYLE
 from scaled_sgd.study.figures.view import View
 
-__all__ = ["RECIPES", "Drawings", "Drawn", "Recipe", "View", "check_names", "draw_figures"]
+__all__ = ["RECIPES", "Drawings", "Drawn", "Recipe", "View", "draw_figures"]
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -67,12 +67,13 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
     Raises:
         UserError: a name that is no figure's.
     """
-    chosen = check_names(list(RECIPES) if names is None else names)
+    names = FIGURES if names is None else names
+    check_names(names)
     view = View.of(collected)
     figures: list[Drawn] = []
     lacking: list[tuple[str, str]] = []
     with rc_context(STYLE):
-        for recipe in chosen:
+        for recipe in (RECIPES[name] for name in names):
             reason = recipe.lacks(view)
             if reason:
                 lacking.append((recipe.title, reason))
@@ -89,15 +90,3 @@ def _settle(picture: Figure) -> None:
     if layout is not None:
         layout.execute(picture)
         picture.set_layout_engine("none")
-
-
-def check_names(names: Sequence[str]) -> list[Recipe]:
-    """The recipes of these figures.
-
-    Raises:
-        UserError: a name that is no figure's.
-    """
-    for name in names:
-        if name not in RECIPES:
-            raise UserError(f"report: {name!r} is no figure; allowed: {', '.join(RECIPES)}")
-    return [RECIPES[name] for name in names]

@@ -120,8 +120,11 @@ def _sentence(entries: list[_Entry]) -> str:
     titles: dict[str, list[_Entry]] = {}
     for entry in entries:
         titles.setdefault(entry.panel, []).append(entry)
-    # A network that two matchings have is one.
-    panels = {frozenset[str]().union(*(e.ids for e in found)): found for found in titles.values()}
+    # A network that two matchings have is one; one that has runs of a single method decides nothing.
+    several = [found for found in titles.values() if len(found) > 1]
+    panels = {frozenset[str]().union(*(e.ids for e in found)): found for found in several}
+    if not panels:
+        return "No network has runs of two methods yet."
     winners: dict[str, int] = {}
     clear = decided = 0
     one = ""
@@ -135,7 +138,7 @@ def _sentence(entries: list[_Entry]) -> str:
         names = " = ".join(e.method for e in equal)
         winners[names] = winners.get(names, 0) + 1
         first, second = ranked[0], next(iter(ranked[len(equal) :]), None)
-        apart = second is not None and first.losses[-1] < second.losses[0]
+        apart = second is not None and max(e.losses[-1] for e in equal) < second.losses[0]
         clear += apart
         if second is not None:
             one = (

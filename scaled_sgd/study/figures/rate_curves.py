@@ -1,6 +1,5 @@
 """A chosen learning rate against width or depth, a line a method: what two figures have in common."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -117,12 +116,16 @@ class Curves:
         if said is not None:
             return said
         still = [s for s in self.all if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
-        moved = max((max(s.rates) / min(s.rates) for s in self.all if s.rates), default=math.nan)
+        moved = [s for s in self.all if len(s.rates) == len(s.points) and s not in still]
+        missing = len(self.all) - len(still) - len(moved)
         opening = f"{what} is the same at every {along} in {len(still)} of {len(self.all)} series"
         if 0 < len(still) < len(self.all):
             opening += f" ({listing([s.name for s in still])})"
-        if len(still) < len(self.all):
-            opening += f" and moves by up to {times(moved)} in the others"
+        if moved:
+            most = max(max(s.rates) / min(s.rates) for s in moved)
+            opening += f", moves by up to {times(most)} in {len(moved)}"
+        if missing:
+            opening += f", and does not exist at some {along} in {missing}"
         by_method: dict[str, list[float]] = {}
         for s in self.all:
             by_method.setdefault(s.method, []).extend(s.rates)

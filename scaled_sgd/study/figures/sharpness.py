@@ -26,15 +26,15 @@ _QUANTITIES = {
     "sharpness": "sharpness",
 }
 _EDGES = {
-    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the rate of that step",
-    "sharpness": "the dashed line is 2/η with the rate of that step, the edge of plain SGD; that of a scaled "
-    "step is seen in the preconditioned sharpness",
+    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the rate that step had",
+    "sharpness": "the dashed line is 2/η with the rate that step had, the edge of plain SGD, while that of a "
+    "scaled step is seen in the preconditioned sharpness",
 }
 
 
 @dataclass(frozen=True)
 class _Line:
-    """Runs of one rate, or one width, of a panel."""
+    """Runs of one rate, or one width, of a panel; ``steps`` with the rate that each step had in effect."""
 
     panel: str
     value: float
@@ -63,13 +63,14 @@ def draw(view: View, column: str) -> Drawn:
     table = pd.DataFrame([_row(line, column) for line in lines])
     caption = (
         f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
-        f"probe against step, median and range over seeds; {_EDGES[column]}."
+        f"probe against step, median and range over seeds; {_EDGES[column]}. Rates are those after clipping "
+        "and normalising."
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
     notes = [note for note in (panels.left_out, left_out) if note]
     notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
     said = (
-        _edge_sentence(lines)
+        _edge_sentence(lines, "rate" if several else "width")
         if column != "sharpness"
         else _fall_sentence(lines, "rate" if several else "width")
     )
@@ -80,8 +81,18 @@ def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
     runs = panel.runs
     chosen = runs[runs[RATE].isin(telling_rates(runs))] if several else runs
     axis = RATE if several else WIDTH
-    split = [(value, view.steps(rows, [column])) for (value,), rows in groups(chosen, [axis])]
+    split = [(value, _steps(view, rows, column)) for (value,), rows in groups(chosen, [axis])]
     return [_Line(panel.title, value, label(axis, value), steps) for value, steps in split if len(steps)]
+
+
+def _steps(view: View, runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows with ``column`` and ``rate``, η of that step after clipping and normalising."""
+    known = ("edge_ratio", "preconditioned_sharpness")
+    if not view.has(*known):
+        return view.steps(runs, [column]).assign(rate=lambda steps: steps["lr"])
+    steps = view.steps(runs, list(dict.fromkeys([column, *known]))).dropna(subset=[column])
+    effective = 2 * steps["edge_ratio"] / steps["preconditioned_sharpness"]
+    return steps.assign(rate=effective.where(np.isfinite(effective) & (effective > 0), steps["lr"]))
 
 
 def _names(lines: list[_Line]) -> list[str]:
@@ -90,13 +101,13 @@ def _names(lines: list[_Line]) -> list[str]:
 
 def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> None:
     top, low = [], []
-    one_edge = len({float(line.steps["lr"].max()) for line in lines}) == 1
+    one_edge = len({float(line.steps["rate"].max()) for line in lines}) == 1
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
         look = ordered(shown.index(line.value), len(shown))
         curve(ax, data, look, label=line.name)
-        rates = line.steps.groupby("step")["lr"].median()
+        rates = line.steps.groupby("step")["rate"].median()
         rates = rates[rates > 0]
         edge_color = GREY if one_edge else look["color"]
         ax.plot(rates.index, 2 / rates, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
@@ -110,13 +121,13 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
 
 
 def _ratios(line: _Line, column: str) -> Any:
-    steps = line.steps.assign(ratio=line.steps["lr"] * line.steps[column] / 2)
+    steps = line.steps.assign(ratio=line.steps["rate"] * line.steps[column] / 2)
     values = late(steps, "ratio")
     return values[np.isfinite(values)]
 
 
-def _edge_sentence(lines: list[_Line]) -> str:
-    """How far beyond the edge the fastest runs of each panel are."""
+def _edge_sentence(lines: list[_Line], what: str) -> str:
+    """How far beyond the edge the runs of the largest rate, or width, of each panel are."""
     fastest = {line.panel: line for line in lines}
     parts, medians = [], []
     for panel, line in fastest.items():
@@ -138,8 +149,9 @@ def _edge_sentence(lines: list[_Line]) -> str:
     if said is not None:
         return said
     past = sum(median > 1 for median in medians)
+    where = f"At the largest {what} shown, the" if len({line.value for line in lines}) > 1 else "The"
     return (
-        f"At the largest rate shown, the median of η λ / 2 in the last half of training is {span(medians)}, "
+        f"{where} median of η λ / 2 in the last half of training is {span(medians)}, "
         f"beyond the edge in {past} of {len(medians)} panels."
     )
 
@@ -149,9 +161,10 @@ def _fall_sentence(lines: list[_Line], what: str) -> str:
     panels: dict[str, list[_Line]] = {}
     for line in lines:
         panels.setdefault(line.panel, []).append(line)
-    parts, falls, compared = [], 0, 0
+    parts, falls, compared, last = [], 0, 0, []
     for panel, found in panels.items():
         ends = [float(over_seeds(line.steps, "sharpness")["median"].iloc[-1]) for line in found]
+        last.append(ends[-1])
         if len(found) == 1:
             start = float(over_seeds(found[0].steps, "sharpness")["median"].iloc[0])
             said = f"{number(ends[0])} at {found[0].name}, from {number(start)} at the start,"
@@ -163,6 +176,8 @@ def _fall_sentence(lines: list[_Line], what: str) -> str:
     text = sentence_of(parts, opening="The sharpness at the end is ")
     if text is not None:
         return text
+    if not compared:
+        return f"The sharpness at the end is {span(last)}."
     return (
         f"From the smallest to the largest {what} shown, the sharpness at the end falls in {falls} of "
         f"{compared} panels."

@@ -32,7 +32,10 @@ def sentence(panels: Panels, line: str | None) -> str:
         (name_of(p, line, value), best(rows)) for p in panels.shown for value, rows in lines_of(p.runs, line)
     ]
     said = sentence_of([(name, _place(c)) for name, c in found], opening="The best learning rate is ")
-    return said or f"The best learning rate is η = {span(c.rate for _, c in found if c.found)}."
+    rates = [choice.rate for _, choice in found if choice.found]
+    if not rates:
+        return "No rate of the grid will do: the median loss is infinite at each."
+    return said or f"The best learning rate is η = {span(rates)}."
 
 
 def _place(choice: Choice) -> str:
