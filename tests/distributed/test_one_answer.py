@@ -40,7 +40,7 @@ FEATURES = {
 }  # fmt: skip
 EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
 ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else ()
-TOLERANCE = {"float64": 1e-10, "float32": 1e-5, "bf16": 3e-2}
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bf16": 3e-2}
 """Relative to the largest number of a figure."""
 
 
