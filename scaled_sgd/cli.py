@@ -63,7 +63,7 @@ def _train(arguments: list[str]) -> int:
 
 def _doctor(arguments: list[str]) -> int:
     """Examine here, or in so many local processes; plan without any."""
-    if "--plan" in arguments:
+    if any(argument == "--plan" or argument.startswith("--plan.") for argument in arguments):
         from scaled_sgd.doctor.plan import main as plan
 
         return plan(arguments)

@@ -23,7 +23,7 @@ _SECONDS_TO_SPEAK = 10.0
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; allowed: --processes N, --run.dir FOLDER, --json")
+        raise UserError(f"{message}; allowed: --processes N, --run.dir FOLDER, --json, --plan")
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -45,6 +45,11 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
         help="how many should run; scaled-sgd doctor starts them, another launcher is checked",
     )
     parser.add_argument("--run.dir", dest="dir", metavar="FOLDER", default="runs", help="of all runs (runs)")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="what a network would take on a cluster instead: scaled-sgd doctor --plan --help",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     found = parser.parse_args(arguments)
     if found.processes is not None and found.processes < 1:

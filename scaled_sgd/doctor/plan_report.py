@@ -60,13 +60,13 @@ class Plan:
     def _strategies(self) -> list[str]:
         lines = [
             f"{'strategy':<14}{'held':>10}{'peak':>10}{'fits':>6}{'sent':>10}{'between':>10}"
-            f"{'collectives':>13}{'step':>10}  worst moment"
+            f"{'collectives':>13}{'step':>12}  worst moment"
         ]
         for cost in self.costs:
             memory = f"{size(cost.held_bytes):>10}{size(cost.peak_bytes):>10}"
             memory += f"{'yes' if fits(cost, self.cluster) else 'no':>6}"
             traffic = f"{size(cost.traffic.sent):>10}{size(cost.traffic.across):>10}"
-            traffic += f"{cost.traffic.collectives:>13}{duration(cost.seconds):>10}"
+            traffic += f"{cost.traffic.collectives:>13}  {duration(cost.seconds):>10}"
             lines.append(f"{cost.strategy:<14}{memory}{traffic}  {cost.moment}")
         return lines
 

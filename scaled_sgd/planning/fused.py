@@ -30,7 +30,8 @@ def ddp_fused(load: Load, cluster: Cluster, factors: Sequence[bool] | None = Non
     walk.forward()
     walk.backward(factors)
     ledger.give(SAMPLES, walk.whole(0))
-    traffic, seconds = all_reduce(_NUMBER, cluster.everyone, cluster), 0.0
+    traffic = all_reduce(_NUMBER, cluster.everyone, cluster)
+    seconds = traffic.seconds
     for k, by_factors in enumerate(factors, start=1):
         moved = layer_traffic(load, cluster, k, by_factors=by_factors)
         traffic += moved

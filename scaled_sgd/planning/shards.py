@@ -56,8 +56,8 @@ def _fsdp2(name: str, load: Load, cluster: Cluster, *, parts: int) -> Cost:
         seconds = work.total + forth.seconds + back.seconds
     else:
         seconds = max(work.forward, forth.seconds) + max(work.backward, back.seconds)
-    traffic = norms(load, cluster) + signals + forth + back
-    return cost(name, ledger, traffic, multiplying=work.total, seconds=seconds + signals.seconds)
+    last = norms(load, cluster) + signals
+    return cost(name, ledger, last + forth + back, multiplying=work.total, seconds=seconds + last.seconds)
 
 
 def signal_traffic(load: Load, cluster: Cluster, group: Group, *, data: int) -> Traffic:

@@ -30,11 +30,10 @@ def zero3(load: Load, cluster: Cluster) -> Cost:
     holding = Partitions(load, ledger, cluster)
     run_passes(load, cluster.ranks, holding, ledger, gloo=cluster.gloo)
     holding.step()
-    traffic = norms(load, cluster) + (holding.gathers + holding.reductions).times(load.accumulation)
+    scaling, weights = norms(load, cluster), (holding.gathers + holding.reductions).times(load.accumulation)
     work = products(load, cluster, data=cluster.ranks)
-    moving = (holding.gathers + holding.reductions).times(load.accumulation).seconds
-    seconds = work.total + moving if cluster.gloo else max(work.total, moving)
-    return cost("zero3", ledger, traffic, multiplying=work.total, seconds=seconds)
+    seconds = work.total + weights.seconds if cluster.gloo else max(work.total, weights.seconds)
+    return cost("zero3", ledger, scaling + weights, multiplying=work.total, seconds=seconds + scaling.seconds)
 
 
 class Partitions(Holding):

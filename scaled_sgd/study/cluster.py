@@ -4,6 +4,7 @@ Of the runs that have not ended, by length, job i of N does the i-th, the (i + N
 preempted or times out is queued again and goes on where it was: ended runs are skipped, large ones resumed.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,7 +180,8 @@ def _bounded(cluster: Cluster, logs: Path, parts: Sequence[Share]) -> Iterator[s
                         gpus_per_node=len(mine),
                         visible_gpus=mine,
                     )
-                    slots[slot] = executor.submit(waiting.pop(0))
+                    with _errors_to(logs / "controllers.log"):
+                        slots[slot] = executor.submit(waiting.pop(0))
                     record(logs, "local", [str(slots[slot].job_id)])
                     yield str(slots[slot].job_id)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -189,3 +191,17 @@ def _bounded(cluster: Cluster, logs: Path, parts: Sequence[Share]) -> Iterator[s
                 job.cancel()
         while any(job is not None and not job.done() for job in slots):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+@contextlib.contextmanager
+def _errors_to(path: Path) -> Iterator[None]:
+    """Have processes that are started here write their errors to a file: submitit's end in a traceback."""
+    ours = os.dup(2)
+    theirs = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(theirs, 2)
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
+        os.close(theirs)

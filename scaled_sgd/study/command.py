@@ -87,6 +87,13 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
     return folder
 
 
+def _home(path: Path, options: argparse.Namespace) -> Path:
+    """Where a study is run: where it was, when its file is the one that a run left."""
+    if options.name is None and path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file():
+        return path.parent
+    return Path(options.dir) / (options.name or path.stem)
+
+
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     paths = sorted(Path("configs/studies").glob("*.yaml"))
     for path in paths:
@@ -103,8 +110,9 @@ def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     parameters = checked_parameters(options)
-    study = read_study(find_study(options.study), overrides)
-    folder = StudyFolder(Path(options.dir) / (options.name or study.name))
+    path = find_study(options.study)
+    study = read_study(path, overrides)
+    folder = StudyFolder(_home(path, options))
     shelf = DataShelf()
     runs = expand(study, shelf)
     if options.share is not None:
@@ -112,12 +120,12 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
             return _execute(options, study, _shared(runs, options.share.split(",")), folder)
     plan = make_plan(study, runs, folder, unsuited)
     print(
-        f"{study.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
+        f"{folder.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
         f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
         file=sys.stderr,
     )
     cluster = None
-    if options.executor is not None:
+    if options.executor is not None and plan.pending:
         jobs = max(1, min(options.jobs, plan.pending))
         cluster = Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
         print(
@@ -132,7 +140,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
         print(f"time: about {duration(seconds / min(side_by_side, plan.pending))}", file=sys.stderr)
     if options.dry_run:
         return 0
-    if cluster is None:
+    if options.executor is None:
         with folder.locked():
             _write(study, runs, folder)
             return _execute(options, study, runs, folder)
@@ -140,7 +148,7 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     if user is not None:
         raise UserError(f"study: {str(folder.path)!r} is being run by {user}; allowed: one at a time")
     _write(study, runs, folder)
-    if not plan.pending:
+    if cluster is None:
         return 0
     told = _for_jobs(options, folder, workers)
     identifiers = submit(cluster, folder.path, told, [*plan.small, *plan.large])
@@ -164,6 +172,8 @@ def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], fol
     plan = make_plan(study, runs, folder, unsuited)
     workers = options.workers or default_workers()
     counts = run_plan(plan, folder, train, workers=workers, group=_grouped(options.batched, plan.small))
+    ended = ", ".join(f"{counts[state]:,} {state}" for state in State if counts[state])
+    print(f"done: {ended or 'nothing'}; scaled-sgd study report {folder.path} shows it", file=sys.stderr)
     return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
 
 
@@ -207,7 +217,8 @@ def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) ->
     kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
     kept.parent.mkdir(exist_ok=True)
     replace_file(kept, lambda path: shutil.copyfile(source, path))
-    told = [str(kept.resolve()), "--dir", options.dir, "--name", folder.name, "--batched", options.batched]
+    told = [str(kept.resolve()), "--dir", str(folder.path.parent), "--name", folder.name]
+    told += ["--batched", options.batched]
     # A job under Slurm finds out what it has; here it has a core, or a GPU.
     own = options.workers or (workers if options.executor == "local" else None)
     return told if own is None else [*told, "--workers", str(own)]

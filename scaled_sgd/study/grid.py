@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,12 +90,12 @@ class Study:
 
 
 def find_study(name: str) -> Path:
-    """The file of a study: ``configs/studies/NAME.yaml`` here, or a path.
+    """The file of a study: ``configs/studies/NAME.yaml`` here, a path, or a folder that a study was run in.
 
     Raises:
         UserError: there is none.
     """
-    places = [Path("configs/studies") / f"{name}.yaml", Path(name)]
+    places = [Path("configs/studies") / f"{name}.yaml", Path(name), Path(name) / "study.yaml"]
     for place in places:
         if place.is_file():
             return place
@@ -127,9 +128,16 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         if replace_values(axes, key, value):
             continue
         if key not in key_types():
+            labels = [name for axis in read_axes(axes) for choice in axis for name in choice.labels]
+            names = [] if "." in key else [name for name in labels if "." not in name]
+            if close := get_close_matches(key, names, n=1):
+                raise UserError(f"{key}: unknown key; did you mean {close[0]}?")
             raise UserError(unknown_key(key))
         base[key] = value
     source["base"] = base
+    for key in ("run.name", "run.dir", "run.resume"):
+        if key in base:
+            raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
     for key in base:
         if key not in key_types():
             raise UserError(f"base.{unknown_key(key)}")

@@ -57,6 +57,20 @@ def test_every_account_closes(load, where):
         assert cost.seconds >= cost.multiplying * (1 - 1e-12)
 
 
+@given(loads, st.sampled_from(["cpu", "cuda"]), st.integers(2, 9))
+def test_every_strategy_waits_for_one_all_reduce_at_least(load, device, ranks):
+    """Of what ξ or the loss needs."""
+    slow = cluster(ranks, device=device, latency=10.0)
+    for cost in plans(load, slow):
+        assert cost.seconds >= all_reduce(NORMS, slow.everyone, slow).seconds, cost.strategy
+
+
+def test_where_nothing_but_waiting_counts_all_collectives_are_waited_for():
+    slow = cluster(4, device="cuda", latency=10.0)
+    for cost in plans(Load((64,) * 4, 4), slow):
+        assert cost.seconds == pytest.approx(cost.traffic.seconds, abs=1e-3), cost.strategy
+
+
 @given(loads, st.sampled_from(["cpu", "cuda"]))
 def test_one_process_sends_nothing(load, device):
     for cost in plans(load, cluster(1, device=device)):
@@ -164,7 +178,7 @@ def test_of_equally_fast_ones_the_simplest_is_taken():
 
 
 def test_steps_too_short_to_tell_apart_take_the_simplest():
-    small = Load((64, 8, 32, 10), 100, Activation.of("abs"), "nup")
+    small = Load((64, 32, 128, 288, 512, 800, 10), 100, Activation.of("abs"), "nup")
     advice = advise(plans(small, cluster(8, device="cuda")), cluster(8, device="cuda"))
     assert advice.cost.strategy == "ddp"
     assert "under 1 ms, and simplest" in advice.reason

@@ -190,6 +190,14 @@ def test_the_edge_is_that_of_the_rate_after_normalising(draw, column):
     assert list(figure.table["η λ / 2 late, median"]) == [2.0]
 
 
+def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):
+    """Of 60 steps, measured at 0, 20 and 40, step 40 alone: what the table of runs has, too."""
+    rows = [diagnosed(s, edge_ratio=r) for s, r in ((0, 1.5), (20, 0.1), (40, 1.95))]
+    rows.append({"step": 60, "eval_loss": 0.1})
+    figure = draw("preconditioned_sharpness", {"run.seed": [0]}, lambda a: finished(0.1, rows=rows))
+    assert figure.sentence.startswith("In the last half of training the median of η λ / 2 is 1.95 ")
+
+
 def test_what_lines_stand_for_is_said_of_many_panels(draw):
     rows = [diagnosed(s) for s in (0, 10)]
     widths = {"model.base_width": [4, 8], "model.depth": [2, 3, 4, 5, 6], "run.seed": [0]}

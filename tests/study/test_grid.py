@@ -106,7 +106,7 @@ def test_a_plan_loads_its_data_once_whatever_the_seeds():
 def test_the_same_numbers_have_the_same_name_and_others_another():
     (one,) = runs(grid())
     same = [
-        {"run.name": "x"}, {"checkpoint.every_steps": 3}, {"run.device": "cpu"},
+        {"run.timeout_seconds": 9}, {"checkpoint.every_steps": 3}, {"run.device": "cpu"},
         {"sharding.strategy": "fsdp2"},
         {"optim.fused_update": True},
     ]  # fmt: skip

@@ -67,6 +67,8 @@ def test_options_of_the_study_may_stand_anywhere():
     [
         (["run", "smok"], "study: no study 'smok'; allowed: …"),
         (["run", "smoke", "--model.deph=2"], "model.deph: unknown key; did you mean model.depth?"),
+        (["run", "smoke", "--run.name=x"], "run.name: 'x' is not usable; allowed: nothing, …"),
+        (["run", "rules", "--methods=[x]"], "methods: unknown key; did you mean method?"),
         (["run", "smoke", "--worker=2"], "worker: unknown option; did you mean --workers?"),
         (["run", "smoke", "--workers=0"], "workers: 0 is not usable; allowed: integers from 1"),
         (["run", "smoke", "extra"], "study: unrecognized arguments: extra; allowed: …"),
@@ -105,6 +107,17 @@ def test_what_is_not_installed_is_one_line(folder, monkeypatch, capsys):
     assert main(["collect", "smoke"]) == 2
     expected = "error: study: pandas is not installed; allowed: pip install 'scaled-sgd[study]'\n"
     assert capsys.readouterr().err == expected
+
+
+def test_the_file_that_a_run_left_goes_on_where_it_was(folder, capsys):
+    assert run("--run.seed=0", "--name=mine") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "done: 4 finished; scaled-sgd study report studies/mine shows it"
+    for name in ("studies/mine/study.yaml", "studies/mine"):
+        assert main(["run", name]) == 0
+        first, last = capsys.readouterr().err.splitlines()
+        assert first.startswith("mine: 4 runs, 4 ended, 0 small and 0 large to do; ")
+        assert last == "done: nothing; scaled-sgd study report studies/mine shows it"
 
 
 def test_a_changed_plan_says_what_is_new_and_keeps_what_was_made(folder, capsys):

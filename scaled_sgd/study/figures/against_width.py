@@ -135,7 +135,7 @@ def _words(powers: dict[str, float], rate: float) -> str:
         return "unknown, too few widths being measured,"
     low, high = min(powers, key=powers.__getitem__), max(powers, key=powers.__getitem__)
     at = f" at η = {number(rate)}"
-    if low == high:
+    if _signed(powers[low]) == _signed(powers[high]):
         return f"= {_signed(powers[low])}{at}"
     layers = [name.rpartition(".")[2] for name in (low, high)]
     return (

@@ -43,9 +43,9 @@ def over_seeds(steps: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def late(steps: pd.DataFrame, column: str) -> Any:
-    """Values of the last half of the steps."""
+    """Values of the last half of each run's steps, as ``late_edge_ratio`` has them."""
     known = steps.dropna(subset=[column])
-    return known.loc[2 * known["step"] >= known["step"].max(), column].to_numpy()
+    return known.loc[2 * known["step"] >= known["end"], column].to_numpy()
 
 
 def last(steps: pd.DataFrame, column: str) -> pd.Series:

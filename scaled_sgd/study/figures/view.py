@@ -89,8 +89,13 @@ class View:
         return sorted(names, key=lambda name: int(name.rpartition(".")[2]))
 
     def steps(self, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-        """Rows of these runs' metrics that have any of ``columns``, with step, lr, axes and roles."""
-        rows = self.metrics[["id", "step", "lr", *columns]].dropna(subset=list(columns), how="all")
+        """Rows of these runs' metrics that have any of ``columns``, with step, lr, axes and roles.
+
+        ``end`` is the last step that the run logged anything of.
+        """
+        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
+        rows = logged.dropna(subset=list(columns), how="all")
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
 
     def loss_label(self, runs: pd.DataFrame) -> str:
