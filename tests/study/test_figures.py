@@ -378,7 +378,7 @@ def test_rates_that_move_and_rates_that_are_not_there_are_told_apart(draw):
 
     axes = {"model.depth": [2, 3, 4, 5, 6], **GRID}
     assert draw("best_lr_against_width", axes, run).sentence.startswith(
-        "The best learning rate is the same at every width in 1 of 5 series (l = 2), moves by up to 4× in 2, "
+        "The best learning rate is the same at every width in 1 of 5 series (l = 2), moves by up to 4× in 2 "
         "and does not exist at some width in 2"
     )
 

@@ -118,14 +118,15 @@ class Curves:
         still = [s for s in self.all if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
         moved = [s for s in self.all if len(s.rates) == len(s.points) and s not in still]
         missing = len(self.all) - len(still) - len(moved)
-        opening = f"{what} is the same at every {along} in {len(still)} of {len(self.all)} series"
+        fates = [f"is the same at every {along} in {len(still)} of {len(self.all)} series"]
         if 0 < len(still) < len(self.all):
-            opening += f" ({listing([s.name for s in still])})"
+            fates[0] += f" ({listing([s.name for s in still])})"
         if moved:
             most = max(max(s.rates) / min(s.rates) for s in moved)
-            opening += f", moves by up to {times(most)} in {len(moved)}"
+            fates.append(f"moves by up to {times(most)} in {len(moved)}")
         if missing:
-            opening += f", and does not exist at some {along} in {missing}"
+            fates.append(f"does not exist at some {along} in {missing}")
+        opening = f"{what} {listing(fates)}"
         by_method: dict[str, list[float]] = {}
         for s in self.all:
             by_method.setdefault(s.method, []).extend(s.rates)
