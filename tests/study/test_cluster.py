@@ -77,7 +77,8 @@ def test_local_jobs_share_a_study(clone):
     assert "studies/smoke: 8 runs, 8 finished" in shown
 
 
-def test_local_jobs_end_with_the_study(clone):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_local_jobs_end_with_the_study(number, code, clone):
     command = [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", "--optim.steps=200000"]
     started = subprocess.Popen(
         [*command, "--executor=local", "--jobs=2"],
@@ -85,13 +86,16 @@ def test_local_jobs_end_with_the_study(clone):
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     plan = clone / "studies/smoke/plan.jsonl"
     wait_until(lambda: plan.exists() and State.RUNNING in states(clone), seconds=90, what="a run to begin")
-    started.send_signal(signal.SIGTERM)
+    # As a terminal does with Ctrl-C, and a scheduler with SIGTERM.
+    (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
     _, errors = started.communicate(timeout=60)
-    assert started.returncode == 143
+    assert started.returncode == code
     assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert "Traceback" not in errors
     assert states(clone) == [State.PENDING] * 8
 
 
