@@ -127,6 +127,8 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     for key, value in (overrides or {}).items():
         if replace_values(axes, key, value):
             continue
+        if key in _KEYS:
+            raise UserError(f"{key}: it stands in the study's file; allowed here: keys of a run, and axes")
         if key not in key_types():
             labels = [name for axis in read_axes(axes) for choice in axis for name in choice.labels]
             names = [] if "." in key else [name for name in labels if "." not in name]

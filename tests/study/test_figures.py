@@ -60,6 +60,13 @@ def test_a_best_rate_that_moves_is_said_to_move(draw):
     assert figure.sentence == "The best learning rate moves by 4×, from 4 at width 4 to 1 at width 16."
 
 
+def test_a_best_rate_that_comes_back_is_not_said_to_move(draw):
+    figure = draw(
+        "best_lr_against_width", GRID, lambda a: bowl(a, 2.0 if a["model.base_width"] == 8 else 1.0)
+    )
+    assert figure.sentence == ("The best learning rate is 1 at width 4 and 16, and 1 to 2 between them.")
+
+
 def test_methods_are_lines_and_each_is_named(draw):
     axes = {"method": ["νP norm", "plain"], **GRID}
     figure = draw(

@@ -68,6 +68,7 @@ def test_options_of_the_study_may_stand_anywhere():
         (["run", "smok"], "study: no study 'smok'; allowed: …"),
         (["run", "smoke", "--model.deph=2"], "model.deph: unknown key; did you mean model.depth?"),
         (["run", "smoke", "--run.name=x"], "run.name: 'x' is not usable; allowed: nothing, …"),
+        (["run", "smoke", "--report=[methods]"], "report: it stands in the study's file; allowed here: …"),
         (["run", "rules", "--methods=[x]"], "methods: unknown key; did you mean method?"),
         (["run", "smoke", "--worker=2"], "worker: unknown option; did you mean --workers?"),
         (["run", "smoke", "--workers=0"], "workers: 0 is not usable; allowed: integers from 1"),

@@ -163,6 +163,9 @@ class Curves:
             return f"is {span(rates)}, and does not exist at {without}"
         if len(set(rates)) == 1:
             return f"is {number(rates[0])} at every {along} from {number(first)} to {number(last)}"
+        if start.rate == end.rate:
+            there = number(start.rate)
+            return f"is {there} at {along} {number(first)} and {number(last)}, and {span(rates)} between them"
         return (
             f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} "
             f"{number(first)} to {number(end.rate)} at {along} {number(last)}"
