@@ -119,7 +119,10 @@ def test_what_stops_some_runs_is_a_warning():
     [
         (["--processes", "two"], "argument --processes: invalid int value: 'two'; allowed: --processes N"),
         (["--processes", "0"], "processes: 0 is not usable; allowed: integers from 1"),
-        (["--colour"], "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json"),
+        (
+            ["--colour"],
+            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json, --plan",
+        ),
     ],
 )
 @pytest.mark.parametrize("start", [main, lambda arguments: command(["doctor", *arguments])])

@@ -111,9 +111,9 @@ def test_a_run_that_diverges_stops_with_status_three_and_names_the_layer(capsys,
     assert main([*SMALL, *arguments, "--run.name=boom", "--run.log_every=1"]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: loss: not finite at step ")
-    assert "first in layer 1 of 4" in error
+    assert "first in layer 3 of 4" in error
     summary = json.loads((tmp_path / "runs/boom/summary.json").read_text())
-    assert (summary["status"], summary["layer"]) == ("diverged", 1)
+    assert (summary["status"], summary["layer"]) == ("diverged", 3)
     records = rows("boom")
     assert records[-1]["loss"] is None
     assert all(row["loss"] is not None for row in records[:-1])
