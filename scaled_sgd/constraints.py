@@ -9,7 +9,7 @@ from typing import Any
 from scaled_sgd.config import Config, key_types
 from scaled_sgd.errors import UserError
 from scaled_sgd.parameterization import MAX_DEPTH, Activation
-from scaled_sgd.scaling import RULES
+from scaled_sgd.rules import RULES
 
 
 def check(config: Config) -> None:

@@ -1,12 +1,12 @@
 """Depthwise gradient scaling: W_k ← W_k − η ξ_k G_k with one factor ξ_k a layer and step (theory §3).
 
-The rules are pure functions of the mean squares of the forward and backward signals over the global
-minibatch. :class:`DepthwiseScaling` measures those while autograd runs and scales the gradients just
-before any optimizer's step; :class:`scaled_sgd.optim.ScaledSGD` folds the factor into the update.
+:class:`DepthwiseScaling` measures the mean squares that the :mod:`~scaled_sgd.rules` take while autograd
+runs and scales the gradients just before any optimizer's step; :class:`scaled_sgd.optim.ScaledSGD` folds
+the factor into the update.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,58 +15,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.errors import UserError
+from scaled_sgd.rules import get_rule
 from scaled_sgd.sharding import local_shard
 from scaled_sgd.signal_norms import MeasuredLayer, SignalNorms, measured_layers
-
-FLOOR = 1e-30
-"""Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient.
-
-Norms of float32 and narrower signals are taken in float32, where entries below 1e-19 square to zero."""
-
-
-class Rule(Protocol):
-    """ξ (l,) from F (l,), D (l,), R (), ω (l,), all float64, and the depth l."""
-
-    def __call__(self, F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor: ...  # noqa: D102
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    safe = denominator > FLOOR
-    return torch.where(safe, numerator, 0.0) / torch.where(safe, denominator, 1.0)
-
-
-def none(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """1: plain SGD."""
-    return torch.ones_like(omega)
-
-
-def norm(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l √(F D)): cancels forward and backward norms, so that ‖ξ_k G_k‖_F ≤ ω_k / l."""
-    return _ratio(omega, depth * (F * D).sqrt())
-
-
-def gain(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l √(F B)), B = D / R: as ``norm``, but the step keeps the residual's scale."""
-    return _ratio(omega * R.sqrt(), depth * (F * D).sqrt())
-
-
-def kernel(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l F B): layer kernels of unit trace, steps in function space."""
-    return _ratio(omega, depth * F * _ratio(D, R))
-
-
-RULES: dict[str, Rule] = {"none": none, "norm": norm, "gain": gain, "kernel": kernel}
-
-
-def get_rule(name: str) -> Rule:
-    """The rule called ``name``.
-
-    Raises:
-        UserError: there is no such rule.
-    """
-    if not isinstance(name, str) or name not in RULES:
-        raise UserError(f"rule: {name!r} is unknown; allowed: {', '.join(RULES)}")
-    return RULES[name]
 
 
 class DepthwiseScaling:

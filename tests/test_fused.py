@@ -7,7 +7,7 @@ from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, fused
 from scaled_sgd.errors import UserError
 from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
-from scaled_sgd.scaling import RULES
+from scaled_sgd.rules import RULES
 from scaled_sgd.sharding import Partition
 
 

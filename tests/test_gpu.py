@@ -19,7 +19,7 @@ from scaled_sgd.data import load_data
 from scaled_sgd.fused import Update, fused_step
 from scaled_sgd.losses import get_loss
 from scaled_sgd.parsing import parse
-from scaled_sgd.scaling import RULES
+from scaled_sgd.rules import RULES
 from scaled_sgd.sharding import Partition
 from scaled_sgd.study.batched import faster_batched, together, train_batch
 from scaled_sgd.study.engine import train_small

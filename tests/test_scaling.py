@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, sharpness
 from scaled_sgd.errors import UserError
-from scaled_sgd.scaling import RULES
+from scaled_sgd.rules import RULES
 
 MEASURING = ["norm", "gain", "kernel"]
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.errors import UserError
-from scaled_sgd.scaling import get_rule
+from scaled_sgd.rules import get_rule
 
 
 @torch.no_grad()

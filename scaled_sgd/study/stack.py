@@ -14,7 +14,7 @@ from torch import Tensor
 from scaled_sgd.diagnostics.signals import through_activation
 from scaled_sgd.divergence import witness
 from scaled_sgd.fused import gradient_factor
-from scaled_sgd.scaling import get_rule
+from scaled_sgd.rules import get_rule
 from scaled_sgd.study.run import Run
 
 NEVER = float(2**62)
