@@ -18,7 +18,7 @@ def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     dims = tuple(range(z.ndim)) if dim is None else dim
     if z.device.type == "cpu":
         total = z.sum(dims, dtype=torch.promote_types(z.dtype, torch.float32))
-        if math.isfinite(total.sum()):
+        if math.isfinite(total if dim is None else total.sum()):
             return total
     # No sum of narrower numbers overflows in float64; 0 · ∞ is not a number.
     return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)

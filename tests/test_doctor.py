@@ -121,7 +121,7 @@ def test_what_stops_some_runs_is_a_warning():
         (["--processes", "0"], "processes: 0 is not usable; allowed: integers from 1"),
         (
             ["--colour"],
-            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json, --plan",
+            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json",
         ),
     ],
 )

@@ -23,7 +23,7 @@ _SECONDS_TO_SPEAK = 10.0
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; allowed: --processes N, --run.dir FOLDER, --json, --plan")
+        raise UserError(f"{message}; allowed: --processes N, --run.dir FOLDER, --json")
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -36,7 +36,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="scaled-sgd doctor",
         allow_abbrev=False,
         description="Say what this machine and this launch can do. Exit status: 0; 1 when the processes that "
-        "run are not those that were asked for; 2 for a mistake.",
+        "run are not those that were asked for; 2 for a mistake. What a network would take on a cluster: "
+        "scaled-sgd doctor --plan --help.",
     )
     parser.add_argument(
         "--processes",
@@ -45,11 +46,6 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
         help="how many should run; scaled-sgd doctor starts them, another launcher is checked",
     )
     parser.add_argument("--run.dir", dest="dir", metavar="FOLDER", default="runs", help="of all runs (runs)")
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="what a network would take on a cluster instead: scaled-sgd doctor --plan --help",
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     found = parser.parse_args(arguments)
     if found.processes is not None and found.processes < 1:

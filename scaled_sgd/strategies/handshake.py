@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -18,8 +18,6 @@ from scaled_sgd.data import Data, rank_rows
 from scaled_sgd.errors import UserError
 from scaled_sgd.records import flat
 from scaled_sgd.strategies.base import Strategy
-
-T = TypeVar("T")
 
 _OF_A_MACHINE = ("data.source",)
 """Keys that machines may set differently: data may lie elsewhere on each."""

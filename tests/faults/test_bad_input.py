@@ -877,7 +877,7 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
         (["doctor", "--processes=0"], "processes: 0 is not usable; allowed: integers from 1"),
         (
             ["doctor", "--colour"],
-            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json, --plan",
+            "unrecognized arguments: --colour; allowed: --processes N, --run.dir FOLDER, --json",
         ),
     ],
 )

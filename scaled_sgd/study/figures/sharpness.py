@@ -69,11 +69,8 @@ def draw(view: View, column: str) -> Drawn:
     )
     notes = [note for note in (panels.left_out, left_out) if note]
     notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
-    said = (
-        _edge_sentence(lines, "rate" if several else "width")
-        if column != "sharpness"
-        else _fall_sentence(lines, "rate" if several else "width")
-    )
+    tell = _fall_sentence if column == "sharpness" else _edge_sentence
+    said = tell(lines, "rate" if several else "width")
     return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
 
 
