@@ -16,10 +16,10 @@ from torch import Tensor
 
 from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
+from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
 from scaled_sgd.diagnostics.sample_space import choose_space
-from scaled_sgd.model import HomogeneousMLP
-from scaled_sgd.sharding import Ranks
+from scaled_sgd.parallel import Ranks
 
 SHAPES = {
     "784-32..1152-10, n=256": {"base_width": 32, "depth": 7, "samples": 256},

@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import Update, fused_step
-from scaled_sgd.losses import get_loss
-from scaled_sgd.sharding import Partition, Ranks
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.parallel import Partition, Ranks
+from scaled_sgd.steps.fused import Update, fused_step
 
 DEPTH, PROCESSES, LR = 4, 2, 1e-6
 

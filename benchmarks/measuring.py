@@ -23,17 +23,17 @@ import torch.multiprocessing as mp
 from accelerate import Accelerator
 
 from scaled_sgd.config import Config
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.divergence import DivergenceWatch
-from scaled_sgd.losses import get_loss
-from scaled_sgd.parsing import parse
 from scaled_sgd.planning import Cost, Load, nominal, predict
+from scaled_sgd.planning.choice import World, tensor_processes
 from scaled_sgd.planning.fused import ddp_fused
-from scaled_sgd.steps import make_step
-from scaled_sgd.strategies import Strategy
-from scaled_sgd.strategies.build import build_strategy
-from scaled_sgd.strategies.choice import World, tensor_processes
-from scaled_sgd.world import create_accelerator
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.train.accelerator import create_accelerator
+from scaled_sgd.train.steps import make_step
+from scaled_sgd.train.strategies import Strategy
+from scaled_sgd.train.strategies.build import build_strategy
 
 IN_FEATURES, OUT_FEATURES, LR = 784, 10, 1e-3
 

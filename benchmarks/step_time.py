@@ -27,9 +27,9 @@ import torch.nn.functional as F
 
 from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
-from scaled_sgd.fused import Update, fused_step
-from scaled_sgd.losses import get_loss
-from scaled_sgd.sharding import Partition
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.fused import Update, fused_step
 
 LR = 1e-6
 LIMIT = "bare products"

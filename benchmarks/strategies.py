@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.harness import write_json
 from benchmarks.measuring import ENVIRONMENT, Work, run
 from scaled_sgd.planning import PLANNED
-from scaled_sgd.strategies.choice import ZERO
+from scaled_sgd.planning.choice import ZERO
 
 MIB = 2**20
 

@@ -22,8 +22,8 @@ import yaml
 from benchmarks.harness import Figure, Report, paired
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
-from scaled_sgd.fused import Update, fused_step
-from scaled_sgd.sharding import Partition, Ranks
+from scaled_sgd.parallel import Partition, Ranks
+from scaled_sgd.steps.fused import Update, fused_step
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.batched import train_batch
 from scaled_sgd.study.engine import train, train_small, unsuited

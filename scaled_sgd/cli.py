@@ -7,8 +7,9 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from scaled_sgd import __version__, launcher
-from scaled_sgd.errors import USAGE_STATUS, UserError
+from scaled_sgd import __version__
+from scaled_sgd.core.errors import USAGE_STATUS, UserError
+from scaled_sgd.parallel import launcher
 
 _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
@@ -46,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> int:
     """Train here, or in ``run.processes`` local processes started once the configuration is checked."""
-    from scaled_sgd.parsing import parse
-    from scaled_sgd.train import main as train
+    from scaled_sgd.config.parsing import parse
+    from scaled_sgd.train.main import main as train
 
     try:
         processes = parse(arguments, prog="scaled-sgd train").run.processes
@@ -64,11 +65,11 @@ def _train(arguments: list[str]) -> int:
 def _doctor(arguments: list[str]) -> int:
     """Examine here, or in so many local processes; plan without any."""
     if any(argument == "--plan" or argument.startswith("--plan.") for argument in arguments):
-        from scaled_sgd.doctor.plan import main as plan
+        from scaled_sgd.planning.doctor.plan import main as plan
 
         return plan(arguments)
-    from scaled_sgd.doctor.command import main as doctor
-    from scaled_sgd.doctor.command import options
+    from scaled_sgd.planning.doctor.command import main as doctor
+    from scaled_sgd.planning.doctor.command import options
 
     try:
         processes = options(arguments).processes
@@ -77,7 +78,7 @@ def _doctor(arguments: list[str]) -> int:
         return USAGE_STATUS
     if processes in (None, 1) or launcher.is_launched():
         return doctor(arguments)
-    return _start_processes(processes, "scaled_sgd.doctor", arguments)
+    return _start_processes(processes, "scaled_sgd.planning.doctor", arguments)
 
 
 def _start_processes(count: int, module: str, arguments: list[str]) -> int:

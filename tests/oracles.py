@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian
 
-from scaled_sgd.losses import get_loss
-from scaled_sgd.model import HomogeneousMLP
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.network import HomogeneousMLP
 
 
 @dataclass(frozen=True)

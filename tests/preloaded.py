@@ -2,7 +2,7 @@
 
 import importlib
 
-from scaled_sgd.parsing import parse
+from scaled_sgd.config.parsing import parse
 
 for name in (
     "evaluate",
@@ -15,7 +15,7 @@ for name in (
     "torch._dynamo",
     "torch._export",
     "torch._inductor.compile_fx",
-    "scaled_sgd.train",
+    "scaled_sgd.train.main",
     "scaled_sgd.study.engine",
     "tests.training",
     "tests.faults.runs",

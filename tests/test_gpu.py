@@ -15,17 +15,17 @@ from scaled_sgd import (
     sharpness,
     taylor_coefficients,
 )
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
-from scaled_sgd.fused import Update, fused_step
-from scaled_sgd.losses import get_loss
-from scaled_sgd.parsing import parse
-from scaled_sgd.rules import RULES
-from scaled_sgd.sharding import Partition
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.study.batched import faster_batched, together, train_batch
 from scaled_sgd.study.engine import train_small
 from scaled_sgd.study.run import Run
 from scaled_sgd.study.stack import Stack
-from scaled_sgd.train import main
+from scaled_sgd.train.main import main
 
 pytestmark = [
     pytest.mark.gpu,

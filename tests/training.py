@@ -19,12 +19,12 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
+from scaled_sgd.config.parsing import parse
 from scaled_sgd.diagnostics import hessian_vector_product
-from scaled_sgd.parsing import parse
-from scaled_sgd.records import read_metrics
-from scaled_sgd.sharding import Ranks
-from scaled_sgd.trainer import Trainer
-from scaled_sgd.world import create_accelerator
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.train.accelerator import create_accelerator
+from scaled_sgd.train.trainer import Trainer
 from tests.processes import start_processes
 
 Rows = list[dict[str, Any]]

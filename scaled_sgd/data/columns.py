@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 TARGET_NAMES = ("label", "labels", "target", "y", "class")
 INDEX_NAMES = ("__index_level_0__", "Unnamed: 0")  # what pandas leaves of a table's row numbers

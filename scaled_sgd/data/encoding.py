@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of
 from scaled_sgd.data.examples import Array, Examples
 from scaled_sgd.data.images import image_mode, pixels
-from scaled_sgd.errors import UserError
 
 MAX_CLASSES = 10_000
 

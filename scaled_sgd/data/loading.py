@@ -10,54 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scaled_sgd.config.sections import DataConfig
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.batches import Resident, Stream
 from scaled_sgd.data.columns import Columns, find_columns, kind_of
 from scaled_sgd.data.encoding import fit_encoding
 from scaled_sgd.data.examples import Examples, hold_out, standardize, to_tensors
 from scaled_sgd.data.sources import open_source
 from scaled_sgd.data.splits import Split, pick_split
-from scaled_sgd.errors import UserError
 
 Task = Literal["classification", "regression"]
 Loaded = tuple[Examples, Examples | None, tuple[str, ...] | None, Columns]
-
-
-@dataclass
-class DataConfig:
-    """Where examples come from and how they become tensors.
-
-    Args:
-        source: "digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or
-            Arrow file, a folder of such files or of images, a `save_to_disk` folder, or a name on the
-            Hugging Face hub such as "ylecun/mnist".
-        split: Split to train on.
-        eval_split: Split to evaluate on; without it a seeded part of `split` is held out.
-        eval_fraction: Part of `split` that is held out where no `eval_split` is named.
-        inputs: Input columns, joined in this order. Default: the image column, else the list column,
-            else all numeric columns but the target.
-        target: Target column. Default: the class-label column, else one called label, labels, target,
-            y or class. Class labels, strings, booleans and integers without gaps from 0 or 1 are
-            classes; other numbers are regression targets.
-        task: What the target is: "auto" goes by the rule above; "classification" takes any integers for
-            classes, "regression" any numbers for numbers.
-        standardize: Give every feature zero mean and unit variance over the training examples, before
-            every example is scaled to norm √m_0.
-        streaming: Read while training, for data larger than memory. Needs `eval_split`.
-        shuffle_buffer: Examples among which a stream is shuffled.
-        limit: Train on this many examples only, chosen by seed.
-    """
-
-    source: str = "digits"
-    split: str = "train"
-    eval_split: str | None = None
-    eval_fraction: float = 0.2
-    inputs: list[str] | None = None
-    target: str | None = None
-    task: Literal["auto", "classification", "regression"] = "auto"
-    standardize: bool = False
-    streaming: bool = False
-    shuffle_buffer: int = 10_000
-    limit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
 ALLOWED = f"whole files ending in {', '.join(READERS)}, or a folder of them or of images"

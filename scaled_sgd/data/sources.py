@@ -11,9 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.hub import hub_is_reachable, offline
 from scaled_sgd.data.reading import ALLOWED, READERS, reading
-from scaled_sgd.errors import UserError
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

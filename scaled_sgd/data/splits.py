@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of
 from scaled_sgd.data.reading import reading
-from scaled_sgd.errors import UserError
 
 CHUNK = 1000
 

@@ -12,11 +12,11 @@ from scaled_sgd.diagnostics.features import (
 )
 from scaled_sgd.diagnostics.hessian import hessian_vector_product
 from scaled_sgd.diagnostics.sharpness import Eigenpairs, sharpness
-from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.diagnostics.space import HessianSpace
 from scaled_sgd.diagnostics.tangent_kernel import tangent_kernel, top_eigenvalues
 from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
 from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
+from scaled_sgd.steps.signals import Minibatch
 
 __all__ = [
     "Eigenpairs",

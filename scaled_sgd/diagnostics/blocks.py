@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.signals import Signals
-from scaled_sgd.sharding import Partition
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.signals import Signals
 
 
 class Block(Protocol):

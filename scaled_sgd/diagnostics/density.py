@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.generic import GenericSpace
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.lanczos import Basis
-from scaled_sgd.diagnostics.scales import resolve_scales
-from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.diagnostics.space import HessianSpace
-from scaled_sgd.errors import UserError
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch
 
 
 @dataclass(frozen=True)

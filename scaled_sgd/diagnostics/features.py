@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.arguments import check_samples
-from scaled_sgd.diagnostics.gradients import gradient_square_norms
-from scaled_sgd.diagnostics.scales import mean_squares
-from scaled_sgd.diagnostics.signals import Minibatch, forward
-from scaled_sgd.errors import UserError
-from scaled_sgd.sharding import Partition
+from scaled_sgd.core.arguments import check_samples
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.gradients import gradient_square_norms
+from scaled_sgd.steps.scales import mean_squares
+from scaled_sgd.steps.signals import Minibatch, forward
 
 
 @dataclass(frozen=True)

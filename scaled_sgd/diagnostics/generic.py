@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
-from scaled_sgd.diagnostics.scales import given_scales
-from scaled_sgd.errors import UserError
-from scaled_sgd.losses import check_targets, get_loss
-from scaled_sgd.sharding import Ranks, is_sharded, unwrap
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import check_targets, get_loss
+from scaled_sgd.parallel import Ranks, is_sharded, unwrap
+from scaled_sgd.steps.scales import given_scales
 
 
 class GenericSpace:

@@ -5,14 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.arguments import check_device
+from scaled_sgd.core.arguments import check_device
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics.generic import check_vectors, generic_product
-from scaled_sgd.diagnostics.scales import resolve_scales
-from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.diagnostics.space import HessianSpace
-from scaled_sgd.errors import UserError
-from scaled_sgd.model import HomogeneousMLP
-from scaled_sgd.sharding import (
+from scaled_sgd.parallel import (
     Partition,
     full_weight,
     holds_rows,
@@ -21,6 +19,8 @@ from scaled_sgd.sharding import (
     local_shard,
     unwrap,
 )
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch
 
 
 def hessian_vector_product(

@@ -12,9 +12,9 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from scaled_sgd.arguments import check_integer
+from scaled_sgd.core.arguments import check_integer
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.rows import Rows
-from scaled_sgd.errors import UserError
 
 Which = Literal["largest", "magnitude"]
 

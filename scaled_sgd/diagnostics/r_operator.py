@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.blocks import Block
-from scaled_sgd.diagnostics.signals import Signals
+from scaled_sgd.steps.signals import Signals
 
 
 def r_operator(

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.arguments import check_integer
+from scaled_sgd.core.arguments import check_integer
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.generic import GenericSpace
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.lanczos import Space, Which, lanczos
 from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
-from scaled_sgd.diagnostics.scales import resolve_scales
-from scaled_sgd.diagnostics.signals import Minibatch
 from scaled_sgd.diagnostics.space import HessianSpace, SpaceName, check_space
-from scaled_sgd.errors import UserError
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch
 
 BASIS_BYTES = 1 << 27
 """What a default basis may take on one process, when half the weights' own bytes are less."""

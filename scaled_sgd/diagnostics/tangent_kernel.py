@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics.scales import given_scales
-from scaled_sgd.diagnostics.signals import backward, forward
-from scaled_sgd.errors import UserError
-from scaled_sgd.sharding import Partition
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.scales import given_scales
+from scaled_sgd.steps.signals import backward, forward
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def tangent_kernel(
         model: a HomogeneousMLP, wrapped and sharded as may be.
         x: this process's samples.
         scales: ξ, a tensor (l,), or None for 1; for ``model``'s scales see
-            :func:`~scaled_sgd.diagnostics.scales.resolve_scales`.
+            :func:`~scaled_sgd.steps.scales.resolve_scales`.
         trace_outputs: sum over outputs.
 
     Raises:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics.gradients import gradient_rows
-from scaled_sgd.diagnostics.scales import resolve_scales
-from scaled_sgd.diagnostics.signals import Minibatch, Signals
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.gradients import gradient_rows
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch, Signals
 
 UpdateRows = Callable[[int], Tensor | None]
 """This process's rows of α_k U_k = −α_k ξ_k G_k for a layer k, or None to keep U_k in factors."""
@@ -73,7 +73,7 @@ def taylor_coefficients(
         x: this process's samples (n, m_0).
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
-        scales: ξ: None for 1, a rule of :mod:`scaled_sgd.scaling` by name, or a tensor (l,).
+        scales: ξ: None for 1, a rule of :mod:`scaled_sgd.steps.hook` by name, or a tensor (l,).
         order: 1, 2 or 3.
         chunk_size: at most so many samples at a time; the gradient is then held, row-sharded.
 

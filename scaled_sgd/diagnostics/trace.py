@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.generic import GenericSpace
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.scales import resolve_scales
-from scaled_sgd.diagnostics.signals import Minibatch, Signals, backward
-from scaled_sgd.errors import UserError
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch, Signals, backward
 
 
 @dataclass(frozen=True)

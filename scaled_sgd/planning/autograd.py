@@ -1,6 +1,6 @@
 """Signals that a forward and backward pass by autograd hold, event by event.
 
-The events are those of :class:`~scaled_sgd.model.HomogeneousMLP` in torch 2.9 to 2.13: products save
+The events are those of :class:`~scaled_sgd.core.network.HomogeneousMLP` in torch 2.9 to 2.13: products save
 α_k h_{k−1}, activations save z_k, and each function of the backward pass holds its input and its output at
 once. What is done with weights and gradients meanwhile differs by strategy: a
 :class:`~scaled_sgd.planning.holding.Holding`.

@@ -1,12 +1,12 @@
-"""Signals that a fused step holds, event by event: those of :func:`scaled_sgd.fused.fused_step`."""
+"""Signals that a fused step holds, event by event: those of :func:`scaled_sgd.steps.fused.fused_step`."""
 
 from collections.abc import Sequence
 
-from scaled_sgd.fused import HELD
 from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.holding import BUFFERS, GRADIENT, OUTPUTS, SIGNALS
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
+from scaled_sgd.steps.fused import HELD
 
 FACTORS = "gathered factors"
 

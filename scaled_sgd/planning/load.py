@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from scaled_sgd.config import Config
-from scaled_sgd.network import widths_of
-from scaled_sgd.parameterization import Activation, layer_constants
+from scaled_sgd.config.network import widths_of
+from scaled_sgd.core.parameterization import Activation, layer_constants
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import re
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _BYTES = {unit: 1024.0**power for power, unit in enumerate(_BINARY)}

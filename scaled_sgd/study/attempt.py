@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.config import Config
-from scaled_sgd.data import Data, DataConfig, load_data
-from scaled_sgd.errors import UserError
-from scaled_sgd.locks import HeldError
+from scaled_sgd.config import Config, DataConfig
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import Data, load_data
+from scaled_sgd.runs.locks import HeldError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 from scaled_sgd.study.run import data_bytes

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaled_sgd.config import key_types
-from scaled_sgd.errors import UserError
-from scaled_sgd.parsing import unknown_key
+from scaled_sgd.config.parsing import unknown_key
+from scaled_sgd.core.errors import UserError
 
 _SPECS = "a list such as [4, 8], {powers: 2, from: -2, to: 5} or {range: [0, 3]}"
 MOST_VALUES = 10_000

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config import Config, as_dict, flat
 from scaled_sgd.data import Data, load_data
-from scaled_sgd.records import flat
 from scaled_sgd.study.engine import Steps, refuse_unsuited
 from scaled_sgd.study.identity import WITHOUT_EFFECT
 from scaled_sgd.study.record import Record

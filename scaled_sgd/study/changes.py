@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import Run, Study, read_study
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from scaled_sgd.errors import UserError
-from scaled_sgd.machine import cores
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel.machine import cores
 from scaled_sgd.study.grid import Run
 from scaled_sgd.study.jobs import FOLDER, note_begin, note_end, record
 from scaled_sgd.study.launches import stop_launched

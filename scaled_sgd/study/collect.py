@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaled_sgd.errors import UserError
-from scaled_sgd.records import replace_file
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.ended import Ended, read_plan, read_run
 from scaled_sgd.study.tidy import column, flat, in_order
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from scaled_sgd.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
-from scaled_sgd.records import replace_file
+from scaled_sgd.core.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.changes import changes
 from scaled_sgd.study.cluster import Cluster, submit

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scaled_sgd.errors import UserError
-from scaled_sgd.records import read_metrics
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.tidy import flat, table_of
 
 

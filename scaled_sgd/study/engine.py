@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
-from scaled_sgd.divergence import DivergenceWatch
-from scaled_sgd.errors import UserError
-from scaled_sgd.fused import Step, Update, fused_step
-from scaled_sgd.metrics.evaluation import TASK_OF_BUILT_IN
-from scaled_sgd.sharding import Partition, Ranks
+from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
+from scaled_sgd.parallel import Partition, Ranks
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.fused import Step, Update, fused_step
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.run import Cut, Run
 
@@ -55,7 +55,7 @@ def train_small(config: Config, data: Data, folder: Path) -> dict[str, Any]:
     """Train to the end, or to the step whose loss is not finite; returns the summary.
 
     ``folder`` then holds config.yaml, metrics.jsonl and, written last, summary.json, with the numbers of
-    :class:`scaled_sgd.trainer.Trainer` on one process. A loss that grows and stays finite trains on, as
+    :class:`scaled_sgd.train.trainer.Trainer` on one process. A loss that grows and stays finite trains on, as
     there. On a GPU the loss is looked at where it is logged.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 FIGURES = (
     "loss_against_lr", "best_lr_against_width", "best_lr_against_depth", "largest_stable_lr", "methods",

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from scaled_sgd.config import as_dict
-from scaled_sgd.errors import UserError
-from scaled_sgd.locks import HeldError, Lock, holder
-from scaled_sgd.records import write_atomically
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.locks import HeldError, Lock, holder
+from scaled_sgd.runs.records import write_atomically
 from scaled_sgd.study.grid import Run, Study
 
 _SECONDS_ALIVE = 120.0

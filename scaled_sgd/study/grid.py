@@ -10,20 +10,20 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from scaled_sgd.config import Config, fits, key_types
-from scaled_sgd.constraints import check
-from scaled_sgd.data import Data, DataConfig
-from scaled_sgd.errors import UserError
-from scaled_sgd.network import widths_of
-from scaled_sgd.parameterization import count_weights
-from scaled_sgd.parsing import from_dict, read_yaml, unknown_key
-from scaled_sgd.resolution import resolve
-from scaled_sgd.resuming import data_facts
-from scaled_sgd.strategies.choice import World
+from scaled_sgd.config import Config, DataConfig, fits, key_types
+from scaled_sgd.config.checks import check
+from scaled_sgd.config.network import widths_of
+from scaled_sgd.config.parsing import from_dict, read_yaml, unknown_key
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import count_weights
+from scaled_sgd.data import Data
+from scaled_sgd.planning.choice import World
 from scaled_sgd.study.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.figure_names import check_names
 from scaled_sgd.study.identity import run_id
 from scaled_sgd.study.matching import MATCHINGS, matching_base_width
+from scaled_sgd.train.resolution import resolve
+from scaled_sgd.train.resuming import data_facts
 
 _KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights")
 _HERE = World(size=1, local_size=1, cuda=False, memory=2**62)

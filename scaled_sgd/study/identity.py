@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_sgd.config import Config, as_dict
-from scaled_sgd.records import flat
+from scaled_sgd.config import Config, as_dict, flat
 
 WITHOUT_EFFECT = (
     "run.name", "run.dir", "run.resume", "run.accept_changes", "run.processes", "run.timeout_seconds",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scaled_sgd.records import write_atomically
+from scaled_sgd.runs.records import write_atomically
 
 Executor = Literal["local", "slurm"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from scaled_sgd import launcher
 from scaled_sgd.config import as_dict
-from scaled_sgd.locks import HeldError, Lock
+from scaled_sgd.parallel import launcher
+from scaled_sgd.runs.locks import HeldError, Lock
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 

@@ -3,7 +3,7 @@
 import math
 from functools import lru_cache
 
-from scaled_sgd.parameterization import count_weights, width_pattern
+from scaled_sgd.core.parameterization import count_weights, width_pattern
 
 MATCHINGS = ("equal_base_width", "equal_parameters")
 

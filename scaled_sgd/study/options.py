@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 _OPTIONS = (
     "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from scaled_sgd.config import as_dict
-from scaled_sgd.run_directory import RunDirectory
+from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.summary import network_facts, software_facts
 from scaled_sgd.study.run import Cut, Run
-from scaled_sgd.summary import network_facts, software_facts
 
 
 @lru_cache(maxsize=1)

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from scaled_sgd.errors import UserError
-from scaled_sgd.records import replace_file, write_atomically
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study import page
 from scaled_sgd.study.collect import Collected, collect
 from scaled_sgd.study.figure_names import check_names

@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config
+from scaled_sgd.config.network import network_of
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.schedules import Schedule
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.batches import SHUFFLED_WHOLE
+from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.diagnostics import Minibatch
-from scaled_sgd.diagnostics.scales import mean_squares
-from scaled_sgd.errors import UserError
-from scaled_sgd.evaluation import mean_loss
-from scaled_sgd.losses import get_loss
-from scaled_sgd.machine import host_memory
-from scaled_sgd.metrics import built_in_metrics
-from scaled_sgd.network import network_of
-from scaled_sgd.observation import Observer
-from scaled_sgd.resolution import resolve
-from scaled_sgd.samples import Samples
-from scaled_sgd.scaling import DepthwiseScaling
-from scaled_sgd.schedule import Schedule
-from scaled_sgd.sharding import Ranks
-from scaled_sgd.steps import effective_rate
-from scaled_sgd.strategies.choice import World
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.planning.choice import World
+from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.scales import mean_squares
+from scaled_sgd.train.evaluation import mean_loss
+from scaled_sgd.train.resolution import resolve
+from scaled_sgd.train.samples import Samples
+from scaled_sgd.train.steps import effective_rate
 
 _PLACED_BYTES = 2**30
 """Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
@@ -52,7 +52,7 @@ class Cut(NamedTuple):
 class Run:
     """What a configuration trains, evaluates and measures, in this process alone.
 
-    The same numbers as those of :class:`scaled_sgd.trainer.Trainer` on one process, but for rounding.
+    The same numbers as those of :class:`scaled_sgd.train.trainer.Trainer` on one process, but for rounding.
 
     Args:
         config: checked.

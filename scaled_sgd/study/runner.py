@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from scaled_sgd.config import Config
-from scaled_sgd.machine import cores
+from scaled_sgd.parallel.machine import cores
 from scaled_sgd.study.attempt import Train
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study

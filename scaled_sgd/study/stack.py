@@ -1,6 +1,6 @@
 """Steps of several networks of one shape at once: stacked weights, batched products, ξ a network.
 
-The formulas are those of :mod:`scaled_sgd.fused` with one dimension more, in front. (Theory §2, §3; the
+The formulas are those of :mod:`scaled_sgd.steps.fused` with one dimension more, in front. (Theory §2, §3; the
 arrangement is ours.)
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.signals import through_activation
-from scaled_sgd.divergence import witness
-from scaled_sgd.fused import gradient_factor
-from scaled_sgd.rules import get_rule
+from scaled_sgd.steps.divergence import witness
+from scaled_sgd.steps.fused import gradient_factor
+from scaled_sgd.steps.rules import get_rule
+from scaled_sgd.steps.signals import through_activation
 from scaled_sgd.study.run import Run
 
 NEVER = float(2**62)

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.jobs import FOLDER, Job, jobs
 

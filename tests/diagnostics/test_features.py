@@ -3,6 +3,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     feature_ranks,
     gradient_soft_ranks,
@@ -11,7 +12,6 @@ from scaled_sgd.diagnostics import (
     kernel_alignment,
     kernel_drift,
 )
-from scaled_sgd.errors import UserError
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, gradients, make_problem
 

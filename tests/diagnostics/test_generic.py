@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, hessian
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     hessian_trace,
     hessian_vector_product,
@@ -10,7 +11,6 @@ from scaled_sgd.diagnostics import (
     spectral_density,
 )
 from scaled_sgd.diagnostics.generic import GenericSpace
-from scaled_sgd.errors import UserError
 from tests.oracles import full_hessian, make_problem, to_flat
 
 

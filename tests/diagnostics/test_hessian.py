@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, hessian_vector_product
-from scaled_sgd.errors import UserError
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
 

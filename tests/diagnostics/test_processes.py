@@ -22,8 +22,8 @@ from scaled_sgd.diagnostics import (
     taylor_coefficients,
 )
 from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
-from scaled_sgd.diagnostics.signals import Minibatch
-from scaled_sgd.sharding import Partition
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.signals import Minibatch
 from tests.oracles import Problem, make_problem
 from tests.processes import run_processes
 

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import Minibatch, hessian_vector_product, taylor_coefficients
-from scaled_sgd.diagnostics.signals import run_signals
 from scaled_sgd.diagnostics.taylor import output_jets, small_updates
-from scaled_sgd.errors import UserError
+from scaled_sgd.steps.signals import run_signals
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters, taylor_series
 

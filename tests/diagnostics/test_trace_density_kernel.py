@@ -2,8 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import hessian_trace, spectral_density, tangent_kernel, top_eigenvalues
-from scaled_sgd.errors import UserError
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, full_hessian, make_problem, output_jacobian
 

@@ -1,8 +1,8 @@
 import pytest
 import torch.distributed as dist
 
-from scaled_sgd.agreement import Mistakes, from_first_rank, on_every_rank, on_first_rank
-from scaled_sgd.errors import CheckpointError, UserError
+from scaled_sgd.core.errors import CheckpointError, UserError
+from scaled_sgd.parallel.agreement import Mistakes, from_first_rank, on_every_rank, on_first_rank
 from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow

@@ -6,12 +6,13 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, fused
-from scaled_sgd.errors import UserError
-from scaled_sgd.exchange import Link, choose_factors, measure_link
-from scaled_sgd.fused import Update, fused_step
-from scaled_sgd.losses import get_loss
-from scaled_sgd.sharding import Partition, Ranks, full_weight
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.parallel import Partition, Ranks, full_weight
+from scaled_sgd.parallel.exchange import Link, choose_factors, measure_link
+from scaled_sgd.steps import fused
+from scaled_sgd.steps.fused import Update, fused_step
 from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow

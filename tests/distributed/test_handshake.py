@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
-from scaled_sgd.errors import UserError
-from scaled_sgd.parsing import parse
-from scaled_sgd.strategies.handshake import agree_on_run
+from scaled_sgd.train.handshake import agree_on_run
 from tests.distributed.slurm import free_ports
 from tests.launching import environment
 from tests.processes import run_processes

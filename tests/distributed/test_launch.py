@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scaled_sgd.records import read_metrics
+from scaled_sgd.runs.records import read_metrics
 from tests.distributed.slurm import LoopbackCluster, free_ports, wait_until, why_not
 from tests.launching import REPOSITORY, environment
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scaled_sgd.records import read_metrics
+from scaled_sgd.runs.records import read_metrics
 from tests.launching import launch
 
 pytestmark = pytest.mark.slow

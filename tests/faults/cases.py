@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
-from scaled_sgd.train import main
+from scaled_sgd.train.main import main
 
 QUICK = ("--optim.steps=2", "--model.base_width=2", "--model.depth=2")
 Content = str | bytes | Callable[[Path], object]

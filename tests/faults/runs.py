@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from scaled_sgd.checkpoint import newest_intact
-from scaled_sgd.records import read_metrics
-from scaled_sgd.train import main
-from tests.checkpoint.faults import Faults
+from scaled_sgd.runs.checkpoint import newest_intact
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.train.main import main
 from tests.processes import context, ready
+from tests.runs.checkpoint.faults import Faults
 
 RUN = (
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.lr=1", "--optim.steps=24",

@@ -21,7 +21,7 @@ from scaled_sgd import (
     taylor_coefficients,
     width_pattern,
 )
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 
 nan = math.nan
 

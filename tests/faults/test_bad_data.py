@@ -11,8 +11,8 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from scaled_sgd.train import main
-from scaled_sgd.trainer import Trainer
+from scaled_sgd.train.main import main
+from scaled_sgd.train.trainer import Trainer
 from tests.faults.cases import QUICK, Content, Row, assert_refused, write
 
 TABLE = "a,b,label\n" + "".join(f"{i},{i * i % 7},{i % 2}\n" for i in range(20))

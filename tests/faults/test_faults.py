@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scaled_sgd.records import read_metrics
+from scaled_sgd.runs.records import read_metrics
 from tests.launching import environment
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.checkpoint.faults import Faults
 from tests.faults.runs import assert_same, finish, kill_after, rows, start
+from tests.runs.checkpoint.faults import Faults
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from scaled_sgd.records import read_metrics
-from scaled_sgd.train import main
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.train.main import main
 from tests.distributed.test_one_answer import differences
 from tests.training import run_all
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-from scaled_sgd.train import main
+from scaled_sgd.train.main import main
 from tests.faults.cases import QUICK, write
 
 ROOT = Path(__file__).resolve().parents[2]

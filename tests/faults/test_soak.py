@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scaled_sgd.parsing import parse
-from scaled_sgd.trainer import Trainer
-from scaled_sgd.world import create_accelerator
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.train.accelerator import create_accelerator
+from scaled_sgd.train.trainer import Trainer
 from tests.processes import context, ready
 
 pytestmark = pytest.mark.slow

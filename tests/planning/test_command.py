@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from scaled_sgd.cli import main as command
-from scaled_sgd.data import DataConfig, load_data
-from scaled_sgd.doctor.plan import DIGITS
+from scaled_sgd.config import DataConfig
+from scaled_sgd.data import load_data
 from scaled_sgd.planning import PLANNED
+from scaled_sgd.planning.doctor.plan import DIGITS
 from tests.launching import environment
 
 CLUSTER = ("--plan.ranks=1024", "--plan.memory=80GiB", "--features=784", "--outputs=10")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaled_sgd.parameterization import Activation
+from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.planning import PLANNED, Cluster, Load, advise, fits, nominal, possible, predict
 from scaled_sgd.planning.cluster import Group
 from scaled_sgd.planning.fused import choose_factors

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from scaled_sgd.records import flat, read_metrics
+from scaled_sgd.config import flat
+from scaled_sgd.runs.records import read_metrics
 
 
 def left_in(folder):

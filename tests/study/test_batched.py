@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.data import load_data
-from scaled_sgd.parsing import from_dict
 from scaled_sgd.study import record
 from scaled_sgd.study.batched import faster_batched, same_shape, train_batch
 from scaled_sgd.study.engine import train, train_small

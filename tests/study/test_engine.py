@@ -9,13 +9,14 @@ import torch
 import yaml
 
 from scaled_sgd import HomogeneousMLP
-from scaled_sgd.data import DataConfig, load_data
-from scaled_sgd.errors import UserError
-from scaled_sgd.parsing import from_dict, parse
-from scaled_sgd.samples import Samples
-from scaled_sgd.sharding import Ranks
+from scaled_sgd.config import DataConfig
+from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import load_data
+from scaled_sgd.parallel import Ranks
 from scaled_sgd.study.engine import train_small, unsuited
-from scaled_sgd.train import main
+from scaled_sgd.train.main import main
+from scaled_sgd.train.samples import Samples
 from tests.study.small_runs import left_in, same
 
 pytestmark = pytest.mark.usefixtures("fresh_world")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import _pylab_helpers
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.collect import collect
 from scaled_sgd.study.figures import RECIPES, View, draw_figures
 from scaled_sgd.study.figures.panels import MOST_PANELS, Panels

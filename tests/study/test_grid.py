@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from scaled_sgd.config import as_dict
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.matching import matching_base_width

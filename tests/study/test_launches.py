@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from scaled_sgd.records import read_metrics
+from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import RECIPES
 from scaled_sgd.study.report import write_report
 from tests.study.browser import BROWSER, look

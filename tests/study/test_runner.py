@@ -13,8 +13,8 @@ from collections import Counter
 
 import pytest
 
-from scaled_sgd.data import DataConfig
-from scaled_sgd.errors import UserError
+from scaled_sgd.config import DataConfig
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.cluster import shares
 from scaled_sgd.study.folder import State, StudyFolder

@@ -12,7 +12,7 @@ import time
 import pandas as pd
 import pytest
 
-from scaled_sgd.errors import UserError
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
 from scaled_sgd.study.command import main
 from scaled_sgd.study.estimate import duration, seconds_left

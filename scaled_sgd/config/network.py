@@ -1,0 +1,52 @@
+"""The network that a configuration describes."""
+
+import torch
+
+from scaled_sgd.config import Config
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.parameterization import width_pattern
+
+
+def widths_of(config: Config, in_features: int, out_features: int) -> tuple[int, ...]:
+    """(m_0, …, m_l) for m_0 = ``in_features`` and m_l = ``out_features``.
+
+    Raises:
+        UserError: impossible widths.
+    """
+    model = config.model
+    try:
+        return width_pattern(
+            in_features,
+            out_features,
+            depth=model.depth,
+            base_width=model.base_width,
+            exponent=model.width_exponent,
+        )
+    except UserError as error:
+        raise UserError(f"model.{error}") from None
+
+
+def network_of(
+    config: Config, in_features: int, out_features: int, *, device: torch.device | str
+) -> HomogeneousMLP:
+    """The network of ``run.seed`` at step 0; on ``meta`` without memory.
+
+    Raises:
+        UserError: impossible widths.
+    """
+    model = config.model
+    network = HomogeneousMLP(
+        in_features,
+        out_features,
+        depth=model.depth,
+        base_width=model.base_width,
+        width_exponent=model.width_exponent,
+        activation=model.activation,
+        parameterization=model.parameterization,
+        seed=config.run.seed,
+        device=device,
+        dtype=getattr(torch, model.dtype),
+    )
+    network.activation_checkpointing = config.sharding.activation_checkpointing
+    return network

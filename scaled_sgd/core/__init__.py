@@ -1,0 +1,1 @@
+"""Formulas without processes, files or configuration: network, parameterizations, losses, schedules."""

@@ -1,0 +1,140 @@
+"""Losses ℓ(f, y) of one sample with their first three derivatives in f, closed form (theory §4).
+
+Everything is per sample: f is (n, m_l), values are (n,), so that a mean over the global minibatch is
+the caller's to take. ``y`` holds int64 class ids (n,) for cross-entropy, floats (n, m_l) for mean
+squared error.
+"""
+
+from typing import Literal, Protocol, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scaled_sgd.core.errors import UserError
+
+LossName = Literal["cross_entropy", "mse"]
+
+
+class Loss(Protocol):
+    """A twice and thrice differentiable loss of the network's output f (n, m_l)."""
+
+    name: str
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        """ℓ_i, shape (n,)."""
+        ...
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """The residual r_i = ∂ℓ_i/∂f_i, shape (n, m_l)."""
+        ...
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for less than one after the other."""
+        ...
+
+    def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ''(f) u, shape (n, m_l) for u of shape (n, m_l)."""
+        ...
+
+    def third(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, u), shape (n,)."""
+        ...
+
+
+class CrossEntropy:
+    """ℓ = −log softmax(f)_y."""
+
+    name = "cross_entropy"
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        """ℓ_i, shape (n,)."""
+        return F.cross_entropy(f, y, reduction="none")
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """Softmax(f) − onehot(y)."""
+        return self.value_and_gradient(f, y)[1]
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """From one pass of exponentials."""
+        logp, ids = f.log_softmax(-1), y.unsqueeze(-1)
+        value = -logp.gather(-1, ids).squeeze(-1)
+        return value, logp.exp_().scatter_add_(-1, ids, logp.new_full((), -1.0).expand_as(ids))
+
+    def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """p∘u − p (p·u)."""
+        p = f.softmax(-1)
+        pu = p * u
+        return pu - p * pu.sum(-1, keepdim=True)
+
+    def third(self, f: Tensor, u: Tensor) -> Tensor:
+        """Σpu³ − 3(p·u)(Σpu²) + 2(p·u)³, the third central moment of u under p."""
+        p = f.softmax(-1)
+        centred = u - (p * u).sum(-1, keepdim=True)
+        return (p * centred**3).sum(-1)
+
+
+class MeanSquaredError:
+    """ℓ = ½‖f − y‖², summed over outputs; the batch loss is its mean over samples."""
+
+    name = "mse"
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        """ℓ_i, shape (n,)."""
+        return 0.5 * (f - y).square().sum(-1)
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """F − y."""
+        return f - y
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """½‖r‖² and r."""
+        r = f - y
+        return 0.5 * r.square().sum(-1), r
+
+    def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """The identity."""
+        return u
+
+    def third(self, f: Tensor, u: Tensor) -> Tensor:
+        """Zero."""
+        return u.new_zeros(u.shape[0])
+
+
+_LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "mse": MeanSquaredError()}
+
+
+def get_loss(name: str) -> Loss:
+    """The loss called ``name``.
+
+    Raises:
+        UserError: the name is neither ``cross_entropy`` nor ``mse``.
+    """
+    if not isinstance(name, str) or name not in _LOSSES:
+        raise UserError(f"loss: {name!r} is unknown; allowed: {', '.join(get_args(LossName))}")
+    return _LOSSES[name]
+
+
+def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
+    """Refuse targets whose shape or type does not fit ``n`` samples of ``out_features`` outputs.
+
+    The range of class ids is checked on the CPU alone, since that would wait for another device;
+    :mod:`scaled_sgd.data` checks it once when it reads them.
+
+    Raises:
+        UserError: wrong number of dimensions, samples, outputs, or a wrong kind of number.
+    """
+    if not isinstance(y, Tensor):
+        raise UserError(f"y: {type(y).__name__} does not fit; allowed: a tensor of {n} targets")
+    if loss.name == "cross_entropy":
+        fits = y.shape == (n,) and y.dtype == torch.int64
+        wanted = f"int64 class ids of shape ({n},)"
+    else:
+        fits = y.shape == (n, out_features) and y.is_floating_point()
+        wanted = f"floating point targets of shape ({n}, {out_features})"
+    if not fits:
+        raise UserError(f"y: {y.dtype} of shape {tuple(y.shape)} does not fit; allowed: {wanted}")
+    if loss.name == "cross_entropy" and n and y.device.type == "cpu":
+        first, last = int(y.min()), int(y.max())
+        if first < 0 or last >= out_features:
+            raise UserError(f"y: class ids from {first} to {last}; allowed: 0 to {out_features - 1}")

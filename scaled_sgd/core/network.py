@@ -1,0 +1,228 @@
+"""The homogeneous multilayer perceptron of theory §1."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from scaled_sgd.core.arguments import FLOATS, check_integer, check_number
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
+
+_BLOCK_ELEMENTS = 1 << 18
+_COPIED_ELEMENTS = 1 << 21
+
+
+def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
+    """Rows ``start`` to ``stop`` of W_k at step 0: float32, N(0, std²), shape (stop − start, fan_in).
+
+    Rows are drawn in fixed blocks, each from a generator of its own keyed by (seed, layer, block), so
+    any slice of a layer can be made anywhere without making the rest, and weights do not depend on
+    processes, sharding, devices or precision.
+    """
+    rows_per_block = max(1, _BLOCK_ELEMENTS // fan_in)
+    parts = []
+    for block in range(start // rows_per_block, -(-stop // rows_per_block)):
+        generator = np.random.default_rng([seed, k, block])
+        first = block * rows_per_block
+        # A block's first rows do not depend on how many follow.
+        drawn = min(rows_per_block, stop - first)
+        values = generator.standard_normal((drawn, fan_in), dtype=np.float32)
+        parts.append(values[max(start - first, 0) :])
+    rows = np.concatenate(parts) if parts else np.empty((0, fan_in), dtype=np.float32)
+    return torch.from_numpy(rows).mul_(std)
+
+
+def _check_kind(device: object, dtype: object) -> None:
+    if dtype is not None and dtype not in FLOATS:
+        allowed = ", ".join(str(kind) for kind in FLOATS)
+        raise UserError(f"dtype: {dtype!r} is not usable; allowed: {allowed}")
+    try:
+        torch.empty(0, device=device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError, AssertionError):
+        raise UserError(
+            f"device: {device!r} is not here; allowed: cpu, meta or a device of torch's"
+        ) from None
+
+
+class ScaledLinear(nn.Module):
+    """z = α h Wᵀ, no bias.
+
+    Attributes:
+        weight: W_k, shape (m_k, m_{k−1}).
+        multiplier: α_k.
+        init_std: standard deviation of the entries of W_k at step 0.
+        layer_weight: ω_k of the scaling rules (theory §3).
+
+    Raises:
+        UserError: impossible widths, constants, device or dtype.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        multiplier: float = 1.0,
+        init_std: float = 1.0,
+        layer_weight: float = 1.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, width in (("in_features", in_features), ("out_features", out_features)):
+            check_integer(name, width, most=MAX_WIDTH)
+        for name, constant in (
+            ("multiplier", multiplier),
+            ("init_std", init_std),
+            ("layer_weight", layer_weight),
+        ):
+            check_number(name, constant)
+        _check_kind(device, dtype)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.multiplier = multiplier
+        self.init_std = init_std
+        self.layer_weight = layer_weight
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Preactivations z (…, m_k) of h (…, m_{k−1})."""
+        return F.linear(h if self.multiplier == 1 else self.multiplier * h, self.weight)
+
+    def extra_repr(self) -> str:
+        """Shape and constants, as ``print(model)`` shows them."""
+        return (
+            f"{self.in_features} -> {self.out_features}, multiplier={self.multiplier:.4g}, "
+            f"init_std={self.init_std:.4g}, layer_weight={self.layer_weight:.4g}"
+        )
+
+
+class HomogeneousMLP(nn.Module):
+    """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s|, without biases.
+
+    The network is l-homogeneous in its weights and 1-homogeneous in its input. Feed it samples with
+    ‖x‖ = √m_0 (:mod:`scaled_sgd.data` does), for then preactivations have unit second moment at step 0
+    in every parameterization, up to the output multiplier of νP and μP.
+
+    Args:
+        in_features: m_0.
+        out_features: m_l.
+        depth: number of weight matrices l.
+        base_width: m of the width pattern m·k^r.
+        width_exponent: r.
+        activation: ``"relu"``, ``"abs"``, ``"linear"`` or a pair (a, b), normalised to a² + b² = 1.
+        parameterization: ``"nup"``, ``"ntp"``, ``"sp"`` or ``"mup"``.
+        seed: fixes the initial weights whatever the processes, the devices or the precision; None
+            draws one from torch's global generator.
+        device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.
+        dtype: of the weights; torch's default dtype when None.
+
+    Attributes:
+        activation_checkpointing: keep the signals of every √l-th layer alone and compute the others again in
+            the backward pass; set it before training.
+
+    Raises:
+        UserError: impossible widths, activation, parameterization or seed.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        depth: int,
+        base_width: int,
+        width_exponent: float = 2.0,
+        activation: str | tuple[float, float] | Activation = "relu",
+        parameterization: str = "nup",
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.widths = width_pattern(
+            in_features, out_features, depth=depth, base_width=base_width, exponent=width_exponent
+        )
+        self.activation = Activation.of(activation)
+        self.parameterization = parameterization
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, ()))
+        check_integer("seed", seed, least=0, most=2**63 - 1)
+        self.seed = seed
+        layers: list[ScaledLinear] = []
+        for k in range(1, depth + 1):
+            constants = layer_constants(parameterization, k, self.widths)
+            layers.append(
+                ScaledLinear(
+                    self.widths[k - 1],
+                    self.widths[k],
+                    multiplier=constants.multiplier,
+                    init_std=constants.init_std,
+                    layer_weight=constants.layer_weight,
+                    device=device,
+                    dtype=dtype,
+                )
+            )
+        self.layers = nn.ModuleList(layers)
+        self.activation_checkpointing = False
+        if not layers[0].weight.is_meta:
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set every weight to its value at step 0."""
+        for k, layer in enumerate(self.scaled_layers, start=1):
+            rows_per_copy = max(1, _COPIED_ELEMENTS // layer.in_features)
+            for start in range(0, layer.out_features, rows_per_copy):
+                stop = min(start + rows_per_copy, layer.out_features)
+                rows = initial_rows(self.seed, k, start, stop, layer.in_features, layer.init_std)
+                layer.weight[start:stop].copy_(rows)
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices l."""
+        return len(self.widths) - 1
+
+    @property
+    def scaled_layers(self) -> list[ScaledLinear]:
+        """The layers in order of application, typed."""
+        return [layer for layer in self.layers if isinstance(layer, ScaledLinear)]
+
+    def apply_activation(self, z: Tensor) -> Tensor:
+        """φ(z)."""
+        phi = self.activation
+        if phi.positive_slope == 0:
+            return phi.negative_slope * z.clamp(max=0)
+        h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
+        return h if phi.positive_slope == 1 else phi.positive_slope * h
+
+    def activation_derivative(self, z: Tensor) -> Tensor:
+        """D = a + b·sign(z), with the left slope a − b at 0."""
+        phi = self.activation
+        positive, negative = (
+            torch.full((), slope, dtype=z.dtype, device=z.device)
+            for slope in (phi.positive_slope, phi.negative_slope)
+        )
+        return torch.where(z > 0, positive, negative)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs f (…, m_l) of samples x (…, m_0)."""
+        if not x.ndim or x.shape[-1] != self.widths[0]:
+            raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {self.widths[0]})")
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return self._run(x, 0, self.depth)
+        segment = math.ceil(math.sqrt(self.depth))
+        for start in range(0, self.depth, segment):
+            stop = min(start + segment, self.depth)
+            x = checkpoint(self._run, x, start, stop, use_reentrant=False, preserve_rng_state=False)
+        return x
+
+    def _run(self, z: Tensor, start: int, stop: int) -> Tensor:
+        """z_stop from z_start; z_0 is the input."""
+        for k in range(start, stop):
+            z = self.layers[k](self.apply_activation(z) if k else z)
+        return z

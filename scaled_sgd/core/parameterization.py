@@ -1,0 +1,169 @@
+"""Widths, activation and parameterizations: numbers only, no tensors.
+
+Terjék, arXiv 2502.13110; the νP table is our own derivation that matches its published goals.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from scaled_sgd.core.arguments import check_integer, check_number
+from scaled_sgd.core.errors import UserError
+
+Parameterization = Literal["nup", "ntp", "sp", "mup"]
+PARAMETERIZATIONS: tuple[str, ...] = get_args(Parameterization)
+
+MAX_WIDTH = 2**31 - 1
+"""The widest layer that matrix libraries index."""
+MAX_DEPTH = 100_000
+
+
+def width_pattern(
+    in_features: int,
+    out_features: int,
+    *,
+    depth: int,
+    base_width: int,
+    exponent: float = 2.0,
+) -> tuple[int, ...]:
+    """Widths (m_0, …, m_l) with m_k = max(1, round(m·k^r)) for 1 ≤ k < l and l = ``depth`` layers.
+
+    ``exponent`` r = 0 gives constant widths, 1 linear, 2 quadratic ones. The concentration theory
+    behind the package asks for r = 2.
+
+    Raises:
+        UserError: a width, the depth or the exponent is impossible.
+    """
+    for name, value, most in (
+        ("in_features", in_features, MAX_WIDTH),
+        ("out_features", out_features, MAX_WIDTH),
+        ("depth", depth, MAX_DEPTH),
+        ("base_width", base_width, None),
+    ):
+        check_integer(name, value, most=most)
+    check_number("width_exponent", exponent)
+    widest = (depth - 1) ** float(exponent) * base_width if exponent < 64 else math.inf
+    if widest > MAX_WIDTH:
+        raise UserError(
+            f"base_width: {base_width!r} at depth {depth} and width_exponent {exponent} gives a layer of "
+            f"{widest:.3g}; allowed: widths up to {MAX_WIDTH}"
+        )
+    hidden = (max(1, round(base_width * k**exponent)) for k in range(1, depth))
+    return (in_features, *hidden, out_features)
+
+
+def count_weights(widths: tuple[int, ...]) -> int:
+    """Σ_k m_k m_{k−1}."""
+    return sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
+
+
+@dataclass(frozen=True)
+class Activation:
+    """φ(s) = a·s + b·|s| with a² + b² = 1, the edge of chaos for unit-variance weights (theory §1)."""
+
+    a: float
+    b: float
+
+    @classmethod
+    def of(cls, name: "str | tuple[float, float] | Activation") -> "Activation":
+        """``"relu"`` (a = b), ``"abs"`` (a = 0), ``"linear"`` (b = 0) or a pair (a, b), normalised here.
+
+        Raises:
+            UserError: an unknown name, or a pair that is not two finite numbers, one of them not 0.
+        """
+        if isinstance(name, Activation):
+            return name
+        if isinstance(name, str):
+            if name not in _NAMED_ACTIVATIONS:
+                raise UserError(
+                    f"activation: {name!r} is unknown; "
+                    f"allowed: {', '.join(_NAMED_ACTIVATIONS)} or two numbers [a, b]"
+                )
+            a, b = _NAMED_ACTIVATIONS[name]
+        else:
+            try:
+                a, b = (float(value) for value in name)
+            except (TypeError, ValueError):
+                raise UserError(f"activation: {name!r} is not usable; {_PAIR}") from None
+        norm = math.hypot(a, b)
+        if not 0 < norm < math.inf:
+            raise UserError(f"activation: [{a}, {b}] cannot be normalised; {_PAIR}")
+        return cls(a / norm, b / norm)
+
+    @property
+    def positive_slope(self) -> float:
+        """φ'(s) for s > 0: a + b."""
+        return self.a + self.b
+
+    @property
+    def negative_slope(self) -> float:
+        """φ'(s) for s ≤ 0: a − b. At 0 the left slope is taken, as torch's ReLU does."""
+        return self.a - self.b
+
+
+_PAIR = "allowed: two finite numbers [a, b], one of them not 0"
+_NAMED_ACTIVATIONS = {"relu": (1.0, 1.0), "abs": (0.0, 1.0), "linear": (1.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class LayerConstants:
+    """What a parameterization says of one layer: α_k, the standard deviation of W_k at step 0, ω_k."""
+
+    multiplier: float
+    init_std: float
+    layer_weight: float
+
+
+def layer_constants(parameterization: str, k: int, widths: tuple[int, ...]) -> LayerConstants:
+    """Constants of layer k (1 ≤ k ≤ l) of a network with ``widths`` (m_0, …, m_l), theory §1.
+
+    Raises:
+        UserError: an unknown parameterization.
+    """
+    try:
+        rule = _TABLE[parameterization]
+    except (KeyError, TypeError):
+        allowed = ", ".join(PARAMETERIZATIONS)
+        raise UserError(f"parameterization: {parameterization!r} is unknown; allowed: {allowed}") from None
+    depth = len(widths) - 1
+    if not 1 <= k <= depth:
+        raise UserError(f"layer: {k} is out of range; allowed: 1 to {depth}")
+    return rule(widths[k - 1], widths[k], k == 1, k == depth)
+
+
+def _nup(fan_in: int, fan_out: int, _is_input: bool, is_output: bool) -> LayerConstants:
+    """Our derivation: α_k ω_k = √(m_k / m_{k−1}), so that a unit scaled step moves z_k by O(1)."""
+    if is_output:
+        return LayerConstants(1 / fan_in, 1.0, fan_in**0.5)
+    return LayerConstants(fan_in**-0.5, 1.0, fan_out**0.5)
+
+
+def _ntp(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> LayerConstants:
+    return LayerConstants(fan_in**-0.5, 1.0, 1.0)
+
+
+def _sp(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> LayerConstants:
+    return LayerConstants(1.0, fan_in**-0.5, 1.0)
+
+
+def _mup(fan_in: int, fan_out: int, is_input: bool, is_output: bool) -> LayerConstants:
+    """μP for SGD in the form with one learning rate for all layers (Yang & Hu, arXiv 2011.14522, Table 1).
+
+    Equal to Table 3 of arXiv 2203.03466, whose per-layer learning rates are folded into α. ω is ours:
+    as for νP, α_k ω_k = √(m_k / m_{k−1}), and 1/√m_{l−1} at the output.
+    """
+    if is_output:
+        return LayerConstants(fan_in**-0.5, fan_in**-0.5, 1.0)
+    if is_input:
+        return LayerConstants(fan_out**0.5, (fan_in * fan_out) ** -0.5, fan_in**-0.5)
+    return LayerConstants(1.0, fan_in**-0.5, (fan_out / fan_in) ** 0.5)
+
+
+_TABLE: dict[str, Callable[[int, int, bool, bool], LayerConstants]] = {
+    "nup": _nup,
+    "ntp": _ntp,
+    "sp": _sp,
+    "mup": _mup,
+}

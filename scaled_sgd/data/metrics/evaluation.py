@@ -1,0 +1,144 @@
+"""Named metrics over gathered predictions. One process computes; nothing is written to shared files."""
+
+import importlib.util
+import numbers
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data.hub import hub_is_reachable, offline
+from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error
+
+Compute = Callable[..., dict[str, Any]]
+TASK_OF_BUILT_IN = {"accuracy": "classification", "mse": "regression"}
+_ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, ready to compute.
+
+    Args:
+        metrics: The `compute` of each: predictions and references to a dictionary of figures.
+        task: Whether predictions are class ids or vectors.
+    """
+
+    metrics: dict[str, Compute]
+    task: Literal["classification", "regression"]
+
+    def compute(self, predictions: Tensor, references: Tensor) -> dict[str, float]:
+        """Every figure of every metric over all N samples, gathered to this process.
+
+        Args:
+            predictions: Network outputs (N, C), of which the largest is the class, or class ids (N,);
+                outputs (N, d) for regression.
+            references: Class ids (N,), or targets (N, d).
+
+        Raises:
+            UserError: A metric does not accept the data, or gives no figures.
+        """
+        if self.task == "classification" and predictions.ndim == 2:
+            predictions = predictions.argmax(dim=1)
+        # Float first: numpy has no bfloat16.
+        f, y = (
+            (t.double() if t.is_floating_point() else t).cpu().numpy()
+            for t in (predictions.detach(), references.detach())
+        )
+        figures: dict[str, float] = {}
+        for name, compute in self.metrics.items():
+            try:
+                result = compute(predictions=f, references=y)
+            except Exception as error:
+                raise UserError(
+                    f"run.metrics: {name!r} does not accept this data: {error}; allowed: "
+                    "metrics of one figure from predictions and references"
+                ) from error
+            if not all(_is_number(value) for value in result.values()):
+                raise UserError(f"run.metrics: {name!r} gives {', '.join(result)}; allowed: single numbers")
+            figures.update({key: float(value) for key, value in result.items()})
+        return figures
+
+
+def load_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
+    """Find metrics by name: "accuracy" and "mse" offline, a local script, or a module on the hub.
+
+    Call it on the one process that computes.
+
+    Raises:
+        UserError: A name is unknown, of another task, or on a hub that does not answer.
+    """
+    return Evaluation({name: _load(name, task) for name in names}, task)
+
+
+def built_in_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
+    """Only "accuracy" and "mse", as their formulas: for a small network the package's own work takes longer.
+
+    Raises:
+        UserError: A name is unknown, or of another task.
+    """
+    for name in names:
+        if TASK_OF_BUILT_IN.get(name) != task:
+            allowed = next(known for known, of in TASK_OF_BUILT_IN.items() if of == task)
+            raise UserError(f"run.metrics: {name!r} is no built-in metric of {task}; allowed: {allowed}")
+    return Evaluation({name: _without_evaluate(name) for name in names}, task)
+
+
+def _load(name: str, task: str) -> Compute:
+    has_evaluate = importlib.util.find_spec("evaluate") is not None
+    if name in TASK_OF_BUILT_IN:
+        if TASK_OF_BUILT_IN[name] != task:
+            raise UserError(
+                f"run.metrics: {name!r} is for {TASK_OF_BUILT_IN[name]}; allowed: metrics of {task}"
+            )
+        return _built_in(name) if has_evaluate else _without_evaluate(name)
+    if not has_evaluate:
+        raise UserError(
+            f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: accuracy, mse"
+        )
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isfile(path):
+        return _loaded(str(path.resolve()), name)
+    if not name or path.suffix == ".py" or name.startswith((".", "/", "~")):
+        raise UserError(f"run.metrics: no script {name!r}; {_ALLOWED}")
+    if hub_is_reachable():
+        return _loaded(name, name)
+    return _loaded(name, name, cached_only=True)
+
+
+def _built_in(name: str) -> Compute:
+    from scaled_sgd.data.metrics import modules
+
+    module = modules.Accuracy if name == "accuracy" else modules.MeanSquaredError
+    compute: Compute = module(keep_in_memory=True).compute
+    return compute
+
+
+def _without_evaluate(name: str) -> Compute:
+    formula = accuracy if name == "accuracy" else mean_squared_error
+    return lambda predictions, references: {name: formula(predictions, references)}
+
+
+def _loaded(path: str, name: str, *, cached_only: bool = False) -> Compute:
+    import evaluate
+
+    try:
+        with offline((evaluate.config, "HF_EVALUATE_OFFLINE")) if cached_only else nullcontext():
+            compute: Compute = evaluate.load(path, keep_in_memory=True).compute
+            return compute
+    except Exception as error:
+        if cached_only:
+            raise UserError(
+                f"run.metrics: cannot reach the Hugging Face hub for {name!r}; "
+                "allowed without it: accuracy, mse and a local script"
+            ) from error
+        raise UserError(f"run.metrics: cannot load {name!r}: {error}; {_ALLOWED}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0

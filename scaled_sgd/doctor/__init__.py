@@ -1,5 +1,0 @@
-"""``scaled-sgd doctor``: what this machine and this launch can do."""
-
-from scaled_sgd.doctor.command import main
-
-__all__ = ["main"]

@@ -1,6 +1,0 @@
-"""Evaluation metrics: accuracy and mse built in, any other `evaluate` module by name or script."""
-
-from scaled_sgd.metrics.evaluation import Evaluation, built_in_metrics, load_metrics
-from scaled_sgd.metrics.formulas import accuracy, mean_squared_error
-
-__all__ = ["Evaluation", "accuracy", "built_in_metrics", "load_metrics", "mean_squared_error"]

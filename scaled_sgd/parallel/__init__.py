@@ -1,0 +1,38 @@
+"""How the rows of a network's weights lie over processes, and the collectives over them (theory §6).
+
+Every process works on a slice of the rows of each W_k, which is a slice of the columns of z_k. Samples
+and activations move between processes, weights never do when a process already holds whole rows.
+"""
+
+from scaled_sgd.parallel.layout import (
+    chunk_offsets,
+    even_offsets,
+    full_weight,
+    holds_rows,
+    is_replica,
+    is_sharded,
+    is_whole,
+    like_shard,
+    local_shard,
+    row_range,
+    unwrap,
+)
+from scaled_sgd.parallel.partition import Partition, reshard
+from scaled_sgd.parallel.ranks import Ranks
+
+__all__ = [
+    "Partition",
+    "Ranks",
+    "chunk_offsets",
+    "even_offsets",
+    "full_weight",
+    "holds_rows",
+    "is_replica",
+    "is_sharded",
+    "is_whole",
+    "like_shard",
+    "local_shard",
+    "reshard",
+    "row_range",
+    "unwrap",
+]

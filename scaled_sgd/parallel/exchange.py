@@ -1,0 +1,80 @@
+"""Whether a layer's factors or its gradient move between processes that hold all weights (theory §6).
+
+A layer's gradient δ_kᵀ h_{k−1} of n samples is known when its factors are, n (m_k + m_{k−1}) numbers instead
+of m_k m_{k−1}: :func:`scaled_sgd.steps.fused.fused_step` moves either. The choice is ours.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.parallel import Ranks
+
+
+@dataclass(frozen=True)
+class Link:
+    """What exchanging and multiplying cost here.
+
+    Attributes:
+        bandwidth: bytes a second that a process sends in an all-gather.
+        rate: multiplications and additions a second of one process.
+    """
+
+    bandwidth: float
+    rate: float
+
+
+def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link:
+    """Time an all-gather and a matrix product, a tenth of a second; the same on every rank. Collective."""
+    t = torch.ones(512, 1024, device=device, dtype=dtype)
+    square = torch.ones(1024, 1024, device=device, dtype=dtype)
+
+    def seconds(action: Callable[[], object], repeats: int) -> float:
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            action()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / repeats
+
+    exchange = seconds(lambda: ranks.gather(t, [len(t)] * ranks.size), 5)
+    product = seconds(lambda: t @ square, 5)
+    mean = ranks.sum(torch.tensor([exchange, product], dtype=torch.float64, device=device)) / ranks.size
+    exchange, product = mean.tolist()
+    sent = t.numel() * t.element_size() * max(ranks.size - 1, 1)
+    return Link(sent / exchange, 2 * t.numel() * square.shape[0] / product)
+
+
+def choose_factors(model: HomogeneousMLP, n: int, ranks: Ranks, link: Link) -> list[bool]:
+    """For each layer, whether exchanging the factors of n samples takes less time than its gradient does.
+
+    A gathered factor costs n (W − 1)/W · (m_k + m_{k−1}) numbers and the products of all ranks' samples;
+    a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's.
+    """
+    share = (ranks.size - 1) / ranks.size
+    choices = []
+    for layer in model.scaled_layers:
+        fan_in, fan_out = layer.in_features, layer.out_features
+        width = layer.weight.element_size() / link.bandwidth
+        factors = share * n * (fan_in + fan_out) * width
+        factors += 2 * n * fan_in * fan_out / link.rate
+        gradient = 2 * share * fan_in * fan_out * width
+        gradient += 2 * n / ranks.size * fan_in * fan_out / link.rate
+        choices.append(factors < gradient)
+    return choices
+
+
+def described(by_factors: Sequence[bool]) -> str:
+    """A choice in words."""
+    moved = {
+        "factors": [k for k, factors in enumerate(by_factors, start=1) if factors],
+        "gradients": [k for k, factors in enumerate(by_factors, start=1) if not factors],
+    }
+    parts = [f"{what} of layers {', '.join(map(str, ks))}" for what, ks in moved.items() if ks]
+    return "; ".join(parts)

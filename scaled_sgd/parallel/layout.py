@@ -1,0 +1,121 @@
+"""How a weight lies over processes.
+
+Every layout of this package gives each process one contiguous range of a weight's row-major numbers: a
+replica all of them, FSDP2 and tensor parallelism whole rows, ZeRO-3 a flat part.
+"""
+
+import itertools
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import zero_weights
+from scaled_sgd.parallel.ranks import Ranks
+
+if dist.is_available():
+    from torch.distributed.tensor import DTensor
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel, ``torch.compile`` and DeepSpeed's engine."""
+    while True:
+        wraps = isinstance(model, DistributedDataParallel) or type(model).__name__ == "DeepSpeedEngine"
+        inner: object = model.module if wraps else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def even_offsets(width: int, parts: int) -> tuple[int, ...]:
+    """Offsets of ``parts`` contiguous slices whose sizes differ by at most one, shape (parts + 1,)."""
+    return tuple(width * i // parts for i in range(parts + 1))
+
+
+def chunk_offsets(width: int, parts: int) -> tuple[int, ...]:
+    """Offsets of ``torch.chunk``, which is how DTensor lays Shard(0) over a mesh, shape (parts + 1,)."""
+    size = -(-width // parts)
+    return tuple(min(i * size, width) for i in range(parts + 1))
+
+
+def is_sharded(weight: Tensor) -> bool:
+    """Whether ``weight`` is a DTensor, of which a process holds a part."""
+    return dist.is_available() and isinstance(weight, DTensor)
+
+
+def is_whole(weight: Tensor) -> bool:
+    """Whether this process holds all of ``weight`` as an ordinary tensor."""
+    return not (is_sharded(weight) or zero_weights.is_partitioned(weight))
+
+
+def is_replica(model: nn.Module) -> bool:
+    """Whether this process holds every weight whole."""
+    return all(is_whole(p) for p in model.parameters())
+
+
+def local_shard(weight: Tensor) -> Tensor:
+    """What this process holds of ``weight``."""
+    held: Tensor = weight.to_local() if dist.is_available() and isinstance(weight, DTensor) else weight
+    return held.detach()
+
+
+def like_shard(own: Tensor, like: Tensor) -> Tensor:
+    """A DTensor in the layout of ``like`` whose part on this process is ``own``."""
+    assert isinstance(like, DTensor)
+    return DTensor.from_local(
+        own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
+    )
+
+
+def full_weight(weight: Tensor) -> Tensor:
+    """The whole of one layer's weight, whatever its layout. Collective when it is sharded."""
+    if dist.is_available() and isinstance(weight, DTensor):
+        return weight.full_tensor().detach()
+    if zero_weights.is_partitioned(weight):
+        return zero_weights.gathered(weight)
+    return weight.detach()
+
+
+def row_order(weight: Tensor) -> tuple[int, ...] | None:
+    """Global ranks in the order of the rows of ``weight`` they hold; None where none holds whole rows.
+
+    On a mesh (data, tensor) rows are cut over tensor first, and each cut over data.
+    """
+    if not (dist.is_available() and isinstance(weight, DTensor)):
+        return None
+    mesh = weight.device_mesh.mesh
+    if mesh.ndim > 2 or any(getattr(placement, "dim", None) != 0 for placement in weight.placements):
+        return None
+    return tuple(mesh.permute(*reversed(range(mesh.ndim))).flatten().tolist())
+
+
+def row_offsets(weight: Tensor) -> tuple[int, ...]:
+    """Offsets of the rows that the processes of :func:`row_order` hold, shape (processes + 1,)."""
+    assert isinstance(weight, DTensor)
+    *data, tensor = weight.device_mesh.mesh.shape
+    offsets = [0]
+    for start, stop in itertools.pairwise(chunk_offsets(weight.shape[0], tensor)):
+        offsets += [start + offset for offset in chunk_offsets(stop - start, *(data or [1]))[1:]]
+    return tuple(offsets)
+
+
+def holds_rows(weight: Tensor, ranks: Ranks) -> bool:
+    """Whether each of ``ranks``, in their order, holds whole rows."""
+    return row_order(weight) == ranks.members
+
+
+def row_range(weight: Tensor) -> tuple[int, int]:
+    """First row held here of a weight that lies in rows, and the one after the last; all of a replica.
+
+    Raises:
+        UserError: it lies otherwise.
+    """
+    if not (dist.is_available() and isinstance(weight, DTensor)):
+        return 0, len(weight)
+    order = row_order(weight)
+    if order is None:
+        raise UserError(f"model: a weight laid out as {weight.placements}; allowed: replicas and row shards")
+    place = order.index(dist.get_rank())
+    offsets = row_offsets(weight)
+    return offsets[place], offsets[place + 1]

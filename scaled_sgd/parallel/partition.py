@@ -1,0 +1,154 @@
+"""A network with the slice of rows of every W_k that this process works on (theory §6)."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
+from scaled_sgd.parallel import zero_weights
+from scaled_sgd.parallel.layout import (
+    even_offsets,
+    full_weight,
+    holds_rows,
+    is_whole,
+    local_shard,
+    row_offsets,
+    row_order,
+    unwrap,
+)
+from scaled_sgd.parallel.ranks import Ranks
+
+if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule
+
+
+def reshard(network: nn.Module) -> None:
+    """Have FSDP2 give up what a forward pass left gathered, so that weights are row shards again."""
+    if dist.is_available():
+        for module in network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A network with the slice of rows of every W_k that this process works on.
+
+    A replica is cut evenly. The local rows of an FSDP2 or column-wise tensor-parallel shard, or of both at
+    once (DTensors with Shard(0) over all processes), are taken as they lie. Any other layout (row-wise
+    shards, ZeRO-3) is gathered one layer at a time and cut evenly.
+
+    Attributes:
+        model: the network, unwrapped.
+        ranks: the processes, in the order of their slices.
+        offsets: for each k = 0..l, where the slices of the m_k columns begin and end.
+        dtype: of all computations: the weights' own, float32 for narrower ones.
+    """
+
+    model: HomogeneousMLP
+    ranks: Ranks
+    offsets: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: nn.Module, *, ranks: Ranks | None = None) -> "Partition":
+        """The partition of ``model`` as it lies now over ``ranks``, all processes when None.
+
+        Raises:
+            UserError: the model is not a HomogeneousMLP.
+        """
+        network = unwrap(model)
+        if not isinstance(network, HomogeneousMLP):
+            raise UserError(f"model: {type(network).__name__} is not available here; allowed: HomogeneousMLP")
+        weights = [layer.weight for layer in network.scaled_layers]
+        ranks = Ranks(order=row_order(weights[0])) if ranks is None else ranks
+        reshard(network)
+        weights = [layer.weight for layer in network.scaled_layers]
+        offsets = [even_offsets(network.widths[0], ranks.size)]
+        for width, weight in zip(network.widths[1:], weights, strict=True):
+            rows = row_offsets(weight) if holds_rows(weight, ranks) else even_offsets(width, ranks.size)
+            offsets.append(rows)
+        return cls(network, ranks, tuple(offsets), torch.promote_types(weights[0].dtype, torch.float32))
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices l."""
+        return len(self.offsets) - 1
+
+    @cached_property
+    def layers(self) -> list[ScaledLinear]:
+        """The network's layers, 1..l at 0..l−1."""
+        return self.model.scaled_layers
+
+    @cached_property
+    def blank(self) -> Tensor:
+        """A number () that nothing reads, for products that start from nothing."""
+        return torch.empty((), dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def alpha_squares(self) -> Tensor:
+        """α_k² (l,), float64, where the weights are."""
+        squares = torch.tensor([layer.multiplier**2 for layer in self.layers], dtype=torch.float64)
+        return squares.to(self.device, non_blocking=True)
+
+    @cached_property
+    def whole(self) -> list[Tensor] | None:
+        """W_1..W_l where this process alone has each as an ordinary tensor of ``dtype``."""
+        weights = [layer.weight for layer in self.layers]
+        if self.ranks.size > 1 or not all(is_whole(W) and W.dtype == self.dtype for W in weights):
+            return None
+        return [W.detach() for W in weights]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.layers[0].weight.device
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of all weights, over all processes."""
+        widths = itertools.pairwise(self.model.widths)
+        return sum(m_in * m_out for m_in, m_out in widths) * (torch.finfo(self.dtype).bits // 8)
+
+    def columns(self, k: int) -> slice:
+        """This process's slice of the m_k columns of z_k, which are the rows of W_k."""
+        return slice(self.offsets[k][self.ranks.rank], self.offsets[k][self.ranks.rank + 1])
+
+    def width(self, k: int) -> int:
+        """How many columns of z_k are this process's."""
+        own = self.columns(k)
+        return int(own.stop - own.start)
+
+    def multiplier(self, k: int) -> float:
+        """α_k."""
+        return self.layers[k - 1].multiplier
+
+    def local(self, k: int) -> Tensor:
+        """This process's rows of W_k, shape (width(k), m_{k−1}): a view where possible."""
+        if self.whole is not None:
+            return self.whole[k - 1]
+        weight = self.layers[k - 1].weight
+        if holds_rows(weight, self.ranks):
+            return local_shard(weight).to(self.dtype)
+        if zero_weights.is_partitioned(weight):
+            return zero_weights.gathered(weight, self.columns(k)).to(self.dtype)
+        return full_weight(weight)[self.columns(k)].to(self.dtype)
+
+    def own(self, t: Tensor, k: int) -> Tensor:
+        """This process's columns of ``t`` (…, m_k), a view."""
+        return t if self.ranks.size == 1 else t[..., self.columns(k)]
+
+    def gather(self, t: Tensor, k: int) -> Tensor:
+        """The full (n, m_k) tensor from every process's columns."""
+        if self.ranks.size == 1:
+            return t
+        return self.ranks.gather(t.T, [b - a for a, b in itertools.pairwise(self.offsets[k])]).T.contiguous()
+
+    def sum(self, t: Tensor) -> Tensor:
+        """Sum ``t`` over the processes, in place."""
+        return self.ranks.sum(t)

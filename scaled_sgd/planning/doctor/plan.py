@@ -1,0 +1,122 @@
+"""``scaled-sgd doctor --plan``: what each strategy would take of each process, and which one to take.
+
+Nothing runs: the network comes from the ordinary configuration keys, the cluster from ``--plan.`` keys.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from scaled_sgd.config import Config, DataConfig
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.arguments import check_integer
+from scaled_sgd.core.errors import USAGE_STATUS, UserError
+from scaled_sgd.planning import Load, advise, nominal, possible, predict
+from scaled_sgd.planning.choice import World, tensor_processes
+from scaled_sgd.planning.doctor.plan_report import Plan
+from scaled_sgd.planning.units import parse_duration, parse_operations, parse_size
+
+DIGITS = (64, 10)
+"""Features and classes of the embedded data set, which need not be loaded for that."""
+
+_KEYS = {
+    "memory": ("bytes that a process may fill: 80GiB", parse_size),
+    "bandwidth": ("bytes a second that a process sends within its machine: 150GB", parse_size),
+    "network": ("bytes a second that a process sends to other machines: 25GB", parse_size),
+    "latency": ("of a message: 10us", parse_duration),
+    "rate": ("operations a second of matrix products: 60T", parse_operations),
+}
+PLAN_KEYS = tuple(f"plan.{key}" for key in ("ranks", "ranks_per_machine", "device", *_KEYS))
+_FIELDS = {"bandwidth": "inside", "network": "across"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; allowed: what scaled-sgd doctor --plan --help lists")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Plan and print; returns the exit status."""
+    try:
+        parser = _parser()
+        asked, rest = parser.parse_known_args([a for a in arguments if a != "--plan"])
+        if unknown := [option for option in rest if option.startswith("--plan.")]:
+            key = unknown[0].removeprefix("--").partition("=")[0]
+            raise UserError(f"{key}: unknown key; allowed: {', '.join(PLAN_KEYS)}")
+        plan = make_plan(parse(rest, prog="scaled-sgd doctor --plan"), asked)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return USAGE_STATUS
+    print(plan.json() if asked.json else plan.text(layers=asked.layers), flush=True)
+    return 0
+
+
+def make_plan(config: Config, asked: argparse.Namespace) -> Plan:
+    """All strategies that can train ``config`` on the cluster that was asked for.
+
+    Raises:
+        UserError: impossible widths or numbers, or data whose widths must be given.
+    """
+    for key in ("features", "outputs"):
+        if getattr(asked, key) is not None:
+            check_integer(key, getattr(asked, key))
+    load = Load.of(config, *_features(config.data, asked.features, asked.outputs))
+    device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
+    ranks = (config.run.processes or 1) if asked.ranks is None else asked.ranks
+    per_machine = min(max(ranks, 1), 8) if asked.ranks_per_machine is None else asked.ranks_per_machine
+    for key, count, most in (("ranks", ranks, 10**7), ("ranks_per_machine", per_machine, ranks)):
+        if not 1 <= count <= most:
+            raise UserError(f"plan.{key}: {count} is not usable; allowed: integers from 1 to {most:,}")
+    given: dict[str, Any] = {
+        _FIELDS.get(key, key): read(f"plan.{key}", getattr(asked, key))
+        for key, (_, read) in _KEYS.items()
+        if getattr(asked, key) is not None
+    }
+    cluster = replace(nominal(device, half=load.half), ranks=ranks, per_machine=per_machine, **given)
+    world = World(ranks, per_machine, device == "cuda", int(cluster.memory))
+    parts = tensor_processes(replace(config.sharding, strategy="fsdp2+tensor"), world)
+    costs = tuple(predict(name, load, cluster, parts=parts) for name in possible(load, cluster, parts=parts))
+    return Plan(load, cluster, costs, advise(costs, cluster))
+
+
+def _features(data: DataConfig, features: int | None, outputs: int | None) -> tuple[int, int]:
+    """m_0 and m_l, given or those of the digits."""
+    if data.source == "digits" and data.inputs is None and data.target is None:
+        return DIGITS[0] if features is None else features, DIGITS[1] if outputs is None else outputs
+    if features is None or outputs is None:
+        raise UserError(
+            f"features: {features}, outputs: {outputs} with data.source {data.source!r}, which a plan does "
+            "not read; allowed: --features M0 --outputs ML"
+        )
+    return features, outputs
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="scaled-sgd doctor --plan",
+        allow_abbrev=False,
+        description="Predict memory, traffic and time of every strategy and recommend one. The network and "
+        "the step are those of the keys of scaled-sgd train: --config, --model.depth, --optim.batch_size, …",
+    )
+    parser.add_argument("--features", type=int, metavar="M0", help="inputs (those of the digits)")
+    parser.add_argument("--outputs", type=int, metavar="ML", help="outputs (those of the digits)")
+    parser.add_argument(
+        "--plan.ranks", dest="ranks", type=int, metavar="N", help="processes (run.processes, 1)"
+    )
+    parser.add_argument(
+        "--plan.ranks_per_machine",
+        dest="ranks_per_machine",
+        type=int,
+        metavar="N",
+        help="of them on a machine (8)",
+    )
+    parser.add_argument(
+        "--plan.device", dest="device", choices=("cpu", "cuda"), help="whose nominal rates hold (cuda)"
+    )
+    for key, (meaning, _) in _KEYS.items():
+        parser.add_argument(f"--plan.{key}", dest=key, metavar="X", help=meaning)
+    parser.add_argument("--layers", action="store_true", help="also say what moves of each layer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser

@@ -1,0 +1,102 @@
+"""Files that are on the disk when a function returns, with what a manifest says of them."""
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.runs.checkpoint.dtypes import code_of
+
+_CHUNK = 1 << 24
+"""Bytes hashed and written at a time."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a manifest says of a file.
+
+    Attributes:
+        size: in bytes.
+        sha256: of the contents, in hexadecimal.
+    """
+
+    size: int
+    sha256: str
+
+
+def write_file(path: Path, blocks: Iterable[bytes | memoryview]) -> FileFacts:
+    """Write a new file and flush it to the disk.
+
+    Raises:
+        OSError: with ``path`` as its file name.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            for block in blocks:
+                for start in range(0, len(block), _CHUNK):
+                    chunk = memoryview(block)[start : start + _CHUNK]
+                    digest.update(chunk)
+                    size += len(chunk)
+                    while chunk:
+                        chunk = chunk[os.write(descriptor, chunk) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return FileFacts(size, digest.hexdigest())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileFacts:
+    """Write a safetensors file, one tensor after the other: no more than one is copied at a time.
+
+    The format is the length of the header (8 bytes), the header (JSON, padded to 8 bytes), the numbers.
+    The library writes it too, but wants all tensors on the CPU at once and hides where it fails.
+
+    Raises:
+        OSError: with ``path`` as its file name.
+        ValueError: a tensor of a type that the file cannot hold.
+    """
+    return write_file(path, _blocks(tensors))
+
+
+def _blocks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    # Widest numbers first, so that each tensor is aligned to its own.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    offsets = [0, *itertools.accumulate(t.numel() * t.element_size() for _, t in ordered)]
+    header = {
+        key: {"dtype": code_of(t.dtype), "shape": list(t.shape), "data_offsets": list(place)}
+        for (key, t), place in zip(ordered, itertools.pairwise(offsets), strict=True)
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        yield _bytes(tensor)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().reshape(-1).to("cpu").contiguous()
+    return flat.view(torch.uint8).numpy().data
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to the disk, where the file system can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""Names and moves of checkpoint folders, arranged so that an intact one is there at every moment.
+
+``step-<n>`` is complete. ``.step-<n>.<nonce>`` is being written and ``.step-<n>.<nonce>.old`` is being
+deleted. Where both of one nonce stand beside a missing ``step-<n>``, a replacement was cut between its
+two renames: the new one is complete and only its name is to be mended.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Container
+from pathlib import Path
+
+from scaled_sgd.runs.checkpoint.files import sync_folder
+from scaled_sgd.runs.checkpoint.together import from_first
+
+_STEP = re.compile(r"step-(0|[1-9][0-9]*)")
+_WRITTEN = re.compile(r"\.(step-(?:0|[1-9][0-9]*))\.[0-9a-f]{16}")
+_OLD = ".old"
+
+
+def step_of(name: str) -> int | None:
+    """n of a folder named step-<n>, None for any other name."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Steps that have a folder, newest first; none where ``folder`` is not there.
+
+    Links are not counted: whoever made them looks after them.
+    """
+    if not folder.is_dir():
+        return []
+    names = (entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+    return sorted((step for step in map(step_of, names) if step is not None), reverse=True)
+
+
+def begin(folder: Path, step: int) -> Path:
+    """Make the folder to write ``step`` in; what dead saves left is cleared away."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        sync_folder(folder.parent)
+    tidy(folder)
+    written = folder / f".step-{step}.{secrets.token_hex(8)}"
+    os.mkdir(written)
+    return written
+
+
+def publish(written: Path) -> Path:
+    """Give a complete folder its name, in place of what has it; the name is on the disk on return."""
+    final = _final(written)
+    sync_folder(written)
+    if os.path.lexists(final):
+        os.rename(final, _old(written))
+    os.rename(written, final)
+    sync_folder(final.parent)
+    _delete(_old(written))
+    return final
+
+
+def tidy(folder: Path) -> None:
+    """End what dead saves began: a replacement that was cut is finished, the rest is deleted."""
+    mend(folder)
+    for name in sorted(os.listdir(folder)):
+        if _WRITTEN.fullmatch(name.removesuffix(_OLD)):
+            _delete(folder / name)
+
+
+def mend(folder: Path) -> None:
+    """Finish replacements that were cut between their two renames."""
+    for written in [folder / name for name in os.listdir(folder) if _WRITTEN.fullmatch(name)]:
+        if os.path.lexists(_old(written)) and not os.path.lexists(_final(written)):
+            os.rename(written, _final(written))
+            sync_folder(folder)
+
+
+def prune(folder: Path, keep: int, named: Container[int] = ()) -> list[int]:
+    """Delete all but the newest ``keep`` steps and those in ``named``; the deleted steps. Collective.
+
+    Folders that are not named step-<n> are never touched.
+
+    Raises:
+        CheckpointError: a folder cannot be moved, on every rank.
+        ValueError: ``keep`` is negative.
+    """
+    if keep < 0:
+        raise ValueError(f"keep: {keep}; allowed: 0 or more")
+    return from_first(folder, lambda: _prune(folder, keep, named))
+
+
+def _prune(folder: Path, keep: int, named: Container[int]) -> list[int]:
+    unwanted = [step for step in steps_in(folder)[keep:] if step not in named]
+    moved = [folder / f".step-{step}.{secrets.token_hex(8)}{_OLD}" for step in unwanted]
+    for step, path in zip(unwanted, moved, strict=True):
+        os.rename(folder / f"step-{step}", path)
+    if moved:
+        sync_folder(folder)
+    for path in moved:
+        _delete(path)
+    return unwanted
+
+
+def _final(written: Path) -> Path:
+    match = _WRITTEN.fullmatch(written.name)
+    assert match is not None
+    return written.parent / match[1]
+
+
+def _old(written: Path) -> Path:
+    return written.with_name(written.name + _OLD)
+
+
+def _delete(path: Path) -> None:
+    # What cannot be deleted now is tried again at the next save; its name says that it is of no use.
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        with contextlib.suppress(OSError):
+            path.unlink()

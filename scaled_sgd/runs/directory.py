@@ -1,0 +1,95 @@
+"""The run directory: configuration, metrics, checkpoints, summary; one process group at a time writes it."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.locks import HeldError, Lock
+from scaled_sgd.runs.records import MetricsStream, finite, write_atomically
+
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+class RunDirectory:
+    """``<dir>/<name>/`` of one run, locked for as long as this process lives or :meth:`close` is not called.
+
+    Args:
+        path: of the folder, which is there.
+        durable: have every whole file on the disk when it is written.
+
+    Raises:
+        UserError: another process writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self._durable = durable
+        try:
+            self._lock = Lock(path / ".lock")
+            try:
+                self.metrics = MetricsStream(path / "metrics.jsonl")
+            except OSError:
+                self._lock.release()
+                raise
+        except HeldError as error:
+            raise UserError(f"run.name: {str(path)!r} is in use by {error}; allowed: one at a time") from None
+        except OSError as error:
+            raise UserError(
+                f"run.dir: cannot write in {str(path)!r}: {error.strerror}; allowed: a writable folder"
+            ) from error
+
+    @classmethod
+    def make(cls, parent: str, name: str, *, numbered: bool = False) -> "RunDirectory":
+        """A new one.
+
+        Args:
+            parent: folder of all runs.
+            name: of a new folder.
+            numbered: where ``name`` is taken, try ``name-2``, ``name-3``, … .
+
+        Raises:
+            UserError: the folder exists already or cannot be made.
+        """
+        path = Path(parent) / name
+        for number in itertools.count(2):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if not numbered:
+                    raise UserError(
+                        f"run.name: {str(path)!r} exists already; allowed: the name of a new run, or "
+                        "run.resume auto"
+                    ) from None
+                path = Path(parent) / f"{name}-{number}"
+            except OSError as error:
+                raise UserError(
+                    f"run.dir: cannot make {str(path)!r}: {error.strerror}; allowed: a writable folder"
+                ) from error
+            else:
+                break
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of its checkpoints."""
+        return self.path / "checkpoints"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write ``config.yaml``."""
+        text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / "config.yaml", text, durable=self._durable)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``."""
+        text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / "summary.json", text, durable=self._durable)
+
+    def close(self) -> None:
+        """Flush the metrics and let others write here."""
+        self.metrics.close()
+        self._lock.release()

@@ -1,0 +1,170 @@
+"""What a run writes: a stream of metrics that survives a kill, whole files, facts of the software."""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from scaled_sgd.config import flat
+from scaled_sgd.core.errors import UserError
+
+_REPORTED_PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "numpy")
+
+
+class MetricsStream:
+    """``metrics.jsonl``: one JSON object a line, appended by a single write each.
+
+    Every line that :meth:`write` returned from is on the file, complete, after a SIGKILL. Numbers that
+    JSON does not have become null.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes so far; on the disk when this returns."""
+        self.flush()
+        return os.fstat(self._descriptor).st_size
+
+    def cut(self, size: int) -> None:
+        """Forget what comes after the first ``size`` bytes."""
+        os.ftruncate(self._descriptor, size)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row."""
+        self.append((json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode())
+
+    def append(self, lines: bytes) -> None:
+        """Append whole rows as they are.
+
+        Where the disk is full they wait for the next call, after a warning; no row is ever left in half.
+        """
+        warned = bool(self._waiting)
+        self._waiting += lines
+        whole = os.fstat(self._descriptor).st_size
+        rest = self._waiting
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, whole)
+            if not warned:
+                print(
+                    f"warning: metrics: cannot be written: {error.strerror}; rows wait until they can",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        else:
+            self._waiting = b""
+
+    def flush(self) -> None:
+        """Return when all of it is on the disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Flush to the disk and close."""
+        self.flush()
+        os.close(self._descriptor)
+
+
+def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Rows of a ``metrics.jsonl``; a half-written last line is skipped.
+
+    Raises:
+        UserError: the file is not there.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"metrics: cannot read {str(path)!r}: {error.strerror}; allowed: a metrics.jsonl"
+        ) from error
+    for line in text.split("\n")[:-1]:
+        yield json.loads(line)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Have ``write`` make a file beside ``path``, then put it there: a reader sees the old or the new one.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one.
+
+    Unless ``durable`` it may take seconds to reach the disk, and a machine that loses its power leaves any
+    part of it.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+
+    replace_file(path, write)
+
+
+def versions() -> dict[str, str | None]:
+    """Installed versions of what decides the numbers of a run; None where a package is missing."""
+    found: dict[str, str | None] = {}
+    for package in _REPORTED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the working folder, with ``-dirty`` where files differ from it; None outside git."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def tracked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as every tracker takes it: one level, plain values."""
+    return {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value

@@ -1,0 +1,70 @@
+"""What remains of a run: facts for ``summary.json``, and a few lines for a person."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from scaled_sgd.config import Config
+from scaled_sgd.core.parameterization import count_weights
+from scaled_sgd.data import Data
+from scaled_sgd.parallel.exchange import described
+from scaled_sgd.runs.records import git_revision, versions
+
+
+def run_facts(
+    config: Config,
+    data: Data,
+    widths: tuple[int, ...],
+    *,
+    processes: int,
+    exchange: Sequence[bool] | None,
+    device: str,
+) -> dict[str, Any]:
+    """What the summary says of a run however it ended, of a resolved configuration."""
+    return {
+        **network_facts(config, data, widths),
+        "world_size": processes,
+        "strategy": config.sharding.strategy,
+        "exchange": None if exchange is None else described(exchange),
+        "device": device,
+        **software_facts(),
+    }
+
+
+def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[str, Any]:
+    """What was trained on what, wherever."""
+    columns = data.columns
+    return {
+        "widths": list(widths),
+        "parameters": count_weights(widths),
+        "data": {
+            "inputs": list(columns.inputs),
+            "left_out": list(columns.left_out),
+            "target": columns.target,
+            "classes": data.class_names,
+        },
+        "seed": config.run.seed,
+    }
+
+
+def software_facts() -> dict[str, Any]:
+    """What trained it."""
+    return {"versions": versions(), "git_revision": git_revision()}
+
+
+def summary_text(summary: dict[str, Any], path: str) -> str:
+    """The summary of a finished run for a terminal."""
+    known = {"initial_loss", "train_loss", "eval_loss", "steps", "seconds", "parameters"}
+    metrics = {key: value for key, value in summary.items() if isinstance(value, float) and key not in known}
+    lines = [
+        ("train loss", f"{summary['train_loss']:.4g}"),
+        ("eval loss", f"{summary['eval_loss']:.4g}"),
+        *((name, f"{value:.4g}") for name, value in metrics.items()),
+        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
+        ("network", f"{' × '.join(map(str, summary['widths']))} ({summary['parameters']:,} weights)"),
+        ("processes", f"{summary['world_size']} ({summary['strategy']}, {summary['device']})"),
+        ("run directory", path),
+    ]
+    if summary["train_loss"] > summary["initial_loss"]:
+        lines.insert(0, ("warning", f"the loss ended above its start, {summary['initial_loss']:.4g}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)

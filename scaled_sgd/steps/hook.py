@@ -1,0 +1,255 @@
+"""Depthwise gradient scaling: W_k ← W_k − η ξ_k G_k with one factor ξ_k a layer and step (theory §3).
+
+:class:`DepthwiseScaling` measures the mean squares that the :mod:`~scaled_sgd.steps.rules` take while
+autograd runs and scales the gradients just before any optimizer's step;
+:class:`scaled_sgd.steps.optimizer.ScaledSGD` folds the factor into the update.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import local_shard
+from scaled_sgd.steps.hook_sums import MeasuredLayer, SignalNorms, measured_layers
+from scaled_sgd.steps.rules import get_rule
+
+
+class DepthwiseScaling:
+    """Measures a step's signals and multiplies every layer's gradient by ξ_k before the optimizer steps.
+
+    Works with any ``torch.optim`` optimizer and any training loop that averages the loss over the
+    samples of the global minibatch: ``loss.backward()`` once, or once a microbatch, then
+    ``optimizer.step()``. The sums grow with every backward pass and start anew at ``optimizer.step()``
+    and ``optimizer.zero_grad()``; after ``model.zero_grad()`` alone call :meth:`reset`. Forward passes
+    that no backward pass follows, evaluation among them, leave no trace. Over several processes
+    gradients are taken to be averaged, as DistributedDataParallel does, not summed.
+
+    Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler``, clipped by
+    whoever clips, all that before ``step()``; then multiplied by ξ; then weight decay (not scaled) and
+    momentum (which thus sees ξ_k G_k) happen inside the optimizer.
+
+    Args:
+        model: a :class:`~scaled_sgd.core.network.HomogeneousMLP` or any module whose trainable layers are
+            ``nn.Linear`` applied in registration order, also inside DistributedDataParallel or
+            ``torch.compile``. A bias takes its layer's scale and counts as one more feature of value 1
+            in F_k (ours). Foreign layers have α = ω = 1.
+        optimizer: attached at once when given.
+        rule: ``norm``, ``gain``, ``kernel`` or ``none``.
+        static: keep the first step's scales for ever; later steps measure nothing.
+        process_group: the ranks that share the global minibatch; the default group when None.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if any: its loss scale is taken out of the
+            norms, which would be wrong without it.
+
+    Raises:
+        UserError: an unknown rule, or trainable parameters outside ``nn.Linear`` layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        rule: str = "norm",
+        static: bool = False,
+        process_group: dist.ProcessGroup | None = None,
+        grad_scaler: "torch.amp.GradScaler | None" = None,
+    ) -> None:
+        self._rule = get_rule(rule)
+        if not isinstance(static, bool):
+            raise UserError(f"static: {static!r} is not usable; allowed: True, False")
+        self.rule = rule
+        self.static = static
+        self.layers: list[MeasuredLayer] = measured_layers(model)
+        self._norms = SignalNorms(self.layers, process_group=process_group, grad_scaler=grad_scaler)
+        self._scales: Tensor | None = None
+        self._elsewhere = False
+        self._optimizer: Optimizer | None = None
+        self._handles: list[RemovableHandle] = []
+        self._restore_zero_grad: Callable[[], None] | None = None
+        self._measure()
+        if optimizer is not None:
+            self.attach(optimizer)
+
+    @property
+    def scales(self) -> Tensor:
+        """ξ of the last step, shape (l,), float64, on the model's device; ones before the first step."""
+        if self._scales is None:
+            return torch.ones(len(self.layers), dtype=torch.float64, device=self._norms.device)
+        return self._scales
+
+    @property
+    def overlap(self) -> bool:
+        """Start the all-reduce inside the coming backward pass.
+
+        Set it before the last backward pass of a step, and only then; DDP's own communication then
+        hides ours. Left off, the all-reduce happens at the step.
+        """
+        return self._norms.overlap
+
+    @overlap.setter
+    def overlap(self, value: bool) -> None:
+        self._norms.overlap = value
+
+    def update(self) -> Tensor:
+        """Reduce this step's sums over the ranks, compute ξ (l,) and start new sums. Collective.
+
+        Raises:
+            UserError: no backward pass has run since the last step.
+        """
+        if not self._frozen:
+            self._scales = self.predict(*self._norms.reduce())
+            self._measure()
+        self._norms.reset()
+        return self.scales
+
+    def predict(self, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        """ξ (l,) that a step with these mean squares will use: the frozen ones of a static rule."""
+        if self._frozen:
+            return self.scales
+        return self._rule(F, D, R, self._norms.omega, len(self.layers))
+
+    def measure_elsewhere(self) -> "DepthwiseScaling":
+        """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales.
+
+        Returns itself.
+        """
+        self._elsewhere = True
+        self._measure()
+        return self
+
+    def predict_layers(self, layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
+        """ξ of some layers alone, as :meth:`predict`, from their F and D, and R ()."""
+        if self._frozen:
+            return self.scales[layers]
+        return self._rule(F, D, R, self._norms.omega[layers], len(self.layers))
+
+    def record(self, scales: Tensor) -> None:
+        """Take ξ (l,) of a step that measured its signals itself."""
+        if not self._frozen:
+            self._scales = scales
+
+    def attach(self, optimizer: Any) -> None:
+        """Scale gradients before every step of ``optimizer``, a torch optimizer or Accelerate's wrapper.
+
+        Raises:
+            UserError: it is no optimizer, it trains other weights, or one is attached already.
+        """
+        inner = getattr(optimizer, "optimizer", optimizer)
+        if not isinstance(inner, Optimizer):
+            raise UserError(
+                f"optimizer: {type(optimizer).__name__} does not fit; allowed: a torch.optim.Optimizer"
+            )
+        if self._optimizer is not None:
+            raise UserError("optimizer: one is attached already; call detach() first; allowed: one")
+        trained = {parameter for group in inner.param_groups for parameter in group["params"]}
+        for layer in self.layers:
+            if not trained.issuperset(layer.parameters):
+                raise UserError(
+                    f"optimizer: it does not train layer {layer.name}; allowed: all scaled layers"
+                )
+        self._optimizer = inner
+        self._handles.append(inner.register_step_pre_hook(self._before_step))
+        self._restore_zero_grad = _call_after_zero_grad(inner, self._norms.reset)
+        self._measure()
+
+    def detach(self) -> None:
+        """Leave the optimizer and the model as they were."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._restore_zero_grad is not None:
+            self._restore_zero_grad()
+        self._restore_zero_grad = self._optimizer = None
+        self._norms.stop()
+
+    def reset(self) -> None:
+        """Forget the sums of the current step, as ``zero_grad`` does."""
+        self._norms.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last scales: all that a static rule needs to go on."""
+        scales = None if self._scales is None else self._scales.detach().cpu().clone()
+        return {"rule": self.rule, "static": self.static, "scales": scales}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up :meth:`state_dict`.
+
+        Raises:
+            UserError: the state is of another rule or another number of layers.
+        """
+        for key in ("rule", "static", "scales"):
+            if key not in state:
+                raise UserError(f"state_dict: it has no {key!r}; allowed: the state of a DepthwiseScaling")
+        for key in ("rule", "static"):
+            if state[key] != getattr(self, key):
+                raise UserError(
+                    f"scaling.{key}: {getattr(self, key)!r} differs from the saved {state[key]!r}; "
+                    "allowed: the same"
+                )
+        scales = state["scales"]
+        if scales is not None and (not isinstance(scales, Tensor) or scales.shape != (len(self.layers),)):
+            raise UserError(
+                f"state_dict: its scales do not fit; allowed: a tensor ({len(self.layers)},), one a layer"
+            )
+        self._scales = None if scales is None else scales.to(self._norms.device, torch.float64)
+        self._measure()
+
+    @property
+    def _frozen(self) -> bool:
+        return self.rule == "none" or (self.static and self._scales is not None)
+
+    def _measure(self) -> None:
+        if self._frozen or self._elsewhere:
+            self._norms.stop()
+        else:
+            self._norms.start()
+
+    def _before_step(
+        self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._scale_gradients()
+            return None
+
+        def scaled_closure() -> Any:
+            loss = closure()
+            self._scale_gradients()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], scaled_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": scaled_closure}
+
+    def _scale_gradients(self) -> None:
+        if self.rule == "none":
+            return
+        if not self._norms.seen and all(p.grad is None for layer in self.layers for p in layer.parameters):
+            return
+        scales = self.update()
+        for layer, xi in zip(self.layers, scales, strict=True):
+            for parameter in layer.parameters:
+                if parameter.grad is not None:
+                    local_shard(parameter.grad).mul_(xi)
+
+
+def _call_after_zero_grad(optimizer: Optimizer, callback: Callable[[], None]) -> Callable[[], None]:
+    """Have ``optimizer.zero_grad`` call ``callback`` too; returns what undoes it."""
+    original = optimizer.zero_grad
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        original(set_to_none=set_to_none)
+        callback()
+
+    vars(optimizer)["zero_grad"] = zero_grad
+
+    def restore() -> None:
+        vars(optimizer).pop("zero_grad", None)
+
+    return restore

@@ -1,0 +1,147 @@
+"""SGD with depthwise gradient scaling folded into the update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scaled_sgd.core.arguments import check_number
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import local_shard
+from scaled_sgd.steps.hook import DepthwiseScaling
+
+
+class ScaledSGD(Optimizer):
+    """W_k ← W_k − η v_k with v_k ← μ v_k + ξ_k G_k + λ W_k (theory §3).
+
+    The same numbers as ``torch.optim.SGD`` with :class:`~scaled_sgd.steps.hook.DepthwiseScaling` attached,
+    but without the extra pass over the gradients, and no wait for the device.
+
+    Args:
+        model: see :class:`~scaled_sgd.steps.hook.DepthwiseScaling`.
+        lr: η.
+        rule: scaling rule.
+        static: keep the first step's scales.
+        momentum: μ; 0 keeps no buffer.
+        weight_decay: λ, not scaled by ξ.
+        process_group: the ranks that share the global minibatch.
+        grad_scaler: a ``torch.amp.GradScaler`` in use.
+
+    Raises:
+        UserError: a negative or non-finite number, an unknown rule, or a model that does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        *,
+        rule: str = "norm",
+        static: bool = False,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        process_group: dist.ProcessGroup | None = None,
+        grad_scaler: "torch.amp.GradScaler | None" = None,
+    ) -> None:
+        check_number("lr", lr)
+        check_number("momentum", momentum, below=1)
+        check_number("weight_decay", weight_decay)
+        self.scaling = DepthwiseScaling(
+            model, rule=rule, static=static, process_group=process_group, grad_scaler=grad_scaler
+        )
+        placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
+        self._layer_of = [k for k, _ in placed]
+        super().__init__(
+            [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
+
+    @property
+    def scales(self) -> Tensor:
+        """ξ of the last step, shape (l,)."""
+        return self.scaling.scales
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every weight whose gradient is there. Collective."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        scales = self.scaling.update()
+        if scales.device.type == "cpu":
+            factors: list[Any] = scales.tolist()
+        else:
+            factors = list(scales.float().unbind())
+        group = self.param_groups[0]
+        for parameter, k in zip(group["params"], self._layer_of, strict=True):
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, factors[k], group)
+        return loss
+
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, xi: Any, group: dict[str, Any]) -> None:
+        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
+        W, G = local_shard(parameter), local_shard(gradient)
+        if momentum == 0:
+            if weight_decay != 0:
+                W.mul_(1 - lr * weight_decay)
+            _add_scaled(W, G, xi, -lr)
+            return
+        v = self.velocity(parameter)
+        _add_scaled(v.mul_(momentum), G, xi, 1.0)
+        if weight_decay != 0:
+            v.add_(W, alpha=weight_decay)
+        W.add_(v, alpha=-lr)
+
+    def velocity(self, parameter: nn.Parameter) -> Tensor:
+        """What this process holds of v_k, which is zero before the first step."""
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return local_shard(state["momentum_buffer"])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear gradients and the sums behind the scales."""
+        super().zero_grad(set_to_none)
+        self.scaling.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of ``torch.optim.Optimizer`` with the scaling's under ``"scaling"``."""
+        return {**super().state_dict(), "scaling": self.scaling.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up :meth:`state_dict`.
+
+        Raises:
+            UserError: the state is of another kind of optimizer, rule or network.
+        """
+        state = dict(state_dict)
+        if "scaling" not in state:
+            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
+        self.scaling.load_state_dict(state.pop("scaling"))
+        try:
+            super().load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
+            ) from error
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """One group holds all scaled layers.
+
+        Raises:
+            UserError: a second group.
+        """
+        if self.param_groups:
+            raise UserError("param_groups: ScaledSGD trains its model's layers as one group; allowed: one")
+        super().add_param_group(param_group)
+
+
+def _add_scaled(target: Tensor, gradient: Tensor, xi: Any, value: float) -> None:
+    """target += value·ξ·gradient in one pass; ξ stays on the device unless that is the CPU."""
+    if isinstance(xi, Tensor):
+        target.addcmul_(gradient, xi.to(gradient.dtype), value=value)
+    else:
+        target.add_(gradient, alpha=value * xi)

@@ -1,0 +1,172 @@
+"""Forward signals h, activation pattern D and backward signals δ of one global minibatch (theory §1, §2)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.core.arguments import check_device, check_integer, check_samples
+from scaled_sgd.core.losses import Loss, check_targets, get_loss
+from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.divergence import witness
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a forward and a backward pass over some samples leave behind, rows being samples.
+
+    Attributes:
+        partition: the network and this process's slice of it.
+        loss: ℓ.
+        y: targets of these samples.
+        total: n, the number of samples that means are taken over (more than are here, with chunks).
+        h: h_0..h_{l−1}, each (samples, m_k), complete on every process.
+        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself when its
+            sign tells, else z_k.
+        f: the output z_l, complete on every process.
+        delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
+    """
+
+    partition: Partition
+    loss: Loss
+    y: Tensor
+    total: int
+    h: list[Tensor]
+    gate: dict[int, Tensor]
+    f: Tensor
+    delta: dict[int, Tensor]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples here."""
+        return len(self.f)
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices l."""
+        return self.partition.depth
+
+    def through_activation(self, t: Tensor, k: int) -> Tensor:
+        """D_k ∘ t for t of shape (…, samples, m_k)."""
+        return through_activation(self.partition.model.activation, t, self.gate[k])
+
+    def own_through_activation(self, t: Tensor, k: int) -> Tensor:
+        """D_k ∘ t for this process's columns t of shape (…, samples, width(k))."""
+        return through_activation(self.partition.model.activation, t, self.partition.own(self.gate[k], k))
+
+
+def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
+    """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
+
+    Written as the backward pass of a leaky ReLU, whose choice of slopes is one fused pass over t;
+    ``torch.where`` with numbers is not, and takes longer than a matrix product of a narrow layer.
+    """
+    if phi.positive_slope == 0:
+        return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
+    slope = phi.negative_slope / phi.positive_slope
+    chosen: Tensor = torch.ops.aten.leaky_relu_backward(t, gate, slope, False)
+    return chosen if phi.positive_slope == 1 else chosen.mul_(phi.positive_slope)
+
+
+class Minibatch:
+    """The global minibatch of all processes, whole or in chunks of at most ``chunk_size`` samples.
+
+    Iterating yields the :class:`Signals` of each chunk. The whole batch's are computed once and kept;
+    those of chunks are computed anew each time, so that memory does not grow with the batch.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, chunk_size: int | None = None
+    ) -> None:
+        self.partition = Partition.of(model)
+        self.loss = get_loss(loss)
+        widths = self.partition.model.widths
+        check_samples(x, widths[0], self.partition.device)
+        if chunk_size is not None:
+            check_integer("chunk_size", chunk_size)
+        check_targets(self.loss, y, len(x), widths[-1])
+        check_device("y", y, self.partition.device)
+        self.x, self.y = self.partition.ranks.gather_samples(x.detach(), y.detach())
+        self.chunk_size = chunk_size or len(self.x)
+        self._whole: Signals | None = None
+
+    @property
+    def total(self) -> int:
+        """Number of samples n over all processes."""
+        return len(self.x)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether it takes more than one chunk."""
+        return self.chunk_size < self.total
+
+    def __iter__(self) -> Iterator[Signals]:
+        if self.chunked:
+            for x, y in zip(*(torch.split(t, self.chunk_size) for t in (self.x, self.y)), strict=True):
+                yield run_signals(self.partition, x, y, loss=self.loss, total=self.total)
+        else:
+            yield self.first
+
+    @property
+    def first(self) -> Signals:
+        """The signals of the first chunk, which is the whole batch when there is only one."""
+        if self.chunked:
+            return next(iter(self))
+        if self._whole is None:
+            self._whole = run_signals(self.partition, self.x, self.y, loss=self.loss, total=self.total)
+        return self._whole
+
+
+@torch.no_grad()
+def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total: int) -> Signals:
+    """Forward and backward over the samples x (samples, m_0) that every process has, without a graph."""
+    h, gate, f = forward(partition, x)
+    if y.is_floating_point():
+        y = y.to(partition.dtype)
+    r = loss.gradient(f, y)
+    delta = {partition.depth: partition.own(r, partition.depth).contiguous()}
+    for k in range(partition.depth, 1, -1):
+        delta[k - 1] = backward(partition, delta[k], gate[k - 1], k)
+    return Signals(partition, loss, y, total, h, gate, f, delta)
+
+
+def forward(
+    partition: Partition, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
+) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness () of each z_k, and k.
+
+    To be called without gradients.
+    """
+    phi = partition.model.activation
+    sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
+    h = [x.to(partition.dtype)]
+    gate: dict[int, Tensor] = {}
+    for k in range(1, partition.depth + 1):
+        z = partition.gather(_product(partition, h[k - 1], partition.local(k).T, k), k)
+        if see is not None:
+            see(witness(z), k)
+        if k < partition.depth:
+            h.append(partition.model.apply_activation(z))
+            gate[k] = h[k] if sign_survives else z
+    return h, gate, z
+
+
+def backward(partition: Partition, delta: Tensor, gate: Tensor, k: int) -> Tensor:
+    """δ_{k−1} = (α_k δ_k W_k) ∘ D_{k−1}: this process's columns, from its columns of δ_k.
+
+    ``delta`` is (…, samples, width(k)) and ``gate`` (samples, m_{k−1}).
+    """
+    product = partition.sum(_product(partition, delta, partition.local(k), k))
+    own = partition.own(product, k - 1)
+    activation = partition.model.activation
+    return through_activation(activation, own, partition.own(gate, k - 1)).contiguous()
+
+
+def _product(partition: Partition, rows: Tensor, matrix: Tensor, k: int) -> Tensor:
+    """α_k rows @ matrix for rows (…, m); the factor is part of the product, without a pass of its own."""
+    if rows.ndim > 2:
+        product = _product(partition, rows.flatten(0, -2), matrix, k)
+        return product.view(*rows.shape[:-1], matrix.shape[1])
+    return torch.addmm(partition.blank, rows, matrix, beta=0, alpha=partition.multiplier(k))

@@ -1,0 +1,50 @@
+"""Loss and outputs over a whole split, shared out over ranks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.core.losses import Loss
+from scaled_sgd.data import Resident, rank_rows
+from scaled_sgd.parallel import Ranks
+
+ROWS = 4096
+"""Samples of one forward pass."""
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Callable[[Tensor], Tensor],
+    samples: Resident,
+    targets: Callable[[Tensor], Tensor],
+    *,
+    loss: Loss,
+    ranks: Ranks,
+) -> tuple[float, Tensor]:
+    """Mean loss over ``samples`` and this rank's outputs f (rows of this rank, m_l). Collective.
+
+    Args:
+        model: maps (n, m_0) to (n, m_l).
+        samples: the same on every rank.
+        targets: turns ``samples.y`` into what the loss takes.
+        loss: ℓ.
+        ranks: the processes that share the samples out.
+    """
+    own = rank_rows(len(samples), ranks.rank, ranks.size)
+    total = torch.zeros((), dtype=torch.float64, device=samples.x.device)
+    outputs = []
+    most = -(-len(samples) // ranks.size)
+    # As many forward passes as the rank with the most rows: a sharded model needs every rank in each.
+    for start in range(own.start, own.start + max(most, 1), ROWS):
+        rows = slice(min(start, own.stop), min(start + ROWS, own.stop))
+        f = model(samples.x[rows])
+        total += loss.value(f, targets(samples.y[rows])).sum()
+        outputs.append(f)
+    return float(ranks.sum(total)) / len(samples), torch.cat(outputs)
+
+
+def gather_outputs(outputs: Tensor, count: int, ranks: Ranks) -> Tensor:
+    """All ranks' outputs in the order of the ``count`` samples. Collective."""
+    parts = (rank_rows(count, rank, ranks.size) for rank in range(ranks.size))
+    return ranks.gather(outputs, [rows.stop - rows.start for rows in parts])

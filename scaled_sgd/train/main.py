@@ -1,0 +1,121 @@
+"""``accelerate launch -m scaled_sgd.train``: one run, from a command line to a summary."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+
+from scaled_sgd.config import Config
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.errors import (
+    DIVERGED_STATUS,
+    INTERRUPTED_STATUS,
+    LOST_STATUS,
+    TERMINATED_STATUS,
+    USAGE_STATUS,
+    DivergedError,
+    StoppedError,
+    UserError,
+)
+from scaled_sgd.parallel import launcher
+from scaled_sgd.runs.summary import summary_text
+from scaled_sgd.train.accelerator import create_accelerator
+from scaled_sgd.train.trainer import Trainer
+
+_PRINTING = ("-h", "--help", "--print_config")
+_SECONDS_TO_SPEAK = 10.0
+"""How long other ranks let the first one speak: the launcher ends them all when it exits. A rank that is
+left after that is the only one to know of the mistake."""
+
+_SECONDS_TO_NOTICE = 2.0
+"""How long the first rank lets the launcher notice that a process is gone."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a
+    lost process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
+        return 0
+    before: Any = None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = parse(arguments)
+        accelerator = create_accelerator(config)
+        summary = train(config, accelerator)
+    except (UserError, DivergedError) as error:
+        if "--debug" in arguments:
+            raise
+        if launcher.rank() != 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(_SECONDS_TO_SPEAK)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
+    except StoppedError as stopped:
+        if launcher.rank() == 0:
+            print(f"interrupted: {stopped}", file=sys.stderr, flush=True)
+        return 128 + stopped.number
+    except KeyboardInterrupt as interrupt:
+        status = TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
+        if launcher.rank() == 0:
+            print("interrupted: the run directory has what was logged so far", file=sys.stderr, flush=True)
+        return status
+    except RuntimeError as error:
+        if "--debug" in arguments or not _lost_another(error):
+            raise
+        _leave_the_lost(error)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+    if summary is not None:
+        print(summary)
+    return 0
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone or hangs."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return False
+    signs = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "timeout", "Socket", "NCCL")
+    return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in signs)
+
+
+def _leave_the_lost(error: RuntimeError) -> NoReturn:
+    """Say so and end this process without waiting for the others in any way.
+
+    A launcher that saw a process die ends the others meanwhile, and speaks itself.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_SECONDS_TO_NOTICE if launcher.rank() == 0 else _SECONDS_TO_SPEAK)
+    reason = str(error).strip().splitlines()[-1]
+    print(
+        f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
+        "go on with --run.resume auto",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST_STATUS)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as an interrupt from the keyboard does."""
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise _Terminated
+
+
+def train(config: Config, accelerator: Accelerator) -> str | None:
+    """Run to the end; the text of the summary on the main process, None elsewhere."""
+    trainer = Trainer(config, accelerator)
+    summary = trainer.run()
+    return None if trainer.directory is None else summary_text(summary, str(trainer.directory.path))

@@ -1,0 +1,120 @@
+"""What the data and the launch decide of a configuration."""
+
+from dataclasses import replace
+from typing import Literal
+
+from scaled_sgd.config import Config, ShardingConfig
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import Data
+from scaled_sgd.planning import Load
+from scaled_sgd.planning.choice import NATIVE, ZERO, World, choose, predicted
+
+_DEFAULT_EPOCHS = 20.0
+
+
+def resolve(config: Config, data: Data, world: World) -> Config:
+    """The configuration with loss, steps, strategy, evaluation interval and metrics filled in.
+
+    Raises:
+        UserError: the configuration does not fit the data or the launch, or the network not the memory.
+    """
+    per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
+    steps = _steps(config, per_epoch)
+    if config.optim.warmup_steps >= steps:
+        raise UserError(
+            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; "
+            f"allowed: integers below the {steps} steps"
+        )
+    config = replace(config, loss=_loss(config, data))
+    sharding = _sharding(config, data, world)
+    every = config.run.eval_every
+    names = config.run.metrics
+    if names is None:
+        names = ["accuracy"] if data.task == "classification" else ["mse"]
+    return replace(
+        config,
+        optim=replace(config.optim, steps=steps, epochs=None),
+        sharding=sharding,
+        run=replace(
+            config.run, metrics=names, eval_every=(per_epoch or steps) if every is None else every or steps
+        ),
+    )
+
+
+def _loss(config: Config, data: Data) -> Literal["cross_entropy", "mse"]:
+    if config.loss == "auto":
+        return "cross_entropy" if data.task == "classification" else "mse"
+    if config.loss == "cross_entropy" and data.task == "regression":
+        raise UserError("loss: 'cross_entropy' does not fit number targets; allowed: mse, auto")
+    return config.loss
+
+
+def _steps(config: Config, per_epoch: int | None) -> int:
+    if config.optim.steps is not None:
+        return config.optim.steps
+    if per_epoch is None:
+        raise UserError("optim.steps: null does not fit data.streaming; allowed: a number of steps")
+    epochs = _DEFAULT_EPOCHS if config.optim.epochs is None else config.optim.epochs
+    return max(1, round(epochs * per_epoch))
+
+
+def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
+    """The strategy; refuses a network or a minibatch whose steps exceed a process's memory.
+
+    Args:
+        config: whose loss is resolved.
+        data: as loaded.
+        world: as launched.
+    """
+    model = config.model
+    load = Load.of(config, data.in_features, data.out_features)
+    if config.diagnostics.every and config.diagnostics.k > load.weights:
+        raise UserError(
+            f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
+            f"{load.weights:,} weights"
+        )
+    sharding = choose(config, world, load)
+    if sharding.strategy in ZERO and model.dtype != "float32":
+        raise UserError(
+            f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
+            "allowed: float32"
+        )
+    if sharding.strategy in ZERO and config.optim.fused_update:
+        raise UserError(
+            f"optim.fused_update: true does not fit {sharding.strategy}, which was launched; allowed: false"
+        )
+    if sharding.exchange != "auto" and sharding.strategy != "ddp":
+        raise UserError(
+            f"sharding.exchange: {sharding.exchange!r} does not fit sharding.strategy {sharding.strategy}; "
+            "allowed: auto"
+        )
+    _check_memory(replace(config, sharding=sharding), world, load)
+    return sharding
+
+
+def _check_memory(config: Config, world: World, load: Load) -> None:
+    """Refuse steps that are predicted to take more than a process may."""
+    strategy = config.sharding.strategy
+    cost = predicted(strategy, config, world, load)
+    if cost.peak_bytes <= world.memory:
+        return
+    others = [
+        name
+        for name in NATIVE
+        if name not in (strategy, "fsdp2+tensor")
+        and predicted(name, config, world, load).peak_bytes <= world.memory
+    ]
+    allowed = f"allowed here: at most {_gib(world.memory)}"
+    if others and world.size > 1 and world.launched is None:
+        allowed += f", or sharding.strategy {others[0]}"
+    needed = f"{_gib(cost.peak_bytes)} a process in a step under {strategy}"
+    if cost.held_bytes > world.memory:
+        raise UserError(
+            f"model.base_width: {config.model.base_width} gives {load.weights:,} weights, {needed}; {allowed}"
+        )
+    raise UserError(f"optim.batch_size: {config.optim.batch_size} takes {needed}; {allowed}")
+
+
+def _gib(count: float) -> str:
+    """Bytes in GiB, in two digits where few."""
+    return f"{count / 2**30:,.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**30:.2g} GiB"

@@ -1,0 +1,190 @@
+"""Where a run starts: anew, or from a checkpoint that was verified and fits the configuration."""
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import sys
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config.comparison import check_changes
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import Data, Resident
+from scaled_sgd.parallel.agreement import on_every_rank, on_first_rank
+from scaled_sgd.runs.checkpoint import Checkpoint, newest_intact, open_checkpoint
+from scaled_sgd.runs.checkpoint.folders import step_of
+from scaled_sgd.runs.checkpoint.manifest import MANIFEST
+from scaled_sgd.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        directory: the run directory that goes on, on the first rank; None: a new one is to be made.
+        checkpoint: None: from step 0.
+    """
+
+    directory: RunDirectory | None = None
+    checkpoint: Checkpoint | None = None
+
+
+def find_start(config: Config) -> Start:
+    """The start that ``run.resume`` asks for; says what it skipped. Collective.
+
+    A run directory that goes on is locked before anything of it is read.
+
+    Raises:
+        UserError: there is no such run, no intact checkpoint at a path that was named, or the run is in use.
+    """
+    run = config.run
+    if run.resume == "no":
+        return Start()
+    named = None if run.name is None else Path(run.dir) / run.name
+    if run.resume == "auto":
+        assert named is not None
+        folder, chosen = named, None
+    else:
+        place, chosen = on_every_rank(lambda: _locate(run.resume))
+        if place is None:
+            if named is None:
+                raise UserError(f"run.resume: {run.resume!r} is in no run directory; allowed: with run.name")
+            return Start(None, open_checkpoint(cast(Path, chosen)))
+        folder = place
+    in_place = named is None or _same(named, folder)
+    exists = on_every_rank(folder.is_dir)
+    directory = on_first_rank(lambda: RunDirectory(folder) if in_place and exists else None)
+    if chosen is not None:
+        return Start(directory, open_checkpoint(chosen))
+    checkpoint, skipped = newest_intact(folder / "checkpoints")
+    on_first_rank(lambda: _say_skipped(folder / "checkpoints", skipped, rename=directory is not None))
+    if checkpoint is None and (skipped or run.resume != "auto"):
+        raise UserError(
+            f"run.resume: {str(folder)!r} has no intact checkpoint; allowed: a run with one, or no"
+        )
+    if checkpoint is None and directory is not None:
+        print(f"run.resume: no checkpoint in {str(folder)!r}; starting over", file=sys.stderr, flush=True)
+        directory.metrics.cut(0)
+    return Start(directory, checkpoint)
+
+
+def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]:
+    """Whether a resolved configuration and its data may go on from ``checkpoint``; the accepted changes.
+
+    Raises:
+        UserError: they differ in what decides the weights, and the difference is not accepted by name.
+    """
+    accepted = config.run.accept_changes
+    changes = check_changes(checkpoint.state["config"], as_dict(config), accepted)
+    saved, now = checkpoint.state["data"], data_facts(data)
+    if saved != now:
+        key = next(name for name in now if saved.get(name) != now[name])
+        if not {"data", "data.source"} & set(accepted):
+            raise UserError(
+                f"data.source: {config.data.source!r} has {key} {now[key]}, the checkpoint's data "
+                f"{saved.get(key)}; allowed: the same data, or data.source in run.accept_changes"
+            )
+        changes.append(f"data ({key} {saved.get(key)} → {now[key]})")
+    return changes
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+    """What tells one data set from another: its sizes, and a digest of what is in memory."""
+    train = data.train if isinstance(data.train, Resident) else None
+    digest = hashlib.blake2b(digest_size=16)
+    for samples in (train, data.evaluation):
+        for t in () if samples is None else (samples.x, samples.y):
+            digest.update(t.contiguous().view(torch.uint8).numpy().data)
+    return {
+        "in_features": data.in_features,
+        "out_features": data.out_features,
+        "training samples": None if train is None else len(train),
+        "held-out samples": len(data.evaluation),
+        "digest": digest.hexdigest(),
+    }
+
+
+def open_directory(config: Config, start: Start) -> RunDirectory:
+    """The run directory of ``start``, or a new one, with the configuration of this run. On one rank.
+
+    Raises:
+        UserError: it exists already or cannot be made.
+    """
+    run = config.run
+    if start.directory is not None:
+        directory = start.directory
+    elif run.name is not None:
+        directory = RunDirectory.make(run.dir, run.name)
+    else:
+        source = re.sub(r"[^A-Za-z0-9._-]", "-", Path(config.data.source).stem).strip(".-")
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        directory = RunDirectory.make(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
+    if start.checkpoint is not None:
+        _take_metrics(directory, start.checkpoint)
+    if start.checkpoint is not None and start.directory is not None:
+        _leave_behind(directory.checkpoints, start.checkpoint.step)
+    # A change is accepted once.
+    written = replace(run, name=directory.path.name, resume="no", accept_changes=[])
+    directory.write_config(as_dict(replace(config, run=written)))
+    return directory
+
+
+def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
+    """Have the metrics of ``directory`` end where the checkpoint was made.
+
+    What was logged after it is logged again. A new directory gets the rows of the run that it goes on from.
+    """
+    size = checkpoint.state["progressed"]["metrics_bytes"]
+    source = checkpoint.path.parent.parent / "metrics.jsonl"
+    if _same(source.parent, directory.path):
+        directory.metrics.cut(min(size, directory.metrics.size))
+    elif checkpoint.path.parent.name == "checkpoints" and source.is_file():
+        directory.metrics.append(source.read_bytes()[:size])
+
+
+def _locate(path: str) -> tuple[Path | None, Path | None]:
+    """The run directory at or around ``path``, if any, and the checkpoint if that is one."""
+    folder = Path(path)
+    if (folder / MANIFEST).is_file():
+        run = folder.resolve().parent.parent
+        inside = folder.resolve().parent.name == "checkpoints" and (run / "config.yaml").is_file()
+        return (folder.parent.parent if inside else None), folder
+    if (folder / "config.yaml").is_file():
+        return folder, None
+    raise UserError(
+        f"run.resume: no run or checkpoint at {path!r}; allowed: no, auto, or the path of a run or checkpoint"
+    )
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def _say_skipped(folder: Path, skipped: list[str], *, rename: bool) -> None:
+    """Say which checkpoints were skipped; renamed, they do not count among those that are kept."""
+    for reason in skipped:
+        print(f"warning: {reason}", file=sys.stderr, flush=True)
+    for path in folder.glob("step-*") if rename else ():
+        if any(repr(str(path)) in reason for reason in skipped):
+            _rename(path, "damaged")
+
+
+def _leave_behind(folder: Path, step: int) -> None:
+    """Rename checkpoints after ``step``, from which the run goes on another way."""
+    for path in folder.glob("step-*"):
+        later = step_of(path.name)
+        if later is not None and later > step:
+            _rename(path, "left")
+
+
+def _rename(path: Path, why: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rename(path, path.with_name(f"{path.name}.{why}-{secrets.token_hex(4)}"))

@@ -1,0 +1,153 @@
+"""Saves a run and takes it up again, between the trainer and the storage of checkpoints."""
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from scaled_sgd.config import Config, as_dict
+from scaled_sgd.core.errors import CheckpointError, UserError
+from scaled_sgd.data import Data
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.parallel.agreement import from_first_rank
+from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
+from scaled_sgd.runs.records import MetricsStream, versions
+from scaled_sgd.train.interrupts import Wish
+from scaled_sgd.train.resuming import data_facts
+from scaled_sgd.train.snapshot import (
+    Progressed,
+    observer_state,
+    observer_tensors,
+    pieces,
+    random_states,
+    restore_pieces,
+    restore_random_states,
+)
+from scaled_sgd.train.strategies import Strategy
+
+
+class Saver:
+    """Everything of a run that its next step and its next diagnosis depend on.
+
+    Args:
+        config: resolved.
+        data: what the run trains on.
+        strategy: the network, laid out.
+        observer: the diagnostics, if any.
+        grad_scaler: of mixed precision, if any.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Data,
+        strategy: Strategy,
+        observer: Observer | None,
+        grad_scaler: "torch.amp.GradScaler | None",
+    ) -> None:
+        self._config, self._data, self._strategy = config, data, strategy
+        self._observer, self._grad_scaler = observer, grad_scaler
+        self._saved_at = time.monotonic()
+
+    def wish(self) -> Wish:
+        """To save, on the first rank, when the minutes between checkpoints are over."""
+        minutes = self._config.checkpoint.every_minutes
+        first = not dist.is_initialized() or dist.get_rank() == 0
+        over = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return Wish.SAVE if first and over else Wish.NOTHING
+
+    def save(
+        self, run: Path, progressed: Progressed, metrics: MetricsStream | None
+    ) -> tuple[Path | None, str | None]:
+        """Write a checkpoint below the folder ``run`` and delete old ones; where, or why not. Collective."""
+        folder, checkpoint = run / "checkpoints", self._config.checkpoint
+        try:
+            progressed.metrics_bytes = from_first_rank(lambda: _size(metrics))
+            path = save(
+                folder,
+                progressed.step,
+                pieces=pieces(self._strategy),
+                private=random_states() | self._observed(),
+                state=self._state(progressed),
+            )
+        except UserError as error:
+            return None, str(error)
+        finally:
+            self._saved_at = time.monotonic()
+        try:
+            prune(folder, checkpoint.keep, checkpoint.keep_steps)
+        except CheckpointError as error:
+            return path, str(error)
+        return path, None
+
+    def restore(self, checkpoint: Checkpoint) -> Progressed:
+        """Take up a checkpoint of any world and strategy; how far it had come.
+
+        Bit for bit on the world and strategy it was made with. On others all but the start vectors of
+        eigenvalue searches, which then begin anew and end within their tolerance.
+
+        Raises:
+            UserError: it is of another network.
+        """
+        state = checkpoint.state
+        restore_pieces(self._strategy, checkpoint, momentum=self._config.optim.momentum > 0)
+        scaling = self._config.scaling
+        if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
+            scales = state["scaling"]["scales"]
+            numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
+            self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
+        if self._grad_scaler is not None and state["grad_scaler"] is not None:
+            self._grad_scaler.load_state_dict(state["grad_scaler"])
+        rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        same_world = checkpoint.world_size == size and state["strategy"] == self._strategy.name
+        private = checkpoint.private(rank if same_world else 0)
+        if same_world:
+            restore_random_states(private)
+            saved, asked = state.get("exchange"), self._config.sharding.exchange
+            if saved is not None and self._strategy.exchange is not None and asked == "auto":
+                # Measured anew it could differ, and with it the rounding of sums.
+                self._strategy.exchange = saved
+        if self._observer is not None:
+            device = self._strategy.device
+            before = observer_state(private, device, starts=same_world)
+            samples = state["config"]["diagnostics"]["samples"]
+            if samples != self._config.diagnostics.samples or state["data"] != self._data_facts:
+                before = {"starts": {}, "first_kernels": None}
+            self._observer.load_state_dict(before)
+        return Progressed(**state["progressed"])
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        return data_facts(self._data)
+
+    def _observed(self) -> dict[str, torch.Tensor]:
+        return {} if self._observer is None else observer_tensors(self._observer.state_dict())
+
+    def _state(self, progressed: Progressed) -> dict[str, Any]:
+        scaling = self._strategy.scaling.state_dict()
+        scales = scaling["scales"]
+        return {
+            "progressed": progressed.as_dict(),
+            "config": as_dict(self._config),
+            "data": self._data_facts,
+            "strategy": self._strategy.name,
+            "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
+            "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
+            "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
+            "versions": versions(),
+        }
+
+
+def _size(metrics: MetricsStream | None) -> int:
+    """Bytes of the metrics, on the disk.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    try:
+        return 0 if metrics is None else metrics.size
+    except OSError as error:
+        raise UserError(f"metrics: cannot be written: {error.strerror}; allowed: a disk with room") from error

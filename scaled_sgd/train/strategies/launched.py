@@ -1,0 +1,78 @@
+"""What a launcher's configuration file says of sharding: Accelerate's own FSDP, or DeepSpeed."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import launcher
+from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.planning.choice import World
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable of the launcher says yes."""
+    return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
+
+
+def world_of(accelerator: "Accelerator") -> World:
+    """The world that an accelerator found.
+
+    Raises:
+        UserError: it was launched with a version of FSDP, or a stage of ZeRO, that is none of ours.
+    """
+    local = launcher.started_here()
+    cuda = accelerator.device.type == "cuda"
+    memory = torch.cuda.mem_get_info()[1] if cuda else host_memory() // local
+    return World(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))
+
+
+def launched_strategy(accelerator: "Accelerator") -> str | None:
+    """The strategy of ``sharding.strategy`` that a launch is for; None: any.
+
+    Raises:
+        UserError: it is for FSDP of another version than 2, or ZeRO of another stage than 1, 2 and 3.
+    """
+    if accelerator.distributed_type.value == "DEEPSPEED":
+        assert accelerator.deepspeed_plugin is not None
+        stage = accelerator.deepspeed_plugin.zero_stage
+        if stage not in (1, 2, 3):
+            raise UserError(f"launch: its DeepSpeed configuration has ZeRO stage {stage}; allowed: 1, 2, 3")
+        return f"zero{stage}"
+    return None if fsdp_plugin(accelerator) is None else "fsdp2"
+
+
+def fsdp_plugin(accelerator: "Accelerator") -> Any:
+    """Accelerate's FSDP plugin where that was launched, else None.
+
+    Without GPUs Accelerate forgets that it was; the launcher's variables still say it.
+
+    Raises:
+        UserError: it is of another version than 2, recomputes activations in a way of its own, or keeps
+            weights in the memory of the host.
+    """
+    plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None and is_set("ACCELERATE_USE_FSDP"):
+        plugin = FullyShardedDataParallelPlugin()
+        if accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(accelerator.mixed_precision)
+    if plugin is None:
+        return None
+    if plugin.fsdp_version != 2:
+        raise UserError(
+            f"launch: FSDP version {plugin.fsdp_version} was launched; allowed: fsdp_version: 2, or a "
+            "launch without FSDP and --sharding.strategy fsdp2"
+        )
+    if plugin.activation_checkpointing:
+        raise UserError(
+            "launch: fsdp_activation_checkpointing true was launched; allowed: false, and "
+            "--sharding.activation_checkpointing true"
+        )
+    if type(plugin.cpu_offload).__name__ == "CPUOffloadPolicy":
+        raise UserError("launch: fsdp_offload_params true was launched; allowed: false")
+    return plugin

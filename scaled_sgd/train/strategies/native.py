@@ -1,0 +1,226 @@
+"""Strategies on torch's own parts: replicas in DistributedDataParallel, FSDP2, tensor parallelism, both."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.tensor_parallel import parallelize
+from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
+from scaled_sgd.train.strategies.shards import RowShard, initial_values
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MakeNetwork = Callable[[torch.device | str], HomogeneousMLP]
+"""The run's network on a device; on ``meta`` without memory."""
+MakeOptimizer = Callable[[HomogeneousMLP], ScaledSGD]
+
+
+class Replicas(GradientStrategy):
+    """``ddp``: every process holds all weights; gradients are averaged while they are computed."""
+
+    name = "ddp"
+
+    def __init__(
+        self, accelerator: "Accelerator", make_network: MakeNetwork, make_optimizer: MakeOptimizer
+    ) -> None:
+        self._accelerator = accelerator
+        self.network = make_network(accelerator.device)
+        optimizer = make_optimizer(self.network)
+        self.scaling = optimizer.scaling
+        self.module: nn.Module = accelerator.prepare(self.network)
+        self._optimizer: Any = accelerator.prepare(optimizer)
+        self.data, self.tensor = Ranks(), Ranks.alone()
+        if self.data.size > 1:
+            self._settle_buckets()
+        weights = enumerate(self.network.scaled_layers, start=1)
+        self.shards = [RowShard(k, layer.weight, optimizer, copies=self.data.size) for k, layer in weights]
+
+    def _settle_buckets(self) -> None:
+        """A backward pass for nothing: DDP sums in another order from its second one on.
+
+        Without it the first step of a resumed run would differ from the same step of a run that went on.
+        """
+        first = self.network.scaled_layers[0].weight
+        x = torch.zeros(1, self.network.widths[0], dtype=first.dtype, device=first.device)
+        (self.module(x).sum() * 0).backward()
+        self._optimizer.zero_grad()
+
+    def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged with the last microbatch."""
+        return nullcontext() if last else self._accelerator.no_sync(self.module)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self.scaling.overlap = last and self.data.size > 1
+        self._accelerator.backward(loss)
+
+    def zero_grad(self) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self._optimizer.zero_grad()
+
+    def gradient_norm(self) -> Tensor:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`; a loss scale is taken out."""
+        self._accelerator.unscale_gradients()
+        return super().gradient_norm()
+
+    def step(self, lr: float) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+
+
+class Whole(FusedStrategy):
+    """``ddp`` with fused steps: every process holds all weights, and no gradients.
+
+    Args:
+        device: this process's.
+        make_network: the network.
+        make_optimizer: its optimizer.
+        choose: for each layer whether its factors move instead of its gradient, where processes are several.
+    """
+
+    name = "ddp"
+
+    def __init__(
+        self,
+        device: torch.device,
+        make_network: MakeNetwork,
+        make_optimizer: MakeOptimizer,
+        choose: Callable[[HomogeneousMLP, Ranks], Sequence[bool]],
+    ) -> None:
+        self.network = self.module = make_network(device)
+        self.optimizer = make_optimizer(self.network)
+        self.scaling = self.optimizer.scaling
+        self.data, self.tensor = Ranks(), Ranks.alone()
+        if self.data.size > 1:
+            self.exchange = choose(self.network, self.data)
+        weights = enumerate(self.network.scaled_layers, start=1)
+        self.shards = [
+            RowShard(k, layer.weight, self.optimizer, copies=self.data.size) for k, layer in weights
+        ]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How FSDP2 treats a layer.
+
+    Attributes:
+        precision: of forward and backward passes; weights and their updates keep their own.
+        reshard: give up the gathered weights of a layer between forward and backward pass.
+    """
+
+    precision: MixedPrecisionPolicy
+    reshard: bool = True
+
+
+class Sharded(GradientStrategy, FusedStrategy):
+    """``fsdp2``, ``tensor`` and ``fsdp2+tensor``: every process holds some rows of each weight.
+
+    Weights are made in place from the seed, so no process ever holds the whole network. Gradients of
+    every microbatch are summed over processes at once: memory before traffic.
+
+    Args:
+        name: as ``sharding.strategy`` has it.
+        device: this process's.
+        make_network: the network.
+        make_optimizer: its optimizer.
+        tensor_processes: how many neighbouring processes share each layer; 1 with ``fsdp2``.
+        policy: of FSDP2; None: tensor parallelism alone.
+        autocast: of the forward pass.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        device: torch.device,
+        make_network: MakeNetwork,
+        make_optimizer: MakeOptimizer,
+        *,
+        tensor_processes: int,
+        policy: Policy | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.name = name
+        self._autocast = autocast
+        world = start_world(device)
+        # A mesh of one dimension where there is one: each process of a second would be a group of its own.
+        sizes = {"data": world // tensor_processes, "tensor": tensor_processes}
+        if policy is None:
+            del sizes["data"]
+        elif "tensor" not in name:
+            del sizes["tensor"]
+        mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self.data, self.tensor = (
+            Ranks(mesh[axis].get_group()) if axis in sizes else Ranks.alone() for axis in ("data", "tensor")
+        )
+        self.network = self.module = make_network("meta")
+        if "tensor" in name:
+            parallelize(self.network, mesh["tensor"])
+        if policy is not None:
+            shard(self.network, mesh["data"], policy)
+        self.network.to_empty(device=device)
+        self.optimizer = make_optimizer(self.network)
+        self.scaling = self.optimizer.scaling
+        self.shards = []
+        for k, layer in enumerate(self.network.scaled_layers, start=1):
+            self.shards.append(RowShard(k, layer.weight, self.optimizer, copies=1))
+            self.shards[-1].fill("weight", initial_values(self.network, k))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        with self._autocast():
+            f = super().forward(x)
+        return f.float() if f.dtype == torch.bfloat16 else f
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self.scaling.overlap = last and self.data.size * self.tensor.size > 1
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def zero_grad(self) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self.optimizer.zero_grad()
+
+    def step(self, lr: float) -> None:
+        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+
+
+def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
+    """FSDP2 over ``mesh``, layer by layer, so that one layer's weights are gathered at a time."""
+    precision = policy.precision
+    for layer in network.layers:
+        fully_shard(
+            layer,
+            mesh=mesh,
+            reshard_after_forward=policy.reshard,
+            mp_policy=precision,
+        )
+    whole = MixedPrecisionPolicy(
+        param_dtype=precision.param_dtype, reduce_dtype=precision.reduce_dtype, output_dtype=torch.float32
+    )
+    fully_shard(
+        network,
+        mesh=mesh,
+        mp_policy=precision if precision.param_dtype is None else whole,
+    )
+
+
+def start_world(device: torch.device) -> int:
+    """Number of processes; where there is one and no group, a group of it is made, which meshes need."""
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    return dist.get_world_size()

@@ -1,0 +1,126 @@
+"""What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scaled_sgd.core.network import HomogeneousMLP, initial_rows
+from scaled_sgd.parallel.layout import local_shard, row_range
+from scaled_sgd.parallel.ranks import Ranks
+from scaled_sgd.steps.hook_sums import square_norm
+
+Kind = Literal["weight", "momentum"]
+Read = Callable[[int, int], Tensor]
+"""Numbers start..stop of a row-major W_k or of its momentum, shape (stop − start,), on the CPU."""
+
+READ_ELEMENTS = 1 << 21
+"""Numbers read at a time."""
+
+
+class Shard(Protocol):
+    """One layer's numbers ``start`` to ``stop`` in row-major order, which live on this process.
+
+    Attributes:
+        k: the layer, from 1.
+        shape: of W_k.
+        start: the first number held here.
+        stop: one past the last.
+        copies: how many processes hold these numbers.
+    """
+
+    k: int
+    shape: tuple[int, int]
+    start: int
+    stop: int
+    copies: int
+
+    def values(self, kind: Kind) -> Tensor | None:
+        """What the optimizer keeps of them, a flat view; None where there is no momentum."""
+        ...
+
+    def gradient(self) -> Tensor | None:
+        """Their gradient after the step's last backward pass, flat; None without one."""
+        ...
+
+    def scale_gradient(self, factor: Tensor) -> None:
+        """Multiply it by ``factor`` ()."""
+        ...
+
+    def fill(self, kind: Kind, read: Read) -> None:
+        """Replace them by what ``read`` gives. Every process reads what it holds and nothing moves."""
+        ...
+
+
+class RowShard:
+    """A replica, or whole rows of a DTensor, trained by a ``torch.optim`` optimizer.
+
+    Raises:
+        UserError: the weight lies otherwise.
+    """
+
+    def __init__(self, k: int, weight: nn.Parameter, optimizer: Optimizer, *, copies: int) -> None:
+        self.k, self.copies = k, copies
+        self._weight, self._optimizer = weight, optimizer
+        rows, fan_in = weight.shape
+        self.shape = (rows, fan_in)
+        self.start, self.stop = (row * fan_in for row in row_range(weight))
+
+    def values(self, kind: Kind) -> Tensor | None:
+        """See :class:`Shard`."""
+        if kind == "weight":
+            return local_shard(self._weight).view(-1)
+        buffer = self._optimizer.state.get(self._weight, {}).get("momentum_buffer")
+        return None if buffer is None else local_shard(buffer).view(-1)
+
+    def gradient(self) -> Tensor | None:
+        """See :class:`Shard`."""
+        return None if self._weight.grad is None else local_shard(self._weight.grad).view(-1)
+
+    def scale_gradient(self, factor: Tensor) -> None:
+        """See :class:`Shard`."""
+        gradient = self.gradient()
+        if gradient is not None:
+            gradient.mul_(factor.to(gradient.dtype))
+
+    def fill(self, kind: Kind, read: Read) -> None:
+        """See :class:`Shard`."""
+        if kind == "momentum":
+            self._optimizer.state[self._weight]["momentum_buffer"] = torch.zeros_like(self._weight)
+        held = self.values(kind)
+        assert held is not None
+        copy_range(held, self.start, read)
+
+
+def copy_range(target: Tensor, start: int, read: Read) -> None:
+    """Fill ``target`` (count,) with the numbers from ``start`` on, some at a time."""
+    for first in range(0, len(target), READ_ELEMENTS):
+        part = target[first : first + READ_ELEMENTS]
+        part.copy_(read(start + first, start + first + len(part)))
+
+
+def initial_values(network: HomogeneousMLP, k: int) -> Read:
+    """W_k at step 0, of which any range can be made by itself."""
+    layer = network.scaled_layers[k - 1]
+    fan_in = layer.in_features
+
+    def read(start: int, stop: int) -> Tensor:
+        first, last = start // fan_in, -(-stop // fan_in)
+        rows = initial_rows(network.seed, k, first, last, fan_in, layer.init_std)
+        return rows.view(-1)[start - first * fan_in : stop - first * fan_in]
+
+    return read
+
+
+def gradient_norm(shards: Sequence[Shard], device: torch.device) -> Tensor:
+    """‖(G_1, …, G_l)‖_F () in float64. Collective where gradients are in parts."""
+    ranks = Ranks()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for shard in shards:
+        gradient = shard.gradient()
+        if gradient is not None:
+            total += square_norm(gradient) / shard.copies
+    whole = all(shard.copies == ranks.size for shard in shards)
+    return (total * ranks.size if whole else ranks.sum(total)).sqrt()

@@ -1,0 +1,90 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from scaled_sgd.config import Config, as_dict, describe, key_types
+from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.core.errors import UserError
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_options_win_over_the_file_wherever_it_stands(order, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {depth: 3, base_width: 5}\n")
+    config = parse(["--model.depth=8", f"--config={file}"][order])
+    assert (config.model.depth, config.model.base_width) == (8, 5)
+
+
+def test_a_later_file_wins_over_an_earlier_one(tmp_path):
+    (tmp_path / "first.yaml").write_text("model: {depth: 3, base_width: 5}\n")
+    (tmp_path / "second.yaml").write_text("model: {depth: 4}\n")
+    config = parse([f"--config={tmp_path / name}.yaml" for name in ("first", "second")])
+    assert (config.model.depth, config.model.base_width) == (4, 5)
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("")
+    assert parse(["--config", str(file)]) == Config()
+
+
+def test_a_pair_of_numbers_is_an_activation():
+    assert parse(["--model.activation=[0.6,0.8]"]).model.activation == (0.6, 0.8)
+
+
+def test_a_written_configuration_reads_back_the_same(tmp_path):
+    config = parse(["--model.activation=[1,2]", "--optim.clip_norm=2", "--run.trackers=[tensorboard]"])
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(as_dict(config)))
+    assert parse(["--config", str(file)]) == config
+    assert from_dict(as_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    "values", [{"model": {"deph": 1}}, {"modle": {}}, {"optim": {"lr": -1}}, {"loss": 3}]
+)
+def test_a_mistake_in_a_dictionary_gets_one_line(values):
+    with pytest.raises(UserError, match=r"^[\w.]+: .*(allowed|did you mean)"):
+        from_dict(values)
+
+
+def test_every_key_says_what_it_does():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "scaled_sgd.train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "200", "PATH": ""},
+    ).stdout
+    lines = help_text.splitlines()
+    for key, hint in key_types().items():
+        (start,) = (i for i, line in enumerate(lines) if line.strip().startswith(f"--{key} "))
+        described = " ".join(lines[start : start + 2]).split("(type:")[0]
+        assert len(described.split()) >= 4, key
+        assert describe(hint)
+
+
+def test_the_printed_configuration_can_be_read_back(tmp_path, capsys):
+    with pytest.raises(SystemExit) as leaving:
+        parse(["--model.depth=9", "--print_config"])
+    assert leaving.value.code == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert parse(["--config", str(file)]) == dataclasses.replace(
+        Config(), model=dataclasses.replace(Config().model, depth=9)
+    )
+
+
+def test_a_mistake_leaves_nothing_for_the_next_command(capsys):
+    with pytest.raises(UserError, match=r"model\.depth"):
+        parse(["--print_config", "--model.depth", "x"])
+    assert parse([]) == Config()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["digits"])
+def test_shipped_experiments_are_valid(name):
+    assert parse(["--config", f"configs/experiments/{name}.yaml"]).data.source == "digits"

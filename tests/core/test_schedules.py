@@ -1,0 +1,22 @@
+import pytest
+
+from scaled_sgd.core.schedules import Schedule
+
+
+def test_warm_up_grows_linearly_and_reaches_the_peak_at_its_end():
+    schedule = Schedule("constant", 2.0, 10, warmup_steps=3)
+    assert [schedule(step) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_decays_start_at_the_peak_and_would_reach_zero_one_step_after_the_last(kind):
+    schedule = Schedule(kind, 3.0, 20, warmup_steps=5)
+    rates = [schedule(step) for step in range(5, 21)]
+    assert rates[0] == 3.0
+    assert rates[-1] == pytest.approx(0)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_linear_and_cosine_are_at_half_the_peak_half_way():
+    assert Schedule("linear", 1.0, 10)(5) == pytest.approx(0.5)
+    assert Schedule("cosine", 1.0, 10)(5) == pytest.approx(0.5)

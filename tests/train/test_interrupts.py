@@ -1,0 +1,24 @@
+import torch.distributed as dist
+
+from scaled_sgd.train.interrupts import Exchange, Wish
+from tests.processes import run_processes
+
+
+def wishes():
+    """What each exchange tells while the first rank wants one save until it has heard of it."""
+    exchange, heard = Exchange(), []
+    exchange._wanted_interval = lambda: 1
+    for _ in range(6):
+        wants = dist.get_rank() == 0 and Wish.SAVE not in heard
+        heard.append(exchange(Wish.SAVE if wants else Wish.NOTHING))
+    heard.append(exchange(Wish.STOP_TERMINATE if dist.get_rank() == 1 else Wish.NOTHING))
+    heard.append(exchange(Wish.NOTHING))
+    exchange.finish()
+    return heard
+
+
+def test_a_wish_is_known_everywhere_at_the_same_step_and_a_save_is_made_once():
+    found = run_processes(wishes, 2)
+    assert found[0] == found[1]
+    assert found[0].count(Wish.SAVE) == 1
+    assert found[0][-1] == Wish.STOP_TERMINATE
