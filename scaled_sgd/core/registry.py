@@ -1,0 +1,74 @@
+"""Named entries that other code reads: one place to add a rule, a parameterization, an optimizer, a diagnostic.
+
+Importing a registry imports neither torch nor the code behind its entries where an entry names it by text.
+"""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from scaled_sgd.core.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Entries by name, in the order in which they were added.
+
+    Args:
+        key: what a wrong name is called in messages, such as ``scaling.rule``.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> T:
+        """Register ``entry``; returns it.
+
+        Raises:
+            UserError: the name is taken.
+        """
+        if name in self._entries:
+            raise UserError(f"{self.key}: {name!r} is registered already; allowed: another name")
+        self._entries[name] = entry
+        return entry
+
+    def remove(self, name: str) -> None:
+        """Forget an entry, as a plugin's test does."""
+        del self._entries[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(self._entries)
+
+    @property
+    def entries(self) -> tuple[T, ...]:
+        """All entries."""
+        return tuple(self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __getitem__(self, name: str) -> T:
+        """The entry called ``name``.
+
+        Raises:
+            UserError: there is none.
+        """
+        if name not in self:
+            raise UserError(f"{self.key}: {name!r} is unknown; allowed: {', '.join(self._entries)}")
+        return self._entries[name]
+
+
+def load(target: "str | Callable[..., Any]") -> Callable[..., Any]:
+    """What ``"package.module:name"`` names, imported now; anything else as it is."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found

@@ -1,0 +1,79 @@
+"""What each sharding strategy can do: a table without code that checks, planner, doctor and docs read."""
+
+from dataclasses import dataclass
+
+from scaled_sgd.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """One strategy.
+
+    Attributes:
+        name: as ``sharding.strategy`` has it.
+        label: what it does, in a few words.
+        precisions: values of ``run.precision`` with steps by autograd.
+        dtypes: values of ``model.dtype``.
+        fused: whether weights lie where fused steps can update them.
+        exchange: whether a fused step may move factors or gradients between processes, as chosen.
+        rows: whether a process holds whole rows of every weight, instead of all of it.
+        splits_samples: whether processes work on different samples of a minibatch.
+        shares_layers: whether ``sharding.tensor_processes`` may be set.
+        zero_stage: of DeepSpeed; None: no DeepSpeed.
+        launch_file: below configs/accelerate, where the strategy needs a launch of its own; None: any launch.
+    """
+
+    name: str
+    label: str
+    precisions: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    fused: bool = False
+    exchange: bool = False
+    rows: bool = False
+    splits_samples: bool = True
+    shares_layers: bool = False
+    zero_stage: int | None = None
+    launch_file: str | None = None
+
+
+STRATEGIES: Registry[Capabilities] = Registry("sharding.strategy")
+"""From the simplest to the one with most parts."""
+
+for _entry in (
+    Capabilities(
+        "ddp", "all weights on every process", ("no", "tf32", "bf16", "fp16"), fused=True, exchange=True
+    ),
+    Capabilities("fsdp2", "rows of every weight", ("no", "tf32", "bf16"), fused=True, rows=True),
+    Capabilities(
+        "tensor",
+        "rows of every weight, which stay where they are",
+        ("no", "tf32", "bf16"),
+        fused=True,
+        rows=True,
+        splits_samples=False,
+    ),
+    Capabilities(
+        "fsdp2+tensor",
+        "rows of every weight, shared by groups of processes",
+        ("no", "tf32", "bf16"),
+        fused=True,
+        rows=True,
+        shares_layers=True,
+    ),
+    *(
+        Capabilities(
+            f"zero{stage}",
+            f"flat parts of {parts}",
+            ("no", "tf32", "bf16"),
+            dtypes=("float32",),
+            zero_stage=stage,
+            launch_file=f"zero{stage}.yaml",
+        )
+        for stage, parts in (
+            (1, "the optimizer's state"),
+            (2, "the optimizer's state and gradients"),
+            (3, "weights, gradients and state"),
+        )
+    ),
+):
+    STRATEGIES.add(_entry.name, _entry)
