@@ -1,4 +1,4 @@
-"""Named entries that other code reads: one place to add a rule, a parameterization, an optimizer, a diagnostic.
+"""Named entries that other code reads: the one place to add a rule, a parameterization or a diagnostic.
 
 Importing a registry imports neither torch nor the code behind its entries where an entry names it by text.
 """
