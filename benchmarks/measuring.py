@@ -26,9 +26,9 @@ from scaled_sgd.config import Config
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.planning import Cost, Load, nominal, predict
-from scaled_sgd.planning.choice import World, tensor_processes
-from scaled_sgd.planning.fused import ddp_fused
+from scaled_sgd.planning import Cost, Workload, nominal, predict
+from scaled_sgd.planning.choice import World, is_fused, tensor_processes
+from scaled_sgd.planning.replicas import ddp_fused
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.steps import make_step
@@ -60,24 +60,25 @@ class Work:
     steps: int = 3
 
     def config(self, strategy: str) -> Config:
-        """The configuration of a run under a strategy of :data:`scaled_sgd.planning.PLANNED`."""
+        """The configuration of a run under a strategy, ``+fused`` where its steps are to be."""
         fused = str(strategy.endswith("+fused")).lower()
         name = strategy.removesuffix("+fused")
         own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
         return parse([*self.options, *own])
 
-    def load(self, strategy: str) -> Load:
+    def workload(self, strategy: str) -> Workload:
         """What is planned for."""
-        return Load.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
+        return Workload.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
 
     def planned(self, strategy: str, exchange: Sequence[bool] | None = None) -> Cost:
         """What is predicted, for what a run has chosen to move of each layer."""
-        load, count = self.load(strategy), self.processes
-        cluster = replace(nominal("cpu"), ranks=count, per_machine=count)
+        work, count, config = self.workload(strategy), self.processes, self.config(strategy)
+        hardware = replace(nominal("cpu"), ranks=count, per_machine=count)
         if exchange is not None:
-            return ddp_fused(load, cluster, exchange)
-        world = World(count, count, cuda=False, memory=0)
-        return predict(strategy, load, cluster, parts=tensor_processes(self.config(strategy).sharding, world))
+            return ddp_fused(work, hardware, exchange)
+        name = config.sharding.strategy
+        parts = tensor_processes(config.sharding, World(count, count, cuda=False, memory=0))
+        return predict(name, work, hardware, fused=is_fused(config, name), parts=parts)
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,12 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
         step()
-    load = Load.of(config, IN_FEATURES, OUT_FEATURES)
+    work = Workload.of(config, IN_FEATURES, OUT_FEATURES)
     in_rows = config.optim.fused_update and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
-    rows = load.batch if in_rows else load.rows(built.data.size)
+    rows = work.batch if in_rows else work.rows(built.data.size)
     kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)
-    for fan_in, fan_out in itertools.pairwise(load.widths):
+    for fan_in, fan_out in itertools.pairwise(work.widths):
         h, W = torch.ones(rows, fan_in, dtype=kind), torch.ones(-(-fan_out // parts), fan_in, dtype=kind)
         delta = h @ W.T
         delta @ W

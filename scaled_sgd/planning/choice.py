@@ -1,19 +1,18 @@
-"""Which strategy a run takes, and whether this launch can do it."""
+"""Which strategy a run takes, what it costs there, and a line where that is more than there is."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from scaled_sgd.config import Config, ShardingConfig
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.planning import Cluster, Cost, Load, advise, nominal, predict
-
-if TYPE_CHECKING:
-    pass
-
-ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
-NATIVE = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
-"""What ``auto`` chooses from: strategies that need no other launch."""
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.advice import advise
+from scaled_sgd.planning.cost import Cost
+from scaled_sgd.planning.hardware import Hardware, nominal
+from scaled_sgd.planning.table import COSTS, predict
+from scaled_sgd.planning.units import size
+from scaled_sgd.planning.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class World:
     launched: str | None = None
 
 
-def choose(config: Config, world: World, load: Load) -> ShardingConfig:
+def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
     """The section with ``auto`` decided, and the rest checked.
 
     ``auto`` is what the launcher names, ``ddp`` on one process, else what :mod:`scaled_sgd.planning` advises
@@ -44,7 +43,7 @@ def choose(config: Config, world: World, load: Load) -> ShardingConfig:
     Args:
         config: with the section as configured.
         world: as launched.
-        load: what a step works on.
+        work: what a step works on.
 
     Raises:
         UserError: the launch cannot do what is asked for.
@@ -52,53 +51,132 @@ def choose(config: Config, world: World, load: Load) -> ShardingConfig:
     sharding = config.sharding
     name: str = sharding.strategy
     if name == "auto":
-        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, load))
+        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, work))
     if world.launched is not None and name != world.launched:
         raise UserError(
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
             f"{world.launched}, or a launch without DeepSpeed and FSDP"
         )
-    chosen = replace(sharding, strategy=name)  # type: ignore[arg-type]
+    chosen = with_strategy(config, name).sharding
     tensor_processes(chosen, world)
     return chosen
 
 
-def predicted(name: str, config: Config, world: World, load: Load) -> Cost:
-    """What a step under a strategy by name is predicted to take of each process.
+def cost_of(config: Config, world: World, work: Workload) -> Cost:
+    """What a step of a run whose strategy is decided is predicted to take of each process.
 
     Raises:
         UserError: the configured number of processes that share a layer does not fit.
     """
-    parts = tensor_processes(replace(config.sharding, strategy=name), world)  # type: ignore[arg-type]
-    planned = name
-    if config.optim.fused_update:
-        planned = "ddp+fused" if name == "ddp" else "fsdp2+fused"
-    return predict(planned, load, cluster_of(world, half=load.half), parts=parts)
+    name, parts = config.sharding.strategy, tensor_processes(config.sharding, world)
+    return predict(name, work, hardware_of(world, work), fused=is_fused(config, name), parts=parts)
 
 
-def cluster_of(world: World, *, half: bool) -> Cluster:
+def is_fused(config: Config, strategy: str) -> bool:
+    """Whether steps under ``strategy`` are fused."""
+    return config.optim.fused_update and STRATEGIES[strategy].fused
+
+
+def hardware_of(world: World, work: Workload) -> Hardware:
     """A launch with nominal rates."""
-    cluster = nominal("cuda" if world.cuda else "cpu", half=half)
-    return replace(cluster, ranks=world.size, per_machine=world.local_size, memory=world.memory)
+    hardware = nominal("cuda" if world.cuda else "cpu", half=work.half)
+    return replace(hardware, ranks=world.size, per_machine=world.local_size, memory=world.memory)
 
 
-def _advised(config: Config, world: World, load: Load) -> str:
-    """The fastest native strategy that fits, else the one that needs least."""
-    sharding = config.sharding
-    names: tuple[str, ...] = NATIVE
-    if config.run.precision == "fp16" or sharding.exchange != "auto":
-        names = ("ddp",)
-    elif sharding.tensor_processes is not None:
-        names = ("fsdp2+tensor",)
-    costs = {}
-    for name in names:
-        parts = tensor_processes(replace(sharding, strategy=name), world)  # type: ignore[arg-type]
-        if name != "fsdp2+tensor" or len(names) == 1 or 1 < parts < world.size:
-            costs[name] = predicted(name, config, world, load)
-    advice = advise(list(costs.values()), cluster_of(world, half=load.half))
-    least = min(costs.values(), key=lambda cost: cost.peak_bytes)
-    taken = advice.cost or least
-    return next(name for name, cost in costs.items() if cost is taken)
+def obstacle(config: Config, strategy: str, *, fused: bool) -> str | None:
+    """The key and value with which a strategy cannot train this; None: it can."""
+    can, optim, precision = STRATEGIES[strategy], config.optim, config.run.precision
+    if precision not in can.precisions or (fused and precision in ("bf16", "fp16")):
+        return f"run.precision {precision}"
+    if config.model.dtype not in can.dtypes:
+        return f"model.dtype {config.model.dtype}"
+    if fused and optim.accumulation > 1:
+        return f"optim.accumulation {optim.accumulation}"
+    if fused and config.sharding.activation_checkpointing:
+        return "sharding.activation_checkpointing true"
+    return None
+
+
+def memory_warning(config: Config, world: World, work: Workload) -> str | None:
+    """One line where a step is predicted to take more than a process may fill; it names what would fit.
+
+    Args:
+        config: whose strategy is decided.
+        world: as launched.
+        work: what a step works on.
+    """
+    if config.sharding.strategy not in COSTS:
+        return None
+    cost = cost_of(config, world, work)
+    if cost.peak_bytes <= world.memory:
+        return None
+    less = " or ".join(_smaller(config, world, work))
+    return (
+        f"warning: a step of {work.weights:,} weights on {work.batch:,} samples under {cost.label} is "
+        f"predicted to take {size(cost.peak_bytes)} of each process, {size(world.memory)} are available; "
+        f"what fits: {less or 'a smaller model.base_width, more processes or more memory'}"
+    )
+
+
+def _smaller(config: Config, world: World, work: Workload) -> Iterator[str]:
+    """Options that change one thing and make a step fit."""
+    name, hardware = config.sharding.strategy, hardware_of(world, work)
+    if world.size > 1 and world.launched is None:
+        for other in _possible(config, world):
+            if cost_of(with_strategy(config, other), world, work).peak_bytes <= world.memory:
+                yield f"--sharding.strategy {other}"
+                break
+    if STRATEGIES[name].fused and obstacle(config, name, fused=True) is None:
+        cost = predict(name, work, hardware, fused=True)
+        if not is_fused(config, name) and cost.peak_bytes <= world.memory:
+            yield cost.update
+    batch = fitting_batch(work, world.memory, lambda part: cost_of(config, world, part))
+    if batch is not None:
+        yield f"--optim.batch_size {batch}"
+
+
+def fitting_batch(work: Workload, memory: float, cost_at: Callable[[Workload], Cost]) -> int | None:
+    """The largest of n/2, n/4, … samples whose step takes at most ``memory`` bytes; None: none does."""
+    batch = work.batch // 2
+    while batch >= work.accumulation:
+        if cost_at(replace(work, batch=batch)).peak_bytes <= memory:
+            return batch
+        batch //= 2
+    return None
+
+
+def _advised(config: Config, world: World, work: Workload) -> str:
+    """The fastest strategy of any launch that fits, else the one that needs least."""
+    costs = [cost_of(with_strategy(config, name), world, work) for name in _possible(config, world)]
+    advice = advise(costs, hardware_of(world, work))
+    return (advice.cost or min(costs, key=lambda cost: cost.peak_bytes)).strategy
+
+
+def _possible(config: Config, world: World) -> list[str]:
+    """Strategies that need no launch of their own, can do what is configured and differ here."""
+    asked = config.sharding
+    names = [
+        can.name
+        for can in STRATEGIES.entries
+        if can.name in COSTS
+        and can.launch_file is None
+        and obstacle(config, can.name, fused=is_fused(config, can.name)) is None
+        and (asked.exchange == "auto" or can.exchange)
+        and (asked.tensor_processes is None or can.shares_layers)
+    ]
+    if len(names) == 1:
+        return names
+    return [
+        name
+        for name in names
+        if not STRATEGIES[name].shares_layers
+        or 1 < tensor_processes(with_strategy(config, name).sharding, world) < world.size
+    ]
+
+
+def with_strategy(config: Config, name: str) -> Config:
+    """The configuration with ``sharding.strategy`` decided."""
+    return replace(config, sharding=replace(config.sharding, strategy=name))  # type: ignore[arg-type]
 
 
 def tensor_processes(sharding: ShardingConfig, world: World) -> int:
@@ -107,13 +185,13 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
     Raises:
         UserError: the number that is configured does not fit the strategy or the world.
     """
-    asked, name = sharding.tensor_processes, sharding.strategy
-    if name != "fsdp2+tensor":
+    asked, can = sharding.tensor_processes, STRATEGIES[sharding.strategy]
+    if not can.shares_layers:
         if asked is not None:
             raise UserError(
-                f"sharding.tensor_processes: {asked} does not fit sharding.strategy {name}; allowed: null"
+                f"sharding.tensor_processes: {asked} does not fit sharding.strategy {can.name}; allowed: null"
             )
-        return world.size if name == "tensor" else 1
+        return 1 if can.splits_samples else world.size
     if asked is None:
         several = 1 < world.local_size < world.size
         # Of machines that are not all full, so many that none of their groups reaches into the next machine.

@@ -1,13 +1,16 @@
 """What the data and the launch decide of a configuration."""
 
+import sys
 from dataclasses import replace
 from typing import Literal
 
 from scaled_sgd.config import Config, ShardingConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
-from scaled_sgd.planning import Load
-from scaled_sgd.planning.choice import NATIVE, ZERO, World, choose, predicted
+from scaled_sgd.parallel.launcher import rank
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning import Workload
+from scaled_sgd.planning.choice import World, choose, memory_warning
 
 _DEFAULT_EPOCHS = 20.0
 
@@ -16,7 +19,7 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     """The configuration with loss, steps, strategy, evaluation interval and metrics filled in.
 
     Raises:
-        UserError: the configuration does not fit the data or the launch, or the network not the memory.
+        UserError: the configuration does not fit the data or the launch.
     """
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
     steps = _steps(config, per_epoch)
@@ -59,7 +62,7 @@ def _steps(config: Config, per_epoch: int | None) -> int:
 
 
 def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
-    """The strategy; refuses a network or a minibatch whose steps exceed a process's memory.
+    """The strategy; says on the first rank where a step is predicted to exceed a process's memory.
 
     Args:
         config: whose loss is resolved.
@@ -67,54 +70,29 @@ def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
         world: as launched.
     """
     model = config.model
-    load = Load.of(config, data.in_features, data.out_features)
-    if config.diagnostics.every and config.diagnostics.k > load.weights:
+    work = Workload.of(config, data.in_features, data.out_features)
+    if config.diagnostics.every and config.diagnostics.k > work.weights:
         raise UserError(
             f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
-            f"{load.weights:,} weights"
+            f"{work.weights:,} weights"
         )
-    sharding = choose(config, world, load)
-    if sharding.strategy in ZERO and model.dtype != "float32":
+    sharding = choose(config, world, work)
+    can = STRATEGIES[sharding.strategy]
+    if model.dtype not in can.dtypes:
         raise UserError(
             f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
-            "allowed: float32"
+            f"allowed: {', '.join(can.dtypes)}"
         )
-    if sharding.strategy in ZERO and config.optim.fused_update:
+    if config.optim.fused_update and not can.fused:
         raise UserError(
             f"optim.fused_update: true does not fit {sharding.strategy}, which was launched; allowed: false"
         )
-    if sharding.exchange != "auto" and sharding.strategy != "ddp":
+    if sharding.exchange != "auto" and not can.exchange:
         raise UserError(
             f"sharding.exchange: {sharding.exchange!r} does not fit sharding.strategy {sharding.strategy}; "
             "allowed: auto"
         )
-    _check_memory(replace(config, sharding=sharding), world, load)
+    warning = memory_warning(replace(config, sharding=sharding), world, work)
+    if warning is not None and rank() == 0:
+        print(warning, file=sys.stderr, flush=True)
     return sharding
-
-
-def _check_memory(config: Config, world: World, load: Load) -> None:
-    """Refuse steps that are predicted to take more than a process may."""
-    strategy = config.sharding.strategy
-    cost = predicted(strategy, config, world, load)
-    if cost.peak_bytes <= world.memory:
-        return
-    others = [
-        name
-        for name in NATIVE
-        if name not in (strategy, "fsdp2+tensor")
-        and predicted(name, config, world, load).peak_bytes <= world.memory
-    ]
-    allowed = f"allowed here: at most {_gib(world.memory)}"
-    if others and world.size > 1 and world.launched is None:
-        allowed += f", or sharding.strategy {others[0]}"
-    needed = f"{_gib(cost.peak_bytes)} a process in a step under {strategy}"
-    if cost.held_bytes > world.memory:
-        raise UserError(
-            f"model.base_width: {config.model.base_width} gives {load.weights:,} weights, {needed}; {allowed}"
-        )
-    raise UserError(f"optim.batch_size: {config.optim.batch_size} takes {needed}; {allowed}")
-
-
-def _gib(count: float) -> str:
-    """Bytes in GiB, in two digits where few."""
-    return f"{count / 2**30:,.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**30:.2g} GiB"
