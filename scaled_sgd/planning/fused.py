@@ -1,11 +1,11 @@
-"""Bytes of signals in a fused step (:mod:`scaled_sgd.steps.fused`), which holds no gradient."""
+"""Bytes of signals in a fused step (:mod:`scaled_sgd.steps.step`), which holds no gradient."""
 
 from collections.abc import Sequence
 
 from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.fused import HELD
+from scaled_sgd.steps.step import HELD
 
 
 def fused_peak(
