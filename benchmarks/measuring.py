@@ -145,24 +145,26 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
     built, step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
     start = status("VmHWM") - idle
     for _ in range(2):
-        step()
+        step(measure=False)
     forget_peak()
     barrier()
     before, seconds = bytes_sent(), []
     for _ in range(steps):
         began = time.perf_counter()
-        step()
+        step(measure=False)
         seconds.append(time.perf_counter() - began)
     barrier()  # what connections have taken may not have left yet
     moved = (bytes_sent() - before) / steps
+    step(measure=True)
     exchange = None if built.exchange is None else list(built.exchange)
     return Figures(start, status("VmHWM") - idle, moved, statistics.median(seconds), exchange)
 
 
 def prepared(
     config: Config, accelerator: Accelerator, in_features: int, out_features: int
-) -> tuple[Strategy, Callable[[], object]]:
-    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
+) -> tuple[Strategy, Callable[..., object]]:
+    """A strategy with a step on random samples, of which this process holds its own; ``measure``: as logged
+    steps do."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
     step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
@@ -170,7 +172,7 @@ def prepared(
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
     targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y
-    return built, lambda: step(x, targets, n, LR, measure=False)
+    return built, lambda *, measure: step(x, targets, n, LR, measure=measure)
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
@@ -178,7 +180,7 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
     built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
-        step()
+        step(measure=True)
     work = Workload.of(config, IN_FEATURES, OUT_FEATURES)
     in_rows = config.optim.fused_update and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size

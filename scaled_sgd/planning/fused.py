@@ -14,7 +14,8 @@ def fused_peak(
     """Most bytes beside what is held, and when.
 
     What a layer's update needs (δ_k, h_{k−1}, gathered factors or the summed gradient) lives until the next
-    layer's is there; in small steps, and where the whole gradient is limited, until all layers' are.
+    layer's is there; in small steps, and where the whole gradient is limited, until all layers' are. Logged
+    steps measure ‖G_k‖ by a product of a layer's factors or by their Gram matrices.
 
     Args:
         work: the network and the minibatch.
@@ -53,4 +54,10 @@ def fused_peak(
         moments[f"backward pass, layer {k + 1}"] = inputs + outputs + waiting + delta + gathering
         needed = delta + moved + (whole[k] if k else 0)
         waiting = waiting + needed if at_once else needed
+        if factors[k] or several == 1:
+            held = whole[0] + waiting if at_once else inputs + delta + moved + (own[k] if k else 0)
+            m, fan_in = -(-work.widths[k + 1] // parts), work.widths[k]
+            by_product = work.batch * (m + fan_in) > m * fan_in
+            measured = size * (m * fan_in if by_product else 3 * work.batch**2)
+            moments[f"gradient measured, layer {k + 1}"] = held + outputs + measured
     return worst(moments)

@@ -10,6 +10,7 @@ from scaled_sgd.data import load_data
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Workload
 from scaled_sgd.planning.choice import World, choose, cost_of, tensor_processes, with_strategy
+from scaled_sgd.train.main import main
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.strategies.build import build_strategy
 
@@ -204,6 +205,16 @@ def test_no_gradient_is_what_fits_too(digits, capsys):
     option = line.partition("what fits: ")[2].split(" or ")[0]
     assert "fused" in option
     assert warnings_of(wide("ddp", *option.split()), digits, launch, capsys)[0] == []
+
+
+def test_memory_that_is_not_there_ends_a_run_in_one_line(tmp_path, capsys):
+    """After the warning: what is refused is the allocation, not the prediction."""
+    options = ("--model.base_width=10000000", "--model.depth=6", f"--run.dir={tmp_path}", "--optim.steps=1")
+    assert main(options) == 2
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: a step of 58,400,003,140,000,000 weights on 256 samples under ddp")
+    assert error.startswith("error: memory: ")
+    assert "allowed: smaller model.base_width or optim.batch_size" in error
 
 
 def test_only_the_first_rank_warns(digits, capsys, monkeypatch):
