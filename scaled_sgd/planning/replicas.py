@@ -1,7 +1,8 @@
 """``ddp``: all weights on every process. Gradients are averaged in buckets; fused steps move what is less."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from scaled_sgd.parallel.exchange import Link, choose_factors
 from scaled_sgd.planning.cost import Cost, direction_traffic, worst
 from scaled_sgd.planning.fused import fused_peak
 from scaled_sgd.planning.hardware import Hardware
@@ -9,8 +10,8 @@ from scaled_sgd.planning.signals import signals
 from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce
 from scaled_sgd.planning.workload import Workload
 
-FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
-"""Bytes at which DistributedDataParallel closes its first bucket and the others."""
+BUCKET = 25 * 2**20
+"""Bytes at which DistributedDataParallel closes a bucket."""
 
 
 def ddp(work: Workload, hardware: Hardware) -> Cost:
@@ -21,9 +22,9 @@ def ddp(work: Workload, hardware: Hardware) -> Cost:
     kept = not several or work.accumulation > 1
     peak, moment = worst(autograd_moments(work, hardware, data=hardware.ranks, kept=kept))
     peak += gradients if several else 0
-    traffic = direction_traffic(work, hardware)
-    for bucket in _buckets(work):
-        traffic += all_reduce(bucket, hardware.everyone, hardware)
+    buckets = min(work.depth, 1 + size // BUCKET)
+    traffic = all_reduce(size / buckets, hardware.everyone, hardware).times(buckets)
+    traffic += direction_traffic(work, hardware)
     forward, backward = work.products(hardware, data=hardware.ranks)
     seconds = forward + max(backward, traffic.seconds)
     return Cost("ddp", held + gradients, held + peak, moment, traffic, forward + backward, seconds)
@@ -58,7 +59,7 @@ def autograd_moments(
 
 def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None = None) -> Cost:
     """Replicas without gradients: of each layer its factors move or its gradient, by time where not given."""
-    factors = choose_factors(work, hardware) if factors is None else factors
+    factors = exchanged(work, hardware) if factors is None else factors
     held = work.weights * work.itemsize * (2 if work.momentum else 1)
     rows = work.samples_of_a_rank(hardware.ranks)
     peak, moment = fused_peak(work, hardware, rows, factors=factors)
@@ -78,17 +79,13 @@ def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None
     return Cost("ddp", held, held + peak, moment, traffic, multiplying, seconds, fused=True, factors=moving)
 
 
-def choose_factors(work: Workload, hardware: Hardware) -> list[bool]:
-    """For each layer, whether moving its factors takes less time than its gradient."""
+def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
+    """For each layer, whether its factors move instead of its gradient."""
     if work.exchange != "auto" or hardware.ranks == 1:
         return [work.exchange == "factors" and hardware.ranks > 1] * work.depth
-
-    def seconds(k: int, *, by_factors: bool) -> float:
-        rows = work.batch if by_factors else work.batch / hardware.ranks
-        moved = layer_traffic(work, hardware, k, by_factors=by_factors)
-        return moved.seconds + hardware.product(rows, work.sizes[k])
-
-    return [seconds(k, by_factors=True) < seconds(k, by_factors=False) for k in range(work.depth)]
+    gigabyte = all_gather(1e9, hardware.everyone, hardware)
+    link = Link(gigabyte.sent / gigabyte.seconds, hardware.rate)
+    return choose_factors(work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize)
 
 
 def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: bool) -> Traffic:
@@ -99,15 +96,3 @@ def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: boo
     rows = hardware.ranks * work.samples_of_a_rank(hardware.ranks)
     h, delta = (all_gather(rows * width * size, everyone, hardware) for width in work.widths[k : k + 2])
     return h + delta
-
-
-def _buckets(work: Workload) -> Iterable[int]:
-    """Bytes of DistributedDataParallel's buckets, from the last layer to the first."""
-    filled, limit = 0, FIRST_BUCKET
-    for size in reversed(work.sizes):
-        filled += size * work.itemsize
-        if filled >= limit:
-            yield filled
-            filled, limit = 0, BUCKET
-    if filled:
-        yield filled

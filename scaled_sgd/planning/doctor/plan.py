@@ -17,17 +17,18 @@ from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predi
 from scaled_sgd.planning.advice import USABLE
 from scaled_sgd.planning.choice import World, fitting_batch, obstacle, tensor_processes, with_strategy
 from scaled_sgd.planning.doctor.cost_table import CostTable
-from scaled_sgd.planning.units import parse_duration, parse_operations, parse_size
+from scaled_sgd.planning.units import DURATIONS, OPERATIONS, SIZES
+from scaled_sgd.planning.units import parse as quantity
 
 DIGITS = (64, 10)
 """Features and classes of the embedded data set, which need not be loaded for that."""
 
 _KEYS = {
-    "memory": ("bytes that a process may fill: 80GiB", parse_size),
-    "bandwidth": ("bytes a second that a process sends within its machine: 150GB", parse_size),
-    "network": ("bytes a second that a process sends to other machines: 25GB", parse_size),
-    "latency": ("of a message: 10us", parse_duration),
-    "rate": ("operations a second of matrix products: 60T", parse_operations),
+    "memory": ("bytes that a process may fill: 80GiB", SIZES),
+    "bandwidth": ("bytes a second that a process sends within its machine: 150GB", SIZES),
+    "network": ("bytes a second that a process sends to other machines: 25GB", SIZES),
+    "latency": ("of a message: 10us", DURATIONS),
+    "rate": ("operations a second of matrix products: 60T", OPERATIONS),
 }
 PLAN_KEYS = tuple(f"plan.{key}" for key in ("ranks", "ranks_per_machine", "device", *_KEYS))
 _FIELDS = {"bandwidth": "inside", "network": "across"}
@@ -99,8 +100,8 @@ def _hardware(config: Config, asked: argparse.Namespace, rates: Hardware) -> Har
         if not 1 <= count <= most:
             raise UserError(f"plan.{key}: {count} is not usable; allowed: integers from 1 to {most:,}")
     given: dict[str, Any] = {
-        _FIELDS.get(key, key): read(f"plan.{key}", getattr(asked, key))
-        for key, (_, read) in _KEYS.items()
+        _FIELDS.get(key, key): quantity(f"plan.{key}", getattr(asked, key), units)
+        for key, (_, units) in _KEYS.items()
         if getattr(asked, key) is not None
     }
     return replace(rates, ranks=ranks, per_machine=per_machine, **given)

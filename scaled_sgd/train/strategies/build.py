@@ -93,7 +93,9 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
     if asked != "auto":
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
-    return choose_factors(network, config.optim.batch_size, ranks, link)
+    return choose_factors(
+        network.widths, config.optim.batch_size, ranks.size, link, itemsize=weight.element_size()
+    )
 
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
