@@ -10,7 +10,8 @@ from scaled_sgd.data import Data
 from scaled_sgd.parallel.launcher import rank
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Workload
-from scaled_sgd.planning.choice import World, choose, memory_warning
+from scaled_sgd.planning.choice import World, choose
+from scaled_sgd.planning.memory import memory_warning
 
 _DEFAULT_EPOCHS = 20.0
 

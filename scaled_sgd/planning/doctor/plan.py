@@ -15,8 +15,9 @@ from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
 from scaled_sgd.planning.advice import USABLE
-from scaled_sgd.planning.choice import World, fitting_batch, obstacle, tensor_processes, with_strategy
+from scaled_sgd.planning.choice import World, obstacle, tensor_processes, with_strategy
 from scaled_sgd.planning.doctor.cost_table import CostTable
+from scaled_sgd.planning.memory import fitting_batch
 from scaled_sgd.planning.units import DURATIONS, OPERATIONS, SIZES
 from scaled_sgd.planning.units import parse as quantity
 
