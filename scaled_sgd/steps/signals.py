@@ -135,7 +135,7 @@ def _statistics(batch: Minibatch) -> Statistics:
     for signals in batch:
         F += square_norms(signals.h)
         D += square_norms([signals.delta[k] for k in range(1, partition.depth + 1)])
-    F, D = F * partition.alpha.square() / n, partition.sum(D) / n
+    F, D = F * partition.alpha_squares / n, partition.sum(D) / n
     layers = slice(0, partition.depth)
     return Statistics(layers, partition.depth, F, D, D[-1], partition.omega, lambda: _gradient_squares(batch))
 
