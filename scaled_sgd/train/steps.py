@@ -1,5 +1,6 @@
 """A step of a run: by autograd under any strategy, or fused where no gradient is wanted."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,20 +17,43 @@ from scaled_sgd.steps.gradients import gradient_square_norms
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 
 
-class Step(Protocol):
-    """Updates the weights by one minibatch. Collective."""
+@dataclass(frozen=True)
+class Taken:
+    """What a step found. Leading dimensions (…) are those of a stack of networks, none for one.
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The sum of this process's losses () before the update, and ‖G‖_F () where known.
+    Attributes:
+        loss: sum of ℓ over the samples that the step was given, before the update, (…), float64.
+        n: samples of the global minibatch.
+        scales: ξ (…, l), float64.
+        grad_norm: ‖(G_1, …, G_l)‖_F (…), float64, before clipping and scaling; None unless known.
+        soft_ranks: S_k (…, l), float64; None unless known.
+    """
+
+    loss: Tensor
+    n: int
+    scales: Tensor
+    grad_norm: Tensor | None = None
+    soft_ranks: Tensor | None = None
+
+
+class Step(Protocol):
+    """Updates the weights by one minibatch. Collective.
+
+    Attributes:
+        whole: whether it is given the whole minibatch on every process, instead of its own samples.
+    """
+
+    whole: bool
+
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take a step.
 
         Args:
-            x: this process's samples.
+            x: this process's samples, or all.
             y: their targets, as the loss takes them.
             n: samples of the global minibatch.
             lr: η.
-            measure_gradient: find the norm of the whole gradient, before clipping and scaling.
+            measure: find what is only logged.
         """
         ...
 
@@ -54,13 +78,13 @@ def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float
 class AutogradStep:
     """Gradients of ``optim.accumulation`` microbatches, clipped or normalised, scaled, stepped by."""
 
+    whole = False
+
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take a step."""
         strategy, optim = self._strategy, self._optim
         strategy.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=strategy.device)
@@ -71,12 +95,12 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
-        norm = strategy.gradient_norm() if measure_gradient or optim.limits_gradient else None
+        norm = strategy.gradient_norm() if measure or optim.limits_gradient else None
         if optim.limits_gradient and norm is not None:
             factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
             strategy.scale_gradients(factor)
         strategy.step(lr)
-        return total, norm
+        return Taken(total, n, strategy.scaling.scales, norm)
 
 
 class FusedStep:
@@ -87,23 +111,18 @@ class FusedStep:
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
-        self._in_rows = strategy.name != "ddp"
-        ranks = None if self._in_rows else Ranks.alone()
+        self.whole = strategy.name != "ddp"
+        ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take a step."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         layers = strategy.network.scaled_layers
-        sizes = [
-            rows.stop - rows.start for rows in (rank_rows(n, rank, data.size) for rank in range(data.size))
-        ]
-        if self._in_rows:
+        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
+        if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
-            x, y = data.gather(x, sizes), data.gather(y, sizes)
         taken = fused_step(
             self._partition,
             x,
@@ -118,12 +137,11 @@ class FusedStep:
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
             ),
-            ranks=None if self._in_rows else data,
-            sizes=[n] if self._in_rows else sizes,
+            ranks=None if self.whole else data,
+            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
             by_factors=strategy.exchange,
-            measure_gradient=measure_gradient,
+            measure_gradient=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
-        # All processes saw all samples; their sums are added up again where losses are recorded.
-        return taken.loss / data.size if self._in_rows else taken.loss, taken.grad_norm
+        return Taken(taken.loss, n, taken.scales, taken.grad_norm)
