@@ -77,7 +77,9 @@ class Observer:
 
     def measure_probe(self, *, scales: Tensor, lr: float) -> dict[str, Any]:
         """Curvature and ranks on the probe; ``scales`` are those of the coming step."""
-        batch = Minibatch(self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk, whole=True)
+        batch = Minibatch(
+            self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk, whole=True
+        )
         row = self._preactivation_change(batch)
         if self._config.sharpness:
             plain = self._eigenpairs("plain", choose_space(batch, None))

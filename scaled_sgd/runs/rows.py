@@ -1,4 +1,4 @@
-"""Rows of ``metrics.jsonl`` and outcomes of ``summary.json``, the same for every run (``docs/records.md``)."""
+"""Rows of ``metrics.jsonl`` and outcomes of ``summary.json``, the same for every run (docs/records.md)."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

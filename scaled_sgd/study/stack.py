@@ -15,7 +15,8 @@ from scaled_sgd.steps.divergence import witness
 from scaled_sgd.steps.fused import gradient_factor
 from scaled_sgd.steps.rules import get_rule
 from scaled_sgd.steps.signals import through_activation
-from scaled_sgd.study.run import Run
+from scaled_sgd.train.session import Session
+from scaled_sgd.train.steps import Taken
 
 NEVER = float(2**62)
 """The code of a network that was always finite."""
@@ -36,7 +37,6 @@ class Each:
         clip_norm: inf for none (B,).
         normalize: whether the gradient is divided by its norm (B,).
         frozen: ξ_k (B, l) of the first step.
-        largest: minibatch loss (B,); not finite for ever once one was not.
         first_bad: step · (l + 2) + layer of the first number that was not finite (B,).
     """
 
@@ -50,21 +50,11 @@ class Each:
     clip_norm: Tensor
     normalize: Tensor
     frozen: Tensor
-    largest: Tensor
     first_bad: Tensor
 
     def keep(self, rows: Tensor) -> "Each":
         """Those of some networks."""
         return Each(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a step found of each network: mean loss (B,), ξ (B, l), and ‖G‖_F (B,) where asked for."""
-
-    loss: Tensor
-    scales: Tensor
-    grad_norm: Tensor | None
 
 
 class Stack:
@@ -76,10 +66,10 @@ class Stack:
         runs: alike but for what :class:`Each` holds.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        first, device = runs[0], runs[0].device
+    def __init__(self, runs: Sequence[Session]) -> None:
+        first, device = runs[0], runs[0].strategy.device
         self.runs = list(runs)
-        self._depth, self._phi = first.model.depth, first.model.activation
+        self._depth, self._phi = first.strategy.network.depth, first.strategy.network.activation
         optims = [run.config.optim for run in runs]
         names = list(dict.fromkeys(run.config.scaling.rule for run in runs))
         self._rules = [get_rule(name) for name in names]
@@ -87,7 +77,7 @@ class Stack:
         self._has_decay = any(optim.weight_decay for optim in optims)
         self._is_limited = any(optim.limits_gradient for optim in optims)
         self.weights = [
-            torch.stack([run.model.scaled_layers[k].weight.detach() for run in runs])
+            torch.stack([run.strategy.network.scaled_layers[k].weight.detach() for run in runs])
             for k in range(self._depth)
         ]
         self._velocities = [torch.zeros_like(W) for W in self.weights] if self._has_momentum else []
@@ -95,7 +85,7 @@ class Stack:
         def column(values: Sequence[object], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
 
-        layers = [run.model.scaled_layers for run in runs]
+        layers = [run.strategy.network.scaled_layers for run in runs]
         self.each = Each(
             alpha=column([[layer.multiplier for layer in own] for own in layers]),
             omega=column([[layer.layer_weight for layer in own] for own in layers]),
@@ -107,7 +97,6 @@ class Stack:
             clip_norm=column([optim.clip_norm or math.inf for optim in optims]),
             normalize=column([optim.normalize for optim in optims], torch.bool),
             frozen=column([[0.0] * self._depth for _ in runs]),
-            largest=column([0.0 for _ in runs]),
             first_bad=column([NEVER for _ in runs]),
         )
         self._codes = torch.arange(1, self._depth + 2, dtype=torch.float64, device=device)
@@ -144,9 +133,8 @@ class Stack:
         h, gates, f, witnesses = self._forward(x)
         losses, residual = self.runs[0].loss.value_and_gradient(f, y)
         delta = self._backward(residual, gates)
-        loss = losses.sum(1, dtype=torch.float64) / n
-        self.see(torch.stack([*witnesses, loss], 1), step)
-        each.largest = torch.maximum(each.largest, loss)
+        total = losses.sum(1, dtype=torch.float64)
+        self.see(torch.stack([*witnesses, total], 1), step)
         scales = self._scales(step, h, delta, n)
         factors, norm = scales * each.alpha / n, None
         if measure_gradient or self._is_limited:
@@ -155,17 +143,17 @@ class Stack:
             clipped = gradient_factor(norm, clip_norm=each.clip_norm, normalize=False)
             factors = factors * torch.where(each.normalize, normalized, clipped)[:, None]
         self._update(step, factors, h, delta)
-        return Taken(loss, scales, norm)
+        return Taken(total, n, scales, norm)
 
     def _lend(self) -> None:
         """Have every run's network look at its part of the stack."""
         for row, run in enumerate(self.runs):
-            for layer, W in zip(run.model.scaled_layers, self.weights, strict=True):
+            for layer, W in zip(run.strategy.network.scaled_layers, self.weights, strict=True):
                 layer.weight.data = W[row]
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
         """h_0..h_{l−1}, gates, f, witnesses of z_1..z_l; as :func:`~.diagnostics.signals.forward`."""
-        model = self.runs[0].model
+        model = self.runs[0].strategy.network
         sign_survives = self._phi.positive_slope > 0 and self._phi.negative_slope >= 0
         h, gates, witnesses = [x], [], []
         for k, W in enumerate(self.weights, start=1):

@@ -1,8 +1,8 @@
 """The loop over minibatches that every run goes through, by itself or in a stack of runs.
 
-What is due before a step (evaluation, diagnostics), the step, its row, what comes after it (callbacks); at the
-end a last look at the weights, an evaluation and the outcome. Runs differ in what takes their steps, in where
-their rows go and in what is done between steps.
+What is due before a step (evaluation, diagnostics), the step, its row, what comes after it (callbacks); at
+the end a last look at the weights, an evaluation and the outcome. Runs differ in what takes their steps, in
+where their rows go and in what is done between steps.
 """
 
 import math
@@ -39,7 +39,7 @@ class Stepper(Protocol):
         ...
 
     def found(self) -> Sequence[tuple[int, int] | None]:
-        """(step, layer) of each network's first number that was not finite; layer l + 1 is the loss. Collective."""
+        """(step, layer) of each network's first number that was not finite; l + 1 is the loss. Collective."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -175,7 +175,7 @@ class Loop:
         return [self._summaries[place] for place in range(len(self._sessions))]
 
     def look(self) -> None:
-        """Have the networks leave that the last update, or any before it, left without finite numbers. Collective."""
+        """Have the networks leave of which an update, up to the last one, left no finite loss. Collective."""
         self._stepper.see([self._sessions[place].probe_loss() for place in self._places])
         self._leave([True for _ in self._places])
 
@@ -201,7 +201,9 @@ class Loop:
         """What is measured before a step that has a row."""
         session, step = self._sessions[place], self.at.step
         measured: dict[str, Any] = session.evaluate() if session.evaluates(step) else {}
-        return measured | session.observe(batch, session.schedule(step)) if session.observes(step) else measured
+        return (
+            measured | session.observe(batch, session.schedule(step)) if session.observes(step) else measured
+        )
 
     def _log(self, batches: Sequence[Batch], measured: Sequence[dict[str, Any]], taken: Taken) -> None:
         """The rows of a step that was taken."""
@@ -252,9 +254,9 @@ class Loop:
         kept = [row for row, bad in enumerate(lost) if bad is None]
         if len(kept) < len(lost):
             self._places = [self._places[row] for row in kept]
+            self.losses.keep(kept)
             if kept:
                 self._stepper.keep(kept)
-                self.losses.keep(kept)
 
     def _lose(self, place: int, step: int, k: int) -> None:
         session, record = self._sessions[place], self._records[place]
@@ -277,5 +279,3 @@ class Loop:
             seconds=seconds,
         )
         self._summaries[place] = record.end(outcome)
-
-

@@ -79,9 +79,7 @@ class Saver:
         assert steps is not None
         return self._config.checkpoint.due(step, steps)
 
-    def save(
-        self, run: Path, progressed: Progressed, record: Logged
-    ) -> tuple[Path | None, str | None]:
+    def save(self, run: Path, progressed: Progressed, record: Logged) -> tuple[Path | None, str | None]:
         """Write a checkpoint below the folder ``run`` and delete old ones; where, or why not. Collective."""
         folder, checkpoint = run / "checkpoints", self._config.checkpoint
         try:

@@ -1,4 +1,4 @@
-"""What comes after each step of a trainer's run: checkpoints when they are due, the end that a signal asks for."""
+"""What comes after each step of a trainer's run: checkpoints that are due, the end that a signal asks for."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a configuration trains, evaluates and measures, whoever takes its steps and on however many processes."""
+"""What a configuration trains, evaluates and measures, on any number of processes."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ class Session:
         return self.evaluation
 
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
-        """What the diagnostics say of the network before its step on ``batch`` with rate ``lr``. Collective."""
+        """What the diagnostics say of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(
@@ -97,7 +97,7 @@ class Session:
         return float(self.strategy.data.sum(self._total_loss(*batch.own))) / batch.n_global
 
     def probe_loss(self) -> Tensor:
-        """Sum of the losses () on this process's samples of the probe. Collective where weights are in parts."""
+        """Sum of losses () on this process's samples of the probe. Collective where weights are in parts."""
         return self._total_loss(*self._probe)
 
     @torch.no_grad()
