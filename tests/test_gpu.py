@@ -21,7 +21,9 @@ from scaled_sgd.data import load_data
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.fused import Update, fused_step
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.study.batched import faster_batched
+from scaled_sgd.study.batched import Together, faster_batched
+from scaled_sgd.study.engine import train
+from scaled_sgd.study.small import small_session
 from scaled_sgd.train.main import main
 
 pytestmark = [
