@@ -164,7 +164,7 @@ def prepared(
     """A strategy with a step on a minibatch of random samples; this process holds what the step takes."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
-    step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
+    step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
     rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))

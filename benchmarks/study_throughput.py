@@ -23,7 +23,8 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.folder import StudyFolder
@@ -58,11 +59,11 @@ def bare_steps(config: Config, data: Data) -> float:
     updates = [Update(session.schedule(step)) for step in range(session.steps)]
     start = time.perf_counter()
     for update, batch in zip(updates, session.samples.minibatches(Ranks.alone()), strict=False):
-        fused_step(
+        take_step(
             partition,
             *batch.own,
             loss=session.loss,
-            scale=session.strategy.scaling.predict_layers,
+            direct=session.strategy.scaling.direction,
             update=update,
             sizes=[batch.n_global],
         )

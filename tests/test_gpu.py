@@ -19,8 +19,9 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.fused import Update, fused_step
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.batched import Together, faster_batched
 from scaled_sgd.study.engine import train
 from scaled_sgd.study.small import small_session
@@ -39,7 +40,7 @@ def problem(device):
     return model, x.to(device), torch.randint(5, (20,), generator=generator).to(device)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 def test_steps_on_the_gpu_are_those_on_the_cpu(rule):
     weights = []
     for device in ("cpu", "cuda"):
@@ -74,10 +75,10 @@ def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
     weights = []
     for device in ("cpu", "cuda"):
         model, x, y = problem(device)
-        scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
+        scale = DepthwiseScaling(model).measure_elsewhere().direction
         for _ in range(5):
-            fused_step(
-                Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(0.1)
+            take_step(
+                Partition.of(model), x, y, loss=get_loss("cross_entropy"), direct=scale, update=Update(0.1)
             )
         weights.append([w.detach().cpu() for w in model.parameters()])
     for a, b in zip(*weights, strict=True):

@@ -10,12 +10,14 @@ from torch import Tensor
 from scaled_sgd.config import Config, as_dict, flat
 from scaled_sgd.data import Batch, Data, load_data
 from scaled_sgd.parallel import Ranks
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.stack import Stack
+from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.identity import WITHOUT_EFFECT
 from scaled_sgd.study.small import find_device, small_session, stepper_of
-from scaled_sgd.study.stack import NEVER, Stack
-from scaled_sgd.train.loop import Stepper
 from scaled_sgd.train.session import Session
-from scaled_sgd.train.steps import Taken
+from scaled_sgd.train.stacked_step import StackedStep
+from scaled_sgd.train.stepper import Stepper
 
 _VARIED = (
     "model.parameterization", "optim.lr", "optim.schedule", "optim.warmup_steps", "optim.momentum",
@@ -68,31 +70,41 @@ class Together:
     def __init__(self, sessions: Sequence[Session]) -> None:
         if len({same_shape(session.config) for session in sessions}) > 1:
             raise ValueError("configs: of several shapes; allowed: those that same_shape gives one value")
-        self.ranks = Ranks.alone()
-        self._last = sessions[0].steps - 1
-        self._stack = Stack(sessions)
+        first = sessions[0]
+        depth, device = first.strategy.network.depth, first.strategy.device
+        self.ranks, self._loss = Ranks.alone(), depth + 1
+        self._sessions = list(sessions)
+        self._watch = DivergenceWatch(depth, device, count=len(sessions))
+        stack = Stack([session.strategy.network for session in sessions])
+        configs = [session.config for session in sessions]
+        self._step = StackedStep(stack, configs, first.loss, self._watch)
+        rates = [[session.schedule(step) for session in sessions] for step in range(first.steps)]
+        self._rates = torch.tensor(rates, dtype=torch.float64, device=device)
 
     def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
-        """A step of each run on its minibatch."""
-        taken = self._stack.take(step, *together(batches), measure_gradient=measure)
+        """A step of each run on its minibatch, without a wait for the device."""
+        self._watch.start_step(step)
+        x, y = together(batches)
+        taken = self._step(x, y, batches[0].n_global, self._rates[step], measure=measure)
+        self._watch.see(taken.loss, self._loss)
         if step == 0 or measure:
-            for session, scales in zip(self._stack.runs, taken.scales, strict=True):
+            for session, scales in zip(self._sessions, taken.scales, strict=True):
                 session.strategy.scaling.record(scales)
         return taken
 
     def see(self, losses: Sequence[Tensor]) -> None:
         """Note each run's loss after the last step."""
-        self._stack.see(torch.stack(list(losses))[:, None], self._last)
+        self._watch.see(torch.stack(list(losses)), self._loss)
 
     def found(self) -> list[tuple[int, int] | None]:
         """Step and layer of each run's first number that was not finite. Waits."""
-        layers = self._stack.runs[0].strategy.network.depth + 2
-        codes = self._stack.each.first_bad.tolist()
-        return [divmod(int(code), layers) if code < NEVER else None for code in codes]
+        return [self._watch.place(code) for code in self._watch.first.tolist()]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some runs only."""
-        self._stack.keep(rows)
+        self._step.keep(rows)
+        self._sessions = [self._sessions[row] for row in rows]
+        self._rates = self._rates[:, list(rows)]
 
 
 def together(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

@@ -16,9 +16,9 @@ from scaled_sgd.parallel.machine import host_memory
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.train.loop import OneNetwork
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.session import Session
+from scaled_sgd.train.stepper import OneNetwork
 from scaled_sgd.train.steps import FusedStep
 from scaled_sgd.train.strategies.base import FusedStrategy
 
@@ -70,7 +70,7 @@ def stepper_of(session: Session) -> OneNetwork:
     """The fused steps of a small run."""
     strategy = session.strategy
     assert isinstance(strategy, FusedStrategy)
-    watch = DivergenceWatch(strategy.network)
+    watch = DivergenceWatch(strategy.network.depth, strategy.device)
     return OneNetwork(session, FusedStep(strategy, session.config.optim, session.loss, watch), watch)
 
 

@@ -14,7 +14,6 @@ from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.agreement import on_first_rank
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
 from scaled_sgd.train.steps import effective_rate
@@ -84,7 +83,7 @@ class Session:
         minibatch = Minibatch(
             self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
         )
-        scales = self.strategy.scaling.predict(*mean_squares(minibatch))
+        scales = self.strategy.scaling.direction(minibatch.statistics).numbers
         rate = effective_rate(minibatch, lr, self.config.optim)
         return self.observer.measure(minibatch, scales=scales, lr=rate)
 

@@ -16,7 +16,7 @@ from scaled_sgd.runs.records import read_metrics, tracked
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
-from scaled_sgd.train.loop import Loop, OneNetwork
+from scaled_sgd.train.loop import Loop
 from scaled_sgd.train.progress import Progress
 from scaled_sgd.train.recording import RunRecord
 from scaled_sgd.train.resolution import resolve
@@ -25,6 +25,7 @@ from scaled_sgd.train.saver import Saver
 from scaled_sgd.train.saving import Saving
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.snapshot import Progressed
+from scaled_sgd.train.stepper import OneNetwork
 from scaled_sgd.train.steps import make_step
 from scaled_sgd.train.strategies.build import build_strategy
 from scaled_sgd.train.strategies.launched import world_of
@@ -57,7 +58,9 @@ class Trainer:
         agree_on_places(self.strategy, config)
         metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], data.task))
         self.session = Session(config, data, self.strategy, metrics)
-        watch = DivergenceWatch(self.strategy.network)
+        watch = DivergenceWatch(self.strategy.network.depth, accelerator.device)
+        if not config.optim.fused_update:
+            watch.attach(self.strategy.network)
         step = make_step(self.strategy, config.optim, self.session.loss, watch)
         self._stepper = OneNetwork(self.session, step, watch)
         self.directory = on_first_rank(lambda: open_directory(config, start))
