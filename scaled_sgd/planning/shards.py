@@ -111,14 +111,8 @@ def rows_fused(work: Workload, hardware: Hardware) -> Cost:
     """Fused steps on rows of each weight: all samples on every process, and only signals move."""
     ranks, everyone, size = hardware.ranks, hardware.everyone, work.itemsize
     held = size * sum(work.rows_of_weights(ranks)) * (2 if work.momentum else 1)
-    samples = work.samples_of_a_rank(ranks) * work.widths[0] * size
     peak, moment = fused_peak(work, hardware, work.batch, parts=ranks, factors=[False] * work.depth)
-    if ranks > 1:
-        copies = 2 if hardware.gloo else 1
-        peak, moment = max((peak, moment), (copies * ranks * samples, "samples gathered"))
-        peak += samples
-    traffic = all_gather(ranks * samples, everyone, hardware)
-    traffic += all_reduce(8, everyone, hardware).times(work.depth)
+    traffic = all_reduce(8, everyone, hardware).times(work.depth)
     for k, width in enumerate(work.widths[1:]):
         traffic += all_gather(work.batch * ranks * -(-width // ranks) * size, everyone, hardware)
         if k:
