@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.arguments import check_device, check_integer, check_samples
+from scaled_sgd.core.arguments import check_device, check_samples
 from scaled_sgd.core.losses import Loss, check_targets, get_loss
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
