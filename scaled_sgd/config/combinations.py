@@ -10,6 +10,7 @@ from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 
 Allowed = tuple[Any, ...] | Limit | None
 """Values, a limit, or None: whatever the key's type allows."""
@@ -73,6 +74,7 @@ def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
 
 _LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
 _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
+_FUSED = ("auto", "fused")
 _UNFUSED = ("auto", "autograd")
 
 COMBINATIONS = (
@@ -85,6 +87,7 @@ COMBINATIONS = (
     Combination(
         "optim.update", "sharding.strategy", _by_strategy(lambda can: None if can.fused else _UNFUSED)
     ),
+    Combination("optim.update", "scaling.rule", lambda name: None if RULES[name].scalar else _FUSED),
     Combination("optim.update", "optim.optimizer", lambda name: None if OPTIMIZERS[name].fused else _UNFUSED),
     Combination(
         "sharding.strategy",

@@ -13,6 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 
 
 class Decides(Enum):
@@ -117,7 +118,7 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Annotated[str, OneOf("scaled_sgd.steps.rules:RULES"), STACKED] = "norm"
+    rule: Annotated[str, OneOf(RULES), STACKED] = "norm"
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""

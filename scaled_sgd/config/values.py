@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
-from scaled_sgd.core.registry import load
-
 _INTEGERS = 2**63
 
 
@@ -77,13 +75,13 @@ class Holds:
 class OneOf:
     """Text that names an entry of a registry, or one of a few words beside it."""
 
-    registry: Iterable[str] | str
+    registry: Iterable[str]
     also: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
         """All that is allowed now: a plugin may add to the registry."""
-        return (*self.also, *load(self.registry))
+        return (*self.also, *self.registry)
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is a name."""

@@ -21,7 +21,6 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.machine import host_memory
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.train.evaluation import mean_loss
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.samples import Samples
@@ -124,7 +123,7 @@ class Run:
         assert self._observer is not None
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.model, cut.x, cut.y, loss=self.loss.name, chunk_size=chunk)
-        scales = self.scaling.predict(*mean_squares(minibatch))
+        scales = self.scaling.direction(minibatch.statistics).numbers
         rate = effective_rate(minibatch, self.schedule(cut.step), self.config.optim)
         row = self._observer.measure(minibatch, scales=scales, lr=rate)
         return row | {"preactivation_change": self._preactivation_change()}

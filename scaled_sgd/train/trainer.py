@@ -26,7 +26,6 @@ from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import tracked
 from scaled_sgd.runs.summary import run_facts
 from scaled_sgd.steps.divergence import DivergenceWatch
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Exchange, Interrupts, Wish
@@ -68,7 +67,9 @@ class Trainer:
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, self.data)
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
         agree_on_places(self.strategy, config)
-        self._watch = DivergenceWatch(self.strategy.network)
+        self._watch = DivergenceWatch(self.strategy.network.depth, accelerator.device)
+        if config.optim.update == "autograd":
+            self._watch.attach(self.strategy.network)
         self._step = make_step(self.strategy, config.optim, self.loss, self._watch)
         self.observer = (
             Observer(
@@ -179,7 +180,7 @@ class Trainer:
         x, y = batch.x[own], self.samples.targets(batch.y[own])
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk)
-        scales = self.strategy.scaling.predict(*mean_squares(minibatch))
+        scales = self.strategy.scaling.direction(minibatch.statistics).numbers
         return self.observer.measure(
             minibatch, scales=scales, lr=effective_rate(minibatch, lr, self.config.optim)
         )
@@ -190,9 +191,9 @@ class Trainer:
         """One step; the sum of this rank's losses and, where known, the norm of the whole gradient."""
         self._watch.start_step(step)
         y = self.samples.targets(batch.y)
-        total, norm = self._step(batch.x, y, batch.n_global, lr, measure_gradient=measure_gradient)
-        self._watch.see(total, self.strategy.network.depth + 1)
-        return total, norm
+        taken = self._step(batch.x, y, batch.n_global, lr, measure=measure_gradient)
+        self._watch.see(taken.loss, self.strategy.network.depth + 1)
+        return taken.loss, taken.grad_norm
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
