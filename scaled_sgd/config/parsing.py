@@ -28,7 +28,8 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
         UserError: any mistake, one line that names the key, the value and what is allowed.
     """
     files: list[str] = []
-    given: dict[str, Any] = {}
+    given: list[dict[str, Any]] = []
+    resumed = "no"
     printing: dict[str, str] = {}
     for option, value in _options(arguments):
         if option == "config":
@@ -36,16 +37,14 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
         elif option in PRINTING:
             printing[option] = value
         else:
-            given |= _option(option, value)
-    values: dict[str, Any] = {}
-    for file in [*_of_resumed(given.get("run.resume", "no")), *files]:
-        values |= _from_file(Path(file))
-    values |= given
+            given.append(_option(option, value))
+            resumed = value if option == "run.resume" else resumed
+    sources = [_from_file(file) for file in [*_of_resumed(resumed), *files]] + given
     if "help" in printing:
-        _load_plugins(values)
+        _load_plugins(sources)
         print(help_text(prog), end="")
         raise SystemExit(0)
-    config = _checked(values)
+    config = _checked(sources)
     if "print_config" in printing:
         print(printed(config, printing["print_config"]), end="")
         raise SystemExit(0)
@@ -58,7 +57,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
         UserError: an unknown key, a wrong type or an impossible value.
     """
-    return _checked(dict(_leaves(values)))
+    return _checked([dict(_leaves(values))])
 
 
 def read_key(name: str, value: Any) -> Any:
@@ -90,16 +89,18 @@ def unknown_key(key: str) -> str:
     return f"{key}: unknown key; allowed: {', '.join(candidates.values())}"
 
 
-def _checked(values: Mapping[str, Any]) -> Config:
-    _load_plugins(values)
-    config = build({name: read_key(name, value) for name, value in values.items()})
+def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:
+    """Of values by dotted key; later sources win, and mistakes of earlier ones are mistakes."""
+    _load_plugins(sources)
+    config = build({name: read_key(name, value) for source in sources for name, value in source.items()})
     check_combinations(config)
     return config
 
 
-def _load_plugins(values: Mapping[str, Any]) -> None:
+def _load_plugins(sources: Sequence[Mapping[str, Any]]) -> None:
     """They come first, for they may register what other keys name."""
-    load_plugins(read_key("run.plugins", values.get("run.plugins", [])))
+    named = [source["run.plugins"] for source in sources if "run.plugins" in source]
+    load_plugins(read_key("run.plugins", named[-1] if named else []))
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -157,18 +158,18 @@ def _option(name: str, text: str) -> dict[str, Any]:
     return {name: text if takes_text(hint, text) else value}
 
 
-def _of_resumed(path: str) -> list[Path]:
+def _of_resumed(path: str) -> list[str]:
     """The configuration of the run that ``run.resume`` names, which comes before all others."""
     if path in ("", "no", "auto"):
         return []
     places = [place / "config.yaml" for place in (Path(path), Path(path).parent.parent)]
-    return [place for place in places if place.is_file()][:1]
+    return [str(place) for place in places if place.is_file()][:1]
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(file: str) -> dict[str, Any]:
     """What a YAML file sets, by dotted key; beside a run's metrics it was stored by a run, with every key."""
-    before = ABSENT if (path.parent / "metrics.jsonl").is_file() else {}
-    return {**before, **dict(_leaves(read_yaml(path, option="--config")))}
+    before = ABSENT if (Path(file).parent / "metrics.jsonl").is_file() else {}
+    return {**before, **dict(_leaves(read_yaml(file, option="--config")))}
 
 
 def _leaves(values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:

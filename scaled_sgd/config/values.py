@@ -128,11 +128,15 @@ def read(hint: Any, value: Any) -> Any:
 
 
 def _read_one_of(hints: tuple[Any, ...], value: Any) -> Any:
-    for hint in hints:
+    for place, hint in enumerate(hints):
         try:
             return read(hint, value)
         except TypeError:
             continue
+        except MisfitError as error:
+            found, said = error.args
+            words = [said if place == other else allowed(hints[other]) for other in range(len(hints))]
+            raise MisfitError(found, ", or ".join(words)) from None
     raise TypeError
 
 
