@@ -19,7 +19,8 @@ class Optimizer:
         state: names of the tensors of a weight's size that it keeps, as in ``torch.optim`` states.
         fused: whether fused steps take the same step.
         stacked: whether a stack of networks does.
-        sharded: whether it works on parts of weights.
+        sharded: whether it works on rows of weights.
+        zero: whether DeepSpeed's ZeRO takes the same step with an optimizer of its own.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Optimizer:
     fused: bool = False
     stacked: bool = False
     sharded: bool = False
+    zero: bool = False
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optim.optimizer")
@@ -42,5 +44,6 @@ OPTIMIZERS.add(
         fused=True,
         stacked=True,
         sharded=True,
+        zero=True,
     ),
 )
