@@ -15,6 +15,7 @@ from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.study.command import main as study
+from scaled_sgd.study.engine import unsuited
 from scaled_sgd.train.main import main
 from tests.launching import REPOSITORY, environment
 
@@ -122,6 +123,12 @@ def test_an_optimizer_trains_and_is_in_the_checkpoint():
     assert stored("half")["optim"] | {"optimizer": "half", "update": "autograd"} == stored("half")["optim"]
     checkpoint = open_checkpoint(Path("runs/half/checkpoints/step-4"))
     assert checkpoint.state["config"]["optim"]["optimizer"] == "half"
+
+
+def test_an_optimizer_of_a_plugin_is_for_the_trainer():
+    assert unsuited(parse([PLUGIN, "--optim.optimizer=half"])) == (
+        "optim.optimizer: 'half' is for the trainer; allowed in a small run: sgd"
+    )
 
 
 @pytest.mark.parametrize(
