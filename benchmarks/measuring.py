@@ -61,9 +61,9 @@ class Work:
 
     def config(self, strategy: str) -> Config:
         """The configuration of a run under a strategy, ``+fused`` where its steps are to be."""
-        fused = str(strategy.endswith("+fused")).lower()
+        update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
-        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
         return parse([*self.options, *own])
 
     def workload(self, strategy: str) -> Workload:
@@ -184,7 +184,7 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     for _ in range(2):
         step(measure=True)
     work = Workload.of(config, IN_FEATURES, OUT_FEATURES)
-    in_rows = config.optim.fused_update and built.name != "ddp"
+    in_rows = config.optim.update == "fused" and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
     rows = work.batch if in_rows else work.rows(built.data.size)
     kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)

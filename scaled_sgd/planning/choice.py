@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from scaled_sgd.config import Config, ShardingConfig
+from scaled_sgd.config.combinations import permits, violations, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.advice import advise
@@ -23,6 +24,7 @@ class World:
         cuda: whether each has a GPU of its own.
         memory: bytes a process may fill.
         launched: the strategy that the launcher's configuration file names; None: any.
+        launched_half: whether it gathers weights in 16 bits.
     """
 
     size: int
@@ -30,6 +32,7 @@ class World:
     cuda: bool
     memory: int
     launched: str | None = None
+    launched_half: bool = False
 
 
 def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
@@ -72,7 +75,7 @@ def cost_of(config: Config, world: World, work: Workload) -> Cost:
 
 def is_fused(config: Config, strategy: str) -> bool:
     """Whether steps under ``strategy`` are fused."""
-    return config.optim.fused_update and STRATEGIES[strategy].fused
+    return with_update(with_strategy(config, strategy)).optim.update == "fused"
 
 
 def hardware_of(world: World, work: Workload) -> Hardware:
@@ -82,17 +85,9 @@ def hardware_of(world: World, work: Workload) -> Hardware:
 
 
 def obstacle(config: Config, strategy: str, *, fused: bool) -> str | None:
-    """The key and value with which a strategy cannot train this; None: it can."""
-    can, optim, precision = STRATEGIES[strategy], config.optim, config.run.precision
-    if precision not in can.precisions or (fused and precision in ("bf16", "fp16")):
-        return f"run.precision {precision}"
-    if config.model.dtype not in can.dtypes:
-        return f"model.dtype {config.model.dtype}"
-    if fused and optim.accumulation > 1:
-        return f"optim.accumulation {optim.accumulation}"
-    if fused and config.sharding.activation_checkpointing:
-        return "sharding.activation_checkpointing true"
-    return None
+    """Why a strategy cannot train this by fused steps, or by autograd; None: it can."""
+    optim = replace(config.optim, update="fused" if fused else "autograd")
+    return next(violations(replace(with_strategy(config, strategy), optim=optim)), None)
 
 
 def _advised(config: Config, world: World, work: Workload) -> str:
@@ -104,16 +99,8 @@ def _advised(config: Config, world: World, work: Workload) -> str:
 
 def possible(config: Config, world: World) -> list[str]:
     """Strategies that need no launch of their own, can do what is configured and differ here."""
-    asked = config.sharding
-    names = [
-        can.name
-        for can in STRATEGIES.entries
-        if can.name in COSTS
-        and can.launch_file is None
-        and obstacle(config, can.name, fused=is_fused(config, can.name)) is None
-        and (asked.exchange == "auto" or can.exchange)
-        and (asked.tensor_processes is None or can.shares_layers)
-    ]
+    natives = [can.name for can in STRATEGIES.entries if can.launch_file is None and can.name in COSTS]
+    names = [name for name in natives if permits(config, name)] or ["ddp"]
     if len(names) == 1:
         return names
     return [
@@ -124,23 +111,14 @@ def possible(config: Config, world: World) -> list[str]:
     ]
 
 
-def with_strategy(config: Config, name: str) -> Config:
-    """The configuration with ``sharding.strategy`` decided."""
-    return replace(config, sharding=replace(config.sharding, strategy=name))  # type: ignore[arg-type]
-
-
 def tensor_processes(sharding: ShardingConfig, world: World) -> int:
     """How many processes share each layer; 1 where none do.
 
     Raises:
-        UserError: the number that is configured does not fit the strategy or the world.
+        UserError: the number that is configured does not fit the world.
     """
     asked, can = sharding.tensor_processes, STRATEGIES[sharding.strategy]
     if not can.shares_layers:
-        if asked is not None:
-            raise UserError(
-                f"sharding.tensor_processes: {asked} does not fit sharding.strategy {can.name}; allowed: null"
-            )
         return 1 if can.splits_samples else world.size
     if asked is None:
         several = 1 < world.local_size < world.size

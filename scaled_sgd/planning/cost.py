@@ -44,7 +44,7 @@ class Cost:
     @property
     def update(self) -> str:
         """The option with which steps are fused or not."""
-        return f"--optim.fused_update {str(self.fused).lower()}"
+        return f"--optim.update {'fused' if self.fused else 'autograd'}"
 
     @property
     def options(self) -> str:

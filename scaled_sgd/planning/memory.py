@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from scaled_sgd.config import Config
+from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import (
     World,
@@ -12,7 +13,6 @@ from scaled_sgd.planning.choice import (
     is_fused,
     obstacle,
     possible,
-    with_strategy,
 )
 from scaled_sgd.planning.cost import Cost
 from scaled_sgd.planning.table import COSTS, predict

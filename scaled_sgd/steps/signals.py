@@ -7,9 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.arguments import check_device, check_integer, check_samples
+from scaled_sgd.core.arguments import check_device, check_samples
 from scaled_sgd.core.losses import Loss, check_targets, get_loss
 from scaled_sgd.core.network import activate
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness

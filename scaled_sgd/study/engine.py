@@ -46,6 +46,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
 
 _SUITED: dict[str, tuple[object, ...]] = {
     "data.streaming": (False,),
+    "optim.optimizer": ("sgd",),
     "run.precision": ("no",),
     "run.processes": (1,),
     "run.resume": ("no",),

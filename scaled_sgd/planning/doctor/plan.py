@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from scaled_sgd.config import Config, DataConfig
+from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.config.parsing import parse
-from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
 from scaled_sgd.planning.advice import USABLE
-from scaled_sgd.planning.choice import World, obstacle, tensor_processes, with_strategy
+from scaled_sgd.planning.choice import World, obstacle, tensor_processes
 from scaled_sgd.planning.doctor.cost_table import CostTable
 from scaled_sgd.planning.memory import fitting_batch
 from scaled_sgd.planning.units import DURATIONS, OPERATIONS, SIZES
