@@ -11,10 +11,12 @@ from scaled_sgd.cli import main as command
 from scaled_sgd.config import DataConfig
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.data import load_data
-from scaled_sgd.parallel.strategies import STRATEGIES
-from scaled_sgd.planning import Workload, advise, nominal, predict
+from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
+from scaled_sgd.planning import COSTS, Workload, advise, nominal, predict
 from scaled_sgd.planning.doctor.cost_table import CostTable
 from scaled_sgd.planning.doctor.plan import DIGITS
+from scaled_sgd.planning.shards import fsdp2
+from scaled_sgd.planning.table import Formulas
 from tests.launching import environment
 
 CLUSTER = ("--plan.ranks=1024", "--plan.memory=80GiB", "--features=784", "--outputs=10")
@@ -73,6 +75,19 @@ def test_what_is_recommended_can_be_pasted(arguments, capsys):
         assert not any("none fits" in line for line in lines)
     else:
         assert taken_from(lines) == taken
+
+
+def test_a_strategy_is_listed_by_its_capabilities_and_a_cost(capsys):
+    """Another package's: one entry in each of two tables."""
+    STRATEGIES.add("halves", Capabilities("halves", "two halves of it", ("no",)))
+    COSTS.add("halves", Formulas(lambda work, hardware: replace(fsdp2(work, hardware), strategy="halves")))
+    try:
+        assert strategies_in(lines_of(capsys, "--plan.ranks=2"))[-1] == "halves"
+        lines = lines_of(capsys, "--plan.ranks=2", "--run.precision=tf32")
+        assert any(line.startswith("left out  halves: run.precision: 'tf32'") for line in lines)
+    finally:
+        STRATEGIES.remove("halves")
+        COSTS.remove("halves")
 
 
 def test_a_strategy_that_needs_a_launch_of_its_own_says_which():
