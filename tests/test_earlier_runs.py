@@ -15,7 +15,6 @@ from scaled_sgd.train.main import main
 from tests import replays
 
 FIXTURES = Path(__file__).parent / "fixtures/a1b3a8a"
-RUNS = ("autograd", "fused")
 SAVED, LAST_ROW = 14, 17
 ENDS = ("initial_loss", "train_loss", "eval_loss")
 
@@ -50,8 +49,9 @@ def whole(name):
 
 
 @pytest.mark.usefixtures("fresh_world")
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_goes_on_as_if_it_had_never_stopped(name, capfd):
+@pytest.mark.parametrize(("name", "tolerance"), [("autograd", 0), ("fused", 1e-12)])
+def test_a_run_goes_on_as_if_it_had_never_stopped(name, tolerance, capfd):
+    """Bit for bit where steps are autograd's; fused steps add in another order than they did."""
     (found, summary), (wanted, wanted_summary) = resume(name), whole(name)
     assert f"resumed: runs/{name}/checkpoints/step-{SAVED} at step {SAVED} of 24\n" in capfd.readouterr().err
     assert found["step"] == wanted["step"]
@@ -59,7 +59,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name, capfd):
     found |= {name: [summary[name]] for name in ENDS}
     wanted |= {name: [wanted_summary[name]] for name in ENDS}
     difference, where = replays.largest_difference(found, wanted)
-    assert difference <= (0 if made_here() else 1e-12), where
+    assert difference <= (tolerance if made_here() else 1e-12), where
     facts = ("status", "steps", "widths", "parameters", "data", "seed", "world_size", "strategy")
     assert {key: summary[key] for key in facts} == {key: wanted_summary[key] for key in facts}
 
