@@ -16,7 +16,8 @@ class Optimizer:
         label: what it does, in a few words.
         build: makes it from a network, lr and the keywords of :class:`~.optimizer.ScaledSGD`; text
             ``"module:name"`` is imported when it is used.
-        state: names of the tensors of a weight's size that it keeps, as in ``torch.optim`` states.
+        state: names of the tensors of a weight's size that it keeps, as in ``torch.optim`` states and in
+            checkpoints; ``momentum`` is torch's ``momentum_buffer``, kept where ``optim.momentum`` is not 0.
         fused: whether fused steps take the same step.
         stacked: whether a stack of networks does.
         sharded: whether it works on rows of weights.
@@ -40,7 +41,7 @@ OPTIMIZERS.add(
         "sgd",
         "v ← μ v + ξ G + λ W, W ← W − η v",
         "scaled_sgd.steps.optimizer:ScaledSGD",
-        state=("momentum_buffer",),
+        state=("momentum",),
         fused=True,
         stacked=True,
         sharded=True,

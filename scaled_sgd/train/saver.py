@@ -15,6 +15,7 @@ from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
 from scaled_sgd.runs.records import versions
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.interrupts import Wish
 from scaled_sgd.train.resuming import data_facts
 from scaled_sgd.train.snapshot import (
@@ -65,6 +66,11 @@ class Saver:
         self._config, self._data, self._strategy = config, data, strategy
         self._observer, self._grad_scaler = observer, grad_scaler
         self._saved_at = time.monotonic()
+        self._kept = [
+            name
+            for name in OPTIMIZERS[config.optim.optimizer].state
+            if name != "momentum" or config.optim.momentum > 0
+        ]
 
     def wish(self) -> Wish:
         """To save, on the first rank, when the minutes between checkpoints are over."""
@@ -88,7 +94,7 @@ class Saver:
             path = save(
                 folder,
                 progressed.step,
-                pieces=pieces(self._strategy),
+                pieces=pieces(self._strategy, self._kept),
                 private=random_states() | self._observed(),
                 state=self._state(progressed),
             )
@@ -112,7 +118,7 @@ class Saver:
             UserError: it is of another network.
         """
         state = checkpoint.state
-        restore_pieces(self._strategy, checkpoint, momentum=self._config.optim.momentum > 0)
+        restore_pieces(self._strategy, checkpoint, self._kept)
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
-from scaled_sgd.train.strategies.shards import Kind, Read
+from scaled_sgd.train.strategies.shards import Read
 
 
 @dataclass
@@ -52,26 +52,26 @@ class Progressed:
         self.epoch, self.minibatch = batch.epoch, batch.number + 1
 
 
-def pieces(strategy: Strategy) -> list[Piece]:
-    """This process's numbers of every weight and momentum."""
+def pieces(strategy: Strategy, kept: Sequence[str]) -> list[Piece]:
+    """This process's numbers of every weight, and of what its optimizer has ``kept`` of each."""
     return [
         Piece(f"{kind}.{shard.k}", shard.shape, shard.start, values)
-        for kind in get_args(Kind)
+        for kind in ("weight", *kept)
         for shard in strategy.shards
         if (values := shard.values(kind)) is not None
     ]
 
 
-def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool) -> None:
-    """Fill every weight, and momentum where there is one; each process reads what it holds, nothing moves.
+def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, kept: Sequence[str]) -> None:
+    """Fill every weight, and what of ``kept`` is there; each process reads what it holds, nothing moves.
 
     Raises:
         UserError: the checkpoint is of another network.
     """
     for shard in strategy.shards:
-        for kind in get_args(Kind):
+        for kind in ("weight", *kept):
             name = f"{kind}.{shard.k}"
-            if kind == "momentum" and not (momentum and name in checkpoint.names):
+            if kind != "weight" and name not in checkpoint.names:
                 continue
             if checkpoint.shape(name) != shard.shape:
                 raise UserError(

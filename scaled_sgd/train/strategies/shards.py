@@ -1,7 +1,7 @@
 """What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
 from scaled_sgd.steps.statistics import square_norm
 
-Kind = Literal["weight", "momentum"]
+Kind = str
+"""``weight``, or what an optimizer keeps of each: ``state`` of :mod:`scaled_sgd.steps.optimizers`."""
+
 Read = Callable[[int, int], Tensor]
 """Numbers start..stop of a row-major W_k or of its momentum, shape (stop − start,), on the CPU."""
 
@@ -38,7 +40,7 @@ class Shard(Protocol):
     copies: int
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view; None where there is no momentum."""
+        """A flat view of them, or of what the optimizer keeps of them; None where it keeps no such thing."""
         ...
 
     def gradient(self) -> Tensor | None:
@@ -72,7 +74,7 @@ class RowShard:
         """What the optimizer keeps of them, a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
-        buffer = self._optimizer.state.get(self._weight, {}).get("momentum_buffer")
+        buffer = self._optimizer.state.get(self._weight, {}).get(_in_torch(kind))
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
@@ -87,11 +89,16 @@ class RowShard:
 
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace them by what ``read`` gives."""
-        if kind == "momentum":
-            self._optimizer.state[self._weight]["momentum_buffer"] = torch.zeros_like(self._weight)
+        if kind != "weight":
+            self._optimizer.state[self._weight][_in_torch(kind)] = torch.zeros_like(self._weight)
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
+
+
+def _in_torch(kind: Kind) -> str:
+    """What ``torch.optim`` calls it."""
+    return "momentum_buffer" if kind == "momentum" else kind
 
 
 def copy_range(target: Tensor, start: int, read: Read) -> None:
