@@ -22,7 +22,8 @@ class Optimizer:
         folds: whether ``build`` takes ``rule``, ``static`` and ``grad_scaler`` too, and scales by itself.
         fused: whether fused steps take the same step.
         stacked: whether a stack of networks does.
-        sharded: whether it works on parts of weights.
+        sharded: whether it works on rows of weights.
+        zero: whether DeepSpeed's ZeRO takes the same step with an optimizer of its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Optimizer:
     fused: bool = False
     stacked: bool = False
     sharded: bool = False
+    zero: bool = False
 
     def kept(self, optim: object) -> tuple[str, ...]:
         """What of ``state`` exists under a section ``optim.``."""
@@ -65,5 +67,6 @@ register_optimizer(
         fused=True,
         stacked=True,
         sharded=True,
+        zero=True,
     )
 )
