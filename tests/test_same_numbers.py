@@ -10,8 +10,7 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.data import load_data
 from scaled_sgd.runs.checkpoint import newest_intact
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.batched import train_batch
-from scaled_sgd.study.engine import train_small
+from scaled_sgd.study.engine import train
 from scaled_sgd.train.main import main
 from tests import replays
 from tests.training import run_all
@@ -23,8 +22,8 @@ DOORS = replays.Doors(
     run_all=run_all,
     parse=parse,
     load_data=load_data,
-    train_small=train_small,
-    train_batch=train_batch,
+    train_small=lambda config, data, folder: train([config], [data], [folder])[0],
+    train_batch=train,
     read_metrics=read_metrics,
     newest_intact=newest_intact,
 )
