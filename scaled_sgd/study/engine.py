@@ -10,6 +10,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.study.batched import Together
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.small import small_session, stepper_of
