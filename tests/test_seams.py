@@ -37,7 +37,7 @@ def forgotten(fresh_world):
 
 def forget():
     sys.modules.pop(TOY, None)
-    for registry, name in ((RULES, "toy"), (OPTIMIZERS, "half")):
+    for registry, name in ((RULES, "toy"), (OPTIMIZERS, "slowing"), (OPTIMIZERS, "adagrad")):
         if name in registry:
             registry.remove(name)
 
@@ -95,12 +95,13 @@ def test_a_run_remembers_its_plugins_and_resumes_with_them():
     assert stored("resumed")["run"]["plugins"] == [TOY]
 
 
+@pytest.mark.slow
 def test_help_shows_what_a_plugin_adds():
     command = ["-m", "scaled_sgd.cli", "train", "--help", PLUGIN]
     printed = python(*command)
     lines = printed.stdout.splitlines()
     assert "  --scaling.rule {none, norm, gain, kernel, toy}" in lines
-    assert "  --optim.optimizer {sgd, half}" in lines
+    assert "  --optim.optimizer {sgd, slowing, adagrad}" in lines
 
 
 def test_a_study_compares_a_rule_of_a_plugin(tmp_path, capsys):
@@ -115,19 +116,38 @@ def test_a_study_compares_a_rule_of_a_plugin(tmp_path, capsys):
     assert "2 runs" in capsys.readouterr().out
 
 
-def test_an_optimizer_trains_and_is_in_the_checkpoint():
-    rows = train("half", PLUGIN, "--optim.optimizer=half", "--optim.lr=2", "--optim.momentum=0.5")
-    plain = train("plain", "--optim.lr=1", "--optim.momentum=0.5")
-    losses = [[row["loss"] for row in found if "loss" in row] for found in (rows, plain)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-    assert stored("half")["optim"] | {"optimizer": "half", "update": "autograd"} == stored("half")["optim"]
-    checkpoint = open_checkpoint(Path("runs/half/checkpoints/step-4"))
-    assert checkpoint.state["config"]["optim"]["optimizer"] == "half"
+def test_an_optimizer_trains_and_its_state_is_resumed():
+    slowing = (PLUGIN, "--optim.optimizer=slowing", "--optim.momentum=0.5")
+    rows = train("whole", *slowing)
+    _, first, second, *_ = (row["loss"] for row in rows if "loss" in row)
+    _, same, other, *_ = (row["loss"] for row in train("plain", "--optim.momentum=0.5") if "loss" in row)
+    assert first == pytest.approx(same, rel=1e-12)
+    assert second != pytest.approx(other, rel=1e-3)
+    optim = stored("whole")["optim"]
+    assert (optim["optimizer"], optim["update"]) == ("slowing", "autograd")
+    checkpoint = open_checkpoint(Path("runs/whole/checkpoints/step-2"))
+    assert {f"{kind}.{k}" for kind in ("weight", "momentum", "visits") for k in (1, 2, 3)} <= {
+        *checkpoint.names
+    }
+    forget()
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+
+
+def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
+    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert rows[0]["scales"] == pytest.approx(train("plain")[0]["scales"], rel=1e-12)
+    checkpoint = open_checkpoint(Path("runs/whole/checkpoints/step-2"))
+    assert {f"squares.{k}" for k in (1, 2, 3)} <= {*checkpoint.names}
+    assert checkpoint.state["optimizer"] == {"step": 2.0}
+    forget()
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
 
 
 def test_an_optimizer_of_a_plugin_is_for_the_trainer():
-    assert unsuited(parse([PLUGIN, "--optim.optimizer=half"])) == (
-        "optim.optimizer: 'half' is for the trainer; allowed in a small run: sgd"
+    assert unsuited(parse([PLUGIN, "--optim.optimizer=slowing"])) == (
+        "optim.optimizer: 'slowing' is for the trainer; allowed in a small run: sgd"
     )
 
 
@@ -136,19 +156,19 @@ def test_an_optimizer_of_a_plugin_is_for_the_trainer():
     [
         (
             ("--optim.update=fused",),
-            "optim.update: 'fused' is not usable; allowed: auto, autograd with optim.optimizer half "
+            "optim.update: 'fused' is not usable; allowed: auto, autograd with optim.optimizer slowing "
             "(it steps by gradients)",
         ),
         (
             ("--sharding.strategy=fsdp2",),
-            "sharding.strategy: 'fsdp2' is not usable; allowed: auto, ddp with optim.optimizer half "
+            "sharding.strategy: 'fsdp2' is not usable; allowed: auto, ddp with optim.optimizer slowing "
             "(it steps whole weights)",
         ),
     ],
 )
 def test_an_optimizer_is_refused_where_it_cannot_go(options, message):
     with pytest.raises(UserError) as error:
-        parse([PLUGIN, "--optim.optimizer=half", *options])
+        parse([PLUGIN, "--optim.optimizer=slowing", *options])
     assert str(error.value) == message
 
 
@@ -181,6 +201,7 @@ def test_a_name_that_is_taken_is_refused():
         OPTIMIZERS.add("sgd", OPTIMIZERS["sgd"])
 
 
+@pytest.mark.slow
 def test_every_registry_can_be_read_without_torch():
     code = (
         "import sys\n"
@@ -193,6 +214,7 @@ def test_every_registry_can_be_read_without_torch():
     python("-c", code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["--help"], 0), (["train", "--help"], 0), (["train", "--model.deph=3"], 2)]
 )

@@ -18,7 +18,7 @@ def ddp(work: Workload, hardware: Hardware) -> Cost:
     """Replicas by autograd. Several processes keep buckets of the size of the weights, into which gradients
     are copied; with several microbatches gradients lie beside the buckets until the last one."""
     several, size = hardware.ranks > 1, work.weights * work.itemsize
-    held, gradients = size * (2 if work.momentum else 1), size
+    held, gradients = size * (1 + work.states), size
     kept = not several or work.accumulation > 1
     peak, moment = worst(autograd_moments(work, hardware, data=hardware.ranks, kept=kept))
     peak += gradients if several else 0
@@ -60,7 +60,7 @@ def autograd_moments(
 def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None = None) -> Cost:
     """Replicas without gradients: of each layer its factors move or its gradient, by time where not given."""
     factors = exchanged(work, hardware) if factors is None else factors
-    held = work.weights * work.itemsize * (2 if work.momentum else 1)
+    held = work.weights * work.itemsize * (1 + work.states)
     rows = work.samples_of_a_rank(hardware.ranks)
     peak, moment = fused_peak(work, hardware, rows, factors=factors)
     traffic = all_reduce(8, hardware.everyone, hardware)

@@ -13,7 +13,7 @@ def tensor(work: Workload, hardware: Hardware) -> Cost:
     """⌈m_k / W⌉ rows of each weight, and activations that are gathered before a layer."""
     parts = hardware.ranks
     gradients = work.itemsize * sum(work.rows_of_weights(parts))
-    held = gradients * (2 if work.momentum else 1)
+    held = gradients * (1 + work.states)
     peak, moment = worst(autograd_moments(work, hardware, data=1, parts=parts, kept=True))
     traffic = direction_traffic(work, hardware) + _signal_traffic(work, hardware, hardware.everyone, data=1)
     multiplying = sum(work.products(hardware, data=1, parts=parts))
@@ -38,7 +38,7 @@ def _sharded(name: str, work: Workload, hardware: Hardware, parts: int | None = 
     even = [data * -(-m // data) * fan_in for m, fan_in in zip(rows, work.widths, strict=False)]
     narrow = 2 if work.half else work.itemsize
     gradients = sum(even) // data * work.itemsize
-    held = gradients * (2 if work.momentum else 1)
+    held = gradients * (1 + work.states)
     moments = _gathered_moments(work, hardware, even, data=data, parts=shares)
     peak, moment = worst(moments)
     group, gathers, scatters = hardware.apart(shares), Traffic(), Traffic()
@@ -110,7 +110,7 @@ def _signal_traffic(work: Workload, hardware: Hardware, group: Group, *, data: i
 def rows_fused(work: Workload, hardware: Hardware) -> Cost:
     """Fused steps on rows of each weight: all samples on every process, and only signals move."""
     ranks, everyone, size = hardware.ranks, hardware.everyone, work.itemsize
-    held = size * sum(work.rows_of_weights(ranks)) * (2 if work.momentum else 1)
+    held = size * sum(work.rows_of_weights(ranks)) * (1 + work.states)
     peak, moment = fused_peak(work, hardware, work.batch, parts=ranks, factors=[False] * work.depth)
     traffic = all_reduce(8, everyone, hardware).times(work.depth)
     for k, width in enumerate(work.widths[1:]):

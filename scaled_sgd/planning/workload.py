@@ -9,6 +9,7 @@ from scaled_sgd.config import Config
 from scaled_sgd.config.network import widths_of
 from scaled_sgd.core.parameterization import Activation, layer_constants
 from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Workload:
         parameterization: fixes which multipliers α_k are 1, whose products α_k h need no room.
         dtype: of the weights.
         precision: of products, as ``run.precision`` has it.
-        momentum: the optimizer keeps a buffer of the size of the weights.
+        states: tensors of the size of each weight that the optimizer keeps.
         accumulation: microbatches a step.
         checkpointing: activations are computed again in the backward pass.
         loss: ``cross_entropy`` or ``mse``.
@@ -36,7 +37,7 @@ class Workload:
     parameterization: str = "nup"
     dtype: str = "float32"
     precision: str = "no"
-    momentum: bool = False
+    states: int = 0
     accumulation: int = 1
     checkpointing: bool = False
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
@@ -58,7 +59,7 @@ class Workload:
             model.parameterization,
             dtype=model.dtype,
             precision=config.run.precision,
-            momentum=optim.momentum > 0,
+            states=len(OPTIMIZERS[optim.optimizer].kept(optim)),
             accumulation=optim.accumulation,
             checkpointing=config.sharding.activation_checkpointing,
             loss="mse" if config.loss == "mse" else "cross_entropy",

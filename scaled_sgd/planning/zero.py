@@ -35,7 +35,7 @@ def _replicated(stage: int, work: Workload, hardware: Hardware) -> Cost:
     ranks, narrow, largest, everyone = hardware.ranks, work.signal_size, max(work.sizes), hardware.everyone
     part, filled = -(-work.weights // ranks), min(BUCKET, work.weights)
     widened = narrow + (MASTER if work.half else 0)
-    held = narrow * work.weights + MASTER * part * (2 if work.momentum else 1)
+    held = narrow * work.weights + MASTER * part * (1 + work.states)
     bucket = narrow * (filled if hardware.gloo else BUCKET)
     # Of an average a process keeps each layer of which its part has any number.
     average = narrow * min(work.weights, part + largest)
@@ -79,7 +79,7 @@ def zero3(work: Workload, hardware: Hardware) -> Cost:
     own, filled = sum(-(-size // ranks) for size in work.sizes), min(BUCKET, work.weights)
     summed = MASTER if work.half else narrow
     bucket = summed * (filled if hardware.gloo else BUCKET)
-    held = (2 * narrow + MASTER * (2 if work.momentum else 1)) * own + bucket
+    held = (2 * narrow + MASTER * (1 + work.states)) * own + bucket
     buffers = narrow * min(sum(size for size in work.sizes if size < AHEAD), LIVE) * several
     gathered = [narrow * min(numbers, LIVE + largest) * several for numbers in accumulate(work.sizes)]
     found = signals(work, hardware, data=ranks)

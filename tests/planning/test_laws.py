@@ -32,7 +32,7 @@ works = st.builds(
     activation=st.sampled_from(["relu", "abs", "linear"]).map(Activation.of),
     parameterization=st.sampled_from(["nup", "sp", "mup"]),
     precision=st.sampled_from(["no", "bf16"]),
-    momentum=st.booleans(),
+    states=st.integers(0, 2),
     accumulation=st.integers(1, 4),
     checkpointing=st.booleans(),
     loss=st.sampled_from(["cross_entropy", "mse"]),
@@ -107,11 +107,11 @@ def test_a_step_holds_its_weights_and_its_largest_layer(work, where):
 
 
 @given(works, places)
-def test_momentum_is_held_beside_the_weights(work, where):
-    without, with_it = (plans(dataclasses.replace(work, momentum=m), where) for m in (False, True))
+def test_what_an_optimizer_keeps_is_held_beside_the_weights(work, where):
+    without, with_it = (plans(dataclasses.replace(work, states=m), where) for m in (0, 2))
     for less, more in zip(without, with_it, strict=True):
         assert more.held_bytes - less.held_bytes == more.peak_bytes - less.peak_bytes
-        assert more.held_bytes - less.held_bytes >= work.itemsize * work.weights // where.ranks
+        assert more.held_bytes - less.held_bytes >= 2 * 4 * work.weights // where.ranks
 
 
 @given(works, places)
@@ -144,12 +144,12 @@ def test_shards_of_many_processes_hold_little(work):
     many = hardware(4096, 8, device="cuda")
     numbers = sum(-(-rows // 4096) * fan_in for fan_in, rows in pairwise(work.widths))
     for name in ("fsdp2", "tensor"):
-        weights_and_gradients = work.itemsize * numbers * (3 if work.momentum else 2)
+        weights_and_gradients = work.itemsize * numbers * (2 + work.states)
         assert predict(name, work, many).held_bytes == weights_and_gradients
 
 
 def test_thousands_of_processes_and_hundreds_of_layers_are_planned():
-    work = Workload(tuple(range(1000, 3000, 10)), 65536, momentum=True)
+    work = Workload(tuple(range(1000, 3000, 10)), 65536, states=1)
     found = plans(work, hardware(16384, 8))
     assert len(found) == len(STRATEGIES.names) + 2
     assert all(cost.traffic.across > 0 for cost in found)
@@ -180,7 +180,7 @@ def test_factors_move_where_minibatches_are_small(rows, factors):
 
 
 def test_no_gradient_is_held_where_updates_are_fused():
-    work = Workload((512,) * 9, 4, momentum=True)
+    work = Workload((512,) * 9, 4, states=1)
     weights = 4 * work.weights
     for name in ("ddp", "fsdp2"):
         cost = predict(name, work, hardware(1), fused=True)

@@ -74,10 +74,11 @@ class CostTable:
         if len(widths) > 14:
             widths = [*widths[:7], "…", *widths[-6:]]
         processes = f"{hardware.ranks:,} process{'' if hardware.ranks == 1 else 'es'}"
+        kept = f", the optimizer keeps {work.states} × the weights" if work.states else ""
         passes = f"{work.accumulation} microbatch{'' if work.accumulation == 1 else 'es'}"
         return [
             f"network   {' × '.join(widths)}: {work.weights:,} weights, {size(work.weights * work.itemsize)}",
-            f"step      {work.batch:,} samples, {passes}{', momentum' if work.momentum else ''}",
+            f"step      {work.batch:,} samples, {passes}{kept}",
             f"cluster   {processes}, {hardware.per_machine} a machine, {size(hardware.memory)} and "
             f"{operations(hardware.rate)} each, sending {speed(hardware.inside)} within and "
             f"{speed(hardware.across)} between machines",
