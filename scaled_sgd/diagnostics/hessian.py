@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.diagnostics.generic import check_vectors, generic_product
-from scaled_sgd.diagnostics.space import HessianSpace
+from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
+from scaled_sgd.diagnostics.operators.weights import HessianSpace
 from scaled_sgd.parallel import (
     Partition,
     full_weight,

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.diagnostics import Eigenpairs, HessianSpace, Minibatch, gram, kernel_drift
+from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.features import kernel_ranks, soft_ranks_of
-from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
-from scaled_sgd.diagnostics.sharpness import sharpness_of
+from scaled_sgd.diagnostics.operators.samples import SampleSpace, choose_space
 from scaled_sgd.diagnostics.taylor import taylor_of
 
 

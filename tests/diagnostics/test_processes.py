@@ -21,7 +21,7 @@ from scaled_sgd.diagnostics import (
     tangent_kernel,
     taylor_coefficients,
 )
-from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
+from scaled_sgd.diagnostics.operators.samples import SampleSpace, choose_space
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.signals import Minibatch
 from tests.oracles import Problem, make_problem
