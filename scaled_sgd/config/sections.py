@@ -153,6 +153,8 @@ class DiagnosticsConfig:
     """largest eigenvalues of H and of Ξ^{1/2} H Ξ^{1/2} on the probe"""
     ranks: bool = True
     """soft ranks of features and gradients, and kernel drift, on the probe"""
+    quantities: list[str] = field(default_factory=list)
+    """names of further quantities, those of plugins among them"""
     k: int = 1
     """how many eigenvalues"""
     tolerance: float = 1e-3

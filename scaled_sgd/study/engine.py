@@ -96,6 +96,8 @@ class Steps:
         self._run, optim = run, run.config.optim
         self._partition = Partition.of(run.model, ranks=Ranks.alone())
         velocities = [torch.zeros_like(W) for W in run.model.parameters()] if optim.momentum else []
+        if velocities:
+            run.velocity = lambda k: velocities[k - 1]
         self._make_update = partial(
             Update,
             weight_decay=optim.weight_decay,

@@ -1,6 +1,6 @@
 """A run of a study: its network, data and measurements, whoever takes its steps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,17 +15,16 @@ from scaled_sgd.core.schedules import Schedule
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.batches import SHUFFLED_WHOLE
 from scaled_sgd.data.metrics import built_in_metrics
-from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.machine import host_memory
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.scales import mean_squares
+from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.train.evaluation import mean_loss
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.samples import Samples
-from scaled_sgd.train.steps import effective_rate
+from scaled_sgd.train.steps import step_taken
 
 _PLACED_BYTES = 2**30
 """Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
@@ -60,6 +59,7 @@ class Run:
 
     Attributes:
         logged: the steps that have a row.
+        velocity: v_k before the next step, for diagnostics; given by whoever takes the steps.
 
     Raises:
         UserError: the configuration does not fit the data or this machine.
@@ -85,9 +85,9 @@ class Run:
         self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
         self._metrics = built_in_metrics(config.run.metrics or [], data.task)
         self._probe = self.samples.probe(Ranks.alone())
-        self._first: list[Tensor] | None = None
+        self.velocity: Callable[[int], Tensor | None] = lambda k: None
         self._observer = (
-            Observer(config.diagnostics, self.model, *self._probe, loss=self.loss.name)
+            Observer(config.diagnostics, self.model, *self._probe, loss=self.loss.name, say=lambda line: None)
             if config.diagnostics.every
             else None
         )
@@ -124,10 +124,9 @@ class Run:
         assert self._observer is not None
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.model, cut.x, cut.y, loss=self.loss.name, chunk_size=chunk)
-        scales = self.scaling.predict(*mean_squares(minibatch))
-        rate = effective_rate(minibatch, self.schedule(cut.step), self.config.optim)
-        row = self._observer.measure(minibatch, scales=scales, lr=rate)
-        return row | {"preactivation_change": self._preactivation_change()}
+        lr = self.schedule(cut.step)
+        taken = step_taken(minibatch, lr, self.config.optim, self.scaling, self.velocity)
+        return self._observer.measure(minibatch, taken)
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples."""
@@ -156,19 +155,6 @@ class Run:
 
     def _mean_loss(self, samples: Resident) -> tuple[float, Tensor]:
         return mean_loss(self.model, samples, self.samples.targets, loss=self.loss, ranks=Ranks.alone())
-
-    @torch.no_grad()
-    def _preactivation_change(self) -> list[float]:
-        """RMS(z_k − z_k at the first diagnostic step) / RMS(z_k there) of each layer on the probe."""
-        z, now = self._probe[0], []
-        for k, layer in enumerate(self.model.scaled_layers):
-            z = layer(self.model.apply_activation(z) if k else z)
-            now.append(z)
-        if self._first is None:
-            self._first = now
-        changes = [(z - first).norm() / first.norm() for z, first in zip(now, self._first, strict=True)]
-        found: list[float] = torch.stack(changes).tolist()
-        return found
 
 
 def find_device(config: Config) -> torch.device:

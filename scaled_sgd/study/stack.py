@@ -7,6 +7,7 @@ arrangement is ours.)
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -162,6 +163,12 @@ class Stack:
         for row, run in enumerate(self.runs):
             for layer, W in zip(run.model.scaled_layers, self.weights, strict=True):
                 layer.weight.data = W[row]
+            if self._velocities:
+                run.velocity = partial(self._velocity, row)
+
+    def _velocity(self, row: int, k: int) -> Tensor:
+        """v_k of one network."""
+        return self._velocities[k - 1][row]
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, list[Tensor]]:
         """h_0..h_{l−1}, gates, f, witnesses of z_1..z_l; as :func:`~.diagnostics.signals.forward`."""

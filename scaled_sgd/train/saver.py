@@ -20,7 +20,6 @@ from scaled_sgd.train.resuming import data_facts
 from scaled_sgd.train.snapshot import (
     Progressed,
     observer_state,
-    observer_tensors,
     pieces,
     random_states,
     restore_pieces,
@@ -115,7 +114,7 @@ class Saver:
             before = observer_state(private, device, starts=same_world)
             samples = state["config"]["diagnostics"]["samples"]
             if samples != self._config.diagnostics.samples or state["data"] != self._data_facts:
-                before = {"starts": {}, "first_kernels": None}
+                before = {}
             self._observer.load_state_dict(before)
         return Progressed(**state["progressed"])
 
@@ -124,7 +123,7 @@ class Saver:
         return data_facts(self._data)
 
     def _observed(self) -> dict[str, torch.Tensor]:
-        return {} if self._observer is None else observer_tensors(self._observer.state_dict())
+        return {} if self._observer is None else self._observer.state_dict()
 
     def _state(self, progressed: Progressed) -> dict[str, Any]:
         scaling = self._strategy.scaling.state_dict()

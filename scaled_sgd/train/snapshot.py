@@ -1,7 +1,7 @@
 """What of a run goes into a checkpoint, and back into a run of any world and strategy."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics.observer import fits_any_world
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
 from scaled_sgd.train.strategies.shards import Kind, Read
@@ -107,25 +108,10 @@ def restore_random_states(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["random.cuda"])
 
 
-def observer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An observer's state as tensors by name: start vectors and first kernels."""
-    found = {f"start.{name}": vectors for name, vectors in state["starts"].items()}
-    kernels: Sequence[Tensor] = state["first_kernels"] or []
-    return found | {f"kernel.{k}": kernel for k, kernel in enumerate(kernels, start=1)}
-
-
-def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Any]:
-    """Back from :func:`observer_tensors`; without start vectors, which fit one world, unless ``starts``."""
-
-    def named(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor.to(device)
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-
-    kernels = sorted(named("kernel.").items(), key=lambda item: int(item[0]))
+def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Tensor]:
+    """What of a process's stored tensors is an observer's; without what fits one world, unless ``starts``."""
     return {
-        "starts": named("start.") if starts else {},
-        "first_kernels": [kernel for _, kernel in kernels] or None,
+        name: tensor.to(device)
+        for name, tensor in tensors.items()
+        if not name.startswith("random.") and (starts or fits_any_world(name))
     }

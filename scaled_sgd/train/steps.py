@@ -1,5 +1,6 @@
 """A step of a run: by autograd under any strategy, or fused where no gradient is wanted."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,11 +9,15 @@ from torch import Tensor
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.fused import Update, fused_step, gradient_factor
 from scaled_sgd.steps.gradients import gradient_square_norms
+from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.scales import mean_squares
+from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 
 
@@ -43,12 +48,29 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
     return AutogradStep(strategy, optim, loss)
 
 
-def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
-    """η times what clipping or normalising makes of the gradient of ``minibatch``."""
-    if not optim.limits_gradient:
-        return lr
-    norm = gradient_square_norms(minibatch).sum().sqrt()
-    return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+def step_taken(
+    minibatch: Minibatch,
+    lr: float,
+    optim: OptimConfig,
+    scaling: DepthwiseScaling,
+    velocity: Callable[[int], Tensor | None],
+) -> StepTaken:
+    """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
+
+    ``velocity`` gives this process's rows of v_k before the step.
+    """
+    factor = 1.0
+    if optim.limits_gradient:
+        norm = gradient_square_norms(minibatch).sum().sqrt()
+        factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+    return StepTaken(
+        Direction.scalar(scaling.predict(*mean_squares(minibatch))),
+        lr,
+        factor=factor,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        velocity=velocity,
+    )
 
 
 class AutogradStep:

@@ -16,7 +16,6 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.schedules import Schedule
 from scaled_sgd.data import Batch, Resident, load_data, rank_rows
 from scaled_sgd.data.metrics import load_metrics
-from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
@@ -26,7 +25,7 @@ from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import tracked
 from scaled_sgd.runs.summary import run_facts
 from scaled_sgd.steps.divergence import DivergenceWatch
-from scaled_sgd.steps.scales import mean_squares
+from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Exchange, Interrupts, Wish
@@ -36,9 +35,10 @@ from scaled_sgd.train.resuming import check_start, find_start, open_directory
 from scaled_sgd.train.samples import Samples
 from scaled_sgd.train.saver import Saver
 from scaled_sgd.train.snapshot import Progressed
-from scaled_sgd.train.steps import effective_rate, make_step
+from scaled_sgd.train.steps import make_step, step_taken
 from scaled_sgd.train.strategies.build import build_strategy
 from scaled_sgd.train.strategies.launched import world_of
+from scaled_sgd.train.strategies.shards import momentum_rows
 
 
 class Trainer:
@@ -179,10 +179,10 @@ class Trainer:
         x, y = batch.x[own], self.samples.targets(batch.y[own])
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk)
-        scales = self.strategy.scaling.predict(*mean_squares(minibatch))
-        return self.observer.measure(
-            minibatch, scales=scales, lr=effective_rate(minibatch, lr, self.config.optim)
-        )
+        strategy = self.strategy
+        velocity = momentum_rows(strategy.shards, minibatch.partition)
+        taken = step_taken(minibatch, lr, self.config.optim, strategy.scaling, velocity)
+        return self.observer.measure(minibatch, taken)
 
     def _update(
         self, step: int, batch: Batch, lr: float, *, measure_gradient: bool
