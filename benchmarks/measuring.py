@@ -164,12 +164,12 @@ def prepared(
     """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
-    step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
+    step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
     rows = rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
     targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y
-    return built, lambda: step(x, targets, n, LR, measure_gradient=False)
+    return built, lambda: step(x, targets, n, LR, measure=False)
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:

@@ -23,7 +23,8 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.batched import train_batch
 from scaled_sgd.study.engine import train, train_small, unsuited
@@ -59,12 +60,12 @@ def bare_steps(config: Config, data: Data) -> float:
     updates = [Update(run.schedule(step)) for step in range(run.steps)]
     start = time.perf_counter()
     for cut, update in zip(run.cuts(), updates, strict=True):
-        fused_step(
+        take_step(
             partition,
             cut.x,
             cut.y,
             loss=run.loss,
-            scale=run.scaling.predict_layers,
+            direct=run.scaling.direction,
             update=update,
             sizes=[len(cut.x)],
         )

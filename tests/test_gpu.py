@@ -19,12 +19,12 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.fused import Update, fused_step
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.study.batched import faster_batched, together, train_batch
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
+from scaled_sgd.study.batched import _Stack, faster_batched, together, train_batch
 from scaled_sgd.study.engine import train_small
 from scaled_sgd.study.run import Run
-from scaled_sgd.study.stack import Stack
 from scaled_sgd.train.main import main
 
 pytestmark = [
@@ -40,7 +40,7 @@ def problem(device):
     return model, x.to(device), torch.randint(5, (20,), generator=generator).to(device)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 def test_steps_on_the_gpu_are_those_on_the_cpu(rule):
     weights = []
     for device in ("cpu", "cuda"):
@@ -75,10 +75,10 @@ def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
     weights = []
     for device in ("cpu", "cuda"):
         model, x, y = problem(device)
-        scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
+        scale = DepthwiseScaling(model).measure_elsewhere().direction
         for _ in range(5):
-            fused_step(
-                Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(0.1)
+            take_step(
+                Partition.of(model), x, y, loss=get_loss("cross_entropy"), direct=scale, update=Update(0.1)
             )
         weights.append([w.detach().cpu() for w in model.parameters()])
     for a, b in zip(*weights, strict=True):
@@ -184,11 +184,11 @@ def test_a_stacked_step_never_waits_for_the_gpu(seeds):
     for seed in seeds:
         config = parse([*STUDY, "--run.device=cuda", f"--run.seed={seed}", "--optim.clip_norm=0.5"])
         runs.append(Run(config, load_data(config.data, seed=seed)))
-    stack, cuts = Stack(runs), [next(run.cuts()) for run in runs]
-    stack.take(0, *together(cuts, list(seeds)), measure_gradient=True)
+    stack, cuts = _Stack(runs), [next(run.cuts()) for run in runs]
+    stack.take(0, *together(cuts, list(seeds)), measure=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stack.take(1, *together(cuts, list(seeds)), measure_gradient=True)
+        stack.take(1, *together(cuts, list(seeds)), measure=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

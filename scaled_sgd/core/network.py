@@ -101,6 +101,14 @@ class ScaledLinear(nn.Module):
         )
 
 
+def activate(phi: Activation, z: Tensor) -> Tensor:
+    """φ(z) = a·z + b·|z|."""
+    if phi.positive_slope == 0:
+        return phi.negative_slope * z.clamp(max=0)
+    h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
+    return h if phi.positive_slope == 1 else phi.positive_slope * h
+
+
 class HomogeneousMLP(nn.Module):
     """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s|, without biases.
 
@@ -194,11 +202,7 @@ class HomogeneousMLP(nn.Module):
 
     def apply_activation(self, z: Tensor) -> Tensor:
         """φ(z)."""
-        phi = self.activation
-        if phi.positive_slope == 0:
-            return phi.negative_slope * z.clamp(max=0)
-        h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
-        return h if phi.positive_slope == 1 else phi.positive_slope * h
+        return activate(self.activation, z)
 
     def activation_derivative(self, z: Tensor) -> Tensor:
         """D = a + b·sign(z), with the left slope a − b at 0."""

@@ -12,8 +12,7 @@ from scaled_sgd.diagnostics.hessian import local_rows
 from scaled_sgd.diagnostics.operators.autograd import check_vectors
 from scaled_sgd.parallel import Partition, is_sharded
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.gradients import gradient_rows
-from scaled_sgd.steps.signals import Minibatch, Signals
+from scaled_sgd.steps.signals import Minibatch, Signals, gradient_rows
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics.directions import Updates, given_direction, update_rows, updates_along
+from scaled_sgd.diagnostics.directions import (
+    Updates,
+    fit_direction,
+    given_direction,
+    update_rows,
+    updates_along,
+)
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Minibatch
 
@@ -94,10 +101,12 @@ def taylor_coefficients(
     if order not in (1, 2, 3):
         raise UserError(f"order: {order!r} is not available; allowed: 1, 2, 3")
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+    if direction is not None and scales is not None:
+        raise UserError("direction: scales are given too; allowed: one of them")
+    if isinstance(scales, str):
+        return taylor_of(batch, fit_direction(RULES[scales](batch.statistics), batch), order=order)
     if direction is None:
         return taylor_of(batch, Direction(resolve_scales(scales, batch)), order=order)
-    if scales is not None:
-        raise UserError("direction: scales are given too; allowed: one of them")
     return taylor_of(batch, given_direction(direction, batch), order=order)
 
 

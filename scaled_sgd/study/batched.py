@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from scaled_sgd.config import Config, as_dict, flat
 from scaled_sgd.data import Data, load_data
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.stack import Stack
+from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.engine import Steps, refuse_unsuited
 from scaled_sgd.study.identity import WITHOUT_EFFECT
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.run import Cut, Run, find_device
-from scaled_sgd.study.stack import NEVER, Stack
+from scaled_sgd.train.stacked_step import StackedStep
 
 _VARIED = (
     "model.parameterization", "optim.lr", "optim.schedule", "optim.warmup_steps", "optim.momentum",
@@ -66,7 +70,7 @@ def train_batch(
             opened.enter_context(Record(run, folder, together=len(runs)))
             for run, folder in zip(runs, folders, strict=True)
         ]
-        _train(Stack(runs), records, lambda place, summary: summaries.__setitem__(place, summary))
+        _train(_Stack(runs), records, lambda place, summary: summaries.__setitem__(place, summary))
     return [summaries[place] for place in range(len(runs))]
 
 
@@ -89,16 +93,54 @@ def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
     return _seconds(_steps_of_stack([Run(config, data) for config in alike])) < one_by_one
 
 
-def _train(stack: Stack, records: list[Record], ended: Callable[[int, dict[str, Any]], None]) -> None:
+class _Stack:
+    """Runs of one shape, what takes their steps, and the largest loss of each (B,)."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        first = runs[0]
+        self.runs = list(runs)
+        self.watch = DivergenceWatch(first.model.depth, first.device, count=len(runs))
+        self.step = StackedStep(
+            Stack([run.model for run in runs]), [run.config for run in runs], first.loss, self.watch
+        )
+        self.largest = torch.zeros(len(runs), dtype=torch.float64, device=first.device)
+        rates = [[run.schedule(step) for run in runs] for step in range(first.steps)]
+        self._rates = torch.tensor(rates, dtype=torch.float64, device=first.device)
+        self._tell_velocities()
+
+    def take(self, step: int, x: Tensor, y: Tensor, *, measure: bool) -> Taken:
+        """One step of every network."""
+        self.watch.start_step(step)
+        taken = self.step(x, y, x.shape[-2], self._rates[step], measure=measure)
+        loss = taken.loss / taken.n
+        self.watch.see(loss, self.runs[0].model.depth + 1)
+        self.largest = torch.maximum(self.largest, loss)
+        return taken
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Continue with some runs only."""
+        self.step.keep(rows)
+        self.runs = [self.runs[row] for row in rows]
+        self.largest, self._rates = self.largest[list(rows)], self._rates[:, list(rows)]
+        self._tell_velocities()
+
+    def _tell_velocities(self) -> None:
+        for row, run in enumerate(self.runs):
+            run.velocity = partial(self.step.velocity, row)
+
+
+def _train(stack: _Stack, records: list[Record], ended: Callable[[int, dict[str, Any]], None]) -> None:
     """Train ``stack`` to the end; ``ended`` is told the place and the summary of each run."""
     places = list(range(len(records)))
-    depth, first = stack.runs[0].model.depth, stack.runs[0]
+    first = stack.runs[0]
 
-    def drop(bad: list[bool], codes: list[float]) -> None:
+    def drop(bad: list[bool], codes: list[int]) -> None:
         """Leave the networks that are ``bad``."""
         for place, is_bad, code in zip(places, bad, codes, strict=True):
+            found = stack.watch.place(code)
             if is_bad:
-                ended(place, records[place].diverged(*divmod(int(code), depth + 2)))
+                assert found is not None
+                ended(place, records[place].diverged(*found))
         kept = [row for row, is_bad in enumerate(bad) if not is_bad]
         if len(kept) < len(bad):
             places[:] = [places[row] for row in kept]
@@ -107,29 +149,29 @@ def _train(stack: Stack, records: list[Record], ended: Callable[[int, dict[str, 
     for step, cuts, rows_of in _cuts(stack.runs):
         logged = step in first.logged
         if logged:
-            largest, codes = torch.stack((stack.each.largest, stack.each.first_bad)).tolist()
-            drop([not math.isfinite(loss) for loss in largest], codes)
+            drop([not math.isfinite(loss) for loss in stack.largest.tolist()], stack.watch.first.tolist())
             if not places:
                 return
         own = [cuts[rows_of[place]] for place in places]
         rows = [records[place].begin(cut) for place, cut in zip(places, own, strict=True)]
         x, y = together(cuts, [rows_of[place] for place in places])
-        taken = stack.take(step, x, y, measure_gradient=logged)
+        taken = stack.take(step, x, y, measure=logged)
         if step == 0 or logged:
             for run, scales in zip(stack.runs, taken.scales, strict=True):
                 run.scaling.record(scales)
         if not logged:
             continue
         assert taken.grad_norm is not None
-        found = torch.cat((taken.loss[:, None], taken.grad_norm[:, None], taken.scales), 1).tolist()
-        for place, cut, row, (loss, norm, *scales) in zip(places, own, rows, found, strict=True):
+        loss = taken.loss / taken.n
+        found = torch.cat((loss[:, None], taken.grad_norm[:, None], taken.scales), 1).tolist()
+        for place, cut, row, (loss_of, norm, *scales_of) in zip(places, own, rows, found, strict=True):
             assert row is not None
-            records[place].end(row, cut, loss=loss, grad_norm=norm, scales=scales)
+            records[place].end(row, cut, loss=loss_of, grad_norm=norm, scales=scales_of)
     # The last update shows in no step.
-    stack.see(torch.stack([run.probe_loss() for run in stack.runs])[:, None], first.steps - 1)
-    codes = stack.each.first_bad.tolist()
-    drop([code < NEVER for code in codes], codes)
-    for place, largest in zip(places, stack.each.largest.tolist(), strict=True):
+    stack.watch.see(torch.stack([run.probe_loss() for run in stack.runs]), first.model.depth + 1)
+    codes = stack.watch.first.tolist()
+    drop([stack.watch.place(code) is not None for code in codes], codes)
+    for place, largest in zip(places, stack.largest.tolist(), strict=True):
         ended(place, records[place].finished(largest))
 
 
@@ -165,10 +207,10 @@ def _steps_of_one(run: Run) -> Iterator[None]:
 
 
 def _steps_of_stack(runs: Sequence[Run]) -> Iterator[None]:
-    stack = Stack(runs)
+    stack = _Stack(runs)
     for step, cuts, rows in _cuts(runs):
         yield
-        stack.take(step, *together(cuts, rows), measure_gradient=False)
+        stack.take(step, *together(cuts, rows), measure=False)
 
 
 def _seconds(steps: Iterator[None]) -> float:

@@ -15,7 +15,8 @@ from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
-from scaled_sgd.steps.fused import Step, Update, fused_step
+from scaled_sgd.steps.step import Taken, take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.run import Cut, Run
 
@@ -107,23 +108,23 @@ class Steps:
             normalize=optim.normalize,
         )
         self._update = self._make_update(lr=run.schedule(0))
-        self.watch = DivergenceWatch(run.model)
+        self.watch = DivergenceWatch(run.model.depth, run.device)
 
-    def __call__(self, cut: Cut, *, measure_gradient: bool) -> Step:
+    def __call__(self, cut: Cut, *, measure_gradient: bool) -> Taken:
         """Take one."""
         run, lr = self._run, self._run.schedule(cut.step)
         if lr != self._update.lr:
             self._update = self._make_update(lr=lr)
         self.watch.start_step(cut.step)
-        taken = fused_step(
+        taken = take_step(
             self._partition,
             cut.x,
             cut.y,
             loss=run.loss,
-            scale=run.scaling.predict_layers,
+            direct=run.scaling.direction,
             update=self._update,
             sizes=[len(cut.x)],
-            measure_gradient=measure_gradient,
+            measure=measure_gradient,
             see=self.watch.see,
         )
         self.watch.see(taken.loss, run.model.depth + 1)

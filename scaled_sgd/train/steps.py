@@ -1,4 +1,4 @@
-"""A step of a run: by autograd under any strategy, or fused where no gradient is wanted."""
+"""A step of a run: by autograd under any strategy, fused where no gradient is wanted, or of a stack."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,30 +11,26 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
-from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.divergence import DivergenceWatch
-from scaled_sgd.steps.fused import Update, fused_step, gradient_factor
-from scaled_sgd.steps.gradients import gradient_square_norms
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.step import Taken, take_step
+from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 
 
 class Step(Protocol):
     """Updates the weights by one minibatch. Collective."""
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The sum of this process's losses () before the update, and ‖G‖_F () where known.
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """What the step found.
 
         Args:
             x: this process's samples.
             y: their targets, as the loss takes them.
             n: samples of the global minibatch.
             lr: η.
-            measure_gradient: find the norm of the whole gradient, before clipping and scaling.
+            measure: find the norm of the whole gradient, before clipping, and the soft ranks.
         """
         ...
 
@@ -61,10 +57,10 @@ def step_taken(
     """
     factor = 1.0
     if optim.limits_gradient:
-        norm = gradient_square_norms(minibatch).sum().sqrt()
+        norm = minibatch.statistics.gradient_squares.sum().sqrt()
         factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
     return StepTaken(
-        Direction.scalar(scaling.predict(*mean_squares(minibatch))),
+        scaling.direction(minibatch.statistics),
         lr,
         factor=factor,
         momentum=optim.momentum,
@@ -74,17 +70,18 @@ def step_taken(
 
 
 class AutogradStep:
-    """Gradients of ``optim.accumulation`` microbatches, clipped or normalised, scaled, stepped by."""
+    """Gradients of ``optim.accumulation`` microbatches, scaled, clipped or normalised, stepped by."""
 
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
+        strategy.scaling.squares = strategy.gradient_squares
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
-        strategy, optim = self._strategy, self._optim
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take one."""
+        strategy, optim, scaling = self._strategy, self._optim, self._strategy.scaling
         strategy.zero_grad()
+        if measure:
+            scaling.want_statistics()
         total = torch.zeros((), dtype=torch.float64, device=strategy.device)
         parts = zip(x.tensor_split(optim.accumulation), y.tensor_split(optim.accumulation), strict=True)
         for part, (inputs, targets) in enumerate(parts, start=1):
@@ -93,16 +90,20 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
-        norm = strategy.gradient_norm() if measure_gradient or optim.limits_gradient else None
+        squares = strategy.gradient_squares() if measure or optim.limits_gradient else None
+        norm = None if squares is None else squares.sum().sqrt()
+        factor = None
         if optim.limits_gradient and norm is not None:
             factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
-            strategy.scale_gradients(factor)
-        strategy.step(lr)
-        return total, norm
+        strategy.step(lr, factor)
+        found, soft_ranks = scaling.statistics, None
+        if measure and found is not None and squares is not None:
+            soft_ranks = found.F * found.D / squares
+        return Taken(total, n, scaling.scales, norm, soft_ranks)
 
 
 class FusedStep:
-    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.fused`)."""
+    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.step`)."""
 
     def __init__(
         self, strategy: FusedStrategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch
@@ -113,10 +114,8 @@ class FusedStep:
         ranks = None if self._in_rows else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         layers = strategy.network.scaled_layers
         sizes = [
@@ -126,12 +125,12 @@ class FusedStep:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
             x, y = data.gather(x, sizes), data.gather(y, sizes)
-        taken = fused_step(
+        taken = take_step(
             self._partition,
             x,
             y,
             loss=self._loss,
-            scale=strategy.scaling.predict_layers,
+            direct=strategy.scaling.direction,
             update=Update(
                 lr=lr,
                 weight_decay=optim.weight_decay,
@@ -143,9 +142,11 @@ class FusedStep:
             ranks=None if self._in_rows else data,
             sizes=[n] if self._in_rows else sizes,
             by_factors=strategy.exchange,
-            measure_gradient=measure_gradient,
+            measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
+        if not self._in_rows:
+            return taken
         # All processes saw all samples; their sums are added up again where losses are recorded.
-        return taken.loss / data.size if self._in_rows else taken.loss, taken.grad_norm
+        return Taken(taken.loss / data.size, n, taken.scales, taken.grad_norm, taken.soft_ranks)

@@ -68,7 +68,9 @@ class Trainer:
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, self.data)
         self.strategy = build_strategy(config, accelerator, self.data.in_features, self.data.out_features)
         agree_on_places(self.strategy, config)
-        self._watch = DivergenceWatch(self.strategy.network)
+        self._watch = DivergenceWatch(self.strategy.network.depth, accelerator.device)
+        if not config.optim.fused_update:
+            self._watch.attach(self.strategy.network)
         self._step = make_step(self.strategy, config.optim, self.loss, self._watch)
         self.observer = (
             Observer(
@@ -190,9 +192,9 @@ class Trainer:
         """One step; the sum of this rank's losses and, where known, the norm of the whole gradient."""
         self._watch.start_step(step)
         y = self.samples.targets(batch.y)
-        total, norm = self._step(batch.x, y, batch.n_global, lr, measure_gradient=measure_gradient)
-        self._watch.see(total, self.strategy.network.depth + 1)
-        return total, norm
+        taken = self._step(batch.x, y, batch.n_global, lr, measure=measure_gradient)
+        self._watch.see(taken.loss, self.strategy.network.depth + 1)
+        return taken.loss, taken.grad_norm
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""

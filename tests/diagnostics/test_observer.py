@@ -14,7 +14,6 @@ from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.train.main import main
 from tests.oracles import Problem, full_hessian
 
@@ -31,7 +30,8 @@ def test_the_scales_foreseen_are_those_the_step_uses(rule, static):
     model, x, y = problem()
     optimizer = ScaledSGD(model, 0.1, rule=rule, static=static)
     for _ in range(3):
-        expected = optimizer.scaling.predict(*mean_squares(Minibatch(model, x, y, loss="cross_entropy")))
+        statistics = Minibatch(model, x, y, loss="cross_entropy").statistics
+        expected = optimizer.scaling.direction(statistics).numbers
         optimizer.zero_grad()
         cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -47,9 +47,8 @@ def test_the_predicted_loss_is_that_of_the_step_to_fourth_order():
         config = DiagnosticsConfig(every=1, sharpness=False, ranks=False)
         observer = Observer(config, model, x, y, loss="cross_entropy")
         minibatch = Minibatch(model, x, y, loss="cross_entropy")
-        scales = optimizer.scaling.predict(*mean_squares(minibatch))
-        taken = StepTaken(Direction(scales), lr)
-        predicted = observer.measure(minibatch, taken)["predicted_loss"]
+        direction = optimizer.scaling.direction(minibatch.statistics)
+        predicted = observer.measure(minibatch, StepTaken(direction, lr))["predicted_loss"]
         cross_entropy(model(x), y).backward()
         optimizer.step()
         errors.append(abs(cross_entropy(model(x), y).item() - predicted))

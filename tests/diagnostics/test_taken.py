@@ -15,7 +15,6 @@ from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.scales import mean_squares
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters
 
 OPTIMIZERS = [
@@ -49,7 +48,7 @@ def coming(
 ) -> StepTaken:
     weights = list(problem.model.parameters())
     return StepTaken(
-        Direction(optimizer.scaling.predict(*mean_squares(minibatch(problem)))),
+        optimizer.scaling.direction(minibatch(problem).statistics),
         lr,
         factor=c,
         velocity=lambda k: optimizer.velocity(weights[k - 1]),
