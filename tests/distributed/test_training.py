@@ -39,7 +39,7 @@ def figures(path):
         elif isinstance(value, list):
             for inner in value:
                 yield from walk(step, name, inner)
-        else:
+        elif value is not None:
             yield step, name, value
 
     return [

@@ -28,7 +28,7 @@ SMALL = (
 )  # fmt: skip
 
 
-ENGINE_ALONE = ("preactivation_change", "max_loss")
+ENGINE_ALONE = ("max_loss",)
 """What the trainer does not measure."""
 
 
