@@ -161,11 +161,11 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
 def prepared(
     config: Config, accelerator: Accelerator, in_features: int, out_features: int
 ) -> tuple[Strategy, Callable[[], object]]:
-    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
+    """A strategy with a step on a minibatch of random samples; this process holds what the step takes."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
     step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
-    rows = rank_rows(n, built.data.rank, built.data.size)
+    rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
     targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y

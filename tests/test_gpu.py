@@ -18,13 +18,13 @@ from scaled_sgd import (
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
-from scaled_sgd.parallel import Partition
+from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
-from scaled_sgd.study.batched import _Stack, faster_batched, together, train_batch
-from scaled_sgd.study.engine import train_small
-from scaled_sgd.study.run import Run
+from scaled_sgd.study.batched import Together, faster_batched
+from scaled_sgd.study.engine import train
+from scaled_sgd.study.small import small_session
 from scaled_sgd.train.main import main
 
 pytestmark = [
@@ -169,9 +169,9 @@ def stacked_configs(device):
 def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
     configs = stacked_configs("cuda")
     data = [load_data(config.data, seed=config.run.seed) for config in configs]
-    found = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
+    found = train(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
     for place, config in enumerate(stacked_configs("cpu")):
-        alone = train_small(config, data[place], tmp_path / f"cpu-{place}")
+        (alone,) = train([config], [data[place]], [tmp_path / f"cpu-{place}"])
         assert found[place]["status"] == alone["status"]
         for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):
             ours, theirs = found[place].get(name), alone.get(name)
@@ -180,15 +180,16 @@ def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
 def test_a_stacked_step_never_waits_for_the_gpu(seeds):
-    runs = []
+    sessions = {}
     for seed in seeds:
         config = parse([*STUDY, "--run.device=cuda", f"--run.seed={seed}", "--optim.clip_norm=0.5"])
-        runs.append(Run(config, load_data(config.data, seed=seed)))
-    stack, cuts = _Stack(runs), [next(run.cuts()) for run in runs]
-    stack.take(0, *together(cuts, list(seeds)), measure=True)
+        sessions[seed] = small_session(config, load_data(config.data, seed=seed))
+    minibatches = {seed: next(one.samples.minibatches(Ranks.alone())) for seed, one in sessions.items()}
+    stepper, batches = Together([sessions[seed] for seed in seeds]), [minibatches[seed] for seed in seeds]
+    stepper.take(0, batches, measure=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stack.take(1, *together(cuts, list(seeds)), measure=True)
+        stepper.take(1, batches, measure=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -199,7 +200,7 @@ def test_a_small_run_on_the_gpu_is_that_on_the_cpu(tmp_path):
         config = parse(
             [*STUDY, f"--run.device={device}", "--diagnostics.every=10", "--diagnostics.samples=50"]
         )
-        found.append(train_small(config, load_data(config.data, seed=0), tmp_path / device))
+        found += train([config], [load_data(config.data, seed=0)], [tmp_path / device])
     for name in ("initial_loss", "max_loss", "train_loss", "eval_loss"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-8)
 

@@ -77,10 +77,14 @@ class Observer:
     Args:
         config: what to measure.
         model: a HomogeneousMLP, wrapped and sharded as may be.
-        x: this rank's samples of the probe.
+        x: the probe, the same on every rank.
         y: their targets, as the loss takes them.
         loss: ``cross_entropy`` or ``mse``.
         say: told on every rank, once, why something is absent; by default the first one prints it.
+
+    Attributes:
+        quantities: what is measured, by name.
+        say: as above.
 
     Raises:
         UserError: ``config.quantities`` has a name that is not registered.
@@ -90,8 +94,8 @@ class Observer:
         self, config: Settings, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, say: Say | None = None
     ) -> None:
         self._every = config.every
-        self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk)
-        self._say = say or print_on_first_rank
+        self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
+        self.say = say or print_on_first_rank
         self._said: set[str] = set()
         self.quantities: dict[str, Quantity] = {
             name: load(QUANTITIES[name].make)(config) for name in switched_on(config)
@@ -127,6 +131,8 @@ class Observer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up :meth:`state_dict`, or what version 0.1.0 stored; what is not measured now is left."""
+        if not state:
+            return
         parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.quantities}
         for full, tensor in state.items():
             owner, _, name = full.partition(".")
@@ -140,7 +146,7 @@ class Observer:
     def _say_once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            self._say(line)
+            self.say(line)
 
 
 def switched_on(config: Settings) -> list[str]:

@@ -79,10 +79,25 @@ class Minibatch:
 
     Iterating yields the :class:`Signals` of each chunk. The whole batch's are computed once and kept;
     those of chunks are computed anew each time, so that memory does not grow with the batch.
+
+    Args:
+        model: a HomogeneousMLP, wrapped and sharded as may be.
+        x: this process's samples, which are gathered, or all of them where ``whole``.
+        y: their targets, as the loss takes them.
+        loss: ``cross_entropy`` or ``mse``.
+        chunk_size: at most so many samples at once; None: all.
+        whole: every process brings the same, whole minibatch.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, chunk_size: int | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: str,
+        chunk_size: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.partition = Partition.of(model)
         self.loss = get_loss(loss)
@@ -92,7 +107,9 @@ class Minibatch:
             check_integer("chunk_size", chunk_size)
         check_targets(self.loss, y, len(x), widths[-1])
         check_device("y", y, self.partition.device)
-        self.x, self.y = self.partition.ranks.gather_samples(x.detach(), y.detach())
+        self.x, self.y = x.detach(), y.detach()
+        if not whole:
+            self.x, self.y = self.partition.ranks.gather_samples(self.x, self.y)
         self.chunk_size = chunk_size or len(self.x)
         self._whole: Signals | None = None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import Batch
 from scaled_sgd.diagnostics.observer import fits_any_world
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
@@ -28,6 +29,7 @@ class Progressed:
         seconds: of training so far.
         first_loss: of step 0; None before it.
         last_loss: last one logged.
+        max_loss: largest of all steps; None before the first, and in a checkpoint that does not know it.
         metrics_bytes: length of the metrics file.
     """
 
@@ -38,11 +40,17 @@ class Progressed:
     seconds: float = 0.0
     first_loss: float | None = None
     last_loss: float | None = None
+    max_loss: float | None = None
     metrics_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def pass_by(self, batch: Batch) -> None:
+        """A step was taken on ``batch``."""
+        self.step, self.samples = self.step + 1, self.samples + batch.n_global
+        self.epoch, self.minibatch = batch.epoch, batch.number + 1
 
 
 def pieces(strategy: Strategy) -> list[Piece]:

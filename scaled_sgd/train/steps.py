@@ -20,13 +20,20 @@ from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, St
 
 
 class Step(Protocol):
-    """Updates the weights by one minibatch. Collective."""
+    """Updates the weights by one minibatch. Collective.
+
+    Attributes:
+        whole: whether each process is given the whole minibatch, and finds the loss of all of it, instead of
+            its own samples.
+    """
+
+    whole: bool
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """What the step found.
 
         Args:
-            x: this process's samples.
+            x: this process's samples, or all.
             y: their targets, as the loss takes them.
             n: samples of the global minibatch.
             lr: η.
@@ -72,6 +79,8 @@ def step_taken(
 class AutogradStep:
     """Gradients of ``optim.accumulation`` microbatches, scaled, clipped or normalised, stepped by."""
 
+    whole = False
+
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
         strategy.scaling.squares = strategy.gradient_squares
@@ -110,21 +119,18 @@ class FusedStep:
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
-        self._in_rows = strategy.name != "ddp"
-        ranks = None if self._in_rows else Ranks.alone()
+        self.whole = strategy.name != "ddp"
+        ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         layers = strategy.network.scaled_layers
-        sizes = [
-            rows.stop - rows.start for rows in (rank_rows(n, rank, data.size) for rank in range(data.size))
-        ]
-        if self._in_rows:
+        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
+        if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
-            x, y = data.gather(x, sizes), data.gather(y, sizes)
         taken = take_step(
             self._partition,
             x,
@@ -139,14 +145,11 @@ class FusedStep:
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
             ),
-            ranks=None if self._in_rows else data,
-            sizes=[n] if self._in_rows else sizes,
+            ranks=None if self.whole else data,
+            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
             by_factors=strategy.exchange,
             measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
-        if not self._in_rows:
-            return taken
-        # All processes saw all samples; their sums are added up again where losses are recorded.
-        return Taken(taken.loss / data.size, n, taken.scales, taken.grad_norm, taken.soft_ranks)
+        return taken

@@ -91,7 +91,7 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         "along tensors": along(model, x, y, loss, vectors),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
-        "observed": observed(model, x, y, loss),
+        "observed": observed(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -116,11 +116,12 @@ def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, 
     return torch.stack([t.c0, t.c1, t.c2, t.c3])
 
 
-def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
+def observed(model: nn.Module, loss: str) -> Tensor:
     """What a run measures before a step with momentum and decay, as one vector."""
     config = DiagnosticsConfig(every=1, sharpness=False)
+    x, y = problem(loss).x, problem(loss).y
     observer = Observer(config, model, x, y, loss=loss, say=lambda line: None)
-    batch = Minibatch(model, x, y, loss=loss)
+    batch = Minibatch(model, x, y, loss=loss, whole=True)
     first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
     observer.load_state_dict({f"change.first.{k}": z for k, z in enumerate(first, start=1)})
 

@@ -1,6 +1,6 @@
-"""How far preactivations have moved on the probe: a coordinate check at every width."""
+"""How far preactivations have moved on the probe: what a coordinate check plots (theory §1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,37 +15,40 @@ class Change:
 
     def __init__(self, config: object) -> None:
         del config
-        self._first: dict[str, Tensor] = {}
+        self._first: list[Tensor] = []
+        self._knows_first = True
 
-    @torch.no_grad()
     def measure(self, context: Context) -> dict[str, Any]:
         """``preactivation_change``."""
-        partition = context.probe.partition
-        squares = []
-        for k, z in enumerate(own_preactivations(context.probe), start=1):
-            if f"first.{k}" not in self._first:
-                self._first[f"first.{k}"] = partition.gather(z, k)
-            first = partition.own(self._first[f"first.{k}"], k)
-            squares.append(torch.stack([(z - first).square().sum(), first.square().sum()]))
-        moved, length = partition.sum(torch.stack(squares, 1))
-        return {"preactivation_change": (moved / length).sqrt().tolist()}
+        if not self._knows_first:
+            context.say("preactivation_change: absent, for the checkpoint does not have the first ones")
+            return {}
+        now = preactivations(context.probe)
+        self._first = self._first or now
+        return {"preactivation_change": relative_change(now, self._first).tolist()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """z_1..z_l of the first call."""
-        return dict(self._first)
+        return {f"first.{k}": z for k, z in enumerate(self._first, start=1)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`."""
-        self._first = dict(state)
+        """Take up :meth:`state_dict`; version 0.1.0 did not keep it: changes since then are not known."""
+        self._first = [state[f"first.{k}"] for k in range(1, len(state) + 1)]
+        self._knows_first = bool(state)
 
 
-def own_preactivations(batch: Minibatch) -> list[Tensor]:
-    """This process's columns of z_1..z_l, each (n, width(k))."""
+@torch.no_grad()
+def preactivations(batch: Minibatch) -> list[Tensor]:
+    """z_1..z_l, each (samples, m_k), complete on every process. Collective where weights are in parts."""
     partition = batch.partition
-    depth = partition.depth
-    parts = [
-        [s.h[k - 1] @ partition.local(k).T * partition.multiplier(k) for k in range(1, depth)]
-        + [partition.own(s.f, depth)]
-        for s in batch
+    chunks = [
+        [partition.preactivation(signals.h[k - 1], k) for k in range(1, partition.depth)] + [signals.f]
+        for signals in batch
     ]
-    return [torch.cat(z) for z in zip(*parts, strict=True)]
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+@torch.no_grad()
+def relative_change(now: Sequence[Tensor], first: Sequence[Tensor]) -> Tensor:
+    """RMS(z_k − z_k at first) / RMS(z_k at first), shape (l,)."""
+    return torch.stack([(z - z_0).norm() / z_0.norm() for z, z_0 in zip(now, first, strict=True)])
