@@ -18,7 +18,7 @@ from scaled_sgd.steps.signals import Minibatch
 Say = Callable[[str], object]
 
 _NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
-"""Whose state it is that checkpoints of version 0.1.0 name without its quantity."""
+"""Whose state it is that earlier checkpoints name without its quantity."""
 
 
 class Settings(Protocol):
@@ -130,7 +130,7 @@ class Observer:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`, or what version 0.1.0 stored; what is not measured now is left."""
+        """Take up :meth:`state_dict`, or what earlier checkpoints have; what is not measured now is left."""
         if not state:
             return
         parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.quantities}

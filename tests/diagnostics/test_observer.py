@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from scaled_sgd.diagnostics import Minibatch, hidden_features
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
 from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.train.main import main
@@ -198,6 +200,23 @@ def test_a_quantity_from_outside_is_measured_and_keeps_its_state_where_it_is_nam
         QUANTITIES.remove("calls")
     with pytest.raises(UserError, match=r"^diagnostics\.quantities: 'calls' is unknown; allowed: taylor, "):
         observed(config)
+
+
+def test_a_run_takes_a_quantity_from_outside_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    QUANTITIES.add("calls", Measured(Calls, "calls", (Column("calls", "times"),), ("probe",), 0, "none"))
+    options = ["--model.depth=3", "--model.base_width=4", "--optim.steps=4", "--diagnostics.every=2"]
+    options += ["--diagnostics.sharpness=false", "--diagnostics.quantities=[calls]", "--run.name=toy"]
+    try:
+        assert main([*options, "--checkpoint.at_end=true"]) == 0
+    finally:
+        QUANTITIES.remove("calls")
+    rows = list(read_metrics("runs/toy/metrics.jsonl"))
+    assert [row["calls"] for row in rows if "calls" in row] == [1, 2]
+    checkpoint = open_checkpoint(Path("runs/toy/checkpoints/step-4"))
+    assert float(checkpoint.private(0)["calls.count"]) == 2
+    assert main([*options, "--run.name=missing"]) == 2
+    assert "error: diagnostics.quantities: 'calls' is unknown; allowed: taylor," in capsys.readouterr().err
 
 
 def test_rows_have_the_columns_that_the_registry_names_and_reading_it_needs_no_torch():

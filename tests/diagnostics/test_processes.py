@@ -89,6 +89,7 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         "features": torch.cat(hidden_features(model, x), dim=1),
         "along matrices": along(model, x, y, loss, matrices()),
         "along tensors": along(model, x, y, loss, vectors),
+        "along own rows": along(model, x, y, loss, own_rows(model, vectors)),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
         "observed": observed(model, loss),
@@ -109,6 +110,11 @@ def matrices() -> Direction:
     generator = torch.Generator().manual_seed(6)
     K = torch.randn(4, 9, 9, generator=generator, dtype=torch.float64)
     return Direction(torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64), [K[0], None, *K[2:]])
+
+
+def own_rows(model: nn.Module, vectors: list[Tensor]) -> list[Tensor]:
+    partition = Partition.of(model)
+    return [whole(v)[partition.columns(k)] for k, v in enumerate(vectors, start=1)]
 
 
 def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, **options: int) -> Tensor:

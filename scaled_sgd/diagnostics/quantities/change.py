@@ -32,7 +32,7 @@ class Change:
         return {f"first.{k}": z for k, z in enumerate(self._first, start=1)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`; version 0.1.0 did not keep it: changes since then are not known."""
+        """Take up :meth:`state_dict`; earlier versions did not keep it: changes since then are not known."""
         self._first = [state[f"first.{k}"] for k in range(1, len(state) + 1)]
         self._knows_first = bool(state)
 
