@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scaled_sgd.core.arguments import check_number
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.update import Number, Update, add_scaled

@@ -27,24 +27,11 @@ _PLACED_BYTES = 2**30
 """Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
 
 
-class Velocities:
-    """v_k of each weight, zero at first."""
-
-    def __init__(self) -> None:
-        self._of: dict[Tensor, Tensor] = {}
-
-    def velocity(self, weight: Tensor) -> Tensor:
-        """That of one."""
-        if weight not in self._of:
-            self._of[weight] = torch.zeros_like(weight)
-        return self._of[weight]
-
-
 class OneProcess(FusedStrategy):
-    """``ddp`` on this process only, whatever world it is in.
+    """``ddp`` on this process only, whatever world it is in, without an optimizer object.
 
     Attributes:
-        velocity: v_k by k, of whoever takes the steps.
+        lent: v_k by k of the stack that this network is in; None where it steps by itself.
     """
 
     name = "ddp"
@@ -52,16 +39,20 @@ class OneProcess(FusedStrategy):
     def __init__(self, network: HomogeneousMLP, scaling: DepthwiseScaling) -> None:
         self.network = self.module = network
         self.scaling = scaling.measure_elsewhere()
-        self.optimizer = Velocities()
-        self.velocity: Callable[[int], Tensor | None] = lambda k: self.optimizer.velocity(
-            network.scaled_layers[k - 1].weight
-        )
+        self.lent: Callable[[int], Tensor | None] | None = None
         self.shards = ()
         self.data = self.tensor = Ranks.alone()
+        self._velocities: dict[int, Tensor] = {}
+
+    def velocity(self, k: int) -> Tensor:
+        """v_k, zero at first."""
+        if k not in self._velocities:
+            self._velocities[k] = torch.zeros_like(self.network.scaled_layers[k - 1].weight)
+        return self._velocities[k]
 
     def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
-        """v_k, whole; a stack's where this network is stacked."""
-        return self.velocity
+        """v_k, whole."""
+        return self.lent or self.velocity
 
 
 def small_session(config: Config, data: Data) -> Session:

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from scaled_sgd.data import Batch
 from scaled_sgd.runs import rows
+from scaled_sgd.steps.step import Taken
 from scaled_sgd.train.losses import Losses
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.snapshot import Progressed
 from scaled_sgd.train.stepper import Stepper
-from scaled_sgd.train.steps import Taken
 
 
 class Record(Protocol):
@@ -160,9 +160,10 @@ class Loop:
         """The rows of a step that was taken."""
         at, losses, count = self.at, self.losses, len(self._runs)
         losses.read()
-        norms, scales, soft_ranks = (
+        scales = taken.scales.reshape(count, -1).tolist()
+        norms, soft_ranks = (
             [None] * count if found is None else found.reshape(count, -1).tolist()
-            for found in (taken.grad_norm, taken.scales, taken.soft_ranks)
+            for found in (taken.grad_norm, taken.soft_ranks)
         )
         for row, run in enumerate(self._runs):
             session, norm = run.session, norms[row]

@@ -8,8 +8,9 @@ from torch import Tensor
 from scaled_sgd.data import Batch
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.step import Taken
 from scaled_sgd.train.session import Session
-from scaled_sgd.train.steps import Step, Taken
+from scaled_sgd.train.steps import Step
 
 
 class Stepper(Protocol):

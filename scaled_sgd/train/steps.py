@@ -43,8 +43,8 @@ class Step(Protocol):
 
 
 def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> Step:
-    """The step that ``optim.fused_update`` asks for."""
-    if optim.fused_update:
+    """The step that ``optim.update``, resolved, names."""
+    if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
         return FusedStep(strategy, optim, loss, watch)
     assert isinstance(strategy, GradientStrategy)
@@ -126,7 +126,6 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
-        layers = strategy.network.scaled_layers
         shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
@@ -141,7 +140,7 @@ class FusedStep:
                 lr=lr,
                 weight_decay=optim.weight_decay,
                 momentum=optim.momentum,
-                velocity=lambda k: strategy.optimizer.velocity(layers[k - 1].weight),
+                velocity=strategy.velocity,
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
             ),

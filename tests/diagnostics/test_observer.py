@@ -216,7 +216,7 @@ def test_a_run_takes_a_quantity_from_outside_by_name(tmp_path, monkeypatch, caps
     checkpoint = open_checkpoint(Path("runs/toy/checkpoints/step-4"))
     assert float(checkpoint.private(0)["calls.count"]) == 2
     assert main([*options, "--run.name=missing"]) == 2
-    assert "error: diagnostics.quantities: 'calls' is unknown; allowed: taylor," in capsys.readouterr().err
+    assert "error: diagnostics.quantities: 'calls' is not usable; allowed: taylor," in capsys.readouterr().err
 
 
 def test_rows_have_the_columns_that_the_registry_names_and_reading_it_needs_no_torch():

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.algorithms.krylov import Basis
 from scaled_sgd.diagnostics.operators.space import Space
 

@@ -91,3 +91,7 @@ class FusedStrategy(Strategy):
     """
 
     optimizer: ScaledSGD
+
+    def velocity(self, k: int) -> Tensor:
+        """v_k, this process's rows of it."""
+        return self.optimizer.velocity(self.network.scaled_layers[k - 1].weight)
