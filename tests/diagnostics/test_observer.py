@@ -219,11 +219,15 @@ def test_a_run_takes_a_quantity_from_outside_by_name(tmp_path, monkeypatch, caps
     assert "error: diagnostics.quantities: 'calls' is not usable; allowed: taylor," in capsys.readouterr().err
 
 
-def test_rows_have_the_columns_that_the_registry_names_and_reading_it_needs_no_torch():
+def test_rows_have_the_columns_that_the_registry_names():
     _, (row,) = observed(DiagnosticsConfig(every=1, k=2))
     named = {column.name for entry in QUANTITIES.entries for column in entry.columns}
     nested = (f"{key}.{name}" for key, value in row.items() if isinstance(value, dict) for name in value)
     assert {*nested, *(key for key in row if not isinstance(row[key], dict))} == named
+
+
+@pytest.mark.slow
+def test_reading_the_registry_needs_no_torch():
     code = "import sys, scaled_sgd.diagnostics.registry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
