@@ -394,8 +394,8 @@ def global_batches(
     ]
     joined = []
     for parts in zip(*ranks, strict=True):
-        assert {part.n_global for part in parts} == {sum(len(part.own[0]) for part in parts)}
-        x, y = (torch.cat(own) for own in zip(*(part.own for part in parts), strict=True))
+        assert {part.n_global for part in parts} == {sum(len(part.own()[0]) for part in parts)}
+        x, y = (torch.cat(own) for own in zip(*(part.own() for part in parts), strict=True))
         joined.append((x, y))
     return joined
 
@@ -461,7 +461,7 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(train: Resident | Stream, start
 
 def test_minibatches_come_in_the_type_asked_for(train: Resident | Stream) -> None:
     batch = next(train.to("cpu", torch.float64).batches(batch_size=3, seed=0, epoch=0))
-    assert [t.dtype for t in batch.own] == [torch.float64, torch.float64]
+    assert [t.dtype for t in batch.own()] == [torch.float64, torch.float64]
     assert Resident(torch.ones(2, 2), torch.tensor([0, 1])).to("cpu", torch.float64).y.dtype == torch.int64
 
 
