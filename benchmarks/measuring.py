@@ -61,9 +61,9 @@ class Work:
 
     def config(self, strategy: str) -> Config:
         """The configuration of a run under a strategy of :data:`scaled_sgd.planning.PLANNED`."""
-        fused = str(strategy.endswith("+fused")).lower()
+        update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
-        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
         return parse([*self.options, *own])
 
     def load(self, strategy: str) -> Load:
@@ -179,7 +179,7 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     for _ in range(2):
         step()
     load = Load.of(config, IN_FEATURES, OUT_FEATURES)
-    in_rows = config.optim.fused_update and built.name != "ddp"
+    in_rows = config.optim.update == "fused" and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
     rows = load.batch if in_rows else load.rows(built.data.size)
     kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)

@@ -155,22 +155,25 @@ STUDY = (
 )  # fmt: skip
 
 
-def stacked_configs(device):
+def stacked_configs(device, momentum):
+    """A stack has momentum in all of its runs or in none."""
     options = [
         (),
         ("--scaling.rule=gain", "--optim.lr=1"),
         ("--scaling.rule=none", "--optim.lr=1e200"),
-        ("--scaling.static=true", "--optim.momentum=0.5", "--optim.clip_norm=0.1"),
+        ("--scaling.static=true", "--optim.clip_norm=0.1"),
         ("--run.seed=1", "--model.parameterization=ntp", "--optim.normalize=true", "--optim.lr=0.1"),
     ]
-    return [parse([*STUDY, f"--run.device={device}", *own]) for own in options]
+    common = (*STUDY, f"--run.device={device}", f"--optim.momentum={momentum}")
+    return [parse([*common, *own]) for own in options]
 
 
-def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
-    configs = stacked_configs("cuda")
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(momentum, tmp_path):
+    configs = stacked_configs("cuda", momentum)
     data = [load_data(config.data, seed=config.run.seed) for config in configs]
     found = train(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
-    for place, config in enumerate(stacked_configs("cpu")):
+    for place, config in enumerate(stacked_configs("cpu", momentum)):
         (alone,) = train([config], [data[place]], [tmp_path / f"cpu-{place}"])
         assert found[place]["status"] == alone["status"]
         for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):

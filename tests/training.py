@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import pickle
-import socket
 import sys
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.trainer import Trainer
+from tests.launching import free_ports
 from tests.processes import start_processes
 
 Rows = list[dict[str, Any]]
@@ -67,7 +67,7 @@ def run_all(
     """
     with contextlib.ExitStack() as stack:
         folder = str(where or stack.enter_context(tempfile.TemporaryDirectory()))
-        ports = [_free_port() for _ in runs]
+        ports = free_ports(len(runs))
         start_processes(_process, processes, processes, folder, list(runs), ports, prepare)
         found = [pickle.loads(Path(folder, f"rank-{rank}").read_bytes()) for rank in range(processes)]
         return [
@@ -196,9 +196,3 @@ def figures(rows: Rows) -> dict[tuple[int, str], Tensor]:
             if key not in ("seconds", "sharpness_residuals"):
                 walk(row["step"], key, value)
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

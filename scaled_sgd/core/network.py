@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scaled_sgd.core.arguments import FLOATS, check_integer, check_number
+from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
 
 _BLOCK_ELEMENTS = 1 << 18

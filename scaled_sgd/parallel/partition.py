@@ -107,6 +107,11 @@ class Partition:
         return self._constants([layer.multiplier for layer in self.layers])
 
     @cached_property
+    def alpha_squares(self) -> Tensor:
+        """α_k² (l,), float64, where the weights are."""
+        return self.alpha.square()
+
+    @cached_property
     def omega(self) -> Tensor:
         """ω_k (l,), float64, where the weights are."""
         return self._constants([layer.layer_weight for layer in self.layers])

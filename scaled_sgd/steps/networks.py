@@ -18,6 +18,7 @@ class Networks(Protocol):
         widths: (m_0, …, m_l).
         activation: φ.
         alpha: α_k (…, l), float64, on the device.
+        alpha_squares: α_k², likewise.
         omega: ω_k (…, l), likewise.
     """
 
@@ -29,6 +30,8 @@ class Networks(Protocol):
     def activation(self) -> Activation: ...  # noqa: D102
     @property
     def alpha(self) -> Tensor: ...  # noqa: D102
+    @property
+    def alpha_squares(self) -> Tensor: ...  # noqa: D102
     @property
     def omega(self) -> Tensor: ...  # noqa: D102
 

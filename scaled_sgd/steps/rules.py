@@ -71,8 +71,7 @@ def register_rule(
 
 
 def _ratio(numerator: "Tensor", denominator: "Tensor") -> "Tensor":
-    safe = denominator > FLOOR
-    return numerator.where(safe, numerator.new_zeros(())) / denominator.where(safe, denominator.new_ones(()))
+    return (numerator / denominator).masked_fill_((denominator > FLOOR).logical_not_(), 0.0)
 
 
 @register_rule("none", formula="1", label="plain SGD")

@@ -7,9 +7,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.arguments import check_device, check_integer, check_samples
+from scaled_sgd.core.arguments import check_device, check_samples
 from scaled_sgd.core.losses import Loss, check_targets, get_loss
 from scaled_sgd.core.network import activate
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
@@ -152,7 +153,7 @@ def _statistics(batch: Minibatch) -> Statistics:
     for signals in batch:
         F += square_norms(signals.h)
         D += square_norms([signals.delta[k] for k in range(1, partition.depth + 1)])
-    F, D = F * partition.alpha.square() / n, partition.sum(D) / n
+    F, D = F * partition.alpha_squares / n, partition.sum(D) / n
     layers = slice(0, partition.depth)
     return Statistics(layers, partition.depth, F, D, D[-1], partition.omega, lambda: _gradient_squares(batch))
 

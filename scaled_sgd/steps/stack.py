@@ -53,6 +53,11 @@ class Stack:
         """φ."""
         return self.models[0].activation
 
+    @property
+    def alpha_squares(self) -> Tensor:
+        """α_k² (B, l), float64."""
+        return self.alpha.square()
+
     def keep(self, rows: Sequence[int]) -> Tensor:
         """Continue with some networks only; their order stays. Returns their places, on the device."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)

@@ -173,15 +173,16 @@ def _statistics(
     group: list[_Layer], networks: Networks, ranks: Ranks, n: int, R: Tensor | None
 ) -> Statistics:
     """Of successive layers, over the global minibatch of ``n``; R is D_l."""
-    layers = slice(group[0].k - 1, group[-1].k)
-    alpha = networks.alpha[..., layers]
-    D = networks.sum(square_norms([layer.delta for layer in group]))
-    F = square_norms([layer.h for layer in group])
+    layers, count = slice(group[0].k - 1, group[-1].k), len(group)
+    alpha, omega = (_of(layers, t) for t in (networks.alpha, networks.omega))
+    squares = square_norms([layer.h for layer in group] + [layer.delta for layer in group])
+    networks.sum(squares[..., count:])
     here = [column for column, layer in enumerate(group) if not layer.whole]
     if here:
-        part = ranks.sum(torch.stack((F[here], D[here])))
-        F[here], D[here] = part[0], part[1]
-    F, D = F * alpha.square() / n, D / n
+        both = here + [column + count for column in here]
+        squares[both] = ranks.sum(squares[both])
+    squares /= n
+    F, D = squares[..., :count].mul_(_of(layers, networks.alpha_squares)), squares[..., count:]
 
     def gradient_squares() -> Tensor:
         part = torch.stack([layer.square() for layer in group], -1)
@@ -197,19 +198,24 @@ def _statistics(
         F,
         D,
         D[..., -1] if R is None else R,
-        networks.omega[..., layers],
+        omega,
         gradient_squares,
         grams if all(layer.whole for layer in group) else None,
     )
+
+
+def _of(layers: slice, t: Tensor) -> Tensor:
+    """Those of ``t`` (…, l) that belong to ``layers``, a view."""
+    return t if layers.stop - layers.start == t.shape[-1] else t[..., layers]
 
 
 def _apply(
     group: list[_Layer], networks: Networks, update: Update, direction: Direction, layers: slice, n: int
 ) -> None:
     """Update this process's rows of the weights of ``group`` by ``direction``."""
-    numbers = networks.numbers(direction.numbers * (networks.alpha[..., layers] / n))
+    numbers = networks.numbers(direction.numbers * _of(layers, networks.alpha))
     for i, (layer, number) in enumerate(zip(group, numbers, strict=True)):
-        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number))
+        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number / n))
 
 
 def _add(

@@ -7,23 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scaled_sgd.config import Config, as_dict, flat
+from scaled_sgd.config import KEYS, Config, flat
 from scaled_sgd.data import Batch, Data, load_data
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
-from scaled_sgd.study.identity import WITHOUT_EFFECT
+from scaled_sgd.study.identity import deciding
 from scaled_sgd.study.small import find_device, small_session, stepper_of
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
-
-_VARIED = (
-    "model.parameterization", "optim.lr", "optim.schedule", "optim.warmup_steps", "optim.momentum",
-    "optim.weight_decay", "optim.clip_norm", "optim.normalize", "optim.accumulation", "scaling.", "run.seed",
-)  # fmt: skip
-"""Keys that may differ within a stack."""
 
 _TIMED = 16
 """Most runs, and steps, of a trial."""
@@ -31,8 +25,7 @@ _TIMED = 16
 
 def same_shape(config: Config) -> str:
     """The same for runs that can train together."""
-    plain = flat(as_dict(config))
-    kept = {k: v for k, v in plain.items() if not k.startswith((*WITHOUT_EFFECT, *_VARIED))}
+    kept = flat({name: value for name, value in deciding(config).items() if not KEYS[name].stacked})
     kept |= {"run.device": config.run.device, "momentum": config.optim.momentum > 0}
     return json.dumps(kept, sort_keys=True)
 

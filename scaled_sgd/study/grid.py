@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from scaled_sgd.config import Config, DataConfig, fits, key_types
+from scaled_sgd.config import KEYS, Config, DataConfig
 from scaled_sgd.config.checks import check
+from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.network import widths_of
-from scaled_sgd.config.parsing import from_dict, read_yaml, unknown_key
+from scaled_sgd.config.parsing import from_dict, read_key
+from scaled_sgd.config.plugins import load_plugins
+from scaled_sgd.config.stored import renamed
+from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import count_weights
 from scaled_sgd.data import Data
@@ -124,12 +128,12 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     base = dotted(base)
     if not isinstance(axes, list):
         raise UserError("axes: not a list; allowed: - model.base_width: [4, 8]")
-    for key, value in (overrides or {}).items():
+    for key, value in [renamed(*each) for each in (overrides or {}).items()]:
         if replace_values(axes, key, value):
             continue
         if key in _KEYS:
             raise UserError(f"{key}: it stands in the study's file; allowed here: keys of a run, and axes")
-        if key not in key_types():
+        if key not in KEYS:
             labels = [name for axis in read_axes(axes) for choice in axis for name in choice.labels]
             names = [] if "." in key else [name for name in labels if "." not in name]
             if close := get_close_matches(key, names, n=1):
@@ -141,7 +145,7 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         if key in base:
             raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
     for key in base:
-        if key not in key_types():
+        if key not in KEYS:
             raise UserError(f"base.{unknown_key(key)}")
     read = read_axes(axes)
     varied = {key for axis in read for choice in axis for key in choice.changes}
@@ -193,6 +197,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
     Raises:
         UserError: a value does not fit its key, the data or another key.
     """
+    load_plugins(_typed("run.plugins", study.base.get("run.plugins", []), "base"))
     start = from_dict({})
     for key, value in study.base.items():
         start = _put(start, key, _typed(key, value, "base"))
@@ -248,23 +253,10 @@ def _matched(
 
 def _typed(key: str, value: Any, place: str) -> Any:
     """A value of the study file as its key's type has it."""
-    hint = key_types()[key]
-    if fits(hint, value):
-        members = get_args(hint) or (hint,)
-        return float(value) if type(value) is int and float in members and int not in members else value
-    nested: Any = value
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
     try:
-        return _leaf(from_dict(nested), key)
+        return read_key(key, value)
     except UserError as error:
         raise UserError(f"{place}.{error}") from None
-
-
-def _leaf(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def _put(config: Any, key: str, value: Any) -> Any:

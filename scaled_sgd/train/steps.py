@@ -40,8 +40,8 @@ class Step(Protocol):
 
 
 def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> Step:
-    """The step that ``optim.fused_update`` asks for."""
-    if optim.fused_update:
+    """The step that ``optim.update``, resolved, names."""
+    if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
         return FusedStep(strategy, optim, loss, watch)
     assert isinstance(strategy, GradientStrategy)

@@ -59,7 +59,7 @@ class Trainer:
         metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], data.task))
         self.session = Session(config, data, self.strategy, metrics)
         watch = DivergenceWatch(self.strategy.network.depth, accelerator.device)
-        if not config.optim.fused_update:
+        if config.optim.update == "autograd":
             watch.attach(self.strategy.network)
         step = make_step(self.strategy, config.optim, self.session.loss, watch)
         self._stepper = OneNetwork(self.session, step, watch)

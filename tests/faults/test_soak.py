@@ -13,7 +13,7 @@ from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.recording import RunRecord
 from tests.processes import context, ready
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 STEPS = 6000
 ARGUMENTS = (
@@ -46,7 +46,7 @@ def test_memory_and_open_files_stay_flat_over_thousands_of_steps(tmp_path):
     ready()
     process = context.Process(target=soak, args=(tmp_path,))
     process.start()
-    process.join(timeout=300)
+    process.join()
     assert process.exitcode == 0
     table = [[int(n) for n in line.split()] for line in (tmp_path / "memory.txt").read_text().splitlines()]
     warm = [row for row in table if STEPS // 6 <= row[0] < STEPS // 3]

@@ -126,6 +126,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, expected, capsys):
     assert errors.startswith(f"error: {expected}")
 
 
+@pytest.mark.slow
 def test_a_plan_starts_no_processes_and_loads_no_launcher():
     code = (
         "import sys; from scaled_sgd.cli import main; main(['doctor', '--plan', '--plan.ranks=64']); "

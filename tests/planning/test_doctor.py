@@ -147,6 +147,7 @@ def test_a_machine_by_itself_is_one_process(capsys):
     assert [strategy["name"] for strategy in found["strategies"]] == list(STRATEGIES)
 
 
+@pytest.mark.slow
 def test_importing_the_doctor_imports_no_launcher():
     code = (
         "import sys, scaled_sgd.planning.doctor\n"

@@ -5,19 +5,20 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.registry import load
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.planning.choice import ZERO, tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
-from scaled_sgd.train.strategies.native import Policy, Replicas, Sharded, Whole
+from scaled_sgd.train.strategies.native import MakeOptimizer, Policy, Replicas, Sharded, Whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,9 +34,6 @@ def build_strategy(
         accelerator: the world.
         in_features: m_0.
         out_features: m_l.
-
-    Raises:
-        UserError: the launch would do something else than the configuration says.
     """
     optim, scaling, sharding = config.optim, config.scaling, config.sharding
     name, device = sharding.strategy, accelerator.device
@@ -43,20 +41,20 @@ def build_strategy(
     def make_network(where: torch.device | str) -> HomogeneousMLP:
         return network_of(config, in_features, out_features, device=where)
 
-    def make_optimizer(network: HomogeneousMLP) -> ScaledSGD:
-        return ScaledSGD(
-            network,
-            optim.lr,
-            rule=scaling.rule,
-            static=scaling.static,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            grad_scaler=accelerator.scaler,
-        )
+    entry = OPTIMIZERS[optim.optimizer]
 
-    if config.run.precision == "fp16" and name != "ddp":
-        raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, tf32, bf16")
-    if name == "ddp" and optim.fused_update:
+    def make(network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
+        build = load(entry.build)
+        options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
+        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": accelerator.scaler}
+        if entry.folds:
+            folding = build(network, optim.lr, **options, **rule)
+            return folding, folding.scaling
+        optimizer = build(network, optim.lr, **options)
+        return optimizer, DepthwiseScaling(network, optimizer, **rule)
+
+    make_optimizer = MakeOptimizer(make, entry.state)
+    if name == "ddp" and optim.update == "fused":
         return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":
         return Replicas(accelerator, make_network, make_optimizer)
@@ -102,10 +100,4 @@ def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     if plugin is None:
         return Policy(precision)
-    chosen = plugin.mixed_precision_policy or precision
-    if config.optim.fused_update and chosen.param_dtype is not None:
-        raise UserError(
-            f"launch: FSDP's mixed precision policy {chosen.param_dtype} was launched; allowed with "
-            "optim.fused_update: none"
-        )
-    return Policy(chosen, reshard=bool(plugin.reshard_after_forward))
+    return Policy(plugin.mixed_precision_policy or precision, reshard=bool(plugin.reshard_after_forward))
