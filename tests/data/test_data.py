@@ -442,6 +442,21 @@ def test_minibatches_do_not_depend_on_the_number_of_processes(train: Resident | 
         assert_same_batches(global_batches(train.batches, world_size, batch_size=9), alone)
 
 
+def test_every_rank_has_the_whole_minibatch_of_resident_data_and_only_its_own_of_a_stream(
+    train: Resident | Stream,
+) -> None:
+    alone = global_batches(train.batches, 1, batch_size=9)
+    for rank in range(2):
+        batches = train.batches(batch_size=9, seed=1, epoch=0, rank=rank, world_size=2)
+        for batch, (x, y) in zip(batches, alone, strict=True):
+            assert batch.own()[0].equal(x[batch.own_rows])
+            if isinstance(train, Resident):
+                assert [t.equal(other) for t, other in zip(batch.whole(), (x, y), strict=True)] == [True, True]
+            elif len(batch.own()[0]) < len(x):
+                with pytest.raises(ValueError, match="allowed of a stream on this rank"):
+                    batch.whole()
+
+
 def test_the_order_is_chosen_by_seed_and_epoch(train: Resident | Stream) -> None:
     def order(seed: int, epoch: int) -> list[float]:
         joined = global_batches(train.batches, 1, batch_size=9, seed=seed, epoch=epoch)
