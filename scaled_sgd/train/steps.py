@@ -126,7 +126,6 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
-        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
@@ -145,10 +144,16 @@ class FusedStep:
                 normalize=optim.normalize,
             ),
             ranks=None if self.whole else data,
-            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
+            sizes=[n] if self.whole or data.size == 1 else _sizes(n, data),
             by_factors=strategy.exchange,
             measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
         return taken
+
+
+def _sizes(n: int, ranks: Ranks) -> list[int]:
+    """How many of ``n`` samples each of ``ranks`` has."""
+    shares = (rank_rows(n, rank, ranks.size) for rank in range(ranks.size))
+    return [rows.stop - rows.start for rows in shares]
