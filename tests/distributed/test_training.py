@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 BASE = [
     "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
-    "--optim.steps=50", "--run.log_every=1", "--run.eval_every=20",
+    "--optim.steps=24", "--run.log_every=1", "--run.eval_every=10",
 ]  # fmt: skip
 VARIANTS = {
     "ragged": ["--optim.batch_size=479", "--scaling.rule=gain", "--loss=mse", "--optim.lr=0.5"],
