@@ -14,7 +14,7 @@ class Cost:
     """Memory and traffic of one process and the time of a step.
 
     Attributes:
-        strategy: its name; ``+fused`` where ``optim.fused_update`` is set.
+        strategy: its name; ``+fused`` where ``optim.update`` is ``fused``.
         held: bytes between steps, by part.
         peak: bytes at the worst moment of a step, by part.
         moment: what was going on then.

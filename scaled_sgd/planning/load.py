@@ -84,7 +84,7 @@ class Load:
 
     @property
     def can_fuse(self) -> bool:
-        """Whether ``optim.fused_update`` can do it."""
+        """Whether fused steps can do it."""
         return not (self.half or self.checkpointing) and self.accumulation == 1
 
     @property

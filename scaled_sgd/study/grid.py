@@ -12,8 +12,9 @@ from typing import Any
 
 from scaled_sgd.config import KEYS, Config, DataConfig
 from scaled_sgd.config.checks import check
+from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.network import widths_of
-from scaled_sgd.config.parsing import from_dict, read_key, unknown_key
+from scaled_sgd.config.parsing import from_dict, read_key
 from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml

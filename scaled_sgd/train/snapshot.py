@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
-from scaled_sgd.train.strategies.shards import Kind, Read
+from scaled_sgd.train.strategies.shards import Read
 
 
 @dataclass
@@ -53,25 +53,31 @@ class Progressed:
 
 
 def pieces(strategy: Strategy) -> list[Piece]:
-    """This process's numbers of every weight and momentum."""
+    """This process's numbers of every weight, and of what the optimizer keeps of it."""
     return [
         Piece(f"{kind}.{shard.k}", shard.shape, shard.start, values)
-        for kind in get_args(Kind)
+        for kind in ("weight", *strategy.kept)
         for shard in strategy.shards
         if (values := shard.values(kind)) is not None
     ]
 
 
-def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool) -> None:
-    """Fill every weight, and momentum where there is one; each process reads what it holds, nothing moves.
+def counts(strategy: Strategy, names: Sequence[str]) -> dict[str, float]:
+    """Numbers that the optimizer keeps, the same for all weights."""
+    states = [state for state in strategy.optimizer.state.values() if isinstance(state, dict)]
+    return {name: float(states[0][name]) for name in names if states and name in states[0]}
+
+
+def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, kept: Sequence[str]) -> None:
+    """Fill every weight, and what the optimizer keeps of it; each process reads what it holds, nothing moves.
 
     Raises:
         UserError: the checkpoint is of another network.
     """
     for shard in strategy.shards:
-        for kind in get_args(Kind):
+        for kind in ("weight", *kept):
             name = f"{kind}.{shard.k}"
-            if kind == "momentum" and not (momentum and name in checkpoint.names):
+            if kind != "weight" and name not in checkpoint.names:
                 continue
             if checkpoint.shape(name) != shard.shape:
                 raise UserError(
@@ -79,6 +85,13 @@ def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool
                     f"allowed: {shard.shape}"
                 )
             shard.fill(kind, _reader(checkpoint, name))
+
+
+def restore_counts(strategy: Strategy, found: Mapping[str, float]) -> None:
+    """Take up :func:`counts`."""
+    for layer in strategy.network.scaled_layers:
+        for name, value in found.items():
+            strategy.optimizer.state[layer.weight][name] = torch.tensor(value)
 
 
 def _reader(checkpoint: Checkpoint, name: str) -> Read:

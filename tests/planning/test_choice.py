@@ -191,7 +191,8 @@ def test_launched_zero_keeps_float32_masters_too():
     with pytest.raises(UserError) as error:
         resolve(config, data, world(launched="zero2"))
     assert str(error.value) == (
-        "model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero2"
+        "model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero2 "
+        "(ZeRO keeps float32 masters)"
     )
 
 
@@ -199,7 +200,8 @@ def test_zero_keeps_float32_masters():
     with pytest.raises(UserError) as error:
         parse(["--sharding.strategy=zero2", "--model.dtype=float64"])
     assert str(error.value) == (
-        "model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero2"
+        "model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero2 "
+        "(ZeRO keeps float32 masters)"
     )
 
 
@@ -208,5 +210,6 @@ def test_loss_scales_are_for_replicas(name):
     with pytest.raises(UserError) as error:
         parse([f"--sharding.strategy={name}", "--run.precision=fp16"])
     assert str(error.value) == (
-        f"run.precision: 'fp16' is not usable; allowed: no, tf32, bf16 with sharding.strategy {name}"
+        f"run.precision: 'fp16' is not usable; allowed: no, tf32, bf16 with sharding.strategy {name} "
+        "(loss scales are for replicas)"
     )

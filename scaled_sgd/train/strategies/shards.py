@@ -1,7 +1,7 @@
 """What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
 from scaled_sgd.steps.statistics import square_norm
 
-Kind = Literal["weight", "momentum"]
+Kind = str
+"""``weight``, or what checkpoints call a tensor that the optimizer keeps, such as ``momentum``."""
 Read = Callable[[int, int], Tensor]
-"""Numbers start..stop of a row-major W_k or of its momentum, shape (stop − start,), on the CPU."""
+"""Numbers start..stop of a row-major W_k or of what is kept of it, shape (stop − start,), on the CPU."""
 
 READ_ELEMENTS = 1 << 21
 """Numbers read at a time."""
@@ -38,7 +39,7 @@ class Shard(Protocol):
     copies: int
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view; None where there is no momentum."""
+        """The weights, or what the optimizer keeps of them, a flat view; None where there is none."""
         ...
 
     def gradient(self) -> Tensor | None:
@@ -61,18 +62,20 @@ class RowShard:
         UserError: the weight lies otherwise.
     """
 
-    def __init__(self, k: int, weight: nn.Parameter, optimizer: Optimizer, *, copies: int) -> None:
+    def __init__(
+        self, k: int, weight: nn.Parameter, optimizer: Optimizer, kept: Mapping[str, str], *, copies: int
+    ) -> None:
         self.k, self.copies = k, copies
-        self._weight, self._optimizer = weight, optimizer
+        self._weight, self._optimizer, self._kept = weight, optimizer, kept
         rows, fan_in = weight.shape
         self.shape = (rows, fan_in)
         self.start, self.stop = (row * fan_in for row in row_range(weight))
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view."""
+        """The weights, or what the optimizer keeps of them, a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
-        buffer = self._optimizer.state.get(self._weight, {}).get("momentum_buffer")
+        buffer = self._optimizer.state.get(self._weight, {}).get(self._kept[kind])
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
@@ -87,8 +90,8 @@ class RowShard:
 
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace them by what ``read`` gives."""
-        if kind == "momentum":
-            self._optimizer.state[self._weight]["momentum_buffer"] = torch.zeros_like(self._weight)
+        if kind != "weight":
+            self._optimizer.state[self._weight][self._kept[kind]] = torch.zeros_like(self._weight)
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
