@@ -314,13 +314,6 @@ TOGETHER = [
         ("--loss=cross_entropy", "--data.task=regression"),
     ),
     Row(
-        (
-            "model.base_width: 10000000 gives 58,400,003,140,000,000 weights, … GiB a "
-            "process in a step under ddp; allowed here: at most … GiB"
-        ),
-        ("--model.base_width=10000000", "--model.depth=6"),
-    ),
-    Row(
         "run.dir: cannot make 'taken/…': Not a directory; allowed: a writable folder",
         ("--run.dir=taken",),
         {"taken": "a file"},

@@ -13,7 +13,8 @@ from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.core.registry import load
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
-from scaled_sgd.planning.choice import ZERO, tensor_processes
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.strategies.base import Strategy
@@ -58,11 +59,11 @@ def build_strategy(
         return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":
         return Replicas(accelerator, make_network, make_optimizer)
-    if name in ZERO:
+    if (stage := STRATEGIES[name].zero_stage) is not None:
         from scaled_sgd.train.strategies.zero import Zero
 
         return Zero(
-            ZERO[name],
+            stage,
             accelerator,
             make_network,
             lambda network: DepthwiseScaling(network, rule=scaling.rule, static=scaling.static),
@@ -90,7 +91,9 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
     if asked != "auto":
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
-    return choose_factors(network, config.optim.batch_size, ranks, link)
+    return choose_factors(
+        network.widths, config.optim.batch_size, ranks.size, link, itemsize=weight.element_size()
+    )
 
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:

@@ -46,7 +46,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class World:
+class Launch:
     """The launch: what was asked for, what its variables say and what came of it.
 
     Attributes:
@@ -88,7 +88,7 @@ def launch_problem(asked: int | None, environment: Mapping[str, str] = os.enviro
     return None
 
 
-def join(asked: int | None) -> World:
+def join(asked: int | None) -> Launch:
     """Meet the other processes of this launch and measure; collective."""
     started = launcher.started()
     gpus, here = torch.cuda.device_count(), launcher.started_here()
@@ -107,7 +107,7 @@ def join(asked: int | None) -> World:
     seen = _seen_by_accelerate(device)
     if problem is None and not size == seen == started:
         problem = f"{_processes(started)} started, {size} answered, accelerate sees {seen}"
-    return World(
+    return Launch(
         asked, started, size, seen, device.type, launch_variables(), tuple(members), measured, problem
     )
 

@@ -17,7 +17,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Hardware:
     """Processes numbered machine by machine, and the rates that one of them has.
 
     Attributes:
@@ -55,20 +55,24 @@ class Cluster:
         size = self.ranks // stride
         return Group(size, min(max(1, self.per_machine // stride), size))
 
+    def product(self, rows: float, weights: float) -> float:
+        """Seconds of the product of ``rows`` samples with a matrix of so many weights."""
+        return 2 * rows * weights / self.rate
+
 
 NOMINAL = {
-    "cpu": Cluster(1, 1, 16 * 2**30, inside=1e9, across=1e9, latency=1e-4, rate=5e10, gloo=True),
-    "cuda": Cluster(1, 1, 80 * 2**30, inside=1.5e11, across=2.5e10, latency=1e-5, rate=6e13, gloo=False),
+    "cpu": Hardware(1, 1, 16 * 2**30, inside=1e9, across=1e9, latency=1e-4, rate=5e10, gloo=True),
+    "cuda": Hardware(1, 1, 80 * 2**30, inside=1.5e11, across=2.5e10, latency=1e-5, rate=6e13, gloo=False),
 }
-"""Rates that are taken where none are given, by kind of device: a core or two with gloo over a fast Ethernet;
-an accelerator of 80 GiB with float32 products on its matrix units, NVLink within a machine and a 200 Gbit/s
-adapter for each process. They order strategies; they are no measurement."""
+"""Rates where none are given, by kind of device: a core or two with gloo over a fast Ethernet; an accelerator
+of 80 GiB with float32 products on its matrix units, NVLink within a machine and a 200 Gbit/s adapter for each
+process. They order strategies; they are not measured."""
 
 HALF_RATE = 4.0
 """How much faster 16-bit products are nominally on an accelerator."""
 
 
-def nominal(device: str, *, half: bool = False) -> Cluster:
+def nominal(device: str, *, half: bool = False) -> Hardware:
     """One process on ``cpu`` or ``cuda`` with nominal rates."""
-    cluster = NOMINAL[device]
-    return replace(cluster, rate=cluster.rate * HALF_RATE) if half and device == "cuda" else cluster
+    hardware = NOMINAL[device]
+    return replace(hardware, rate=hardware.rate * HALF_RATE) if half and device == "cuda" else hardware
