@@ -1,22 +1,27 @@
 """Exact and cheap diagnostics of one global minibatch: curvature, Taylor terms, ranks (theory §4–7)."""
 
-from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
-from scaled_sgd.diagnostics.features import (
-    FeatureRanks,
-    feature_ranks,
-    gradient_soft_ranks,
-    gram,
-    hidden_features,
-    kernel_alignment,
-    kernel_drift,
-)
-from scaled_sgd.diagnostics.hessian import hessian_vector_product
-from scaled_sgd.diagnostics.sharpness import Eigenpairs, sharpness
-from scaled_sgd.diagnostics.space import HessianSpace
-from scaled_sgd.diagnostics.tangent_kernel import tangent_kernel, top_eigenvalues
-from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
-from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
-from scaled_sgd.steps.signals import Minibatch
+from typing import TYPE_CHECKING
+
+from scaled_sgd.core.lazy import attach
+
+if TYPE_CHECKING:
+    from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
+    from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness
+    from scaled_sgd.diagnostics.features import (
+        FeatureRanks,
+        feature_ranks,
+        gradient_soft_ranks,
+        gram,
+        hidden_features,
+        kernel_alignment,
+        kernel_drift,
+    )
+    from scaled_sgd.diagnostics.hessian import hessian_vector_product
+    from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
+    from scaled_sgd.diagnostics.operators.weights import HessianSpace
+    from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
+    from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
+    from scaled_sgd.steps.signals import Minibatch
 
 __all__ = [
     "Eigenpairs",
@@ -40,3 +45,20 @@ __all__ = [
     "taylor_coefficients",
     "top_eigenvalues",
 ]
+
+_HOMES = {
+    "Eigenpairs": "diagnostics.eigenpairs",
+    "HessianSpace": "diagnostics.operators.weights",
+    "HessianTrace": "diagnostics.trace",
+    "Minibatch": "steps.signals",
+    "SpectralDensity": "diagnostics.density",
+    "TaylorCoefficients": "diagnostics.taylor",
+    "hessian_trace": "diagnostics.trace",
+    "hessian_vector_product": "diagnostics.hessian",
+    "sharpness": "diagnostics.eigenpairs",
+    "spectral_density": "diagnostics.density",
+    "tangent_kernel": "diagnostics.kernels",
+    "taylor_coefficients": "diagnostics.taylor",
+    "top_eigenvalues": "diagnostics.kernels",
+}
+__getattr__, __dir__ = attach(__name__, {name: _HOMES.get(name, "diagnostics.features") for name in __all__})

@@ -40,7 +40,8 @@ class Losses:
     def add(self, loss: Tensor, n: int) -> None:
         """Take the sum of this process's losses, () or (B,), of a minibatch of ``n`` samples. Collective."""
         if self.live:
-            self._take([total / n for total in loss.reshape(-1).tolist()])
+            totals = loss.tolist()
+            self._take([total / n for total in totals] if loss.ndim else [totals / n])
             return
         self._waiting.append(loss)
         self._sizes.append(n)

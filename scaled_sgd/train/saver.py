@@ -22,7 +22,6 @@ from scaled_sgd.train.snapshot import (
     Progressed,
     counts,
     observer_state,
-    observer_tensors,
     pieces,
     random_states,
     restore_counts,
@@ -146,7 +145,7 @@ class Saver:
         return data_facts(self._data)
 
     def _observed(self) -> dict[str, torch.Tensor]:
-        return {} if self._observer is None else observer_tensors(self._observer.state_dict())
+        return {} if self._observer is None else self._observer.state_dict()
 
     def _state(self, progressed: Progressed) -> dict[str, Any]:
         scaling = self._strategy.scaling.state_dict()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch
+from scaled_sgd.diagnostics.observer import fits_any_world
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
 from scaled_sgd.train.strategies.shards import Read
@@ -128,35 +129,10 @@ def restore_random_states(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["random.cuda"])
 
 
-_LISTS = {"kernel": "first_kernels", "preactivation": "first_preactivations"}
-"""What an observer keeps of its first call, one tensor a layer: names in checkpoints, and in its state."""
-
-
-def observer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An observer's state as tensors by name: start vectors, first kernels and preactivations."""
-    found = {f"start.{name}": vectors for name, vectors in state["starts"].items()}
-    for name, key in _LISTS.items():
-        layers: Sequence[Tensor] = state[key] or []
-        found |= {f"{name}.{k}": layer for k, layer in enumerate(layers, start=1)}
-    return found
-
-
-def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Any]:
-    """Back from :func:`observer_tensors`; without start vectors, which fit one world, unless ``starts``."""
-
-    def named(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor.to(device)
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-
-    state: dict[str, Any] = {"starts": named("start.")}
-    for name, key in _LISTS.items():
-        layers = sorted(named(f"{name}.").items(), key=lambda item: int(item[0]))
-        state[key] = [layer for _, layer in layers] or None
-    # An observer of an earlier version did not keep them: changes since then are not known.
-    state["knows_first"] = state["first_preactivations"] is not None or not (
-        state["starts"] or state["first_kernels"]
-    )
-    return state if starts else state | {"starts": {}}
+def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Tensor]:
+    """What of a process's stored tensors is an observer's; without what fits one world, unless ``starts``."""
+    return {
+        name: tensor.to(device)
+        for name, tensor in tensors.items()
+        if not name.startswith("random.") and (starts or fits_any_world(name))
+    }

@@ -1,5 +1,6 @@
 """A step of a run: by autograd under any strategy, fused where no gradient is wanted, or of a stack."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
@@ -48,12 +51,29 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
     return AutogradStep(strategy, optim, loss)
 
 
-def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
-    """η times what clipping or normalising makes of the direction of ``minibatch``."""
-    if not optim.limits_gradient:
-        return lr
-    norm = minibatch.statistics.gradient_squares.sum().sqrt()
-    return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+def step_taken(
+    minibatch: Minibatch,
+    lr: float,
+    optim: OptimConfig,
+    scaling: DepthwiseScaling,
+    velocity: Callable[[int], Tensor | None],
+) -> StepTaken:
+    """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
+
+    ``velocity`` gives this process's rows of v_k before the step.
+    """
+    factor = 1.0
+    if optim.limits_gradient:
+        norm = minibatch.statistics.gradient_squares.sum().sqrt()
+        factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+    return StepTaken(
+        scaling.direction(minibatch.statistics),
+        lr,
+        factor=factor,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        velocity=velocity,
+    )
 
 
 class AutogradStep:
@@ -106,7 +126,6 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
-        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
@@ -125,10 +144,16 @@ class FusedStep:
                 normalize=optim.normalize,
             ),
             ranks=None if self.whole else data,
-            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
+            sizes=[n] if self.whole or data.size == 1 else _sizes(n, data),
             by_factors=strategy.exchange,
             measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
         return taken
+
+
+def _sizes(n: int, ranks: Ranks) -> list[int]:
+    """How many of ``n`` samples each of ``ranks`` has."""
+    shares = (rank_rows(n, rank, ranks.size) for rank in range(ranks.size))
+    return [rows.stop - rows.start for rows in shares]

@@ -1,7 +1,7 @@
 """What the training loop knows of the strategy it trains with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
-from scaled_sgd.train.strategies.shards import Shard, gradient_squares
+from scaled_sgd.train.strategies.shards import Shard, gradient_squares, momentum_rows
 
 
 class Strategy(ABC):
@@ -47,6 +47,10 @@ class Strategy(ABC):
         """Outputs f (n, m_l) of this process's samples. Collective where weights are in parts."""
         f: Tensor = self.module(x)
         return f
+
+    def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
+        """v_k before a step: this process's rows of it, None where it is still zero. Collective."""
+        return momentum_rows(self.shards, partition)
 
     @property
     def device(self) -> torch.device:

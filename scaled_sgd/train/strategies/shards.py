@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP, initial_rows
+from scaled_sgd.parallel import Partition
 from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
 from scaled_sgd.steps.statistics import square_norm
@@ -75,7 +76,7 @@ class RowShard:
         """The weights, or what the optimizer keeps of them, a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
-        buffer = self._optimizer.state.get(self._weight, {}).get(self._kept[kind])
+        buffer = self._optimizer.state.get(self._weight, {}).get(self._kept.get(kind, ""))
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
@@ -95,6 +96,27 @@ class RowShard:
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
+
+
+def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[int], Tensor | None]:
+    """This process's rows of v_k before a step, by k; None where it is still zero. Collective."""
+
+    def rows(k: int) -> Tensor | None:
+        shard, own = shards[k - 1], partition.columns(k)
+        fan_in = shard.shape[1]
+        values = shard.values("momentum")
+        if isinstance(shard, RowShard):
+            if values is None:
+                return None
+            first = shard.start // fan_in
+            return values.view(-1, fan_in)[own.start - first : own.stop - first]
+        # Flat parts lie across rows: all processes' are added up, a layer at a time.
+        whole = torch.zeros(shard.shape[0] * fan_in, dtype=torch.float32, device=partition.device)
+        if values is not None:
+            whole[shard.start : shard.stop] = values
+        return partition.sum(whole).view(shard.shape)[own]
+
+    return rows
 
 
 def copy_range(target: Tensor, start: int, read: Read) -> None:

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer
-from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.algorithms.lanczos import Which, lanczos
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.lanczos import Space, Which, lanczos
-from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
-from scaled_sgd.diagnostics.space import HessianSpace, SpaceName, check_space
+from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.operators.samples import choose_space
+from scaled_sgd.diagnostics.operators.space import HessianOperator, Space
+from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
 from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Minibatch
 
@@ -114,7 +115,7 @@ def sharpness(
 
 
 def sharpness_of(
-    space: HessianSpace | SampleSpace | GenericSpace,
+    space: HessianOperator,
     *,
     k: int = 1,
     which: Which = "largest",
@@ -166,7 +167,7 @@ def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
     return vectors.to(space.device, space.dtype).sum(0)
 
 
-def default_basis(space: HessianSpace | SampleSpace | GenericSpace, k: int) -> int:
+def default_basis(space: HessianOperator, k: int) -> int:
     """As many vectors as the memory allows, from k + 3 to 2k + 10."""
     itemsize = torch.finfo(space.dtype).bits // 8
     allowed = max(BASIS_BYTES, space.weight_bytes // 2) // max(1, space.size * itemsize)

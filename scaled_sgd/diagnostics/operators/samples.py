@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.blocks import FactorBlock, dense_cost, factor_cost
-from scaled_sgd.diagnostics.r_operator import r_operator
-from scaled_sgd.diagnostics.space import HessianSpace, SpaceName, over_length, unit
+from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, factor_cost
+from scaled_sgd.diagnostics.operators.r_operator import r_operator
+from scaled_sgd.diagnostics.operators.weights import HessianSpace, SpaceName, over_length, unit
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
 from scaled_sgd.steps.signals import Minibatch, Signals, run_signals
 

@@ -122,8 +122,8 @@ class GenericSpace:
         ]
 
 
-def check_vectors(vectors: object) -> None:
-    """Refuse all but a sequence of tensors.
+def check_vectors(vectors: object, name: str = "vectors") -> None:
+    """Refuse all but a sequence of tensors, as the argument ``name``.
 
     Raises:
         UserError: it is something else.
@@ -134,7 +134,7 @@ def check_vectors(vectors: object) -> None:
         strange = [vectors]
     if strange:
         kind = type(strange[0]).__name__
-        raise UserError(f"vectors: {kind} does not fit; allowed: a list of tensors, one a layer")
+        raise UserError(f"{name}: {kind} does not fit; allowed: a list of tensors, one a layer")
 
 
 def generic_product(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.blocks import Block
+from scaled_sgd.diagnostics.operators.blocks import Block
 from scaled_sgd.steps.signals import Signals
 
 
