@@ -13,6 +13,7 @@ from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
@@ -57,11 +58,13 @@ def step_taken(
     optim: OptimConfig,
     scaling: DepthwiseScaling,
     velocity: Callable[[int], Tensor | None],
-) -> StepTaken:
-    """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
+) -> StepTaken | None:
+    """The step that a run is about to take on ``minibatch``. Collective.
 
-    ``velocity`` gives this process's rows of v_k before the step.
+    None where the optimizer's step has another form than SGD's. ``velocity`` gives this process's rows of v_k before the step.
     """
+    if not OPTIMIZERS[optim.optimizer].fused:
+        return None
     factor = 1.0
     if optim.limits_gradient:
         norm = minibatch.statistics.gradient_squares.sum().sqrt()

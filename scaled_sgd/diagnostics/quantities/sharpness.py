@@ -33,13 +33,12 @@ class Sharpness:
         taken, probe = context.taken, context.probe
         plain = self._eigenpairs("plain", probe, None)
         scaled = self._scaled(context, plain)
-        ratio = None if scaled is None else taken.edge_ratio(float(scaled.values[0]))
         found = [plain] if scaled is None else [plain, scaled]
         row: dict[str, Any] = {
             "sharpness": float(plain.values[0]),
             "preconditioned_sharpness": None if scaled is None else float(scaled.values[0]),
-            "edge_ratio": ratio,
-            "edge": None if scaled is None else taken.edge,
+            "edge_ratio": taken.edge_ratio(float(scaled.values[0])) if scaled and taken else None,
+            "edge": taken.edge if scaled and taken else None,
             "sharpness_residuals": [float(pairs.residuals[0]) for pairs in found],
         }
         if self._k > 1:
@@ -49,13 +48,14 @@ class Sharpness:
 
     def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
         """Of Ξ^{1/2} H Ξ^{1/2}; None where the direction is no ξ, ``plain`` where all ξ are 1."""
-        direction = context.taken.direction
-        if not direction.is_scalar:
+        taken = context.taken
+        if taken is None or not taken.direction.is_scalar:
             context.say(
                 "preconditioned_sharpness, edge_ratio: null, for the step is not a number times each layer's "
-                "gradient; directional_edge_ratio is defined for it"
+                "gradient"
             )
             return None
+        direction = taken.direction
         xi = direction.numbers.to(context.probe.partition.dtype)
         if bool((xi == 1).all()):
             self._starts["scaled"] = plain.vectors
