@@ -61,7 +61,8 @@ def step_taken(
 ) -> StepTaken | None:
     """The step that a run is about to take on ``minibatch``. Collective.
 
-    None where the optimizer's step has another form than SGD's. ``velocity`` gives this process's rows of v_k before the step.
+    None where the optimizer's step has another form than SGD's. ``velocity`` gives this process's rows of
+    v_k before the step.
     """
     if not OPTIMIZERS[optim.optimizer].fused:
         return None
