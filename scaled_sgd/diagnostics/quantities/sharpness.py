@@ -35,7 +35,7 @@ class Sharpness:
         scaled = self._scaled(context, plain)
         has_edge = scaled is not None and taken.known
         if not taken.known:
-            context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv of U and momentum")
+            context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv")
         found = [plain] if scaled is None else [plain, scaled]
         row: dict[str, Any] = {
             "sharpness": float(plain.values[0]),
