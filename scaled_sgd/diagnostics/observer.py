@@ -35,13 +35,13 @@ class Context:
 
     Attributes:
         minibatch: of the coming step.
-        taken: that step; None where an optimizer of another form takes it.
+        taken: that step.
         make_probe: the fixed probe with the weights of now.
         say: tells the user one line, once.
     """
 
     minibatch: Minibatch
-    taken: StepTaken | None
+    taken: StepTaken
     make_probe: Callable[[], Minibatch]
     say: Say = field(default=lambda line: None)
 
@@ -105,8 +105,8 @@ class Observer:
         """Whether ``step`` is a diagnostic step."""
         return self._every > 0 and step % self._every == 0
 
-    def measure(self, minibatch: Minibatch, taken: StepTaken | None) -> dict[str, Any]:
-        """All that is measured before the step ``taken`` on ``minibatch``; None: a step of unknown form.
+    def measure(self, minibatch: Minibatch, taken: StepTaken) -> dict[str, Any]:
+        """All that is measured before the step ``taken`` on ``minibatch``.
 
         In full float32 even when training runs in TF32, whose products have three digits.
         """

@@ -58,14 +58,11 @@ def step_taken(
     optim: OptimConfig,
     scaling: DepthwiseScaling,
     velocity: Callable[[int], Tensor | None],
-) -> StepTaken | None:
-    """The step that a run is about to take on ``minibatch``. Collective.
+) -> StepTaken:
+    """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
 
-    None where the optimizer's step has another form than SGD's. ``velocity`` gives this process's rows of
-    v_k before the step.
+    ``velocity`` gives this process's rows of v_k before the step.
     """
-    if not OPTIMIZERS[optim.optimizer].fused:
-        return None
     factor = 1.0
     if optim.limits_gradient:
         norm = minibatch.statistics.gradient_squares.sum().sqrt()
@@ -77,6 +74,7 @@ def step_taken(
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         velocity=velocity,
+        known=OPTIMIZERS[optim.optimizer].fused,
     )
 
 
@@ -130,6 +128,7 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
+        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
@@ -148,16 +147,10 @@ class FusedStep:
                 normalize=optim.normalize,
             ),
             ranks=None if self.whole else data,
-            sizes=[n] if self.whole or data.size == 1 else _sizes(n, data),
+            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
             by_factors=strategy.exchange,
             measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
         return taken
-
-
-def _sizes(n: int, ranks: Ranks) -> list[int]:
-    """How many of ``n`` samples each of ``ranks`` has."""
-    shares = (rank_rows(n, rank, ranks.size) for rank in range(ranks.size))
-    return [rows.stop - rows.start for rows in shares]

@@ -33,12 +33,15 @@ class Sharpness:
         taken, probe = context.taken, context.probe
         plain = self._eigenpairs("plain", probe, None)
         scaled = self._scaled(context, plain)
+        has_edge = scaled is not None and taken.known
+        if not taken.known:
+            context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv")
         found = [plain] if scaled is None else [plain, scaled]
         row: dict[str, Any] = {
             "sharpness": float(plain.values[0]),
             "preconditioned_sharpness": None if scaled is None else float(scaled.values[0]),
-            "edge_ratio": taken.edge_ratio(float(scaled.values[0])) if scaled and taken else None,
-            "edge": taken.edge if scaled and taken else None,
+            "edge_ratio": taken.edge_ratio(float(scaled.values[0])) if scaled and has_edge else None,
+            "edge": taken.edge if has_edge else None,
             "sharpness_residuals": [float(pairs.residuals[0]) for pairs in found],
         }
         if self._k > 1:
@@ -48,14 +51,13 @@ class Sharpness:
 
     def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
         """Of Ξ^{1/2} H Ξ^{1/2}; None where the direction is no ξ, ``plain`` where all ξ are 1."""
-        taken = context.taken
-        if taken is None or not taken.direction.is_scalar:
+        direction = context.taken.direction
+        if not direction.is_scalar:
             context.say(
                 "preconditioned_sharpness, edge_ratio: null, for the step is not a number times each layer's "
-                "gradient"
+                "gradient; directional_edge_ratio is defined for it"
             )
             return None
-        direction = taken.direction
         xi = direction.numbers.to(context.probe.partition.dtype)
         if bool((xi == 1).all()):
             self._starts["scaled"] = plain.vectors

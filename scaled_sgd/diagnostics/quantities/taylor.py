@@ -23,9 +23,10 @@ class Taylor:
     def measure(self, context: Context) -> dict[str, Any]:
         """``taylor``, ``predicted_loss`` and ``directional_edge_ratio``."""
         taken = context.taken
-        if taken is None:
-            context.say("taylor, predicted_loss: null, for the optimizer's step is not −η (μ v + c U + λ W)")
-            return {"taylor": None, "predicted_loss": None, "directional_edge_ratio": None}
+        if not taken.known:
+            context.say("taylor, predicted_loss: null, for the optimizer does not step by −ηv")
+            empty = dict.fromkeys(_TERMS)
+            return {"taylor": empty, "predicted_loss": None, "directional_edge_ratio": None}
         terms = taylor_of(context.minibatch, taken.along(context.minibatch))
         ratio = terms.directional_edge_ratio(taken.rate)
         if ratio is None:
