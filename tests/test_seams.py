@@ -147,7 +147,9 @@ def test_an_optimizer_trains_and_its_state_is_resumed():
 
 
 def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
-    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1")
+    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1", "--diagnostics.every=2")
+    assert rows[0]["sharpness"] > 0
+    assert rows[0]["predicted_loss"] is rows[0]["edge_ratio"] is None
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < losses[0]
     assert rows[0]["scales"] == pytest.approx(train("plain")[0]["scales"], rel=1e-12)

@@ -40,8 +40,7 @@ class Losses:
     def add(self, loss: Tensor, n: int) -> None:
         """Take the sum of this process's losses, () or (B,), of a minibatch of ``n`` samples. Collective."""
         if self.live:
-            totals = loss.tolist()
-            self._take([total / n for total in totals] if loss.ndim else [totals / n])
+            self._take([total / n for total in loss.tolist()] if loss.ndim else [loss.item() / n])
             return
         self._waiting.append(loss)
         self._sizes.append(n)

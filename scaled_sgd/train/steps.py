@@ -13,6 +13,7 @@ from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
@@ -73,6 +74,7 @@ def step_taken(
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         velocity=velocity,
+        known=OPTIMIZERS[optim.optimizer].fused,
     )
 
 
@@ -126,6 +128,7 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
+        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
@@ -144,16 +147,10 @@ class FusedStep:
                 normalize=optim.normalize,
             ),
             ranks=None if self.whole else data,
-            sizes=[n] if self.whole or data.size == 1 else _sizes(n, data),
+            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
             by_factors=strategy.exchange,
             measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
         return taken
-
-
-def _sizes(n: int, ranks: Ranks) -> list[int]:
-    """How many of ``n`` samples each of ``ranks`` has."""
-    shares = (rank_rows(n, rank, ranks.size) for rank in range(ranks.size))
-    return [rows.stop - rows.start for rows in shares]
