@@ -14,7 +14,7 @@ from torch import Tensor
 from scaled_sgd.config import Config, as_dict, flat
 from scaled_sgd.data import Data, load_data
 from scaled_sgd.study.engine import Steps, refuse_unsuited
-from scaled_sgd.study.identity import WITHOUT_EFFECT
+from scaled_sgd.study.grid.identity import WITHOUT_EFFECT
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.run import Cut, Run, find_device
 from scaled_sgd.study.stack import NEVER, Stack

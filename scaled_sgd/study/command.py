@@ -15,15 +15,15 @@ import torch
 from scaled_sgd.core.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.changes import changes
-from scaled_sgd.study.cluster import Cluster, submit
 from scaled_sgd.study.engine import train, unsuited
-from scaled_sgd.study.estimate import duration, seconds_left
+from scaled_sgd.study.execution.changes import changes
+from scaled_sgd.study.execution.estimate import duration, seconds_left
+from scaled_sgd.study.execution.jobs import FOLDER
+from scaled_sgd.study.execution.schedule import default_workers, make_schedule, run_schedule
+from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
-from scaled_sgd.study.jobs import FOLDER
 from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
-from scaled_sgd.study.runner import default_workers, make_plan, run_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,26 +118,26 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     if options.share is not None:
         with folder.locked(by_jobs=True):
             return _execute(options, study, _shared(runs, options.share.split(",")), folder)
-    plan = make_plan(study, runs, folder, unsuited)
+    schedule = make_schedule(study, runs, folder, unsuited)
     print(
-        f"{folder.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
-        f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
+        f"{folder.name}: {schedule.ended + schedule.pending} runs, {schedule.ended} ended, {len(schedule.small)} small and "
+        f"{len(schedule.large)} large to do; {_weights(runs)}; in {folder.path}",
         file=sys.stderr,
     )
-    cluster = None
-    if options.executor is not None and plan.pending:
-        jobs = max(1, min(options.jobs, plan.pending))
-        cluster = Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
+    submission = None
+    if options.executor is not None and schedule.pending:
+        jobs = max(1, min(options.jobs, schedule.pending))
+        submission = Submission(options.executor, jobs, options.at_once, options.minutes, parameters)
         print(
-            f"jobs: {cluster.jobs} by {cluster.executor}, {cluster.at_once or 'all'} at once, "
-            f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
+            f"jobs: {submission.jobs} by {submission.executor}, {submission.at_once or 'all'} at once, "
+            f"{submission.minutes} minutes each, {-(-schedule.pending // submission.jobs)} runs each",
             file=sys.stderr,
         )
-    workers = options.workers or (cluster.cores if cluster else default_workers())
-    side_by_side = workers * cluster.side_by_side if cluster else workers
+    workers = options.workers or (submission.cores if submission else default_workers())
+    side_by_side = workers * submission.side_by_side if submission else workers
     seconds = seconds_left(folder, runs)
-    if plan.pending and seconds is not None:
-        print(f"time: about {duration(seconds / min(side_by_side, plan.pending))}", file=sys.stderr)
+    if schedule.pending and seconds is not None:
+        print(f"time: about {duration(seconds / min(side_by_side, schedule.pending))}", file=sys.stderr)
     if options.dry_run:
         return 0
     if options.executor is None:
@@ -148,16 +148,16 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     if user is not None:
         raise UserError(f"study: {str(folder.path)!r} is being run by {user}; allowed: one at a time")
     _write(study, runs, folder)
-    if cluster is None:
+    if submission is None:
         return 0
     told = _for_jobs(options, folder, workers)
-    identifiers = submit(cluster, folder.path, told, [*plan.small, *plan.large])
+    identifiers = submit(submission, folder.path, main, told, [*schedule.small, *schedule.large])
     print(
         f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
     )
-    if cluster.executor == "slurm":
+    if submission.executor == "slurm":
         return 0
-    left = make_plan(study, runs, folder, unsuited).pending
+    left = make_schedule(study, runs, folder, unsuited).pending
     return _told_what_is_left(left, folder)
 
 
@@ -169,9 +169,11 @@ def _write(study: Study, runs: Sequence[Run], folder: StudyFolder) -> None:
 
 
 def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], folder: StudyFolder) -> int:
-    plan = make_plan(study, runs, folder, unsuited)
+    schedule = make_schedule(study, runs, folder, unsuited)
     workers = options.workers or default_workers()
-    counts = run_plan(plan, folder, train, workers=workers, group=_grouped(options.batched, plan.small))
+    counts = run_schedule(
+        schedule, folder, train, workers=workers, group=_grouped(options.batched, schedule.small)
+    )
     ended = ", ".join(f"{counts[state]:,} {state}" for state in State if counts[state])
     print(f"done: {ended or 'nothing'}; scaled-sgd study report {folder.path} shows it", file=sys.stderr)
     return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
@@ -230,14 +232,14 @@ def _weights(runs: Sequence[Run]) -> str:
 
 
 def _status(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.status import describe
+    from scaled_sgd.study.execution.status import describe
 
     print(describe(_folder(options)))
     return 0
 
 
 def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.collect import collect
+    from scaled_sgd.study.tables.collect import collect
 
     folder = _folder(options)
     collected = collect(folder.path)
@@ -248,7 +250,7 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.report import write_report
+    from scaled_sgd.study.page.report import write_report
 
     print(write_report(_folder(options).path))
     return 0
@@ -261,7 +263,3 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace, Mapping[str, Any]], int]] = {
     "collect": _collect,
     "report": _report,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,7 @@
-"""A ``train`` for tests of what runs studies: quick, and with the faults that a test asks for."""
+"""A ``train`` for tests of what runs studies: quick, and with the faults that a test asks for.
+
+A file ``hold-SEED`` in the folder of the study keeps runs of that seed from ending.
+"""
 
 import json
 import os
@@ -11,6 +14,8 @@ def train(configs, data, folders):
     for config, folder in zip(configs, folders, strict=True):
         (folder / "metrics.jsonl").write_text('{"step": 0}\n')
         time.sleep(0.02)
+        while (folder.parents[1] / f"hold-{config.run.seed}").exists():
+            time.sleep(0.01)
         if config.optim.lr == 13:
             raise ZeroDivisionError("by design")
         if config.optim.lr == 9:

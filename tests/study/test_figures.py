@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from matplotlib import _pylab_helpers
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.collect import collect
 from scaled_sgd.study.figures import RECIPES, View, draw_figures
 from scaled_sgd.study.figures.panels import MOST_PANELS, Panels
 from scaled_sgd.study.figures.rates import best, largest_stable
 from scaled_sgd.study.figures.words import number
+from scaled_sgd.study.tables.collect import collect
 from tests.study.folders import diagnosed, diverged, finished, make_study
 
 RATES = [2.0**k for k in range(-1, 5)]

@@ -9,9 +9,9 @@ import pytest
 
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.launches import Launches
 from tests.distributed.slurm import wait_until
 from tests.launching import environment
 
@@ -23,11 +23,11 @@ from pathlib import Path
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.launches import Launches
+from scaled_sgd.study.execution.launches import launch
 
 folder = StudyFolder(Path("studies/s"))
 (run,) = expand(read_study(Path("s.yaml")), DataShelf())
-Launches(folder).make(run)
+launch(run, folder)
 """
 TOTAL = 1500
 
@@ -68,7 +68,7 @@ def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, st
     assert 20 < len(steps(folder, run)) < TOTAL
     assert any((folder.run(run.id) / "checkpoints").iterdir())
     monkeypatch.chdir(tmp_path)
-    assert Launches(folder).make(run) == "finished"
+    assert launch(run, folder) == "finished"
     counted = Counter(steps(folder, run))
     assert set(range(TOTAL)) <= set(counted)
     assert set(counted.values()) == {1}
@@ -79,6 +79,6 @@ def test_a_large_run_that_fails_says_why(tmp_path, study):
     run, folder = study
     folder.run(run.id).mkdir(parents=True)
     (folder.run(run.id) / "metrics.jsonl").mkdir()
-    assert Launches(folder).make(run) == "failed"
+    assert launch(run, folder) == "failed"
     assert folder.state(run.id) == State.FAILED
     assert folder.error(run.id).startswith("exit status 2: error: run.dir: cannot write in ")

@@ -7,7 +7,7 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import RECIPES
-from scaled_sgd.study.report import write_report
+from scaled_sgd.study.page.report import write_report
 from tests.study.browser import BROWSER, look
 from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
 

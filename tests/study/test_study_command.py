@@ -15,10 +15,10 @@ import pytest
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
 from scaled_sgd.study.command import main
-from scaled_sgd.study.estimate import duration, seconds_left
+from scaled_sgd.study.execution.estimate import duration, seconds_left
+from scaled_sgd.study.execution.jobs import Job, jobs, record
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
-from scaled_sgd.study.jobs import Job, jobs, record
 from scaled_sgd.study.options import split_overrides
 from tests.launching import REPOSITORY
 
@@ -173,7 +173,9 @@ def test_a_job_does_its_share_of_what_was_submitted_and_no_more(folder, monkeypa
     """Though the folder has another plan by then."""
     submitted = []
     monkeypatch.setattr(
-        command, "submit", lambda cluster, path, told, runs: submitted.append((told, runs)) or ["1", "2"]
+        command,
+        "submit",
+        lambda submission, path, command, told, runs: submitted.append((told, runs)) or ["1", "2"],
     )
     assert main(["run", "smoke", *SMALL, "--run.seed=0", "--executor=slurm", "--jobs=2"]) == 0
     ((told, runs),) = submitted
@@ -188,7 +190,7 @@ def test_a_job_does_its_share_of_what_was_submitted_and_no_more(folder, monkeypa
 def test_local_jobs_have_a_core_each(monkeypatch):
     submitted = []
     monkeypatch.setattr(
-        command, "submit", lambda cluster, path, told, runs: submitted.append(told) or ["1", "2"]
+        command, "submit", lambda submission, path, command, told, runs: submitted.append(told) or ["1", "2"]
     )
     main(["run", "smoke", *SMALL, "--executor=local", "--jobs=2"])
     assert submitted[0][-2:] == ["--workers", "1"]

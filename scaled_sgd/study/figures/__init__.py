@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from scaled_sgd.study.collect import Collected
-from scaled_sgd.study.figure_names import FIGURES, check_names
 from scaled_sgd.study.figures import (
     against_width,
     best_lr,
@@ -25,6 +23,8 @@ from scaled_sgd.study.figures import (
 from scaled_sgd.study.figures.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.style import STYLE
 from scaled_sgd.study.figures.view import View
+from scaled_sgd.study.grid.figure_names import FIGURES, check_names
+from scaled_sgd.study.tables.collect import Collected
 
 __all__ = ["RECIPES", "Drawings", "Drawn", "Recipe", "View", "draw_figures"]
 

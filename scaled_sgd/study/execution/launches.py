@@ -35,54 +35,51 @@ def stop_launched(seconds: float = _SECONDS_TO_SAVE) -> None:
                 time.sleep(0.1)
 
 
-class Launches:
-    """Makes the large runs of a study, one at a time, on all GPUs that are here.
+def launch(run: Run, folder: StudyFolder) -> str:
+    """Train a large run on all GPUs that are here, from its newest checkpoint; how it ended.
 
-    Args:
-        folder: of the study.
+    Raises:
+        KeyboardInterrupt: a signal ended it; it goes on from there the next time.
     """
+    try:
+        lock = folder.hold(run.id)
+    except HeldError:
+        return State.RUNNING.value
+    with lock:
+        state = folder.state(run.id)
+        return state.value if state.ended else _launch(run, folder, lock)
 
-    def __init__(self, folder: StudyFolder) -> None:
-        self._folder = folder
-        self._files = folder.path / "launches"
 
-    def make(self, run: Run) -> str:
-        """Train, from the newest checkpoint if there is one; how it ended.
-
-        Raises:
-            KeyboardInterrupt: a signal ended it; it goes on from there the next time.
-        """
-        try:
-            lock = self._folder.hold(run.id)
-        except HeldError:
-            return State.RUNNING.value
-        with lock:
-            state = self._folder.state(run.id)
-            return state.value if state.ended else self._make(run, lock)
-
-    def _make(self, run: Run, lock: Lock) -> str:
-        place = self._folder.begin(run.id, keep=True)
-        self._files.mkdir(exist_ok=True)
-        config = as_dict(run.config)
-        processes = run.config.run.processes or _gpus(run)
-        config["run"] |= {"name": run.id, "dir": str(place.parent), "resume": "auto", "processes": processes}
-        path, log = (self._files / f"{run.id}.{kind}" for kind in ("yaml", "log"))
-        path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        status = _train(path, log, lock)
-        state = self._folder.state(run.id)
-        if state.ended:
-            return state.value
-        if status in _STOPPED:
-            raise KeyboardInterrupt
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        self._folder.fail(run.id, f"exit status {status}: {lines[-1] if lines else 'it said nothing'}")
-        return State.FAILED.value
+def _launch(run: Run, folder: StudyFolder, lock: Lock) -> str:
+    place, files = folder.begin(run.id, keep=True), folder.path / "launches"
+    files.mkdir(exist_ok=True)
+    config = as_dict(run.config)
+    processes = run.config.run.processes or _gpus(run)
+    config["run"] |= {"name": run.id, "dir": str(place.parent), "resume": "auto", "processes": processes}
+    path, log = (files / f"{run.id}.{kind}" for kind in ("yaml", "log"))
+    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    status = _train(path, log, lock)
+    state = folder.state(run.id)
+    if state.ended:
+        return state.value
+    if status in _STOPPED:
+        raise KeyboardInterrupt
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    folder.fail(run.id, f"exit status {status}: {lines[-1] if lines else 'it said nothing'}")
+    return State.FAILED.value
 
 
 def _train(config: Path, log: Path, lock: Lock) -> int:
     """The exit status of the trainer, which holds ``lock`` to its end, whatever becomes of this process."""
     environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
-    command = [sys.executable, "-m", "scaled_sgd.study.launched", str(os.getpid()), "--config", str(config)]
+    command = [
+        sys.executable,
+        "-m",
+        "scaled_sgd.study.execution.launched",
+        str(os.getpid()),
+        "--config",
+        str(config),
+    ]
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from scaled_sgd.config import Config
 from scaled_sgd.parallel.machine import cores
 from scaled_sgd.study.attempt import Train
+from scaled_sgd.study.execution.launches import launch
+from scaled_sgd.study.execution.workers import Task, run_tasks
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study
-from scaled_sgd.study.launches import Launches
-from scaled_sgd.study.workers import Task, run_tasks
 
 _MOST_TOGETHER = 64
 """Runs of one computation."""
@@ -27,7 +27,7 @@ Unsuited = Callable[[Config], str | None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """What is to be done, each run once.
 
     Attributes:
@@ -46,14 +46,14 @@ class Plan:
         return len(self.small) + len(self.large)
 
 
-def make_plan(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> Plan:
+def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> Schedule:
     """Sort out what of ``runs`` has ended, what workers do and what is launched."""
     unique = list({run.id: run for run in runs}.values())
     pending = [run for run in unique if not folder.state(run.id).ended]
     launched = {run.id for run in pending if is_large(run, study, unsuited)}
     large = [run for run in pending if run.id in launched]
     small = sorted((run for run in pending if run.id not in launched), key=lambda run: -run.work)
-    return Plan(tuple(small), tuple(large), len(unique) - len(pending))
+    return Schedule(tuple(small), tuple(large), len(unique) - len(pending))
 
 
 def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
@@ -62,20 +62,20 @@ def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
     return several or run.weights > study.large_weights or unsuited(run.config) is not None
 
 
-def run_plan(
-    plan: Plan, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
+def run_schedule(
+    schedule: Schedule, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
 ) -> Counter[str]:
     """Do it; how many runs ended in each way.
 
     Args:
-        plan: what is pending.
+        schedule: what is pending.
         folder: of the study.
         train: for small runs.
         workers: processes for small runs.
         group: train small runs of one shape together.
     """
     counts: Counter[str] = Counter()
-    with tqdm(total=plan.pending, unit="run", disable=None, dynamic_ncols=True) as bar:
+    with tqdm(total=schedule.pending, unit="run", disable=None, dynamic_ncols=True) as bar:
 
         def told(run: Run, status: str) -> None:
             counts[status] += 1
@@ -84,11 +84,10 @@ def run_plan(
             if status == State.FAILED:
                 bar.write(f"warning: run {run.id}: {folder.error(run.id)}", file=sys.stderr)
 
-        tasks = _tasks(plan.small, workers) if group else [(run,) for run in plan.small]
+        tasks = _tasks(schedule.small, workers) if group else [(run,) for run in schedule.small]
         run_tasks(tasks, folder, train, workers=workers, told=told)
-        launches = Launches(folder)
-        for run in plan.large:
-            told(run, launches.make(run))
+        for run in schedule.large:
+            told(run, launch(run, folder))
     return counts
 
 

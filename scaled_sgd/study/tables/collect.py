@@ -12,8 +12,9 @@ import pandas as pd
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import replace_file
-from scaled_sgd.study.ended import Ended, read_plan, read_run
-from scaled_sgd.study.tidy import column, flat, in_order
+from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.tables.ended import Ended, read_run
+from scaled_sgd.study.tables.tidy import column, flat, in_order
 
 _SUMMARY = (
     "status", "steps", "step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy",
@@ -80,7 +81,7 @@ def collect(folder: Path) -> Collected:
         UserError: the folder has no plan, or an axis has the name of a column that every run has.
     """
     folder = Path(folder)
-    plan = read_plan(folder / "plan.jsonl")
+    plan = StudyFolder(folder).planned()
     found: dict[str, Ended] = {}
     warnings: list[str] = []
     pending = damaged = 0

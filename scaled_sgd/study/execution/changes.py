@@ -1,6 +1,5 @@
 """What a plan changes of the one that was there before."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +13,9 @@ _SHOWN = 8
 def changes(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> str | None:
     """A line on how this plan differs from the folder's; None where it has none, or one of the same runs."""
     try:
-        lines = (folder.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-        before = {json.loads(line)["id"] for line in lines}
+        before = {entry["id"] for entry in folder.planned()}
         earlier = _facts(read_study(folder.path / "study.yaml"))
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except UserError:
         return None
     now = {run.id for run in runs}
     if before == now:

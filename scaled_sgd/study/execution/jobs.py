@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from scaled_sgd.runs.records import write_atomically
+from scaled_sgd.study.execution.endings import is_alive
 
 Executor = Literal["local", "slurm"]
 
@@ -81,7 +81,7 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
     if (folder / f"{identifier}_0_result.pkl").is_file():
         return Job(identifier, "failed", _last_line(folder / f"{identifier}_0_log.err"))
     if executor == "local":
-        return Job(identifier, "running" if _alive(int(identifier)) else "gone")
+        return Job(identifier, "running" if is_alive(int(identifier)) else "gone")
     return Job(identifier, "gone" if queue is not None else "unknown, since squeue does not answer")
 
 
@@ -97,25 +97,12 @@ def _queue() -> dict[str, str] | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {name: state.lower() for name, _, state in map(_halves, listed.stdout.splitlines())}
+    named = (line.partition(" ") for line in listed.stdout.splitlines())
+    return {name: state.lower() for name, _, state in named}
 
 
 def _end(folder: Path, identifier: str) -> Path:
     return folder / f"{identifier}_end.txt"
-
-
-def _halves(line: str) -> tuple[str, str, str]:
-    return line.partition(" ")
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _last_line(path: Path) -> str | None:

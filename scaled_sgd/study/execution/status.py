@@ -1,12 +1,10 @@
 """How far a study is, in a few lines."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from scaled_sgd.core.errors import UserError
+from scaled_sgd.study.execution.jobs import FOLDER, Job, jobs
 from scaled_sgd.study.folder import State, StudyFolder
-from scaled_sgd.study.jobs import FOLDER, Job, jobs
 
 _SHOWN = 10
 """Failed runs, and jobs that have not ended well, that are named."""
@@ -14,14 +12,8 @@ _SHOWN = 10
 
 def describe(folder: StudyFolder) -> str:
     """Counts over all runs and for each value of each axis, and why runs failed."""
-    try:
-        lines = (folder.path / "plan.jsonl").read_text(encoding="utf-8").splitlines()
-        plan = [json.loads(line) for line in lines]
-        states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"study: {str(folder.path / 'plan.jsonl')!r} is damaged: {error}; allowed: what study run writes"
-        ) from error
+    plan = folder.planned()
+    states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
     text = [f"{folder.path}: {len(states)} runs, {_counts(states.values())}"]
     for axis in dict.fromkeys(name for entry in plan for name in entry["axes"]):
         for value in dict.fromkeys(str(entry["axes"].get(axis)) for entry in plan):
@@ -42,6 +34,6 @@ def _jobs(found: Sequence[Job]) -> Iterator[str]:
         yield f"  {job.id} {job.state}" + (f": {job.error}" if job.error else "")
 
 
-def _counts(states: "object") -> str:
-    counts = Counter(states)  # type: ignore[call-overload]
+def _counts(states: Iterable[State]) -> str:
+    counts = Counter(states)
     return ", ".join(f"{counts[state]} {state}" for state in State if counts[state]) or "none"

@@ -1,4 +1,4 @@
-"""What the folder of a study holds: its plan, and runs that have ended."""
+"""Runs that have ended, as a study's folder holds them."""
 
 import json
 import math
@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.tidy import flat, table_of
+from scaled_sgd.study.tables.tidy import table_of
 
 
 @dataclass(frozen=True)
@@ -24,29 +23,6 @@ class Ended:
 
     summary: dict[str, Any]
     metrics: dict[str, np.ndarray]
-
-
-def read_plan(path: Path) -> list[dict[str, Any]]:
-    """The planned runs of a study: id, axes and configuration of each.
-
-    Raises:
-        UserError: there is no such file, or it holds something else.
-    """
-    try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        for entry in entries:
-            if not isinstance(entry["id"], str) or "id" in dict(entry["axes"]):
-                raise ValueError("a line is no run")
-            dict(flat(entry["config"]))
-    except OSError as error:
-        raise UserError(
-            f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"study: {str(path)!r} is damaged: {error}; allowed: lines with id, axes, config"
-        ) from error
-    return entries
 
 
 def read_run(folder: Path, warnings: list[str]) -> Ended | None:

@@ -13,11 +13,11 @@ import yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study import page
-from scaled_sgd.study.collect import Collected, collect
-from scaled_sgd.study.figure_names import check_names
 from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, draw_figures
 from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
+from scaled_sgd.study.grid.figure_names import check_names
+from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
 _SMALL = 40

@@ -3,16 +3,16 @@
 import signal
 import sys
 
-from scaled_sgd.study.child_processes import die_with_parent
+from scaled_sgd.study.execution.endings import end_with
 
 
 def main() -> int:
     """Train; returns the exit status."""
-    parent, *arguments = sys.argv[1:]
-    # Schedulers send these to all processes; the parent passes on what is meant.
+    starter, *arguments = sys.argv[1:]
+    # Schedulers send these to all processes; the starter passes on what is meant.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    die_with_parent(signal.SIGTERM, int(parent))
+    end_with(int(starter), signal.SIGTERM)
     from scaled_sgd.cli import main as scaled_sgd
 
     return scaled_sgd(["train", *arguments])
