@@ -120,8 +120,8 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
             return _execute(options, study, _shared(runs, options.share.split(",")), folder)
     schedule = make_schedule(study, runs, folder, unsuited)
     print(
-        f"{folder.name}: {schedule.ended + schedule.pending} runs, {schedule.ended} ended, {len(schedule.small)} small and "
-        f"{len(schedule.large)} large to do; {_weights(runs)}; in {folder.path}",
+        f"{folder.name}: {schedule.ended + schedule.pending} runs, {schedule.ended} ended, "
+        f"{len(schedule.small)} small and {len(schedule.large)} large to do; {_weights(runs)}; in {folder.path}",
         file=sys.stderr,
     )
     submission = None

@@ -82,7 +82,7 @@ def _train(config: Path, log: Path, lock: Lock) -> int:
     ]
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            command,
+            [*trainer, "--config", str(config)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,27 +1,27 @@
 """The report of a study: a page that opens anywhere, its figures as files, and a short text to commit."""
 
+import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from scaled_sgd.config.parsing import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import replace_file, write_atomically
-from scaled_sgd.study import page
-from scaled_sgd.study.figures import RECIPES, Drawings, Drawn, draw_figures
+from scaled_sgd.study.figures import RECIPES, Drawn, draw_figures
 from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
 from scaled_sgd.study.grid.figure_names import check_names
 from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
-_SMALL = 40
-"""Rows of a table that the short text still has."""
+_MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
+"""Of a table; the file beside the figure has all."""
 
 
 def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
@@ -34,61 +34,62 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
         UserError: the folder is no study's, or a figure has no such name.
     """
     folder = Path(folder)
-    study = _read_study(folder / "study.yaml")
+    study = read_yaml(folder / "study.yaml", option="study")
     chosen = names if names is not None else study.get("report")
     if chosen is not None:
+        if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+            raise UserError(f"report: {chosen!r} is no list; allowed: a list of {', '.join(RECIPES)}")
         check_names(chosen)
     collected = collect(folder)
     drawings = draw_figures(collected, chosen)
-    title = str(study.get("title") or folder.resolve().name)
-    about = " ".join(str(study.get("about") or "").split())
-    facts = _facts(folder, collected)
-    pictures = _write_figures(folder / _FIGURES, drawings.figures)
-    parts = [
-        page.heading(title, about),
-        page.facts(facts),
-        page.contents(drawings.figures),
-        page.remarks(collected.warnings, heading="Runs that could not be read"),
-        *([] if drawings.figures else ["<p>There is nothing to draw yet.</p>"]),
-        *(page.figure(f, svg, folder=_FIGURES) for f, svg in zip(drawings.figures, pictures, strict=True)),
-        page.remarks(_lacking(drawings), heading="What the study has no data for"),
-    ]
-    path = folder / "report.html"
-    write_atomically(path, page.document(title, [part for part in parts if part]))
-    write_atomically(folder / "summary.md", _summary(title, about, facts, drawings.figures))
-    return path
+    facts = {
+        "title": str(study.get("title") or folder.resolve().name),
+        "about": " ".join(str(study.get("about") or "").split()),
+        "facts": _facts(folder, collected),
+        "warnings": collected.warnings,
+        "figures": drawings.figures,
+        "pictures": _write_figures(folder / _FIGURES, drawings.figures),
+        "folder": _FIGURES,
+        "lacking": [f"{title} It would take {reason}." for title, reason in drawings.lacking],
+    }
+    templates = _templates()
+    for name, most in (("report.html", _MOST_ROWS), ("summary.md", _MOST_ROWS_OF_TEXT)):
+        write_atomically(folder / name, templates.get_template(name).render(facts, most=most))
+    return folder / "report.html"
 
 
-def _read_study(path: Path) -> dict[str, Any]:
-    try:
-        study = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"study: {str(path)!r} is not valid YAML: {error}; allowed: a study file") from error
-    if not isinstance(study, dict):
-        raise UserError(f"study: {str(path)!r} holds a {type(study).__name__}; allowed: a study file")
-    report = study.get("report")
-    if report is not None and not isinstance(report, list):
-        raise UserError(f"report: {report!r} is no list; allowed: a list of {', '.join(RECIPES)}")
-    return study
+def _templates() -> Environment:
+    """Every text is escaped in the page; in the short text it says ``plain``."""
+    templates = Environment(
+        loader=PackageLoader("scaled_sgd.study.page"),
+        autoescape=select_autoescape(("html",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.filters |= {
+        "cell": cell_text,
+        "prose": lambda text: text.replace(" = ", "\u00a0=\u00a0"),
+        "base64": lambda source: base64.b64encode(source).decode(),
+        "plain": _plain,
+        "row": _row,
+    }
+    return templates
 
 
-def _write_figures(folder: Path, figures: Sequence[Drawn]) -> list[bytes]:
-    """Write the files of every figure, forget those of an earlier report; returns the SVGs."""
+def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
+    """Write the files of every figure, forget those of an earlier report; returns the SVGs by name."""
     folder.mkdir(exist_ok=True)
     for name in set(RECIPES) - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    pictures = []
+    pictures = {}
     for drawn in figures:
-        svg, png = drawn.svg(), drawn.png()
-        replace_file(folder / f"{drawn.name}.svg", partial(Path.write_bytes, data=svg))
-        replace_file(folder / f"{drawn.name}.png", partial(Path.write_bytes, data=png))
+        pictures[drawn.name] = drawn.svg()
+        for kind, source in (("svg", pictures[drawn.name]), ("png", drawn.png())):
+            replace_file(folder / f"{drawn.name}.{kind}", partial(Path.write_bytes, data=source))
         write_atomically(folder / f"{drawn.name}.csv", drawn.table.to_csv(index=False))
-        pictures.append(svg)
     return pictures
 
 
@@ -116,7 +117,7 @@ def _facts(folder: Path, collected: Collected) -> list[tuple[str, str]]:
 
 def _values(axis: str, column: pd.Series) -> str:
     distinct = [None if pd.isna(value) else value for value in column.drop_duplicates()]
-    words = [value_label(axis, v) if v is None or isinstance(v, str) else page.cell_text(v) for v in distinct]
+    words = [value_label(axis, v) if v is None or isinstance(v, str) else cell_text(v) for v in distinct]
     return listing(words, most=14).replace("`", "'")
 
 
@@ -139,29 +140,15 @@ def _shown(folder: Path) -> str:
     return folder.resolve().name if ".." in relative.parts else relative.as_posix()
 
 
-def _lacking(drawings: Drawings) -> list[str]:
-    return [f"{title} It would take {reason}." for title, reason in drawings.lacking]
-
-
-def _summary(title: str, about: str, facts: Sequence[tuple[str, str]], figures: Sequence[Drawn]) -> str:
-    """The report as Markdown: sentences, pictures by their files, small tables."""
-    lines = [f"# {_plain(title)}", "", *([_plain(about), ""] if about else [])]
-    lines += [f"- {_plain(name)}: {_marked(value)}" for name, value in facts]
-    for drawn in figures:
-        lines += ["", f"## {_plain(drawn.title)}", "", f"**{_plain(drawn.sentence)}**", ""]
-        lines += [f"![{_plain(drawn.title)}]({_FIGURES}/{drawn.name}.png)", "", _plain(drawn.caption)]
-        lines += ["", *(f"- {_plain(note)}" for note in drawn.notes)] if drawn.notes else []
-        if len(drawn.table) <= _SMALL:
-            lines += ["", *_rows(drawn.table)]
-        else:
-            lines += ["", f"[The numbers]({_FIGURES}/{drawn.name}.csv): {len(drawn.table):,} rows."]
-    return "\n".join(lines) + "\n"
-
-
-def _rows(table: pd.DataFrame) -> list[str]:
-    cells = [[page.cell_text(value) for value in row] for row in table.itertuples(index=False)]
-    rows = [[str(name) for name in table.columns], ["---"] * len(table.columns), *cells]
-    return [f"| {' | '.join(_plain(cell).replace('|', '&#124;') for cell in row)} |" for row in rows]
+def cell_text(value: object) -> str:
+    """A cell of a table in words."""
+    if value is None or value is pd.NA:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return "yes" if value else "no"
+    return number(value)
 
 
 def _plain(text: str) -> str:
@@ -170,7 +157,6 @@ def _plain(text: str) -> str:
     return "".join(f"\\{character}" if character in "\\*_`[]" else character for character in escaped)
 
 
-def _marked(text: str) -> str:
-    """The same with what stands in backquotes as code."""
-    parts = text.split("`")
-    return "".join(f"`{part}`" if place % 2 else _plain(part) for place, part in enumerate(parts))
+def _row(cells: Iterable[object]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(_plain(str(cell)).replace('|', '&#124;') for cell in cells)} |"
