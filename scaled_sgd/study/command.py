@@ -121,7 +121,8 @@ def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
     schedule = make_schedule(study, runs, folder, unsuited)
     print(
         f"{folder.name}: {schedule.ended + schedule.pending} runs, {schedule.ended} ended, "
-        f"{len(schedule.small)} small and {len(schedule.large)} large to do; {_weights(runs)}; in {folder.path}",
+        f"{len(schedule.small)} small and {len(schedule.large)} large to do; {_weights(runs)}; "
+        f"in {folder.path}",
         file=sys.stderr,
     )
     submission = None

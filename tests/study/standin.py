@@ -1,15 +1,21 @@
-"""A ``train`` for tests of what runs studies: quick, and with the faults that a test asks for.
+"""Stand-ins for tests of what runs studies: quick, and with the faults and waits that a test asks for."""
 
-A file ``hold-SEED`` in the folder of the study keeps runs of that seed from ending.
-"""
-
+import itertools
 import json
 import os
 import signal
+import sys
 import time
+from pathlib import Path
+
+from scaled_sgd.study import command
+from scaled_sgd.study.folder import StudyFolder
+
+study_command = command.main
 
 
 def train(configs, data, folders):
+    """A file ``hold-SEED`` in the folder of the study keeps runs of that seed from ending."""
     found = []
     for config, folder in zip(configs, folders, strict=True):
         (folder / "metrics.jsonl").write_text('{"step": 0}\n')
@@ -30,3 +36,27 @@ def train(configs, data, folders):
 
 def nothing(config):
     return None
+
+
+def hold(arguments):
+    """``scaled-sgd study run --share RUNS`` that never ends: it holds the first of its runs."""
+    options = dict(itertools.pairwise(arguments))
+    folder = StudyFolder(Path(options["--dir"], options["--name"]))
+    with folder.hold(options["--share"].split(",")[0]):
+        while True:
+            signal.pause()
+
+
+def wait_for_go(arguments):
+    """``scaled-sgd study`` that begins once the working folder has a file ``go``."""
+    while not Path("go").exists():
+        time.sleep(0.1)
+    return study_command(arguments)
+
+
+def submit_with(name):
+    """``scaled-sgd study`` whose jobs are one of these stand-ins: ``python -c`` does it."""
+    import tests.study.standin as standins
+
+    command.main = getattr(standins, name)
+    sys.exit(study_command(sys.argv[1:]))

@@ -72,14 +72,7 @@ def _launch(run: Run, folder: StudyFolder, lock: Lock) -> str:
 def _train(config: Path, log: Path, lock: Lock) -> int:
     """The exit status of the trainer, which holds ``lock`` to its end, whatever becomes of this process."""
     environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
-    command = [
-        sys.executable,
-        "-m",
-        "scaled_sgd.study.execution.launched",
-        str(os.getpid()),
-        "--config",
-        str(config),
-    ]
+    trainer = [sys.executable, "-m", "scaled_sgd.study.execution.launched", str(os.getpid())]
     with open(log, "ab") as output:
         process = subprocess.Popen(
             [*trainer, "--config", str(config)],

@@ -211,7 +211,7 @@ def _local_jobs(
 
     # Jobs do not see Ctrl-C, which would end their controllers in a traceback: they are told.
     ignored = (signal.SIG_BLOCK, {signal.SIGINT})
-    with ThreadPoolExecutor(submission.side_by_side, None, "", signal.pthread_sigmask, ignored) as threads:
+    with ThreadPoolExecutor(submission.side_by_side, "", signal.pthread_sigmask, ignored) as threads:
         try:
             yield from threads.map(make, parts)
         finally:

@@ -40,6 +40,14 @@ class Drawn:
         """The figure for who cannot see it."""
         return f"{self.title} {self.caption} {self.sentence}"
 
+    def settled(self) -> "Drawn":
+        """This figure, laid out once, so that all its files are alike."""
+        layout = self.picture.get_layout_engine()
+        if layout is not None:
+            layout.execute(self.picture)
+            self.picture.set_layout_engine("none")
+        return self
+
     def png(self) -> bytes:
         """The picture as PNG, the same bytes every time."""
         return self._rendered("png", dpi=PNG_DPI, metadata={"Software": None})

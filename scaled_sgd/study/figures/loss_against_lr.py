@@ -56,7 +56,7 @@ def draw(view: View) -> Drawn:
     runs = view.runs.drop_duplicates("id")
     diverged = int((runs["status"] == "diverged").sum())
     notes = [
-        *([panels.left_out] if panels.left_out else []),
+        *panels.notes,
         *([f"{diverged} of {len(runs)} runs diverged."] if diverged else []),
         *end_notes(choices, "The best learning rate"),
         *seed_note(table["seeds"]),
@@ -135,4 +135,4 @@ def _table(view: View, line: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(columns={RATE: axis_label(RATE)})
 
 
-RECIPE = Recipe("loss_against_lr", _TITLE, lacks, draw)
+LOSS_AGAINST_LR = Recipe("loss_against_lr", _TITLE, lacks, draw)

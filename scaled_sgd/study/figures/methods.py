@@ -58,7 +58,7 @@ def draw(view: View) -> Drawn:
     picture.set_size_inches(width, 0.6 + rows * (0.6 + 0.3 * len(names)))
     panels.label(axes, view.loss_label(view.runs), "")
     notes = [
-        *([panels.left_out] if panels.left_out else []),
+        *panels.notes,
         *end_notes([(_both(e), e.choice) for e in entries], "The best learning rate"),
         *seed_note([e.choice.seeds for e in entries if e.choice.found]),
     ]
@@ -184,4 +184,4 @@ def _table(entries: list[_Entry]) -> pd.DataFrame:
     ).rename(columns={RATE: "learning rate η"})
 
 
-RECIPE = Recipe("methods", _TITLE, lacks, draw)
+METHODS = Recipe("methods", _TITLE, lacks, draw)

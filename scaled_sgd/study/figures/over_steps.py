@@ -11,15 +11,14 @@ from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, values
 from scaled_sgd.study.figures.words import listing, value_label
 
 
-def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Runs of the largest width that has any, and a sentence on the others."""
+def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Runs of the largest width that has any, and a note on the others."""
     if WIDTH not in view.varied:
-        return runs, ""
-    widths = values(runs, WIDTH)
-    left = [value_label(WIDTH, width) for width in widths[:-1]]
-    return runs[runs[WIDTH] == widths[-1]], (
-        f"Shown at {value_label(WIDTH, widths[-1])}; left out: {listing(left)}." if left else ""
-    )
+        return runs, []
+    *others, largest = values(runs, WIDTH)
+    left, shown = [value_label(WIDTH, width) for width in others], value_label(WIDTH, largest)
+    notes = [f"Shown at {shown}; left out: {listing(left)}."] if left else []
+    return runs[runs[WIDTH] == largest], notes
 
 
 def telling_rates(runs: pd.DataFrame) -> list[float]:
@@ -56,5 +55,5 @@ def last(steps: pd.DataFrame, column: str) -> pd.Series:
 
 def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
     """A median with its band."""
-    ax.plot(data.index, data["median"], label=label, **{"markersize": 3.5} | look)
+    ax.plot(data.index, data["median"], label=label, **look)
     ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)

@@ -38,12 +38,12 @@ class Panels:
     Attributes:
         shown: in reading order.
         columns: how many stand beside each other.
-        left_out: which values have no panel, a sentence, or empty.
+        notes: which values have no panel, a sentence, if there are some.
     """
 
     shown: tuple[Panel, ...]
     columns: int
-    left_out: str
+    notes: tuple[str, ...]
 
     @classmethod
     def of(cls, runs: pd.DataFrame, axes: Sequence[str], *, most: int = MOST_PANELS) -> "Panels":
@@ -63,8 +63,8 @@ class Panels:
         found = [Panel(title(free, key), tuple(key), rows) for key, rows in groups(runs, free)]
         if len(found) > most:
             held.append(f"the first {most} of {len(found)} panels")
-        left_out = f"Shown: {'; '.join(held)}." if held else ""
-        return cls(tuple(found[:most]), _columns(runs, free, min(len(found), most)), left_out)
+        notes = (f"Shown: {'; '.join(held)}.",) if held else ()
+        return cls(tuple(found[:most]), _columns(runs, free, min(len(found), most)), notes)
 
     def figure(self, *, share_y: bool) -> tuple[Figure, list[Axes]]:
         """An empty figure with an axes for each panel, titled."""

@@ -50,7 +50,7 @@ def lacks(view: View, column: str) -> str:
 def draw(view: View, column: str) -> Drawn:
     """Median and range over seeds at up to three learning rates."""
     several = view.runs[RATE].nunique() > 1
-    runs, left_out = widest(view, view.runs) if several else (view.runs, "")
+    runs, left_out = widest(view, view.runs) if several else (view.runs, [])
     panels = Panels.of(runs, view.without(WIDTH))
     lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
     shown = sorted({line.value for line in lines})
@@ -67,11 +67,14 @@ def draw(view: View, column: str) -> Drawn:
         "and normalising."
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
-    notes = [note for note in (panels.left_out, left_out) if note]
-    notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
+    notes = (
+        *panels.notes,
+        *left_out,
+        *seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)]),
+    )
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
     said = tell(lines, "rate" if several else "width")
-    return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
+    return Drawn(column, _TITLES[column], said, caption, notes, table, picture)
 
 
 def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
@@ -102,7 +105,7 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
-        look = ordered(shown.index(line.value), len(shown))
+        look = ordered(shown.index(line.value), len(shown)) | {"markersize": 3.5}
         curve(ax, data, look, label=line.name)
         rates = line.steps.groupby("step")["rate"].median()
         rates = rates[rates > 0]

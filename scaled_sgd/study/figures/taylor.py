@@ -45,7 +45,7 @@ def draw(view: View) -> Drawn:
     panels.label(axes, "actual change of the loss", "predicted change")
     key_of_lines(picture, axes)
     said = sentence_of(parts, opening="The prediction has the right sign in ") or _overall(changes)
-    notes = [panels.left_out] if panels.left_out else []
+    notes = list(panels.notes)
     if everything:
         notes.append("No run is stable: the steps of all runs are shown.")
     elif len(stable) < len(view.runs):
@@ -143,4 +143,4 @@ def _overall(changes: pd.DataFrame) -> str:
     return f"Over all panels the prediction has the right sign in {_words(changes, found)}."
 
 
-RECIPE = Recipe("taylor", _TITLE, lacks, draw)
+TAYLOR = Recipe("taylor", _TITLE, lacks, draw)

@@ -79,6 +79,10 @@ class View:
         """The varied axes but for the given ones."""
         return tuple(axis for axis in self.varied if axis not in axes)
 
+    def several(self, axis: str) -> bool:
+        """Whether runs that have ended have two values of a varied axis or more."""
+        return axis in self.varied and self.runs[axis].nunique() > 1
+
     def has(self, *columns: str) -> bool:
         """Whether the metrics have all of these, with at least one number each."""
         return all(name in self.metrics and self.metrics[name].notna().any() for name in columns)

@@ -13,7 +13,7 @@ from scaled_sgd.config import key_types
 from scaled_sgd.config.parsing import read_yaml, unknown_key
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
-from scaled_sgd.study.grid.figure_names import check_names
+from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.matching import MATCHINGS
 
 _KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights")
@@ -113,9 +113,7 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
     matchings, like = _match(source.get("match"))
     figures = source.get("report")
-    if figures is not None and not (isinstance(figures, list) and all(isinstance(f, str) for f in figures)):
-        raise UserError(f"report: {figures!r} is not usable; allowed: a list of figures, or nothing for all")
-    check_names(figures or ())
+    check_figures(figures)
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):
         large = float(large) if isinstance(large, str) else large  # YAML has 2e7 for text.

@@ -11,12 +11,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from scaled_sgd.config.parsing import read_yaml
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import replace_file, write_atomically
-from scaled_sgd.study.figures import RECIPES, Drawn, draw_figures
+from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.view import WIDTH
 from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
-from scaled_sgd.study.grid.figure_names import check_names
+from scaled_sgd.study.grid.figures import FIGURES, check_figures
 from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
@@ -36,10 +35,7 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
     folder = Path(folder)
     study = read_yaml(folder / "study.yaml", option="study")
     chosen = names if names is not None else study.get("report")
-    if chosen is not None:
-        if not isinstance(chosen, Sequence) or isinstance(chosen, str):
-            raise UserError(f"report: {chosen!r} is no list; allowed: a list of {', '.join(RECIPES)}")
-        check_names(chosen)
+    check_figures(chosen)
     collected = collect(folder)
     drawings = draw_figures(collected, chosen)
     facts = {
@@ -81,7 +77,7 @@ def _templates() -> Environment:
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure, forget those of an earlier report; returns the SVGs by name."""
     folder.mkdir(exist_ok=True)
-    for name in set(RECIPES) - {drawn.name for drawn in figures}:
+    for name in set(FIGURES) - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     pictures = {}

@@ -1,41 +1,19 @@
 """A quantity of every layer against step, at the best learning rate: feature ranks and soft ranks."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
 
 from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.over_steps import at_best_rate, curve, last, over_seeds, widest
+from scaled_sgd.study.figures.over_steps import at_best_rate, last, over_seeds, widest
 from scaled_sgd.study.figures.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.per_layer import PerLayer, draw_layer, lacks
 from scaled_sgd.study.figures.rates import seed_note
-from scaled_sgd.study.figures.style import ordered, step_axis
+from scaled_sgd.study.figures.style import step_axis
 from scaled_sgd.study.figures.view import RATE, WIDTH, View
 from scaled_sgd.study.figures.words import number, sentence_of, span
 
-
-@dataclass(frozen=True)
-class Layered:
-    """A quantity per layer.
-
-    Attributes:
-        name: of the figure.
-        prefix: of its columns.
-        title: the question.
-        axis: its y label.
-        deepest: what its last layer is called.
-        meaning: for the caption.
-    """
-
-    name: str
-    prefix: str
-    title: str
-    axis: str
-    deepest: str
-    meaning: str
-
-
-STABLE_RANKS = Layered(
+STABLE_RANKS = PerLayer(
     "feature_ranks",
     "features.stable",
     "Do hidden features separate?",
@@ -43,7 +21,7 @@ STABLE_RANKS = Layered(
     "last hidden layer",
     "Stable rank ‖H‖²_F / ‖H‖²₂ of each hidden layer's features on a fixed probe",
 )
-SOFT_RANKS = Layered(
+SOFT_RANKS = PerLayer(
     "soft_ranks",
     "soft_ranks",
     "How many directions does a layer's gradient see?",
@@ -53,12 +31,7 @@ SOFT_RANKS = Layered(
 )
 
 
-def lacks(view: View, what: Layered) -> str:
-    """A study needs the quantity in its metrics."""
-    return "" if view.layered(what.prefix) else f"{what.prefix} in the metrics (diagnostics.every)"
-
-
-def draw(view: View, what: Layered) -> Drawn:
+def draw(view: View, what: PerLayer) -> Drawn:
     """Median and range over seeds, a line a layer."""
     names = view.layered(what.prefix)
     runs, left_out = widest(view, view.runs)
@@ -72,10 +45,8 @@ def draw(view: View, what: Layered) -> Drawn:
         steps = view.steps(chosen, names)
         layers = [name for name in names if steps[name].notna().any()]
         for name in layers:
-            k = int(name.rpartition(".")[2])
-            data = over_seeds(steps, name)
-            curve(ax, data, ordered(k - 1, len(names)), label=f"layer {k}")
-            ending = last(steps, name)
+            data, ending = over_seeds(steps, name), last(steps, name)
+            k = draw_layer(ax, name, data, len(names))
             rows.append(
                 {
                     "panel": panel.title or "all",
@@ -92,41 +63,32 @@ def draw(view: View, what: Layered) -> Drawn:
             deepest = over_seeds(steps, layers[-1])["median"]
             starts.append(float(deepest.iloc[0]))
             ends.append(float(deepest.iloc[-1]))
-            slowest = _slowest(view, panel.runs, layers[-1], rate)
-            parts.append(
-                (
-                    panel.title,
-                    f"from {number(starts[-1])} to {number(ends[-1])} at η = {number(rate)}{slowest}",
-                )
-            )
+            said = f"from {number(starts[-1])} to {number(ends[-1])} at η = {number(rate)}"
+            parts.append((panel.title, said + _at_lowest_rate(view, panel.runs, layers[-1], rate)))
         step_axis(ax)
     panels.label(axes, "step", what.axis)
     key_of_lines(picture, axes)
-    said = sentence_of(parts, opening=f"In training the {what.axis} of the {what.deepest} goes ")
+    subject = f"In training the {what.axis} of the {what.subject}"
+    said = sentence_of(parts, opening=f"{subject} goes ")
     if said is None:
         rises = sum(end > start for start, end in zip(starts, ends, strict=True))
-        said = (
-            f"In training the {what.axis} of the {what.deepest} rises in {rises} of {len(ends)} panels, and "
-            f"ends at {span(ends)} (start: {span(starts)})."
-        )
+        said = f"{subject} rises in {rises} of {len(ends)} panels, and "
+        said += f"ends at {span(ends)} (start: {span(starts)})."
     caption = f"{what.meaning} against step, at the best learning rate; median and range over seeds."
-    notes = [note for note in (panels.left_out, left_out) if note]
-    notes += seed_note([row["seeds"] for row in rows])
-    return Drawn(what.name, what.title, said, caption, tuple(notes), pd.DataFrame(rows), picture)
+    notes = (*panels.notes, *left_out, *seed_note([row["seeds"] for row in rows]))
+    return Drawn(what.name, what.title, said, caption, notes, pd.DataFrame(rows), picture)
 
 
-def _slowest(view: View, runs: pd.DataFrame, column: str, rate: float) -> str:
-    """The same at the lowest rate of the grid, for comparison."""
+def _at_lowest_rate(view: View, runs: pd.DataFrame, column: str, rate: float) -> str:
+    """Where it ends at the lowest rate of the grid, for comparison."""
     lowest = float(runs[RATE].min())
-    if lowest == rate:
-        return ""
     steps = view.steps(runs[runs[RATE] == lowest], [column])
-    if steps.empty:
+    if lowest == rate or steps.empty:
         return ""
     return f" (to {number(last(steps, column).median())} at η = {number(lowest)})"
 
 
-FEATURE_RECIPE, SOFT_RECIPE = (
+FEATURES, GRADIENTS = (
     Recipe(what.name, what.title, partial(lacks, what=what), partial(draw, what=what))
     for what in (STABLE_RANKS, SOFT_RANKS)
 )
