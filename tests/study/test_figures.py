@@ -11,9 +11,9 @@ from matplotlib import _pylab_helpers
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import View, draw_figures
-from scaled_sgd.study.figures.panels import MOST_PANELS, Panels
-from scaled_sgd.study.figures.rates import best, largest_stable
-from scaled_sgd.study.figures.words import number
+from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
+from scaled_sgd.study.figures.reading.rates import best, largest_stable
+from scaled_sgd.study.figures.reading.words import number
 from scaled_sgd.study.grid.figures import FIGURES
 from scaled_sgd.study.tables.collect import collect
 from tests.study.folders import diagnosed, diverged, finished, make_study

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 
 from scaled_sgd.core.registry import load
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.style import STYLE
-from scaled_sgd.study.figures.view import View
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.style import STYLE
+from scaled_sgd.study.figures.reading.view import View
 from scaled_sgd.study.grid.figures import FIGURES
 from scaled_sgd.study.tables.collect import Collected
 

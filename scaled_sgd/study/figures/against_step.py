@@ -4,14 +4,14 @@ from functools import partial
 
 import pandas as pd
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.over_steps import at_best_rate, last, over_seeds, widest
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.per_layer import PerLayer, draw_layer, lacks
-from scaled_sgd.study.figures.rates import seed_note
-from scaled_sgd.study.figures.style import step_axis
-from scaled_sgd.study.figures.view import RATE, WIDTH, View
-from scaled_sgd.study.figures.words import number, sentence_of, span
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.per_layer import PerLayer, draw_layer, lacks
+from scaled_sgd.study.figures.drawing.style import step_axis
+from scaled_sgd.study.figures.reading.over_steps import at_best_rate, last, over_seeds, widest
+from scaled_sgd.study.figures.reading.rates import seed_note
+from scaled_sgd.study.figures.reading.view import RATE, WIDTH, View
+from scaled_sgd.study.figures.reading.words import number, sentence_of, span
 
 STABLE_RANKS = PerLayer(
     "feature_ranks",

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.study.figures import against_step
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.over_steps import last
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.per_layer import PerLayer, draw_layer, lacks
-from scaled_sgd.study.figures.rates import common_rate, seed_note
-from scaled_sgd.study.figures.style import log_axis
-from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, groups, values
-from scaled_sgd.study.figures.words import axis_label, number, sentence_of, span
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.per_layer import PerLayer, draw_layer, lacks
+from scaled_sgd.study.figures.drawing.style import log_axis
+from scaled_sgd.study.figures.reading.over_steps import last
+from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, values
+from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span
 
 COORDINATES = PerLayer(
     "coordinate_check",

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.rate_curves import ALONG, Curves
-from scaled_sgd.study.figures.rates import best, end_notes, grid_step, largest_stable, seed_note
-from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View
-from scaled_sgd.study.figures.words import span
+from scaled_sgd.study.figures.reading.rates import best, end_notes, grid_step, largest_stable, seed_note
+from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, View
+from scaled_sgd.study.figures.reading.words import span
 
 _TWO_RATES = "runs at two learning rates or more"
 _STABLE_TITLE = "How large may the learning rate be?"

@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.rates import best, by_rate, end_notes, seed_note
-from scaled_sgd.study.figures.style import BAND, GREY, category, log_axis, ordered
-from scaled_sgd.study.figures.transfer import lines_of, name_of, sentence
-from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
-from scaled_sgd.study.figures.words import axis_label, number
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import BAND, GREY, category, log_axis, ordered
+from scaled_sgd.study.figures.reading.rates import best, by_rate, end_notes, seed_note
+from scaled_sgd.study.figures.reading.transfer import lines_of, name_of, sentence
+from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
+from scaled_sgd.study.figures.reading.words import axis_label, number
 
 _TITLE = "Does the learning rate transfer?"
 _CEILING = 3.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels
-from scaled_sgd.study.figures.rates import Choice, best, end_notes, seed_note
-from scaled_sgd.study.figures.style import category, log_axis
-from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, title
-from scaled_sgd.study.figures.words import listing, number, shortened
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels
+from scaled_sgd.study.figures.drawing.style import category, log_axis
+from scaled_sgd.study.figures.reading.rates import Choice, best, end_notes, seed_note
+from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, title
+from scaled_sgd.study.figures.reading.words import listing, number, shortened
 
 _TITLE = "Which method ends lowest at its own best learning rate?"
 

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.rates import Choice
-from scaled_sgd.study.figures.style import GREY, category, log_axis, spread_out
-from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, label, title, values
-from scaled_sgd.study.figures.words import axis_label, listing, number, sentence_of, span, times
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, category, log_axis, spread_out
+from scaled_sgd.study.figures.reading.rates import Choice
+from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, label, title, values
+from scaled_sgd.study.figures.reading.words import axis_label, listing, number, sentence_of, span, times
 
 ALONG = {"model.base_width": "width", "model.depth": "depth"}
 """What an axis is called in sentences."""

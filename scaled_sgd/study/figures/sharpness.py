@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.over_steps import curve, late, over_seeds, telling_rates, widest
-from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
-from scaled_sgd.study.figures.rates import seed_note
-from scaled_sgd.study.figures.style import GREY, log_axis, ordered, step_axis
-from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, groups, label
-from scaled_sgd.study.figures.words import number, sentence_of, share, span
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered, step_axis
+from scaled_sgd.study.figures.reading.over_steps import late, over_seeds, telling_rates, widest
+from scaled_sgd.study.figures.reading.rates import seed_note
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, label
+from scaled_sgd.study.figures.reading.words import number, sentence_of, share, span
 
 _TITLES = {
     "preconditioned_sharpness": "Does training run at the edge of stability?",

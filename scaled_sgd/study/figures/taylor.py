@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.style import GREY, category
-from scaled_sgd.study.figures.view import DEPTH, RATE, SEED, STEP_LOSS, WIDTH, View
-from scaled_sgd.study.figures.words import count, number, sentence_of, share
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, category
+from scaled_sgd.study.figures.reading.view import DEPTH, RATE, SEED, STEP_LOSS, WIDTH, View
+from scaled_sgd.study.figures.reading.words import count, number, sentence_of, share
 
 _TITLE = "Does the Taylor polynomial of a step predict what the loss does?"
 _COLUMNS = ("predicted_loss", STEP_LOSS, "loss_after")

@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from scaled_sgd.config.parsing import read_yaml
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
-from scaled_sgd.study.figures.view import WIDTH
-from scaled_sgd.study.figures.words import axis_label, count, listing, number, value_label
+from scaled_sgd.study.figures.reading.view import WIDTH
+from scaled_sgd.study.figures.reading.words import axis_label, count, listing, number, value_label
 from scaled_sgd.study.grid.figures import FIGURES, check_figures
 from scaled_sgd.study.tables.collect import Collected, collect
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scaled_sgd.study.figures.over_steps import curve
-from scaled_sgd.study.figures.style import ordered
-from scaled_sgd.study.figures.view import View
+from scaled_sgd.study.figures.drawing.style import curve, ordered
+from scaled_sgd.study.figures.reading.view import View
 
 
 @dataclass(frozen=True)

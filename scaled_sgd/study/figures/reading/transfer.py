@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from scaled_sgd.study.figures.panels import Panel, Panels
-from scaled_sgd.study.figures.rates import Choice, best
-from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, label, values
-from scaled_sgd.study.figures.words import number, sentence_of, span, times
+from scaled_sgd.study.figures.drawing.panels import Panel, Panels
+from scaled_sgd.study.figures.reading.rates import Choice, best
+from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, label, values
+from scaled_sgd.study.figures.reading.words import number, sentence_of, span, times
 
 
 def lines_of(runs: pd.DataFrame, line: str | None) -> list[tuple[Any, pd.DataFrame]]:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from scaled_sgd.study.figures.words import number
+from scaled_sgd.study.figures.reading.words import number
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -63,6 +64,12 @@ def ordered(position: int, count: int) -> dict[str, Any]:
     """Colour and marker of the ``position``-th of ``count`` ordered things, from dark to light."""
     place = 0.0 if count == 1 else 0.86 * position / (count - 1)
     return {"color": colormaps["viridis"](place), "marker": _MARKERS[position % 7]}
+
+
+def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
+    """The column ``median`` against the index, with a band from ``low`` to ``high``."""
+    ax.plot(data.index, data["median"], label=label, **look)
+    ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)
 
 
 def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -> None:

@@ -3,12 +3,10 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
 
-from scaled_sgd.study.figures.rates import best, by_rate, largest_stable
-from scaled_sgd.study.figures.style import BAND
-from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, values
-from scaled_sgd.study.figures.words import listing, value_label
+from scaled_sgd.study.figures.reading.rates import best, by_rate, largest_stable
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, values
+from scaled_sgd.study.figures.reading.words import listing, value_label
 
 
 def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -51,9 +49,3 @@ def last(steps: pd.DataFrame, column: str) -> pd.Series:
     """The last value of every run that came to the last measured step, by seed."""
     known = steps.dropna(subset=[column])
     return known[known["step"] == known["step"].max()].set_index(SEED)[column]
-
-
-def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
-    """A median with its band."""
-    ax.plot(data.index, data["median"], label=label, **look)
-    ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from scaled_sgd.study.figures.view import FINAL, RATE, SEED, groups
-from scaled_sgd.study.figures.words import count, listing, number
+from scaled_sgd.study.figures.reading.view import FINAL, RATE, SEED, groups
+from scaled_sgd.study.figures.reading.words import count, listing, number
 
 
 def by_rate(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scaled_sgd.study.figures.style import WIDTH_INCHES
-from scaled_sgd.study.figures.view import groups, is_task, label, title, values
-from scaled_sgd.study.figures.words import listing, shortened
+from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES
+from scaled_sgd.study.figures.reading.view import groups, is_task, label, title, values
+from scaled_sgd.study.figures.reading.words import listing, shortened
 
 MOST_PANELS = 12
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from scaled_sgd.study.figures.style import PNG_DPI, STYLE
-from scaled_sgd.study.figures.view import View
+from scaled_sgd.study.figures.drawing.style import PNG_DPI, STYLE
+from scaled_sgd.study.figures.reading.view import View
 
 
 @dataclass(frozen=True)

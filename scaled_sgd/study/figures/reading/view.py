@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scaled_sgd.study.figures.words import value_label
+from scaled_sgd.study.figures.reading.words import value_label
 from scaled_sgd.study.tables.collect import Collected
 
 RATE, WIDTH, DEPTH, SEED = "optim.lr", "model.base_width", "model.depth", "run.seed"
