@@ -1,4 +1,4 @@
-# make train: a trained network from a fresh clone.  make test: every check.  Both set up .venv first.
+# make train: a trained network from a fresh clone.  make test: lint, types, tests.  Both set up .venv first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -7,7 +7,7 @@ CONFIG ?= configs/experiments/digits.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint types unit audit bench clean
+.PHONY: help setup train quick test full lint types audit bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +25,16 @@ train: setup  ## train on the embedded digits with two processes (PROCESSES=, CO
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
-test: lint types unit  ## lint, type check and the whole test suite
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+quick: setup  ## tests that stay in one process, in a minute or so
+	$(PYTEST) -m "not slow"
+
+test: lint types  ## lint, type check and all tests but those that are long by nature
+	$(PYTEST) -m "not full"
+
+full: lint types  ## everything: also the soak, every kill point and whole tables of processes
+	$(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -33,9 +42,6 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
-
-unit: setup
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 audit: setup  ## what is installed is what requirements-locked.txt pins, with a hash for each file
 	$(BIN)/python .ci/audit.py

@@ -25,7 +25,8 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 
 DEPTH, PROCESSES, LR = 4, 2, 1e-6
 
@@ -61,15 +62,15 @@ def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
     whole, partition = Partition.of(replica, ranks=Ranks.alone()), Partition.of(rows_model)
 
     replica_scale, rows_scale = (
-        DepthwiseScaling(model).measure_elsewhere().predict_layers for model in (replica, rows_model)
+        DepthwiseScaling(model).measure_elsewhere().direction for model in (replica, rows_model)
     )
 
     def by_factors() -> None:
-        fused_step(whole, x, y, scale=replica_scale, ranks=ranks, sizes=[rows] * PROCESSES, **options)
+        take_step(whole, x, y, direct=replica_scale, ranks=ranks, sizes=[rows] * PROCESSES, **options)
 
     def by_rows() -> None:
         everything = [ranks.gather(t, [rows] * PROCESSES) for t in (x, y)]
-        fused_step(partition, *everything, scale=rows_scale, **options)
+        take_step(partition, *everything, direct=rows_scale, **options)
 
     return {
         "factors, replicated": by_factors,

@@ -61,9 +61,9 @@ class Work:
 
     def config(self, strategy: str) -> Config:
         """The configuration of a run under a strategy of :data:`scaled_sgd.planning.PLANNED`."""
-        fused = str(strategy.endswith("+fused")).lower()
+        update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
-        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.fused_update={fused}")
+        own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
         return parse([*self.options, *own])
 
     def load(self, strategy: str) -> Load:
@@ -161,15 +161,15 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
 def prepared(
     config: Config, accelerator: Accelerator, in_features: int, out_features: int
 ) -> tuple[Strategy, Callable[[], object]]:
-    """A strategy with a step on a minibatch of random samples, of which this process holds its own alone."""
+    """A strategy with a step on a minibatch of random samples; this process holds what the step takes."""
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
-    step = make_step(built, config.optim, loss, DivergenceWatch(built.network))
-    rows = rank_rows(n, built.data.rank, built.data.size)
+    step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
+    rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
     targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y
-    return built, lambda: step(x, targets, n, LR, measure_gradient=False)
+    return built, lambda: step(x, targets, n, LR, measure=False)
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
@@ -179,7 +179,7 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     for _ in range(2):
         step()
     load = Load.of(config, IN_FEATURES, OUT_FEATURES)
-    in_rows = config.optim.fused_update and built.name != "ddp"
+    in_rows = config.optim.update == "fused" and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
     rows = load.batch if in_rows else load.rows(built.data.size)
     kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)

@@ -29,7 +29,8 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 
 LR = 1e-6
 LIMIT = "bare products"
@@ -120,9 +121,9 @@ def step_by_autograd(
 
 
 def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
-    scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
-    options = {"loss": get_loss("cross_entropy"), "scale": scale, "update": Update(LR)}
-    return partial(fused_step, Partition.of(model), x, y, **options)
+    scale = DepthwiseScaling(model).measure_elsewhere().direction
+    options = {"loss": get_loss("cross_entropy"), "direct": scale, "update": Update(LR)}
+    return partial(take_step, Partition.of(model), x, y, **options)
 
 
 def synchronize(device: str) -> None:

@@ -23,14 +23,14 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.batched import train_batch
-from scaled_sgd.study.engine import train, train_small, unsuited
+from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.execution.schedule import make_schedule, run_schedule
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.run import Run
+from scaled_sgd.study.small import small_session
 
 SEEDS = 4
 
@@ -54,19 +54,18 @@ class Bare:
 
 def bare_steps(config: Config, data: Data) -> float:
     """Seconds of a run's fused steps and nothing else."""
-    run = Run(config, data)
-    partition = Partition.of(run.model, ranks=Ranks.alone())
-    updates = [Update(run.schedule(step)) for step in range(run.steps)]
+    session = small_session(config, data)
+    partition = Partition.of(session.strategy.network, ranks=Ranks.alone())
+    updates = [Update(session.schedule(step)) for step in range(session.steps)]
     start = time.perf_counter()
-    for cut, update in zip(run.cuts(), updates, strict=True):
-        fused_step(
+    for update, batch in zip(updates, session.samples.minibatches(Ranks.alone()), strict=False):
+        take_step(
             partition,
-            cut.x,
-            cut.y,
-            loss=run.loss,
-            scale=run.scaling.predict_layers,
+            *batch.own,
+            loss=session.loss,
+            direct=session.strategy.scaling.direction,
             update=update,
-            sizes=[len(cut.x)],
+            sizes=[batch.n_global],
         )
     return time.perf_counter() - start
 
@@ -125,10 +124,10 @@ def on_gpu(options: argparse.Namespace) -> dict[str, Figure]:
 
         def one_by_one() -> None:
             for config, own, folder in zip(configs, data, folders, strict=True):
-                train_small(config, own, folder)
+                train([config], [own], [folder])
 
         return paired(
-            {"one by one": one_by_one, "together": lambda: train_batch(configs, data, folders)},
+            {"one by one": one_by_one, "together": lambda: train(configs, data, folders)},
             unit="one by one",
             rounds=options.rounds,
         )

@@ -1,7 +1,8 @@
 """Training wide networks beyond the edge of stability, and seeing exactly what happens there."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scaled_sgd.core.lazy import attach
 
 if TYPE_CHECKING:
     from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
@@ -45,16 +46,6 @@ _HOMES = {
     "ScaledSGD": "steps.optimizer",
     "width_pattern": "core.parameterization",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: a command that only prints imports no torch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"scaled_sgd.{_HOMES.get(name, 'diagnostics')}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(
+    __name__, {name: _HOMES.get(name, "diagnostics") for name in __all__ if name != "__version__"}
+)

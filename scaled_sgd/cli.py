@@ -48,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(arguments: list[str]) -> int:
     """Train here, or in ``run.processes`` local processes started once the configuration is checked."""
     from scaled_sgd.config.parsing import parse
-    from scaled_sgd.train.main import main as train
 
     try:
         processes = parse(arguments, prog="scaled-sgd train").run.processes
@@ -58,6 +57,8 @@ def _train(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_STATUS
     if processes in (None, 1) or launcher.is_launched():
+        from scaled_sgd.train.main import main as train
+
         return train(arguments)
     return _start_processes(processes or 1, "scaled_sgd.train", arguments)
 

@@ -1,6 +1,10 @@
 """Settings of the whole suite."""
 
 import os
+import subprocess
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,30 @@ torch.set_num_threads(1)
 
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
+
+
+SHELLS = ("bash", "sh", Path(sys.executable).name)
+
+
+@pytest.fixture(autouse=True)
+def processes_are_started_by_slow_tests_only(request, monkeypatch):
+    """What ``make quick`` runs stays in one process: a test that starts others has the marker ``slow``."""
+    if request.node.get_closest_marker("slow") is not None:
+        return
+
+    def refuse(*_arguments, **_options):
+        pytest.fail("this test starts a process; mark it slow")
+
+    open_process = subprocess.Popen.__init__
+
+    def check(self, command, *arguments, **options):
+        program = command if isinstance(command, str) else os.fspath(command[0])
+        if options.get("shell") or Path(program).name in SHELLS:
+            refuse()
+        open_process(self, command, *arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", check)
+    monkeypatch.setattr(BaseProcess, "start", refuse)
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from scaled_sgd import (
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
-from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.study.batched import faster_batched, together, train_batch
-from scaled_sgd.study.engine import train_small
-from scaled_sgd.study.run import Run
-from scaled_sgd.study.stack import Stack
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
+from scaled_sgd.study.batched import Together, faster_batched
+from scaled_sgd.study.engine import train
+from scaled_sgd.study.small import small_session
 from scaled_sgd.train.main import main
 
 pytestmark = [
@@ -40,7 +40,7 @@ def problem(device):
     return model, x.to(device), torch.randint(5, (20,), generator=generator).to(device)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 def test_steps_on_the_gpu_are_those_on_the_cpu(rule):
     weights = []
     for device in ("cpu", "cuda"):
@@ -75,10 +75,10 @@ def test_the_fused_step_on_the_gpu_is_that_on_the_cpu():
     weights = []
     for device in ("cpu", "cuda"):
         model, x, y = problem(device)
-        scale = DepthwiseScaling(model).measure_elsewhere().predict_layers
+        scale = DepthwiseScaling(model).measure_elsewhere().direction
         for _ in range(5):
-            fused_step(
-                Partition.of(model), x, y, loss=get_loss("cross_entropy"), scale=scale, update=Update(0.1)
+            take_step(
+                Partition.of(model), x, y, loss=get_loss("cross_entropy"), direct=scale, update=Update(0.1)
             )
         weights.append([w.detach().cpu() for w in model.parameters()])
     for a, b in zip(*weights, strict=True):
@@ -155,23 +155,26 @@ STUDY = (
 )  # fmt: skip
 
 
-def stacked_configs(device):
+def stacked_configs(device, momentum):
+    """A stack has momentum in all of its runs or in none."""
     options = [
         (),
         ("--scaling.rule=gain", "--optim.lr=1"),
         ("--scaling.rule=none", "--optim.lr=1e200"),
-        ("--scaling.static=true", "--optim.momentum=0.5", "--optim.clip_norm=0.1"),
+        ("--scaling.static=true", "--optim.clip_norm=0.1"),
         ("--run.seed=1", "--model.parameterization=ntp", "--optim.normalize=true", "--optim.lr=0.1"),
     ]
-    return [parse([*STUDY, f"--run.device={device}", *own]) for own in options]
+    common = (*STUDY, f"--run.device={device}", f"--optim.momentum={momentum}")
+    return [parse([*common, *own]) for own in options]
 
 
-def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
-    configs = stacked_configs("cuda")
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(momentum, tmp_path):
+    configs = stacked_configs("cuda", momentum)
     data = [load_data(config.data, seed=config.run.seed) for config in configs]
-    found = train_batch(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
-    for place, config in enumerate(stacked_configs("cpu")):
-        alone = train_small(config, data[place], tmp_path / f"cpu-{place}")
+    found = train(configs, data, [tmp_path / f"gpu-{place}" for place in range(len(configs))])
+    for place, config in enumerate(stacked_configs("cpu", momentum)):
+        (alone,) = train([config], [data[place]], [tmp_path / f"cpu-{place}"])
         assert found[place]["status"] == alone["status"]
         for name in ("step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy"):
             ours, theirs = found[place].get(name), alone.get(name)
@@ -180,15 +183,16 @@ def test_stacked_runs_on_the_gpu_are_those_one_by_one_on_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)])
 def test_a_stacked_step_never_waits_for_the_gpu(seeds):
-    runs = []
+    sessions = {}
     for seed in seeds:
         config = parse([*STUDY, "--run.device=cuda", f"--run.seed={seed}", "--optim.clip_norm=0.5"])
-        runs.append(Run(config, load_data(config.data, seed=seed)))
-    stack, cuts = Stack(runs), [next(run.cuts()) for run in runs]
-    stack.take(0, *together(cuts, list(seeds)), measure_gradient=True)
+        sessions[seed] = small_session(config, load_data(config.data, seed=seed))
+    minibatches = {seed: next(one.samples.minibatches(Ranks.alone())) for seed, one in sessions.items()}
+    stepper, batches = Together([sessions[seed] for seed in seeds]), [minibatches[seed] for seed in seeds]
+    stepper.take(0, batches, measure=True)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stack.take(1, *together(cuts, list(seeds)), measure_gradient=True)
+        stepper.take(1, batches, measure=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -199,7 +203,7 @@ def test_a_small_run_on_the_gpu_is_that_on_the_cpu(tmp_path):
         config = parse(
             [*STUDY, f"--run.device={device}", "--diagnostics.every=10", "--diagnostics.samples=50"]
         )
-        found.append(train_small(config, load_data(config.data, seed=0), tmp_path / device))
+        found += train([config], [load_data(config.data, seed=0)], [tmp_path / device])
     for name in ("initial_loss", "max_loss", "train_loss", "eval_loss"):
         assert found[1][name] == pytest.approx(found[0][name], rel=1e-8)
 

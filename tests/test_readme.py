@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from scaled_sgd.cli import main
 from tests.launching import REPOSITORY, environment
 
 TEXT = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -30,6 +32,13 @@ def run(command: str, cwd: Path) -> str:
     finished = subprocess.run(command, shell=True, cwd=cwd, env=variables, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def run_here(command: str) -> None:
+    """The command ``scaled-sgd`` in this process and its working folder."""
+    name, *arguments = shlex.split(command)
+    assert name == "scaled-sgd"
+    assert main(arguments) == 0
 
 
 def test_the_first_two_commands_are_make_train_and_make_test():
@@ -57,6 +66,7 @@ def test_the_launch_command_trains(tmp_path):
     assert len(summary["widths"]) == 9
 
 
+@pytest.mark.slow
 def test_the_command_for_own_data_trains(tmp_path):
     (command,) = (command for command in commands() if "animals" in command)
     table = pd.DataFrame({"height": [1.0, 2.0] * 20, "weight": [2.0, 1.0] * 20, "species": ["a", "b"] * 20})
@@ -76,24 +86,24 @@ def test_the_command_with_resume_goes_on_where_it_was(tmp_path):
     assert steps == [0, 5]
 
 
-def test_the_library_by_hand_takes_fifteen_lines_and_learns(tmp_path):
+def test_the_library_by_hand_takes_fifteen_lines_and_learns(capsys):
     code = PYTHON[0]
     assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 16
-    (tmp_path / "by_hand.py").write_text(code)
-    loss = float(run(f"{sys.executable} by_hand.py", tmp_path).split()[0])
+    exec(compile(code, "by_hand.py", "exec"), {})
+    loss = float(capsys.readouterr().out.split()[0])
     assert loss < 0.5 * math.log(10)
 
 
-def test_the_diagnostics_by_hand_run(tmp_path):
-    (tmp_path / "by_hand.py").write_text(PYTHON[1])
-    printed = run(f"{sys.executable} by_hand.py", tmp_path)
-    assert "True" in printed
+def test_the_diagnostics_by_hand_run(capsys):
+    exec(compile(PYTHON[1], "by_hand.py", "exec"), {})
+    assert "True" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("fresh_world")
 def test_the_command_with_diagnostics_records_them(tmp_path):
     (command,) = (command for command in commands() if "--diagnostics.every" in command)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    run(f"{command} --optim.steps=21 --run.name=seen", tmp_path)
+    run_here(f"{command} --optim.steps=21 --run.name=seen")
     assert "edge_ratio" in (tmp_path / "runs/seen/metrics.jsonl").read_text()
 
 
@@ -103,10 +113,12 @@ def test_every_link_of_the_documentation_leads_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_the_study_commands_end_in_a_report(tmp_path):
+@pytest.mark.slow
+def test_the_study_commands_end_in_a_report(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     for command in (command for command in commands() if command.startswith("scaled-sgd study")):
-        run(command, tmp_path)
+        run_here(command)
     assert (tmp_path / "studies/smoke/report.html").stat().st_size > 10_000
 
 

@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import pickle
-import socket
 import sys
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.trainer import Trainer
+from tests.launching import free_ports
 from tests.processes import start_processes
 
 Rows = list[dict[str, Any]]
@@ -67,7 +67,7 @@ def run_all(
     """
     with contextlib.ExitStack() as stack:
         folder = str(where or stack.enter_context(tempfile.TemporaryDirectory()))
-        ports = [_free_port() for _ in runs]
+        ports = free_ports(len(runs))
         start_processes(_process, processes, processes, folder, list(runs), ports, prepare)
         found = [pickle.loads(Path(folder, f"rank-{rank}").read_bytes()) for rank in range(processes)]
         return [
@@ -109,40 +109,42 @@ def _run(arguments: tuple[str, ...], prepare: Prepare | None) -> dict[str, Any]:
         accelerator = create_accelerator(config)
         if prepare is not None:
             prepare(accelerator)
-        if accelerator.num_processes > 1:
-            accelerator.end_training = lambda: None
-        trainer = _Examined(config, accelerator)
+        trainer = Trainer(config, accelerator)
+        found: dict[str, Any] = {}
+        end_training = accelerator.end_training
+
+        def examine() -> None:
+            """At the end of the run, while its processes are still together; several stay so."""
+            found.update(_examined(trainer, start))
+            if accelerator.num_processes == 1:
+                end_training()
+
+        accelerator.end_training = examine
+        start = [("start", *piece[1:]) for piece in _held(trainer) if piece[0] == "weight"]
         trainer.run()
-    return trainer.found
+    return found
 
 
-class _Examined(Trainer):
-    """Examined at the end of its run, while its processes are still together."""
-
-    found: dict[str, Any]
-
-    def run(self) -> dict[str, Any]:
-        self.start = [("start", *piece[1:]) for piece in _held(self) if piece[0] == "weight"]
-        return super().run()
-
-    def _finish(self, *arguments: Any) -> dict[str, Any]:
-        strategy, (x, y) = self.strategy, self.samples.probe(Ranks())
-        generator = torch.Generator().manual_seed(5)
-        vectors = [
-            torch.randn(m_out, m_in, generator=generator, dtype=torch.float64).to(x.dtype)
-            for m_in, m_out in itertools.pairwise(strategy.network.widths)
-        ]
-        product = hessian_vector_product(strategy.module, x, y, vectors, loss=self.loss.name)
-        self.found = {
-            "folder": self._folder,
-            "pieces": [*self.start, *_held(self)],
-            "product": torch.cat([p.reshape(-1) for p in product]),
-        }
-        return super()._finish(*arguments)
+_Piece = tuple[str, int, tuple[int, int], int, Tensor]
+"""Kind, layer, shape, first number and numbers of what a process holds."""
 
 
-def _held(trainer: Trainer) -> list[tuple[str, int, tuple[int, int], int, Tensor]]:
-    """Kind, layer, shape, first number and numbers of what this process holds."""
+def _examined(trainer: Trainer, start: list[_Piece]) -> dict[str, Any]:
+    strategy, (x, y) = trainer.strategy, trainer.session.samples.probe(Ranks())
+    generator = torch.Generator().manual_seed(5)
+    vectors = [
+        torch.randn(m_out, m_in, generator=generator, dtype=torch.float64).to(x.dtype)
+        for m_in, m_out in itertools.pairwise(strategy.network.widths)
+    ]
+    product = hessian_vector_product(strategy.module, x, y, vectors, loss=trainer.session.loss.name)
+    return {
+        "folder": trainer.folder,
+        "pieces": [*start, *_held(trainer)],
+        "product": torch.cat([p.reshape(-1) for p in product]),
+    }
+
+
+def _held(trainer: Trainer) -> list[_Piece]:
     return [
         (kind, shard.k, shard.shape, shard.start, values.cpu().clone())
         for shard in trainer.strategy.shards
@@ -194,9 +196,3 @@ def figures(rows: Rows) -> dict[tuple[int, str], Tensor]:
             if key not in ("seconds", "sharpness_residuals"):
                 walk(row["step"], key, value)
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,8 +1,7 @@
 """Every key of a run's configuration, and how a configuration is read and checked."""
 
-from scaled_sgd.config.schema import as_dict, describe, fits, flat, key_types
+from scaled_sgd.config.keys import KEYS, as_dict, flat
 from scaled_sgd.config.sections import (
-    STRATEGIES,
     CheckpointConfig,
     Config,
     DataConfig,
@@ -15,7 +14,7 @@ from scaled_sgd.config.sections import (
 )
 
 __all__ = [
-    "STRATEGIES",
+    "KEYS",
     "CheckpointConfig",
     "Config",
     "DataConfig",
@@ -26,8 +25,5 @@ __all__ = [
     "ScalingConfig",
     "ShardingConfig",
     "as_dict",
-    "describe",
-    "fits",
     "flat",
-    "key_types",
 ]

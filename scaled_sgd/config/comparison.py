@@ -1,31 +1,32 @@
-"""Whether a run may go on from a checkpoint of another configuration."""
+"""Whether a run may resume from a checkpoint of another configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scaled_sgd.config.schema import flat
+from scaled_sgd.config.keys import KEYS, flat
+from scaled_sgd.config.sections import Decides
+from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import UserError
 
-FREE = (
-    "run.name", "run.dir", "run.device", "run.processes", "run.eval_every", "run.log_every", "run.metrics",
-    "run.trackers", "run.resume", "run.accept_changes", "run.timeout_seconds", "sharding.", "checkpoint.",
-    "diagnostics.", "optim.accumulation", "optim.epochs", "optim.fused_update",
-)  # fmt: skip
-"""Keys that may change: they decide what is seen of a run and how it is computed, not its weights."""
-
-FIXED = ("model.depth", "model.base_width", "model.width_exponent")
-"""Keys that may not change even if accepted: they decide the shapes of the weights."""
+_FREE = (Decides.RECORDS, Decides.NOTHING)
 
 
 def changed_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Key, saved value and present value wherever two configurations differ in what decides the weights."""
-    before, after = flat(saved), flat(now)
+    """Key, saved value and present value wherever two configurations differ in what decides the weights.
+
+    Both are nested, of this version or an earlier one.
+    """
+    before, after = (flat(_deciding(values)) for values in (saved, now))
     keys = sorted(before.keys() | after.keys())
-    return [
-        (key, before.get(key), after.get(key))
-        for key in keys
-        if before.get(key) != after.get(key) and not key.startswith(FREE)
-    ]
+    return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
+
+
+def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in completed(values).items()
+        if name not in KEYS or KEYS[name].decides not in _FREE
+    }
 
 
 def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], accepted: Sequence[str]) -> list[str]:
@@ -36,7 +37,7 @@ def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], accepted: Se
     """
     said = []
     for key, before, after in changed_keys(saved, now):
-        if key.startswith(FIXED):
+        if key in KEYS and KEYS[key].decides is Decides.SHAPES:
             raise UserError(f"{key}: {after!r} differs from the checkpoint's {before!r}; allowed: the same")
         if not any(key == name or key.startswith(f"{name}.") for name in accepted):
             raise UserError(

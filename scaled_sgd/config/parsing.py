@@ -1,22 +1,21 @@
 """A configuration from a command line, YAML or a dictionary; every mistake becomes one line."""
 
 import difflib
-import itertools
-import re
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from scaled_sgd.config import Config, describe, key_types
-from scaled_sgd.config.checks import check
+from scaled_sgd.config.combinations import check_combinations
+from scaled_sgd.config.help import PRINTING, help_text, printed
+from scaled_sgd.config.keys import KEYS, SECTIONS, build
+from scaled_sgd.config.plugins import load_plugins
+from scaled_sgd.config.sections import Config
+from scaled_sgd.config.stored import ABSENT, RENAMED, renamed
+from scaled_sgd.config.values import MisfitError, read, shown, takes_none, takes_text
+from scaled_sgd.config.yaml_files import load_plain, read_yaml
 from scaled_sgd.core.errors import UserError
-
-_PLAIN = "allowed: keys and values in plain YAML"
 
 
 def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config:
@@ -28,157 +27,59 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
     Raises:
         UserError: any mistake, one line that names the key, the value and what is allowed.
     """
-    parser = _parser(prog)
-    ordered = _config_first([argument for argument in arguments if argument != "--debug"])
-    try:
-        namespace = parser.parse_args(ordered)
-        config = _build(parser, namespace)
-    except BaseException as error:
-        # What --print_config asked for stays with a parser that then found a mistake.
-        _parser.cache_clear()
-        if isinstance(error, ArgumentError | TypeError):
-            raise UserError(_one_line(str(error))) from error
-        raise
-    check(config)
+    files: list[str] = []
+    given: list[dict[str, Any]] = []
+    resumed = "no"
+    printing: dict[str, str] = {}
+    for option, value in _options(arguments):
+        if option == "config":
+            files.append(value)
+        elif option in PRINTING:
+            printing[option] = value
+        else:
+            given.append(_option(option, value))
+            resumed = value if option == "run.resume" else resumed
+    sources = [_from_file(file) for file in [*_of_resumed(resumed), *files]] + given
+    if "help" in printing:
+        _load_plugins(sources)
+        print(help_text(prog), end="")
+        raise SystemExit(0)
+    config = _checked(sources)
+    if "print_config" in printing:
+        print(printed(config, printing["print_config"]), end="")
+        raise SystemExit(0)
     return config
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+def from_dict(values: Mapping[str, Any]) -> Config:
     """The checked configuration with ``values`` (nested, as in YAML) over the defaults.
 
     Raises:
         UserError: an unknown key, a wrong type or an impossible value.
     """
-    _check_keys(values, Config, "")
-    parser = _parser("scaled_sgd")
-    try:
-        config = _build(parser, parser.parse_object(values))
-    except (ArgumentError, TypeError) as error:
-        raise UserError(_one_line(str(error))) from error
-    check(config)
-    return config
+    return _checked([dict(_leaves(values))])
 
 
-@cache
-def _parser(prog: str) -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog=prog,
-        exit_on_error=False,
-        allow_abbrev=False,
-        description="Train a wide multilayer perceptron. Any key below may stand in the YAML file too. "
-        "--debug shows the traceback of an error.",
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the keys below")
-    parser.add_class_arguments(Config, nested_key=None)
-    return parser
-
-
-def _build(parser: ArgumentParser, namespace: Namespace) -> Config:
-    built = parser.instantiate(namespace)
-    return Config(**{entry.name: built[entry.name] for entry in fields(Config)})
-
-
-def _config_first(arguments: list[str]) -> list[str]:
-    files: list[str] = []
-    rest: list[str] = []
-    position = 0
-    while position < len(arguments):
-        argument = arguments[position]
-        if argument == "--config" and position + 1 < len(arguments):
-            files.append(arguments[position + 1])
-            position += 1
-        elif argument.startswith("--config="):
-            files.append(argument.removeprefix("--config="))
-        else:
-            rest.append(argument)
-        position += 1
-    files = _config_of_resumed(rest) + files
-    return [f"--config={file}" for file in files if _holds_keys(file)] + rest
-
-
-def _config_of_resumed(arguments: list[str]) -> list[str]:
-    """The configuration of the run that ``--run.resume PATH`` names, which comes before all others."""
-    values = [b for a, b in itertools.pairwise([*arguments, ""]) if a == "--run.resume"]
-    values += [a.removeprefix("--run.resume=") for a in arguments if a.startswith("--run.resume=")]
-    paths = [Path(value) for value in values if value not in ("", "no", "auto")]
-    places = [place for path in paths for place in (path, path.parent.parent)]
-    found = [place / "config.yaml" for place in places if (place / "config.yaml").is_file()]
-    return [str(found[0])] if found else []
-
-
-def _holds_keys(name: str) -> bool:
-    """Whether a YAML file has anything to say; its mistakes are raised here, with the file's name."""
-    values = read_yaml(name, option="--config")
-    _check_keys(values, Config, "")
-    return bool(values)
-
-
-def read_yaml(name: str | Path, *, option: str = "file") -> dict[str, Any]:
-    """The mapping that a YAML file holds, empty where it holds nothing: plain values, each key once.
+def read_key(name: str, value: Any) -> Any:
+    """A plain value of a dotted key, as its type has it.
 
     Raises:
-        UserError: there is no such file, or it holds anything else; ``option`` is what the message names.
+        UserError: it is of another type or outside the key's limits.
     """
-    path, name = Path(name), str(name)
-    if not path.is_file():
-        raise UserError(f"{option}: no file {name!r}; allowed: a YAML file")
+    key = KEYS[name]
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
-    except OSError as error:
-        raise UserError(f"{option}: cannot read {name!r}: {error.strerror}; {_PLAIN}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {name!r} is not valid YAML: {error}; {_PLAIN}") from error
-    except RecursionError:
-        raise UserError(f"{option}: {name!r} nests too deeply; {_PLAIN}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{option}: {name!r} holds a {type(values).__name__}; {_PLAIN}")
-    return values
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Neither tags, nor aliases, whose expansion may be endless, nor keys given twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
-        return super().construct_mapping(node, deep)
-
-
-def _check_keys(values: dict[str, Any], schema: type, prefix: str) -> None:
-    hints = get_type_hints(schema)
-    for key, value in values.items():
-        if not prefix and key in key_types() and key not in hints:
-            group, _, leaf = key.partition(".")
-            raise UserError(f"{key}: {value!r} is not nested; allowed in a file: {group}: {{{leaf}: …}}")
-        if key not in hints:
-            raise UserError(unknown_key(f"{prefix}{key}"))
-        if is_dataclass(hints[key]):
-            if not isinstance(value, dict):
-                raise UserError(_not_a_group(f"{prefix}{key}", repr(value)))
-            _check_keys(value, hints[key], f"{prefix}{key}.")
-        elif value is None and type(None) not in get_args(hints[key]):
-            # jsonargparse lets a null pass where a file has it.
-            raise UserError(f"{prefix}{key}: 'null' does not fit; allowed: {describe(hints[key])}")
-
-
-def _not_a_group(key: str, value: str) -> str:
-    inner = ", ".join(name.removeprefix(f"{key}.") for name in key_types() if name.startswith(f"{key}."))
-    return f"{key}: {value} is not a group; allowed: the keys {inner}"
+        return read(key.hint, value)
+    except MisfitError as error:
+        found, allowed = error.args
+        raise UserError(f"{name}: {shown(found)} is not usable; allowed: {allowed}") from None
+    except TypeError:
+        text = shown(value) if value is None or isinstance(value, bool) else str(value)
+        raise UserError(f"{name}: {text!r} does not fit; allowed: {key.allowed}") from None
 
 
 def unknown_key(key: str) -> str:
     """What is wrong with a dotted key that no configuration has, with the nearest ones that it has."""
-    known = list(key_types())
+    known = list(KEYS)
     group, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
     candidates = siblings if group and siblings else {name: name for name in known}
@@ -188,39 +89,106 @@ def unknown_key(key: str) -> str:
     return f"{key}: unknown key; allowed: {', '.join(candidates.values())}"
 
 
-def _one_line(message: str) -> str:
-    """Say what jsonargparse says in the form key, value, what is allowed."""
-    unknown = re.search(r"unrecognized arguments?: (\S*)", message, re.IGNORECASE)
-    if unknown:
-        name = unknown.group(1)
-        if name.startswith("--") and name != "--":
-            return unknown_key(name[2:].partition("=")[0])
-        return f"argument: {name!r} is not understood; allowed: options such as --model.depth 8"
-    missing = re.search(r"argument --([\w.]+)\S*: expected one argument", message)
-    if missing:
-        name = missing.group(1)
-        if name == "config":
-            return "--config: no value given; allowed: a YAML file"
-        if name not in key_types():
-            return _not_a_group(name, "nothing")
-        return f"{name}: no value given; allowed: {describe(key_types()[name])}"
-    group = re.search(r"""key "(\w+)":\s+Unable to load config '(.*?)'\s""", message, re.DOTALL)
-    if group:
-        return _not_a_group(group.group(1), repr(group.group(2)))
-    key = re.search(r'key "([\w.]+)"', message)
-    # Of a union every member complains, and the last complaint has the whole value as it was given.
-    given = re.findall(r"(?:Got|Given) value: (.*)", message)
-    if key and given and key.group(1) in key_types():
-        allowed = describe(key_types()[key.group(1)])
-        value = {"True": "true", "False": "false", "None": "null"}.get(given[-1].strip(), given[-1].strip())
-        return f"{key.group(1)}: {value!r} does not fit; allowed: {allowed}"
-    printing = re.search(r'Invalid option "(.*)" for --print_config', message)
-    if printing:
-        return f"--print_config: {printing.group(1)!r} is unknown; allowed: comments, skip_default, skip_null"
-    file = re.search(r"Problems parsing config: (.*)", message, re.DOTALL)
-    if file:
-        return f"--config: it is not valid YAML: {file.group(1)}; {_PLAIN}"
-    option = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
-    if option:
-        return unknown_key(f"{option.group(1)}.{option.group(2)}")
-    return message
+def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:
+    """Of values by dotted key; later sources win, and mistakes of earlier ones are mistakes."""
+    _load_plugins(sources)
+    config = build({name: read_key(name, value) for source in sources for name, value in source.items()})
+    check_combinations(config)
+    return config
+
+
+def _load_plugins(sources: Sequence[Mapping[str, Any]]) -> None:
+    """They come first, for they may register what other keys name."""
+    named = [source["run.plugins"] for source in sources if "run.plugins" in source]
+    load_plugins(read_key("run.plugins", named[-1] if named else []))
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options and their values as they were typed."""
+    waiting = [*arguments]
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if argument in ("-h", "--help"):
+            yield "help", ""
+        elif argument == "--debug":
+            continue
+        elif not argument.startswith("--") or not name:
+            raise UserError(
+                f"argument: {argument!r} is not understood; allowed: options such as --model.depth 8"
+            )
+        elif name == "print_config" or equals:
+            yield name, value
+        elif name not in (*KEYS, *SECTIONS, *RENAMED, "config"):
+            raise UserError(unknown_key(name))
+        elif not waiting or waiting[0].startswith("--"):
+            raise UserError(_no_value(name))
+        else:
+            yield name, waiting.pop(0)
+
+
+def _no_value(name: str) -> str:
+    if name == "config":
+        return "--config: no value given; allowed: a YAML file"
+    if name in SECTIONS:
+        return _not_a_group(name, "nothing")
+    return f"{name}: no value given; allowed: {KEYS[RENAMED[name].name if name in RENAMED else name].allowed}"
+
+
+def _not_a_group(name: str, value: str) -> str:
+    inner = ", ".join(key.removeprefix(f"{name}.") for key in KEYS if key.startswith(f"{name}."))
+    return f"{name}: {value} is not a group; allowed: the keys {inner}"
+
+
+def _option(name: str, text: str) -> dict[str, Any]:
+    """What an option sets, by dotted key."""
+    try:
+        value = load_plain(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        value = text
+    if name in SECTIONS:
+        return dict(_leaves({name: value}))
+    if name in RENAMED:
+        return dict([renamed(name, value)])
+    if name not in KEYS:
+        raise UserError(unknown_key(name))
+    hint = KEYS[name].hint
+    if value is None:
+        return {name: None if text and takes_none(hint) else text}
+    return {name: text if takes_text(hint, text) else value}
+
+
+def _of_resumed(path: str) -> list[str]:
+    """The configuration of the run that ``run.resume`` names, which comes before all others."""
+    if path in ("", "no", "auto"):
+        return []
+    places = [place / "config.yaml" for place in (Path(path), Path(path).parent.parent)]
+    return [str(place) for place in places if place.is_file()][:1]
+
+
+def _from_file(file: str) -> dict[str, Any]:
+    """What a YAML file sets, by dotted key; beside a run's metrics it was stored by a run, with every key."""
+    before = ABSENT if (Path(file).parent / "metrics.jsonl").is_file() else {}
+    return {**before, **dict(_leaves(read_yaml(file, option="--config")))}
+
+
+def _leaves(values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for name, value in values.items():
+        if name in SECTIONS:
+            if not isinstance(value, Mapping):
+                raise UserError(_not_a_group(name, shown(value)))
+            for leaf, inner in value.items():
+                key, meant = renamed(f"{name}.{leaf}", inner)
+                if key not in KEYS:
+                    raise UserError(unknown_key(key))
+                yield key, meant
+        elif name in KEYS and "." not in name:
+            yield name, value
+        elif name in KEYS or name in RENAMED:
+            group, _, leaf = name.partition(".")
+            raise UserError(
+                f"{name}: {shown(value)} is not nested; allowed in a file: {group}: {{{leaf}: …}}"
+            )
+        else:
+            raise UserError(unknown_key(str(name)))

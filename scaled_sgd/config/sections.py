@@ -1,24 +1,77 @@
-"""The configuration of a run: typed keys and their defaults, a section a class."""
+"""The configuration of a run: a section a class; beside each key its type, its limits and what it decides.
 
+A key's docstring is its line of ``--help``. What goes together: :mod:`scaled_sgd.config.combinations`.
+"""
+
+import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from enum import Enum
+from typing import Annotated, Literal
 
-from scaled_sgd.core.parameterization import Parameterization
+from scaled_sgd.config.values import Holds, OneOf, Within
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
+
+
+class Decides(Enum):
+    """What a key decides, and so when it may change."""
+
+    SHAPES = "shapes of weights: a resumed run may not change it"
+    WEIGHTS = "weights: a resumed run may change it where run.accept_changes names it"
+    RECORDS = "what is seen of a run: a resumed run may change it"
+    NOTHING = "nothing but rounding: runs that differ in it alone are the same run of a study"
+
+
+class Stacked(Enum):
+    """Marks keys that may differ among networks that are trained as one stack."""
+
+    YES = True
+
+
+SHAPES, RECORDS, NOTHING, STACKED = Decides.SHAPES, Decides.RECORDS, Decides.NOTHING, Stacked.YES
+
+Count = Annotated[int, Within(1)]
+Natural = Annotated[int, Within(0)]
+NonNegative = Annotated[float, Within(0)]
+Positive = Annotated[float, Within(above=0)]
+Fraction = Annotated[float, Within(above=0, below=1)]
+
+
+def _is_activation(value: object) -> bool:
+    try:
+        Activation.of(value)  # type: ignore[arg-type]
+    except UserError:
+        return False
+    return True
+
+
+def _is_key(name: str) -> bool:
+    from scaled_sgd.config.keys import KEYS
+
+    return any(key == name or key.startswith(f"{name}.") for key in KEYS)
 
 
 @dataclass
 class ModelConfig:
     """The network."""
 
-    depth: int = 6
+    depth: Annotated[int, Within(1, MAX_DEPTH), SHAPES] = 6
     """number of weight matrices l"""
-    base_width: int = 32
+    base_width: Annotated[Count, SHAPES] = 32
     """m of the hidden widths m·k^r"""
-    width_exponent: float = 2.0
+    width_exponent: Annotated[NonNegative, SHAPES] = 2.0
     """r: 0 constant, 1 linear, 2 quadratic widths"""
-    activation: Literal["relu", "abs", "linear"] | tuple[float, float] = "relu"
+    activation: (
+        Literal["relu", "abs", "linear"]
+        | Annotated[
+            tuple[float, float], Holds(_is_activation, "two finite numbers [a, b], one of them not 0")
+        ]
+    ) = "relu"
     """a·s + b·|s|: a name, or [a, b], normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels only"""
-    parameterization: Parameterization = "nup"
+    parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
     """how multipliers and initial weights depend on widths"""
     dtype: Literal["float32", "float64"] = "float32"
     """of weights and inputs"""
@@ -28,30 +81,32 @@ class ModelConfig:
 class OptimConfig:
     """Steps."""
 
-    lr: float = 4.0
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    """what becomes of scaled gradients"""
+    update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
+    """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
+    lr: Annotated[NonNegative, STACKED] = 4.0
     """learning rate η at its peak"""
-    batch_size: int = 256
+    batch_size: Count = 256
     """samples of one step over all processes"""
-    steps: int | None = None
+    steps: Count | None = None
     """number of steps; null: take epochs"""
-    epochs: float | None = None
+    epochs: Annotated[Annotated[float, Within(above=0, most=1e9)] | None, RECORDS] = None
     """passes over the training data; 20 when steps is null too"""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], STACKED] = "linear"
     """decay of the learning rate to 0 after warm-up"""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[Natural, STACKED] = 0
     """steps over which the learning rate grows linearly from 0"""
-    momentum: float = 0.0
+    momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
     """μ of v ← μ v + ξ G"""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[NonNegative, STACKED] = 0.0
     """λ of v ← v + λ W, not scaled by ξ"""
-    accumulation: int = 1
+    accumulation: Annotated[Count, NOTHING] = 1
     """microbatches a step; the step stays the same"""
-    clip_norm: float | None = None
+    clip_norm: Annotated[Positive | None, STACKED] = None
     """largest norm of the whole gradient, before scaling; null: no clipping"""
-    normalize: bool = False
+    normalize: Annotated[bool, STACKED] = False
     """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
-    fused_update: bool = False
-    """add updates to the weights as they are computed, without autograd: no gradient is ever held"""
 
     @property
     def limits_gradient(self) -> bool:
@@ -63,89 +118,100 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: str = "norm"
-    """how ξ_k comes from forward and backward norms: none, norm, gain or kernel"""
-    static: bool = False
+    rule: Annotated[str, OneOf(RULES), STACKED] = "norm"
+    """how ξ_k comes from forward and backward norms"""
+    static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
+
+
+_PATHS = "no, auto, or the path of a run or checkpoint"
+_NAME = "up to 200 letters, digits, '.', '_' and '-', the first a letter or digit"
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", text) is not None
 
 
 @dataclass
 class RunConfig:
     """Where, how often and on what."""
 
-    name: str | None = None
+    name: Annotated[Annotated[str, Holds(_is_name, _NAME)] | None, NOTHING] = None
     """folder below run.dir; null: made from the data and the time"""
-    dir: str = "runs"
+    dir: Annotated[
+        str, Holds(lambda text: bool(text) and "\0" not in text, "the path of a folder"), NOTHING
+    ] = "runs"
     """folder of all runs"""
-    seed: int = 0
+    seed: Annotated[Natural, STACKED] = 0
     """of weights, order of samples and hold-out"""
-    resume: str = "no"
+    resume: Annotated[str, Holds(bool, _PATHS), NOTHING] = "no"
     """no; auto: from the newest intact checkpoint of run.name, if any; or the path of a run or checkpoint"""
-    accept_changes: list[str] = field(default_factory=list)
+    accept_changes: Annotated[
+        list[Annotated[str, Holds(_is_key, "configuration keys or groups of them")]], NOTHING
+    ] = field(default_factory=list)
     """keys, or groups of them, that may differ from those of the checkpoint, such as [optim.lr, data]"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    plugins: Annotated[list[str], NOTHING] = field(default_factory=list)
+    """modules, or entry points of scaled_sgd.plugins, whose code runs before this configuration is checked"""
+    device: Annotated[Literal["auto", "cpu", "cuda"], NOTHING] = "auto"
     """auto: CUDA where there is one"""
-    processes: int | None = None
+    processes: Annotated[Count | None, NOTHING] = None
     """scaled-sgd train starts so many; under another launcher refuse another number; null: take any"""
     precision: Literal["no", "tf32", "bf16", "fp16"] = "no"
     """mixed precision of forward and backward passes; tf32: float32 with shorter products, on a GPU"""
-    timeout_seconds: float = 600.0
+    timeout_seconds: Annotated[float, Within(1, 1e6), NOTHING] = 600.0
     """longest wait for another process before the run is given up"""
-    eval_every: int | None = None
+    eval_every: Annotated[Natural | None, RECORDS] = None
     """steps between evaluations; null: once an epoch; 0: at the end only"""
-    log_every: int = 10
+    log_every: Annotated[Count, RECORDS] = 10
     """steps between lines of metrics.jsonl"""
-    metrics: list[str] | None = None
+    metrics: Annotated[list[str] | None, RECORDS] = None
     """evaluate metrics by name or local script; null: accuracy for classes, mse for numbers"""
-    trackers: list[str] = field(default_factory=list)
+    trackers: Annotated[list[str], NOTHING] = field(default_factory=list)
     """experiment trackers by Accelerate's names, such as [tensorboard]"""
 
 
 @dataclass
 class DataConfig:
-    """Where examples come from and how they become tensors.
-
-    Args:
-        source: "digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or
-            Arrow file, a folder of such files or of images, a `save_to_disk` folder, or a name on the
-            Hugging Face hub such as "ylecun/mnist".
-        split: Split to train on.
-        eval_split: Split to evaluate on; without it a seeded part of `split` is held out.
-        eval_fraction: Part of `split` that is held out where no `eval_split` is named.
-        inputs: Input columns, joined in this order. Default: the image column, else the list column,
-            else all numeric columns but the target.
-        target: Target column. Default: the class-label column, else one called label, labels, target,
-            y or class. Class labels, strings, booleans and integers without gaps from 0 or 1 are
-            classes; other numbers are regression targets.
-        task: What the target is: "auto" goes by the rule above; "classification" takes any integers for
-            classes, "regression" any numbers for numbers.
-        standardize: Give every feature zero mean and unit variance over the training examples, before
-            every example is scaled to norm √m_0.
-        streaming: Read while training, for data larger than memory. Needs `eval_split`.
-        shuffle_buffer: Examples among which a stream is shuffled.
-        limit: Train on this many examples only, chosen by seed.
-    """
+    """Where examples come from and how they become tensors."""
 
     source: str = "digits"
+    """"digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or Arrow file, a
+    folder of such files or of images, a `save_to_disk` folder, or a name on the Hugging Face hub such as
+    "ylecun/mnist\""""
     split: str = "train"
+    """split to train on"""
     eval_split: str | None = None
-    eval_fraction: float = 0.2
+    """split to evaluate on; without it a seeded part of `split` is held out"""
+    eval_fraction: Fraction = 0.2
+    """part of `split` that is held out where no `eval_split` is named"""
     inputs: list[str] | None = None
+    """input columns, joined in this order; null: the image column, else the list column, else all numeric
+    columns but the target"""
     target: str | None = None
+    """target column; null: the class-label column, else one called label, labels, target, y or class. Class
+    labels, strings, booleans and integers without gaps from 0 or 1 are classes; other numbers are regression
+    targets"""
     task: Literal["auto", "classification", "regression"] = "auto"
+    """what the target is: auto goes by the rule above; classification takes any integers for classes,
+    regression any numbers for numbers"""
     standardize: bool = False
+    """give every feature zero mean and unit variance over the training examples, before every example is
+    scaled to norm √m_0"""
     streaming: bool = False
-    shuffle_buffer: int = 10_000
-    limit: int | None = None
+    """read while training, for data larger than memory; needs `eval_split`"""
+    shuffle_buffer: Count = 10_000
+    """examples among which a stream is shuffled"""
+    limit: Count | None = None
+    """train on this many examples only, chosen by seed"""
 
 
 @dataclass
 class DiagnosticsConfig:
     """What is measured along the way, and how often."""
 
-    every: int = 0
+    every: Natural = 0
     """steps between measurements; 0: none"""
-    samples: int = 256
+    samples: Count = 256
     """size of the fixed probe on which curvature and ranks are measured"""
     taylor: bool = True
     """Taylor coefficients of the step's own minibatch along its update, and the loss they predict"""
@@ -153,32 +219,30 @@ class DiagnosticsConfig:
     """largest eigenvalues of H and of Ξ^{1/2} H Ξ^{1/2} on the probe"""
     ranks: bool = True
     """soft ranks of features and gradients, and kernel drift, on the probe"""
-    k: int = 1
+    k: Count = 1
     """how many eigenvalues"""
-    tolerance: float = 1e-3
+    tolerance: Fraction = 1e-3
     """relative residual at which an eigenvalue counts as found"""
-    chunk: int = 4096
+    chunk: Count = 4096
     """samples at a time; larger minibatches go through in several pieces, with the same result"""
-
-
-StrategyName = Literal["auto", "ddp", "fsdp2", "zero1", "zero2", "zero3", "tensor", "fsdp2+tensor"]
-STRATEGIES: tuple[str, ...] = get_args(StrategyName)[1:]
-"""All but ``auto``."""
 
 
 @dataclass
 class ShardingConfig:
     """How weights lie over processes. No choice changes the result of a step."""
 
-    strategy: StrategyName = "auto"
+    strategy: Annotated[str, OneOf(STRATEGIES, also=("auto",))] = "auto"
     """ddp: all weights on every process; the others: parts of them; auto: as doctor --plan advises"""
-    tensor_processes: int | None = None
+    tensor_processes: Count | None = None
     """fsdp2+tensor: how many neighbouring processes share each layer; null: those of a machine, or 2"""
     exchange: Literal["auto", "factors", "gradients"] = "auto"
-    """optim.fused_update under ddp: what of a layer moves; auto: its factors (h, δ) where that is faster"""
+    """fused steps under ddp: what of a layer moves; auto: its factors (h, δ) where that is faster"""
     activation_checkpointing: bool = False
-    """keep the signals of every √l-th layer alone and compute the others again in the backward pass"""
-    offload: bool = False
+    """keep the signals of every √l-th layer only and compute the others again in the backward pass"""
+    offload: Annotated[
+        bool,
+        Holds(lambda asked: not asked, "false (signals, scales and weights must be on one device)"),
+    ] = False
     """weights in the memory of the host; refused: signals, scales and weights must be on one device"""
 
 
@@ -186,15 +250,15 @@ class ShardingConfig:
 class CheckpointConfig:
     """When a run is saved, besides when a signal ends it."""
 
-    every_steps: int | None = None
+    every_steps: Count | None = None
     """steps between checkpoints; null: none by steps"""
-    every_minutes: float | None = 10.0
+    every_minutes: Positive | None = 10.0
     """minutes between checkpoints; null: none by time"""
     at_end: bool = True
     """save when training is done"""
-    keep: int = 2
+    keep: Count = 2
     """newest checkpoints kept, besides keep_steps and folders with names of their own"""
-    keep_steps: list[int] = field(default_factory=list)
+    keep_steps: list[Count] = field(default_factory=list)
     """steps that are saved and kept for good"""
 
     def due(self, step: int, last: int) -> bool:
@@ -214,7 +278,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
-    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
-    sharding: ShardingConfig = field(default_factory=ShardingConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    diagnostics: Annotated[DiagnosticsConfig, RECORDS] = field(default_factory=DiagnosticsConfig)
+    sharding: Annotated[ShardingConfig, NOTHING] = field(default_factory=ShardingConfig)
+    checkpoint: Annotated[CheckpointConfig, NOTHING] = field(default_factory=CheckpointConfig)
     run: RunConfig = field(default_factory=RunConfig)

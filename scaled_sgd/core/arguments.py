@@ -1,7 +1,4 @@
-"""Checks of what public functions are given; each refuses in one line."""
-
-import math
-from numbers import Real
+"""Checks of tensors that public functions are given; each refuses in one line."""
 
 import torch
 from torch import Tensor
@@ -9,21 +6,6 @@ from torch import Tensor
 from scaled_sgd.core.errors import UserError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def check_integer(name: str, value: object, *, least: int = 1, most: int | None = None) -> None:
-    """Refuse all but integers from ``least`` to ``most``."""
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if not (fits and least <= value and (most is None or value <= most)):  # type: ignore[operator]
-        upto = "" if most is None else f" to {most}"
-        raise UserError(f"{name}: {value!r} is not usable; allowed: integers from {least}{upto}")
-
-
-def check_number(name: str, value: object, *, below: float = math.inf) -> None:
-    """Refuse all but finite numbers from 0, less than ``below``."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < below:
-        allowed = "finite numbers from 0" if below == math.inf else f"numbers from 0 to below {below:g}"
-        raise UserError(f"{name}: {value!r} is not usable; allowed: {allowed}")
 
 
 def check_samples(x: object, features: int, device: torch.device) -> None:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scaled_sgd.core.arguments import FLOATS, check_integer, check_number
+from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
 
 _BLOCK_ELEMENTS = 1 << 18
@@ -99,6 +100,14 @@ class ScaledLinear(nn.Module):
             f"{self.in_features} -> {self.out_features}, multiplier={self.multiplier:.4g}, "
             f"init_std={self.init_std:.4g}, layer_weight={self.layer_weight:.4g}"
         )
+
+
+def activate(phi: Activation, z: Tensor) -> Tensor:
+    """φ(z) = a·z + b·|z|."""
+    if phi.positive_slope == 0:
+        return phi.negative_slope * z.clamp(max=0)
+    h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
+    return h if phi.positive_slope == 1 else phi.positive_slope * h
 
 
 class HomogeneousMLP(nn.Module):
@@ -194,11 +203,7 @@ class HomogeneousMLP(nn.Module):
 
     def apply_activation(self, z: Tensor) -> Tensor:
         """φ(z)."""
-        phi = self.activation
-        if phi.positive_slope == 0:
-            return phi.negative_slope * z.clamp(max=0)
-        h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
-        return h if phi.positive_slope == 1 else phi.positive_slope * h
+        return activate(self.activation, z)
 
     def activation_derivative(self, z: Tensor) -> Tensor:
         """D = a + b·sign(z), with the left slope a − b at 0."""

@@ -7,13 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
 
-from scaled_sgd.core.arguments import check_integer, check_number
 from scaled_sgd.core.errors import UserError
-
-Parameterization = Literal["nup", "ntp", "sp", "mup"]
-PARAMETERIZATIONS: tuple[str, ...] = get_args(Parameterization)
+from scaled_sgd.core.numbers import check_integer, check_number
+from scaled_sgd.core.registry import Registry
 
 MAX_WIDTH = 2**31 - 1
 """The widest layer that matrix libraries index."""
@@ -116,21 +113,43 @@ class LayerConstants:
     layer_weight: float
 
 
+Constants = Callable[[int, int, bool, bool], LayerConstants]
+"""Of a layer, from m_{k−1}, m_k, and whether it is the first or the last."""
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """How multipliers, initial weights and update sizes depend on widths (theory §1).
+
+    Attributes:
+        name: as ``model.parameterization`` has it.
+        label: as tables and figures have it.
+        constants: of a layer.
+        alpha: formula of α_k.
+        std: formula of the standard deviation of W_k at step 0.
+        omega: formula of ω_k.
+        remark: what the documentation adds to the label.
+    """
+
+    name: str
+    label: str
+    constants: Constants
+    alpha: str
+    std: str
+    omega: str
+    remark: str = ""
+
+
 def layer_constants(parameterization: str, k: int, widths: tuple[int, ...]) -> LayerConstants:
     """Constants of layer k (1 ≤ k ≤ l) of a network with ``widths`` (m_0, …, m_l), theory §1.
 
     Raises:
         UserError: an unknown parameterization.
     """
-    try:
-        rule = _TABLE[parameterization]
-    except (KeyError, TypeError):
-        allowed = ", ".join(PARAMETERIZATIONS)
-        raise UserError(f"parameterization: {parameterization!r} is unknown; allowed: {allowed}") from None
-    depth = len(widths) - 1
+    entry, depth = PARAMETERIZATIONS[parameterization], len(widths) - 1
     if not 1 <= k <= depth:
         raise UserError(f"layer: {k} is out of range; allowed: 1 to {depth}")
-    return rule(widths[k - 1], widths[k], k == 1, k == depth)
+    return entry.constants(widths[k - 1], widths[k], k == 1, k == depth)
 
 
 def _nup(fan_in: int, fan_out: int, _is_input: bool, is_output: bool) -> LayerConstants:
@@ -161,9 +180,27 @@ def _mup(fan_in: int, fan_out: int, is_input: bool, is_output: bool) -> LayerCon
     return LayerConstants(1.0, fan_in**-0.5, (fan_out / fan_in) ** 0.5)
 
 
-_TABLE: dict[str, Callable[[int, int, bool, bool], LayerConstants]] = {
-    "nup": _nup,
-    "ntp": _ntp,
-    "sp": _sp,
-    "mup": _mup,
-}
+PARAMETERIZATIONS: Registry[Parameterization] = Registry("parameterization")
+for _entry in (
+    Parameterization(
+        "nup",
+        "νP",
+        _nup,
+        alpha="m_{k−1}^{−1/2}; output 1/m_{l−1}",
+        std="1",
+        omega="√m_k; output √m_{l−1}",
+        remark="ours, after the published goals",
+    ),
+    Parameterization("ntp", "NTP", _ntp, alpha="m_{k−1}^{−1/2}", std="1", omega="1"),
+    Parameterization("sp", "SP", _sp, alpha="1", std="m_{k−1}^{−1/2}", omega="1"),
+    Parameterization(
+        "mup",
+        "μP",
+        _mup,
+        alpha="1; input √m_1; output m_{l−1}^{−1/2}",
+        std="m_{k−1}^{−1/2}; input (m_0 m_1)^{−1/2}",
+        omega="√(m_k/m_{k−1}); input m_0^{−1/2}; output 1",
+        remark="SGD, one learning rate for all layers",
+    ),
+):
+    PARAMETERIZATIONS.add(_entry.name, _entry)

@@ -3,7 +3,7 @@
 Importing a registry imports neither torch nor the code behind its entries where an entry names it by text.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -65,10 +65,9 @@ class Registry(Generic[T]):
         return self._entries[name]
 
 
-def load(target: "str | Callable[..., Any]") -> Callable[..., Any]:
-    """What ``"package.module:name"`` names, imported now; anything else as it is."""
+def load(target: Any) -> Any:
+    """What the text ``"package.module:name"`` names, imported now; anything else as it is."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), name)
-    return found
+    return getattr(import_module(module), name)

@@ -8,11 +8,16 @@ middle of an epoch from the number b.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Samples = tuple[Tensor, Tensor]
+"""Inputs (n, m_0), and class ids (n,) or targets (n, d)."""
 
 SHUFFLED_WHOLE = 1 << 20
 """Up to so many numbers are put in an epoch's order at once, which takes less time than by minibatches."""
@@ -30,20 +35,37 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
-def _moved(x: Tensor, y: Tensor, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _moved(x: Tensor, y: Tensor, device: torch.device | str, dtype: torch.dtype) -> Samples:
     return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else y.dtype)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's rows of one global minibatch."""
+    """One global minibatch, of which each rank takes its own rows or all.
 
-    x: Tensor
-    """Shape (n, m_0)."""
-    y: Tensor
-    """Class ids (n,) or targets (n, d)."""
+    Attributes:
+        epoch: whose it is.
+        number: its place in the epoch.
+        n_global: rows over all ranks: the divisor of every mean.
+        own_rows: which of these are this rank's, perhaps none.
+        cut: takes some of them; of a stream, of which a rank has only its own rows, no others.
+    """
+
+    epoch: int
+    number: int
     n_global: int
-    """Rows of the minibatch over all ranks: the divisor of every mean."""
+    own_rows: slice
+    cut: Callable[[slice], Samples]
+
+    @cached_property
+    def own(self) -> Samples:
+        """This rank's rows."""
+        return self.cut(self.own_rows)
+
+    def whole(self) -> Samples:
+        """All rows."""
+        everything = slice(0, self.n_global)
+        return self.own if self.own_rows == everything else self.cut(everything)
 
 
 @dataclass(frozen=True)
@@ -70,28 +92,34 @@ class Resident:
         """Minibatches in one epoch, the ragged last one included."""
         return math.ceil(len(self) / batch_size)
 
+    def with_targets(self, targets: Callable[[Tensor], Tensor]) -> "Resident":
+        """The same inputs, and what ``targets`` makes of the targets."""
+        return Resident(self.x, targets(self.y))
+
     def batches(
         self, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yield this rank's part of each global minibatch of an epoch, from minibatch `start` on.
+        """Yield the global minibatches of an epoch, from minibatch `start` on.
 
         `batch_size` counts the rows of all ranks together. The last minibatch may be smaller, and a rank's
-        part of it empty.
+        part of it empty. Every rank has all data, so none has to be asked for its rows.
         """
-        if world_size == 1 and self.x.numel() <= SHUFFLED_WHOLE:
-            for x, y in self.shuffled(batch_size=batch_size, seed=seed, epoch=epoch)[start:]:
-                yield Batch(x, y, len(x))
-            return
         order = self._order(seed, epoch)
-        for rows in torch.split(order, batch_size)[start:]:
-            own = rows if world_size == 1 else rows[rank_rows(len(rows), rank, world_size)]
-            yield Batch(self.x.index_select(0, own), self.y.index_select(0, own), len(rows))
+        minibatches = torch.split(order, batch_size)
+        cuts: Iterable[Callable[[slice], Samples]]
+        if self.x.numel() <= SHUFFLED_WHOLE:
+            x, y = (torch.split(t.index_select(0, order), batch_size) for t in (self.x, self.y))
+            cuts = map(partial, repeat(_rows), x, y)
+        else:
+            cuts = map(partial, repeat(self._selected), minibatches)
+        for number, (rows, cut) in enumerate(zip(minibatches, cuts, strict=True)):
+            if number >= start:
+                own = rank_rows(len(rows), rank, world_size)
+                yield Batch(epoch, number, len(rows), own, cut)
 
-    def shuffled(self, *, batch_size: int, seed: int, epoch: int) -> list[tuple[Tensor, Tensor]]:
-        """Inputs and targets of all minibatches of an epoch at once: views of a copy of all data."""
-        order = self._order(seed, epoch)
-        x, y = (torch.split(t.index_select(0, order), batch_size) for t in (self.x, self.y))
-        return list(zip(x, y, strict=True))
+    def _selected(self, minibatch: Tensor, rows: slice) -> Samples:
+        chosen = minibatch[rows]
+        return self.x.index_select(0, chosen), self.y.index_select(0, chosen)
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
@@ -112,8 +140,8 @@ class Stream:
     """
 
     tables: Callable[[int, int], Iterable[Any]]
-    decode: Callable[[Any, int], tuple[Tensor, Tensor]]
-    empty: tuple[Tensor, Tensor]
+    decode: Callable[[Any, int], Samples]
+    empty: Samples
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -125,10 +153,23 @@ class Stream:
         """Unknown: a stream has no length."""
         return None
 
+    def with_targets(self, targets: Callable[[Tensor], Tensor]) -> "Stream":
+        """The same inputs, and what ``targets`` makes of the targets."""
+        decode, (x, y) = self.decode, self.empty
+
+        def decoded(table: Any, first_row: int) -> Samples:
+            inputs, found = decode(table, first_row)
+            return inputs, targets(found)
+
+        return replace(self, decode=decoded, empty=(x, targets(y)))
+
     def batches(
         self, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yield as `Resident.batches` does; minibatches before `start` are read and not decoded."""
+        """Yield as `Resident.batches` does, but a rank has its own rows only.
+
+        Minibatches before `start` are read and not decoded.
+        """
         for index, table in enumerate(self.tables(epoch_seed(seed, epoch), batch_size)):
             if index < start:
                 continue
@@ -136,4 +177,16 @@ class Stream:
             rows = rank_rows(n, rank, world_size)
             own = table.slice(rows.start, rows.stop - rows.start)
             x, y = self.decode(own, index * batch_size + rows.start) if len(own) else self.empty
-            yield Batch(*_moved(x, y, self.device, self.dtype), n_global=n)
+            moved = _moved(x, y, self.device, self.dtype)
+            yield Batch(epoch, index, n, rows, partial(_only, moved, rows))
+
+
+def _rows(x: Tensor, y: Tensor, rows: slice) -> Samples:
+    return x[rows], y[rows]
+
+
+def _only(samples: Samples, rows: slice, asked: slice) -> Samples:
+    """``samples``, which are ``rows`` of a minibatch."""
+    if asked != rows:
+        raise ValueError(f"rows: {asked}; allowed of a stream on this rank: {rows}")
+    return samples

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_samples
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.gradients import gradient_square_norms
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.steps.signals import Minibatch, forward
 
 
@@ -97,8 +95,7 @@ def gradient_soft_ranks(
 @torch.no_grad()
 def soft_ranks_of(batch: Minibatch) -> Tensor:
     """S_k of a minibatch whose signals may serve other diagnostics too."""
-    F, D, _ = mean_squares(batch)
-    return F * D / gradient_square_norms(batch)
+    return batch.statistics.soft_ranks
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.rows import Rows
 
 Which = Literal["largest", "magnitude"]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.diagnostics import Eigenpairs, HessianSpace, Minibatch, gram, kernel_drift
 from scaled_sgd.diagnostics.features import kernel_ranks, soft_ranks_of
+from scaled_sgd.diagnostics.preactivations import preactivations, relative_change
 from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
 from scaled_sgd.diagnostics.sharpness import sharpness_of
 from scaled_sgd.diagnostics.taylor import taylor_of
@@ -25,12 +26,12 @@ class Settings(Protocol):
 
 
 class Observer:
-    """Measures a network before a step. Collective: every rank calls it with its own samples.
+    """Measures a network before a step. Collective.
 
     Args:
         config: what to measure.
         model: a HomogeneousMLP, wrapped and sharded as may be.
-        x: this rank's samples of the probe.
+        x: the probe, the same on every rank.
         y: their targets, as the loss takes them.
         loss: ``cross_entropy`` or ``mse``.
     """
@@ -42,6 +43,8 @@ class Observer:
         self._loss = loss
         self._starts: dict[str, Tensor] = {}
         self._first_kernels: list[Tensor] | None = None
+        self._first_preactivations: list[Tensor] | None = None
+        self._knows_first = True
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a diagnostic step."""
@@ -74,8 +77,10 @@ class Observer:
 
     def measure_probe(self, *, scales: Tensor, lr: float) -> dict[str, Any]:
         """Curvature and ranks on the probe; ``scales`` are those of the coming step."""
-        batch = Minibatch(self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk)
-        row: dict[str, Any] = {}
+        batch = Minibatch(
+            self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk, whole=True
+        )
+        row = self._preactivation_change(batch)
         if self._config.sharpness:
             plain = self._eigenpairs("plain", choose_space(batch, None))
             scaled = self._eigenpairs("scaled", choose_space(batch, scales.to(batch.partition.dtype)))
@@ -94,13 +99,20 @@ class Observer:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """Vectors that later eigenvalue searches start from, and the kernels that drift is measured from."""
-        return {"starts": dict(self._starts), "first_kernels": self._first_kernels}
+        """Vectors that later eigenvalue searches start from, and what changes are measured from."""
+        return {
+            "starts": dict(self._starts),
+            "first_kernels": self._first_kernels,
+            "first_preactivations": self._first_preactivations,
+            "knows_first": self._knows_first,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up :meth:`state_dict`."""
         self._starts = dict(state["starts"])
         self._first_kernels = state["first_kernels"]
+        self._first_preactivations = state["first_preactivations"]
+        self._knows_first = state["knows_first"]
 
     def _eigenpairs(self, name: str, space: HessianSpace | SampleSpace) -> Eigenpairs:
         start = self._starts.get(name)
@@ -112,6 +124,15 @@ class Observer:
         )
         self._starts[name] = pairs.vectors
         return pairs
+
+    def _preactivation_change(self, batch: Minibatch) -> dict[str, Any]:
+        """Per layer; the preactivations of the first call are what it is measured from."""
+        if not self._knows_first:
+            return {}
+        now = preactivations(batch)
+        if self._first_preactivations is None:
+            self._first_preactivations = now
+        return {"preactivation_change": relative_change(now, self._first_preactivations).tolist()}
 
     def _features(self, batch: Minibatch) -> dict[str, list[float]]:
         """Per hidden layer; the kernels of the first call are what drift is measured from."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.generic import GenericSpace
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.lanczos import Space, Which, lanczos

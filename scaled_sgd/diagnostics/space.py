@@ -9,7 +9,6 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import initial_rows
 from scaled_sgd.diagnostics.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.r_operator import r_operator
-from scaled_sgd.steps.gradients import gradient_square_norms
 from scaled_sgd.steps.signals import Minibatch
 
 SpaceName = Literal["auto", "dense", "factor"]
@@ -101,7 +100,7 @@ class HessianSpace:
         The gradient leans to the top eigenvectors; the random part keeps any of them from being missed.
         """
         tiny = torch.finfo(self.dtype).tiny
-        length = gradient_square_norms(self.batch).sum().to(self.dtype).clamp(min=tiny).sqrt()
+        length = self.batch.statistics.gradient_squares.sum().to(self.dtype).clamp(min=tiny).sqrt()
         return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
 
     def random(self, seed: int) -> Tensor:

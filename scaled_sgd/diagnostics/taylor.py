@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.steps.gradients import gradient_rows
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch, Signals
+from scaled_sgd.steps.signals import Minibatch, Signals, gradient_rows
 
 UpdateRows = Callable[[int], Tensor | None]
 """This process's rows of α_k U_k = −α_k ξ_k G_k for a layer k, or None to keep U_k in factors."""

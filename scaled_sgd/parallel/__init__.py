@@ -4,21 +4,26 @@ Every process works on a slice of the rows of each W_k, which is a slice of the 
 and activations move between processes, weights never do when a process already holds whole rows.
 """
 
-from scaled_sgd.parallel.layout import (
-    chunk_offsets,
-    even_offsets,
-    full_weight,
-    holds_rows,
-    is_replica,
-    is_sharded,
-    is_whole,
-    like_shard,
-    local_shard,
-    row_range,
-    unwrap,
-)
-from scaled_sgd.parallel.partition import Partition, reshard
-from scaled_sgd.parallel.ranks import Ranks
+from typing import TYPE_CHECKING
+
+from scaled_sgd.core.lazy import attach
+
+if TYPE_CHECKING:
+    from scaled_sgd.parallel.layout import (
+        chunk_offsets,
+        even_offsets,
+        full_weight,
+        holds_rows,
+        is_replica,
+        is_sharded,
+        is_whole,
+        like_shard,
+        local_shard,
+        row_range,
+        unwrap,
+    )
+    from scaled_sgd.parallel.partition import Partition, reshard
+    from scaled_sgd.parallel.ranks import Ranks
 
 __all__ = [
     "Partition",
@@ -36,3 +41,6 @@ __all__ = [
     "row_range",
     "unwrap",
 ]
+
+_HOMES = {"Partition": "partition", "Ranks": "ranks", "reshard": "partition"}
+__getattr__, __dir__ = attach(__name__, {name: _HOMES.get(name, "layout") for name in __all__})

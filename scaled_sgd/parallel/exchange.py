@@ -1,7 +1,7 @@
 """Whether a layer's factors or its gradient move between processes that hold all weights (theory §6).
 
 A layer's gradient δ_kᵀ h_{k−1} of n samples is known when its factors are, n (m_k + m_{k−1}) numbers instead
-of m_k m_{k−1}: :func:`scaled_sgd.steps.fused.fused_step` moves either. The choice is ours.
+of m_k m_{k−1}: :func:`scaled_sgd.steps.step.take_step` moves either. The choice is ours.
 """
 
 import time

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
+from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import zero_weights
 from scaled_sgd.parallel.layout import (
     even_offsets,
@@ -90,11 +91,33 @@ class Partition:
         """A number () that nothing reads, for products that start from nothing."""
         return torch.empty((), dtype=self.dtype, device=self.device)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(m_0, …, m_l)."""
+        return self.model.widths
+
+    @property
+    def activation(self) -> Activation:
+        """φ."""
+        return self.model.activation
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """α_k (l,), float64, where the weights are."""
+        return self._constants([layer.multiplier for layer in self.layers])
+
     @cached_property
     def alpha_squares(self) -> Tensor:
         """α_k² (l,), float64, where the weights are."""
-        squares = torch.tensor([layer.multiplier**2 for layer in self.layers], dtype=torch.float64)
-        return squares.to(self.device, non_blocking=True)
+        return self.alpha.square()
+
+    @cached_property
+    def omega(self) -> Tensor:
+        """ω_k (l,), float64, where the weights are."""
+        return self._constants([layer.layer_weight for layer in self.layers])
+
+    def _constants(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=True)
 
     @cached_property
     def whole(self) -> list[Tensor] | None:
@@ -152,3 +175,45 @@ class Partition:
     def sum(self, t: Tensor) -> Tensor:
         """Sum ``t`` over the processes, in place."""
         return self.ranks.sum(t)
+
+    def start(self, x: Tensor) -> Tensor:
+        """h_0 in the precision of all computations."""
+        return x.to(self.dtype)
+
+    def preactivation(self, h: Tensor, k: int) -> Tensor:
+        """z_k = α_k h W_kᵀ (n, m_k), complete on every process."""
+        return self.gather(self._product(h, self.local(k).T, k), k)
+
+    def pulled_back(self, delta: Tensor, k: int) -> Tensor:
+        """This process's columns of α_k δ_k W_k, (…, n, width(k − 1)), from its columns of δ_k."""
+        return self.own(self.sum(self._product(delta, self.local(k), k)), k - 1)
+
+    def check_in_place(self) -> None:
+        """Refuse weights that :meth:`local` could only give as a copy.
+
+        Raises:
+            UserError: the weights do not lie in rows over the processes, or are narrower than float32.
+        """
+        if self.whole is not None:
+            return
+        for k, layer in enumerate(self.layers, start=1):
+            weight = layer.weight
+            if weight.dtype != self.dtype:
+                raise UserError(f"model: layer {k} is {weight.dtype}; allowed: float32, float64")
+            alone = self.ranks.size == 1 and is_whole(weight)
+            if not (alone or holds_rows(weight, self.ranks)):
+                raise UserError(
+                    f"model: the rows of layer {k} do not lie on {self.ranks.size} processes; allowed: "
+                    "FSDP2 and tensor-parallel shards, or a whole network on one"
+                )
+
+    def numbers(self, values: Tensor) -> list[float | Tensor]:
+        """``values`` (layers,) one by one: numbers on a CPU, else tensors (), for which nothing waits."""
+        return values.tolist() if values.device.type == "cpu" else list(values.unbind())
+
+    def _product(self, rows: Tensor, matrix: Tensor, k: int) -> Tensor:
+        """α_k rows @ matrix for rows (…, m); the factor is part of the product, without a pass of its own."""
+        if rows.ndim > 2:
+            product = self._product(rows.flatten(0, -2), matrix, k)
+            return product.view(*rows.shape[:-1], matrix.shape[1])
+        return torch.addmm(self.blank, rows, matrix, beta=0, alpha=self.multiplier(k))

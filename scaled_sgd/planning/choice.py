@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from scaled_sgd.config import Config, ShardingConfig
+from scaled_sgd.config.combinations import permits, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Cluster, Cost, Load, advise, nominal, predict
 
-if TYPE_CHECKING:
-    pass
-
-ZERO = {"zero1": 1, "zero2": 2, "zero3": 3}
-NATIVE = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
+ZERO = {can.name: can.zero_stage for can in STRATEGIES.entries if can.zero_stage is not None}
+NATIVE = tuple(can.name for can in STRATEGIES.entries if can.zero_stage is None)
 """What ``auto`` chooses from: strategies that need no other launch."""
 
 
@@ -26,6 +24,7 @@ class World:
         cuda: whether each has a GPU of its own.
         memory: bytes a process may fill.
         launched: the strategy that the launcher's configuration file names; None: any.
+        launched_half: whether it gathers weights in 16 bits.
     """
 
     size: int
@@ -33,6 +32,7 @@ class World:
     cuda: bool
     memory: int
     launched: str | None = None
+    launched_half: bool = False
 
 
 def choose(config: Config, world: World, load: Load) -> ShardingConfig:
@@ -58,7 +58,7 @@ def choose(config: Config, world: World, load: Load) -> ShardingConfig:
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
             f"{world.launched}, or a launch without DeepSpeed and FSDP"
         )
-    chosen = replace(sharding, strategy=name)  # type: ignore[arg-type]
+    chosen = replace(sharding, strategy=name)
     tensor_processes(chosen, world)
     return chosen
 
@@ -69,9 +69,10 @@ def predicted(name: str, config: Config, world: World, load: Load) -> Cost:
     Raises:
         UserError: the configured number of processes that share a layer does not fit.
     """
-    parts = tensor_processes(replace(config.sharding, strategy=name), world)  # type: ignore[arg-type]
+    config = with_update(with_strategy(config, name))
+    parts = tensor_processes(config.sharding, world)
     planned = name
-    if config.optim.fused_update:
+    if config.optim.update == "fused":
         planned = "ddp+fused" if name == "ddp" else "fsdp2+fused"
     return predict(planned, load, cluster_of(world, half=load.half), parts=parts)
 
@@ -84,15 +85,10 @@ def cluster_of(world: World, *, half: bool) -> Cluster:
 
 def _advised(config: Config, world: World, load: Load) -> str:
     """The fastest native strategy that fits, else the one that needs least."""
-    sharding = config.sharding
-    names: tuple[str, ...] = NATIVE
-    if config.run.precision == "fp16" or sharding.exchange != "auto":
-        names = ("ddp",)
-    elif sharding.tensor_processes is not None:
-        names = ("fsdp2+tensor",)
+    names = [name for name in NATIVE if permits(config, name)] or ["ddp"]
     costs = {}
     for name in names:
-        parts = tensor_processes(replace(sharding, strategy=name), world)  # type: ignore[arg-type]
+        parts = tensor_processes(replace(config.sharding, strategy=name), world)
         if name != "fsdp2+tensor" or len(names) == 1 or 1 < parts < world.size:
             costs[name] = predicted(name, config, world, load)
     advice = advise(list(costs.values()), cluster_of(world, half=load.half))
@@ -105,14 +101,10 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
     """How many processes share each layer; 1 where none do.
 
     Raises:
-        UserError: the number that is configured does not fit the strategy or the world.
+        UserError: the number that is configured does not fit the world.
     """
     asked, name = sharding.tensor_processes, sharding.strategy
-    if name != "fsdp2+tensor":
-        if asked is not None:
-            raise UserError(
-                f"sharding.tensor_processes: {asked} does not fit sharding.strategy {name}; allowed: null"
-            )
+    if not STRATEGIES[name].shares_layers:
         return world.size if name == "tensor" else 1
     if asked is None:
         several = 1 < world.local_size < world.size

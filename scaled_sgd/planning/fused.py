@@ -1,4 +1,4 @@
-"""``optim.fused_update``: steps without autograd and without gradients (:mod:`scaled_sgd.steps.fused`).
+"""``optim.fused_update``: steps without autograd and without gradients (:mod:`scaled_sgd.steps.step`).
 
 Where every process holds all weights, a layer's factors (h_{k−1}, δ_k) of all samples are gathered, or its
 gradient is summed where that is faster. Where processes hold rows, activations are gathered and the gradients

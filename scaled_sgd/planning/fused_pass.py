@@ -1,4 +1,4 @@
-"""Signals that a fused step holds, event by event: those of :func:`scaled_sgd.steps.fused.fused_step`."""
+"""Signals that a fused step holds, event by event: those of :func:`scaled_sgd.steps.step.take_step`."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from scaled_sgd.planning.cluster import Cluster
 from scaled_sgd.planning.holding import BUFFERS, GRADIENT, OUTPUTS, SIGNALS
 from scaled_sgd.planning.ledger import Ledger
 from scaled_sgd.planning.load import Load
-from scaled_sgd.steps.fused import HELD
+from scaled_sgd.steps.step import HELD
 
 FACTORS = "gathered factors"
 

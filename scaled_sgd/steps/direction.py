@@ -47,6 +47,8 @@ class Direction:
     @staticmethod
     def joined(parts: Sequence["Direction"]) -> "Direction":
         """Directions of successive layers as one."""
+        if len(parts) == 1:
+            return parts[0]
         numbers = torch.cat([part.numbers for part in parts], -1)
         if all(part.matrices is None for part in parts):
             return Direction(numbers)

@@ -31,37 +31,48 @@ class DivergenceWatch:
     pass itself. Costs a sum over each z_k.
 
     Args:
-        model: the network, unwrapped.
+        depth: l.
+        device: where the numbers are.
+        count: of networks in a stack; None: one network.
     """
 
-    def __init__(self, model: HomogeneousMLP) -> None:
-        self._depth = model.depth
+    def __init__(self, depth: int, device: torch.device, *, count: int | None = None) -> None:
+        self._depth = depth
         self._never = torch.iinfo(torch.int64).max
-        self._first = torch.full(
-            (), self._never, dtype=torch.int64, device=model.scaled_layers[0].weight.device
-        )
+        shape = () if count is None else (count,)
+        self.first = torch.full(shape, self._never, dtype=torch.int64, device=device)
         self._step = 0
+
+    def attach(self, model: HomogeneousMLP) -> None:
+        """See every z_k of forward passes with gradients."""
         for k, layer in enumerate(model.scaled_layers, start=1):
             layer.register_forward_hook(self._hook(k))
 
     def start_step(self, step: int) -> None:
-        """Forward passes with gradients belong to ``step`` from now on."""
+        """What is seen belongs to ``step`` from now on."""
         self._step = step
 
+    def keep(self, rows: Tensor) -> None:
+        """Continue with some networks of a stack only."""
+        self.first = self.first[rows]
+
     def see(self, number: Tensor, k: int) -> None:
-        """Note ``number`` (): a :func:`witness` of z_k, or with k = l + 1 the loss."""
-        if self._first.device.type == "cpu" and math.isfinite(number):
+        """Note ``number`` (…): a :func:`witness` of z_k, or with k = l + 1 the loss."""
+        if number.device.type == "cpu" and number.ndim == 0 and math.isfinite(number):
             return
         code = self._step * (self._depth + 2) + k
         bad = torch.where(number.isfinite(), self._never, code)
-        torch.minimum(self._first, bad, out=self._first)
+        torch.minimum(self.first, bad, out=self.first)
 
     def found(self) -> tuple[int, int] | None:
         """(step, layer) of the first bad number on any rank, None if there was none. Collective, waits."""
-        first = self._first.clone()
+        first = self.first.clone()
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(first, op=dist.ReduceOp.MIN)
-        code = int(first)
+        return self.place(int(first))
+
+    def place(self, code: int) -> tuple[int, int] | None:
+        """(step, layer) of an element of ``first``; None where nothing was bad."""
         return None if code == self._never else divmod(code, self._depth + 2)
 
     def describe(self, k: int) -> str:

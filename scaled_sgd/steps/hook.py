@@ -15,9 +15,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.parallel import local_shard
+from scaled_sgd.parallel import is_sharded, local_shard
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.hook_sums import MeasuredLayer, SignalNorms, measured_layers
-from scaled_sgd.steps.rules import get_rule
+from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.statistics import Statistics, square_norm
 
 
 class DepthwiseScaling:
@@ -46,6 +48,10 @@ class DepthwiseScaling:
         grad_scaler: the ``torch.amp.GradScaler`` in use, if any: its loss scale is taken out of the
             norms, which would be wrong without it.
 
+    Attributes:
+        statistics: of the last step, None where nothing was measured.
+        squares: measures ‖G_k‖_F² (l,) at a step; of the gradients' shards unless replaced.
+
     Raises:
         UserError: an unknown rule, or trainable parameters outside ``nn.Linear`` layers.
     """
@@ -60,7 +66,7 @@ class DepthwiseScaling:
         process_group: dist.ProcessGroup | None = None,
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
-        self._rule = get_rule(rule)
+        self._rule = RULES[rule]
         if not isinstance(static, bool):
             raise UserError(f"static: {static!r} is not usable; allowed: True, False")
         self.rule = rule
@@ -68,7 +74,9 @@ class DepthwiseScaling:
         self.layers: list[MeasuredLayer] = measured_layers(model)
         self._norms = SignalNorms(self.layers, process_group=process_group, grad_scaler=grad_scaler)
         self._scales: Tensor | None = None
-        self._elsewhere = False
+        self._elsewhere = self._wanted = False
+        self.statistics: Statistics | None = None
+        self.squares: Callable[[], Tensor] = self._gradient_squares
         self._optimizer: Optimizer | None = None
         self._handles: list[RemovableHandle] = []
         self._restore_zero_grad: Callable[[], None] | None = None
@@ -102,17 +110,34 @@ class DepthwiseScaling:
         Raises:
             UserError: no backward pass has run since the last step.
         """
-        if not self._frozen:
-            self._scales = self.predict(*self._norms.reduce())
+        self.statistics = None
+        if not self._frozen or self._wanted:
+            depth = len(self.layers)
+            self.statistics = Statistics(
+                slice(0, depth), depth, *self._norms.reduce(), self._norms.omega, self.squares
+            )
+            direction = self.direction(self.statistics)
+            if not direction.is_scalar:
+                raise UserError(
+                    f"scaling.rule: {self.rule!r} gives matrices, which gradients do not take; allowed: "
+                    "optim.update fused, or a scalar rule"
+                )
+            self.record(direction.numbers)
+            self._wanted = False
             self._measure()
         self._norms.reset()
         return self.scales
 
-    def predict(self, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
-        """ξ (l,) that a step with these mean squares will use: the frozen ones of a static rule."""
+    def direction(self, statistics: Statistics) -> Direction:
+        """K of the layers that ``statistics`` is of: what a step with it takes, frozen where static."""
         if self._frozen:
-            return self.scales
-        return self._rule(F, D, R, self._norms.omega, len(self.layers))
+            return Direction(self.scales[statistics.layers])
+        return self._rule(statistics)
+
+    def want_statistics(self) -> None:
+        """Have the coming step leave its ``statistics`` even where its scales are frozen."""
+        self._wanted = True
+        self._measure()
 
     def measure_elsewhere(self) -> "DepthwiseScaling":
         """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales.
@@ -122,12 +147,6 @@ class DepthwiseScaling:
         self._elsewhere = True
         self._measure()
         return self
-
-    def predict_layers(self, layers: slice, F: Tensor, D: Tensor, R: Tensor) -> Tensor:
-        """ξ of some layers alone, as :meth:`predict`, from their F and D, and R ()."""
-        if self._frozen:
-            return self.scales[layers]
-        return self._rule(F, D, R, self._norms.omega[layers], len(self.layers))
 
     def record(self, scales: Tensor) -> None:
         """Take ξ (l,) of a step that measured its signals itself."""
@@ -205,10 +224,23 @@ class DepthwiseScaling:
         return self.rule == "none" or (self.static and self._scales is not None)
 
     def _measure(self) -> None:
-        if self._frozen or self._elsewhere:
+        if self._elsewhere or (self._frozen and not self._wanted):
             self._norms.stop()
         else:
             self._norms.start()
+
+    def _gradient_squares(self) -> Tensor:
+        """‖G_k‖_F² (l,), float64, of the gradients as they are. Collective where they are in parts."""
+        parts = [
+            torch.stack(
+                [square_norm(local_shard(p.grad)) for p in layer.parameters if p.grad is not None]
+            ).sum()
+            for layer in self.layers
+        ]
+        squares = torch.stack(parts)
+        if dist.is_initialized() and any(is_sharded(p) for layer in self.layers for p in layer.parameters):
+            dist.all_reduce(squares, group=self._norms.group)
+        return squares
 
     def _before_step(
         self, _optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]

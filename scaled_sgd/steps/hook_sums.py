@@ -6,7 +6,6 @@ accumulate over microbatches as weight gradients do, a forward pass without a ba
 trace, and a forward pass recomputed by activation checkpointing counts once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,9 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import ScaledLinear
 from scaled_sgd.parallel import unwrap
-
-_DOTTED = (torch.float32, torch.float64)
-"""Types whose numbers are squared and summed as they are."""
+from scaled_sgd.steps.statistics import square_norm
 
 
 @dataclass(frozen=True)
@@ -101,23 +98,6 @@ class _Measure(torch.autograd.Function):
         return delta, None, None, torch.stack((h_square, square_norm(delta), rows))
 
 
-def square_norm(signal: Tensor) -> Tensor:
-    """‖signal‖² () in float64; summed in float32 for float32 and narrower signals."""
-    if signal.dtype in _DOTTED and signal.is_contiguous():
-        flat = signal.view(-1)
-        return torch.dot(flat, flat).double()
-    norm: Tensor = torch.linalg.vector_norm(signal, dtype=torch.promote_types(signal.dtype, torch.float32))
-    return norm.double().square()
-
-
-def square_norms(signals: Sequence[Tensor]) -> Tensor:
-    """:func:`square_norm` of each, shape (len(signals),)."""
-    if all(signal.is_contiguous() and signal.dtype in _DOTTED for signal in signals):
-        flat = [signal.view(-1) for signal in signals]
-        return torch.stack([torch.dot(row, row) for row in flat]).double()
-    return torch.stack([square_norm(signal) for signal in signals])
-
-
 def _in_backward() -> bool:
     """Whether activation checkpointing is running a forward pass again, in whatever order it needs."""
     return torch._C._current_graph_task_id() != -1
@@ -144,7 +124,7 @@ class SignalNorms:
     ) -> None:
         self.overlap = False
         self._layers = layers
-        self._group = process_group
+        self.group = process_group
         self._grad_scaler = grad_scaler
         self._probes: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
@@ -205,7 +185,7 @@ class SignalNorms:
         # Processes that share a layer see all of h and the same samples, and a part of δ.
         parts = getattr(self._layers[0].module, "parts", 1)
         h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
-        averaged = (dist.get_world_size(self._group) if dist.is_initialized() else 1) / parts
+        averaged = (dist.get_world_size(self.group) if dist.is_initialized() else 1) / parts
         scale = n / averaged**2
         if self._grad_scaler is not None and self._grad_scaler.is_enabled():
             loss_scale = self._grad_scaler._scale
@@ -242,8 +222,8 @@ class SignalNorms:
             )
         sums = torch.stack([probe.grad for probe in self._probes if probe.grad is not None])
         self._sums = torch.cat((sums[:, 0], sums[:, 1], sums[:1, 2]))
-        if dist.is_initialized() and dist.get_world_size(self._group) > 1:
-            self._work = dist.all_reduce(self._sums, group=self._group, async_op=asynchronous)
+        if dist.is_initialized() and dist.get_world_size(self.group) > 1:
+            self._work = dist.all_reduce(self._sums, group=self.group, async_op=asynchronous)
 
     def _first_layer_done(self, _probe: Tensor) -> None:
         if self.overlap:

@@ -1,6 +1,7 @@
 """SGD with depthwise gradient scaling folded into the update."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,10 +9,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scaled_sgd.core.arguments import check_number
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.update import Number, Update, add_scaled
 
 
 class ScaledSGD(Optimizer):
@@ -29,6 +31,9 @@ class ScaledSGD(Optimizer):
         weight_decay: λ, not scaled by ξ.
         process_group: the ranks that share the global minibatch.
         grad_scaler: a ``torch.amp.GradScaler`` in use.
+
+    Attributes:
+        factor: () multiplies the direction of the next step, such as a clip factor; 1 when None.
 
     Raises:
         UserError: a negative or non-finite number, an unknown rule, or a model that does not fit.
@@ -54,6 +59,7 @@ class ScaledSGD(Optimizer):
         )
         placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
         self._layer_of = [k for k, _ in placed]
+        self.factor: Tensor | None = None
         super().__init__(
             [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
@@ -71,29 +77,21 @@ class ScaledSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scales = self.scaling.update()
-        if scales.device.type == "cpu":
-            factors: list[Any] = scales.tolist()
-        else:
-            factors = list(scales.float().unbind())
+        if self.factor is not None:
+            scales, self.factor = scales * self.factor, None
+        # A number on a CPU, else a tensor (), for which nothing waits.
+        numbers: list[Number] = scales.tolist() if scales.device.type == "cpu" else list(scales.unbind())
         group = self.param_groups[0]
-        for parameter, k in zip(group["params"], self._layer_of, strict=True):
-            if parameter.grad is not None:
-                self._update(parameter, parameter.grad, factors[k], group)
+        trained = group["params"]
+        update = Update(
+            group["lr"], group["weight_decay"], group["momentum"], lambda i: self.velocity(trained[i])
+        )
+        for i, (parameter, k) in enumerate(zip(trained, self._layer_of, strict=True)):
+            if parameter.grad is None:
+                continue
+            add = partial(_add_gradient, local_shard(parameter.grad), numbers[k])
+            update.apply(i, local_shard(parameter), add)
         return loss
-
-    def _update(self, parameter: nn.Parameter, gradient: Tensor, xi: Any, group: dict[str, Any]) -> None:
-        lr, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
-        W, G = local_shard(parameter), local_shard(gradient)
-        if momentum == 0:
-            if weight_decay != 0:
-                W.mul_(1 - lr * weight_decay)
-            _add_scaled(W, G, xi, -lr)
-            return
-        v = self.velocity(parameter)
-        _add_scaled(v.mul_(momentum), G, xi, 1.0)
-        if weight_decay != 0:
-            v.add_(W, alpha=weight_decay)
-        W.add_(v, alpha=-lr)
 
     def velocity(self, parameter: nn.Parameter) -> Tensor:
         """What this process holds of v_k, which is zero before the first step."""
@@ -139,9 +137,6 @@ class ScaledSGD(Optimizer):
         super().add_param_group(param_group)
 
 
-def _add_scaled(target: Tensor, gradient: Tensor, xi: Any, value: float) -> None:
-    """target += value·ξ·gradient in one pass; ξ stays on the device unless that is the CPU."""
-    if isinstance(xi, Tensor):
-        target.addcmul_(gradient, xi.to(gradient.dtype), value=value)
-    else:
-        target.add_(gradient, alpha=value * xi)
+def _add_gradient(G: Tensor, xi: Number, target: Tensor, *, keep: Number, factor: Number) -> None:
+    """Target ← keep · target + factor · ξ G."""
+    add_scaled(target if keep == 1 else target.mul_(keep), G, xi * factor)

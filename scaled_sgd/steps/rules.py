@@ -1,58 +1,98 @@
-"""Scaling rules: ξ as pure functions of mean squares of signals over the global minibatch (theory §3)."""
+"""Rules: the direction of a step from statistics of the global minibatch (theory §3, §3b).
 
-from typing import Protocol
+A rule is one function, registered with its formula and label; configuration, help, hook, fused steps, stacks
+and diagnostics read the registry. :func:`register_rule` serves plugins too.
+"""
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scaled_sgd.steps.direction import Direction
+    from scaled_sgd.steps.statistics import Statistics
 
 FLOOR = 1e-30
 """Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient.
 
 Norms of float32 and narrower signals are taken in float32, where entries below 1e-19 square to zero."""
 
-
-class Rule(Protocol):
-    """ξ (l,) from F (l,), D (l,), R (), ω (l,), all float64, and the depth l."""
-
-    def __call__(self, F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor: ...  # noqa: D102
+RuleFunction = Callable[["Statistics"], "Tensor | Direction"]
+"""ξ (…, layers) in float64, or a direction, of the layers that the statistics are of."""
 
 
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    safe = denominator > FLOOR
-    return torch.where(safe, numerator, 0.0) / torch.where(safe, denominator, 1.0)
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: as ``scaling.rule`` has it.
+        formula: of K_k, for tables and help.
+        label: what it does, in a few words.
+        function: what computes it.
+        scalar: whether every K_k is a number.
+    """
+
+    name: str
+    formula: str
+    label: str
+    function: RuleFunction
+    scalar: bool = True
+
+    def __call__(self, statistics: "Statistics") -> "Direction":
+        """The direction of the layers that ``statistics`` is of."""
+        from scaled_sgd.steps.direction import Direction
+
+        found = self.function(statistics)
+        return found if isinstance(found, Direction) else Direction(found)
 
 
-def none(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """1: plain SGD."""
-    return torch.ones_like(omega)
+RULES: Registry[Rule] = Registry("rule")
 
 
-def norm(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l √(F D)): cancels forward and backward norms, so that ‖ξ_k G_k‖_F ≤ ω_k / l."""
-    return _ratio(omega, depth * (F * D).sqrt())
-
-
-def gain(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l √(F B)), B = D / R: as ``norm``, but the step keeps the residual's scale."""
-    return _ratio(omega * R.sqrt(), depth * (F * D).sqrt())
-
-
-def kernel(F: Tensor, D: Tensor, R: Tensor, omega: Tensor, depth: int) -> Tensor:
-    """ω / (l F B): layer kernels of unit trace, steps in function space."""
-    return _ratio(omega, depth * F * _ratio(D, R))
-
-
-RULES: dict[str, Rule] = {"none": none, "norm": norm, "gain": gain, "kernel": kernel}
-
-
-def get_rule(name: str) -> Rule:
-    """The rule called ``name``.
+def register_rule(
+    name: str, *, formula: str, label: str, scalar: bool = True
+) -> Callable[[RuleFunction], RuleFunction]:
+    """Decorator that adds a rule.
 
     Raises:
-        UserError: there is no such rule.
+        UserError: the name is taken.
     """
-    if not isinstance(name, str) or name not in RULES:
-        raise UserError(f"rule: {name!r} is unknown; allowed: {', '.join(RULES)}")
-    return RULES[name]
+
+    def add(function: RuleFunction) -> RuleFunction:
+        RULES.add(name, Rule(name, formula, label, function, scalar))
+        return function
+
+    return add
+
+
+def _ratio(numerator: "Tensor", denominator: "Tensor") -> "Tensor":
+    return (numerator / denominator).masked_fill_((denominator > FLOOR).logical_not_(), 0.0)
+
+
+@register_rule("none", formula="1", label="plain SGD")
+def none(s: "Statistics") -> "Tensor":
+    """1."""
+    return s.omega.new_ones(s.omega.shape)
+
+
+@register_rule("norm", formula="ω_k / (l √(F_k D_k))", label="cancels forward and backward norms")
+def norm(s: "Statistics") -> "Tensor":
+    """ω / (l √(F D)), so that ‖ξ_k G_k‖_F ≤ ω_k / l."""
+    return _ratio(s.omega, s.depth * (s.F * s.D).sqrt())
+
+
+@register_rule("gain", formula="ω_k / (l √(F_k B_k))", label="as norm, but keeps the residual's scale")
+def gain(s: "Statistics") -> "Tensor":
+    """ω / (l √(F B)) with B = D / R."""
+    return _ratio(s.omega * s.R[..., None].sqrt(), s.depth * (s.F * s.D).sqrt())
+
+
+@register_rule("kernel", formula="ω_k / (l F_k B_k)", label="unit-trace layer kernels: function-space steps")
+def kernel(s: "Statistics") -> "Tensor":
+    """ω / (l F B) with B = D / R."""
+    return _ratio(s.omega, s.depth * s.F * _ratio(s.D, s.R[..., None]))

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.arguments import check_device, check_integer, check_samples
+from scaled_sgd.core.arguments import check_device, check_samples
 from scaled_sgd.core.losses import Loss, check_targets, get_loss
+from scaled_sgd.core.network import activate
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
+from scaled_sgd.steps.networks import Networks
+from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norms
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,25 @@ class Minibatch:
 
     Iterating yields the :class:`Signals` of each chunk. The whole batch's are computed once and kept;
     those of chunks are computed anew each time, so that memory does not grow with the batch.
+
+    Args:
+        model: a HomogeneousMLP, wrapped and sharded as may be.
+        x: this process's samples, which are gathered, or all of them where ``whole``.
+        y: their targets, as the loss takes them.
+        loss: ``cross_entropy`` or ``mse``.
+        chunk_size: at most so many samples at once; None: all.
+        whole: every process brings the same, whole minibatch.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, chunk_size: int | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: str,
+        chunk_size: int | None = None,
+        whole: bool = False,
     ) -> None:
         self.partition = Partition.of(model)
         self.loss = get_loss(loss)
@@ -88,7 +108,9 @@ class Minibatch:
             check_integer("chunk_size", chunk_size)
         check_targets(self.loss, y, len(x), widths[-1])
         check_device("y", y, self.partition.device)
-        self.x, self.y = self.partition.ranks.gather_samples(x.detach(), y.detach())
+        self.x, self.y = x.detach(), y.detach()
+        if not whole:
+            self.x, self.y = self.partition.ranks.gather_samples(self.x, self.y)
         self.chunk_size = chunk_size or len(self.x)
         self._whole: Signals | None = None
 
@@ -96,6 +118,11 @@ class Minibatch:
     def total(self) -> int:
         """Number of samples n over all processes."""
         return len(self.x)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """F, D, R, and ‖G_k‖² on demand, of all samples. Collective where weights are in parts."""
+        return _statistics(self)
 
     @property
     def chunked(self) -> bool:
@@ -120,6 +147,42 @@ class Minibatch:
 
 
 @torch.no_grad()
+def _statistics(batch: Minibatch) -> Statistics:
+    partition, n = batch.partition, batch.total
+    F, D = (torch.zeros_like(partition.alpha) for _ in range(2))
+    for signals in batch:
+        F += square_norms(signals.h)
+        D += square_norms([signals.delta[k] for k in range(1, partition.depth + 1)])
+    F, D = F * partition.alpha_squares / n, partition.sum(D) / n
+    layers = slice(0, partition.depth)
+    return Statistics(layers, partition.depth, F, D, D[-1], partition.omega, lambda: _gradient_squares(batch))
+
+
+@torch.no_grad()
+def _gradient_squares(batch: Minibatch) -> Tensor:
+    """‖G_k‖_F² (l,), float64; of chunks by rows of their sum."""
+    partition, layers = batch.partition, range(1, batch.partition.depth + 1)
+    if batch.chunked:
+        G = gradient_rows(batch)
+        return partition.sum(square_norms([G[k] for k in layers]))
+    signals = batch.first
+    squares = torch.stack([gradient_square(signals.h[k - 1], signals.delta[k]) for k in layers])
+    return partition.sum(squares) * (partition.alpha / batch.total).square()
+
+
+@torch.no_grad()
+def gradient_rows(batch: Minibatch) -> dict[int, Tensor]:
+    """This process's rows of G_k = (α_k/n) δ_kᵀ h_{k−1}, for k = 1..l."""
+    partition = batch.partition
+    G: dict[int, Tensor] = {}
+    for signals in batch:
+        for k in range(1, partition.depth + 1):
+            part = signals.delta[k].T @ signals.h[k - 1]
+            G[k] = G[k].add_(part) if k in G else part
+    return {k: rows.mul_(partition.multiplier(k) / batch.total) for k, rows in G.items()}
+
+
+@torch.no_grad()
 def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total: int) -> Signals:
     """Forward and backward over the samples x (samples, m_0) that every process has, without a graph."""
     h, gate, f = forward(partition, x)
@@ -133,40 +196,30 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 
 
 def forward(
-    partition: Partition, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
+    networks: Networks, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness () of each z_k, and k.
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness (…) of each z_k, and k.
 
     To be called without gradients.
     """
-    phi = partition.model.activation
+    phi = networks.activation
     sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
-    h = [x.to(partition.dtype)]
+    h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
-    for k in range(1, partition.depth + 1):
-        z = partition.gather(_product(partition, h[k - 1], partition.local(k).T, k), k)
+    for k in range(1, networks.depth + 1):
+        z = networks.preactivation(h[k - 1], k)
         if see is not None:
-            see(witness(z), k)
-        if k < partition.depth:
-            h.append(partition.model.apply_activation(z))
+            see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
+        if k < networks.depth:
+            h.append(activate(phi, z))
             gate[k] = h[k] if sign_survives else z
     return h, gate, z
 
 
-def backward(partition: Partition, delta: Tensor, gate: Tensor, k: int) -> Tensor:
+def backward(networks: Networks, delta: Tensor, gate: Tensor, k: int) -> Tensor:
     """δ_{k−1} = (α_k δ_k W_k) ∘ D_{k−1}: this process's columns, from its columns of δ_k.
 
-    ``delta`` is (…, samples, width(k)) and ``gate`` (samples, m_{k−1}).
+    ``delta`` is (…, samples, width(k)) and ``gate`` (…, samples, m_{k−1}).
     """
-    product = partition.sum(_product(partition, delta, partition.local(k), k))
-    own = partition.own(product, k - 1)
-    activation = partition.model.activation
-    return through_activation(activation, own, partition.own(gate, k - 1)).contiguous()
-
-
-def _product(partition: Partition, rows: Tensor, matrix: Tensor, k: int) -> Tensor:
-    """α_k rows @ matrix for rows (…, m); the factor is part of the product, without a pass of its own."""
-    if rows.ndim > 2:
-        product = _product(partition, rows.flatten(0, -2), matrix, k)
-        return product.view(*rows.shape[:-1], matrix.shape[1])
-    return torch.addmm(partition.blank, rows, matrix, beta=0, alpha=partition.multiplier(k))
+    below = networks.pulled_back(delta, k)
+    return through_activation(networks.activation, below, networks.own(gate, k - 1)).contiguous()

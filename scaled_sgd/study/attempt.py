@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import Config, DataConfig
+from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data, load_data
 from scaled_sgd.runs.locks import HeldError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
-from scaled_sgd.study.run import data_bytes
+from scaled_sgd.study.small import data_bytes
 
 Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]
 """Trains like runs, each on its data and into its folder; their summaries."""
@@ -69,6 +70,8 @@ def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShe
     if not runs:
         return []
     try:
+        for run in runs:
+            load_plugins(run.config.run.plugins)
         places = [folder.begin(run.id) for run in runs]
         data = [shelf(run.config.data, run.config.run.seed) for run in runs]
         summaries = train([run.config for run in runs], data, places)

@@ -16,7 +16,8 @@ from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import launcher, zero_weights
 from scaled_sgd.planning.choice import ZERO
-from scaled_sgd.train.strategies.launched import is_set
+from scaled_sgd.train.resolution import check_launched
+from scaled_sgd.train.strategies.launched import is_set, world_of
 
 
 def create_accelerator(config: Config) -> Accelerator:
@@ -25,7 +26,7 @@ def create_accelerator(config: Config) -> Accelerator:
     Raises:
         UserError: the launcher started another number of processes than it was told to, the device or
             the precision is not there, a tracker or DeepSpeed is unknown or not installed, or the
-            launcher's DeepSpeed configuration asks for another run than the configuration.
+            launcher's configuration asks for another run than the configuration.
     """
     run = config.run
     if launcher.started_alone(run.processes):
@@ -70,6 +71,7 @@ def create_accelerator(config: Config) -> Accelerator:
             f"run.processes: {run.processes} were asked for, {accelerator.num_processes} run; "
             f"allowed: a launcher that starts {run.processes}"
         )
+    check_launched(config, world_of(accelerator))
     return accelerator
 
 

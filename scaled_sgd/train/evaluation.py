@@ -15,19 +15,13 @@ ROWS = 4096
 
 @torch.no_grad()
 def mean_loss(
-    model: Callable[[Tensor], Tensor],
-    samples: Resident,
-    targets: Callable[[Tensor], Tensor],
-    *,
-    loss: Loss,
-    ranks: Ranks,
+    model: Callable[[Tensor], Tensor], samples: Resident, *, loss: Loss, ranks: Ranks
 ) -> tuple[float, Tensor]:
     """Mean loss over ``samples`` and this rank's outputs f (rows of this rank, m_l). Collective.
 
     Args:
         model: maps (n, m_0) to (n, m_l).
-        samples: the same on every rank.
-        targets: turns ``samples.y`` into what the loss takes.
+        samples: the same on every rank, with targets as the loss takes them.
         loss: ℓ.
         ranks: the processes that share the samples out.
     """
@@ -39,7 +33,7 @@ def mean_loss(
     for start in range(own.start, own.start + max(most, 1), ROWS):
         rows = slice(min(start, own.stop), min(start + ROWS, own.stop))
         f = model(samples.x[rows])
-        total += loss.value(f, targets(samples.y[rows])).sum()
+        total += loss.value(f, samples.y[rows]).sum()
         outputs.append(f)
     return float(ranks.sum(total)) / len(samples), torch.cat(outputs)
 

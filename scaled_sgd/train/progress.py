@@ -24,9 +24,12 @@ class Progress:
             total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self._terminal
         )
 
-    def advance(self, step: int) -> None:
+    def after_step(self, step: int) -> None:
         """``step`` updates have been made."""
         self._bar.update(step - self._bar.n)
+
+    def after_steps(self) -> None:
+        """All updates have been made."""
 
     def show(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Show new figures beside those shown before, such as loss, learning rate and accuracy."""

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Literal
 
-from scaled_sgd.config import Config, ShardingConfig
+from scaled_sgd.config import Config
+from scaled_sgd.config.combinations import check_combinations, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.planning import Load
-from scaled_sgd.planning.choice import NATIVE, ZERO, World, choose, predicted
+from scaled_sgd.planning.choice import NATIVE, World, choose, predicted
 
 _DEFAULT_EPOCHS = 20.0
 
@@ -20,21 +21,14 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     """
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
     steps = _steps(config, per_epoch)
-    if config.optim.warmup_steps >= steps:
-        raise UserError(
-            f"optim.warmup_steps: {config.optim.warmup_steps} is not usable; "
-            f"allowed: integers below the {steps} steps"
-        )
-    config = replace(config, loss=_loss(config, data))
-    sharding = _sharding(config, data, world)
+    optim = replace(config.optim, steps=steps, epochs=None)
+    config = _with_layout(replace(config, loss=_loss(config, data), optim=optim), data, world)
     every = config.run.eval_every
     names = config.run.metrics
     if names is None:
         names = ["accuracy"] if data.task == "classification" else ["mse"]
     return replace(
         config,
-        optim=replace(config.optim, steps=steps, epochs=None),
-        sharding=sharding,
         run=replace(
             config.run, metrics=names, eval_every=(per_epoch or steps) if every is None else every or steps
         ),
@@ -52,44 +46,47 @@ def _loss(config: Config, data: Data) -> Literal["cross_entropy", "mse"]:
 def _steps(config: Config, per_epoch: int | None) -> int:
     if config.optim.steps is not None:
         return config.optim.steps
-    if per_epoch is None:
-        raise UserError("optim.steps: null does not fit data.streaming; allowed: a number of steps")
+    assert per_epoch is not None, "a stream comes with a number of steps"
     epochs = _DEFAULT_EPOCHS if config.optim.epochs is None else config.optim.epochs
     return max(1, round(epochs * per_epoch))
 
 
-def _sharding(config: Config, data: Data, world: World) -> ShardingConfig:
-    """The strategy; refuses a network or a minibatch whose steps exceed a process's memory.
+def check_launched(config: Config, world: World) -> None:
+    """Refuse what does not go together with the strategy that was launched, before any data are loaded.
+
+    Raises:
+        UserError: names the first such key.
+    """
+    if world.launched is not None and config.sharding.strategy == "auto":
+        check_combinations(with_strategy(config, world.launched))
+    if world.launched_half and config.optim.update == "fused":
+        raise UserError(
+            "optim.update: 'fused' is not usable; allowed: auto, autograd with a launch whose FSDP policy "
+            "gathers weights in 16 bits"
+        )
+
+
+def _with_layout(config: Config, data: Data, world: World) -> Config:
+    """The strategy and the update; refuses a network or a minibatch whose steps exceed a process's memory.
 
     Args:
         config: whose loss is resolved.
         data: as loaded.
         world: as launched.
     """
-    model = config.model
     load = Load.of(config, data.in_features, data.out_features)
     if config.diagnostics.every and config.diagnostics.k > load.weights:
         raise UserError(
             f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
             f"{load.weights:,} weights"
         )
-    sharding = choose(config, world, load)
-    if sharding.strategy in ZERO and model.dtype != "float32":
-        raise UserError(
-            f"model.dtype: {model.dtype!r} does not fit {sharding.strategy}, which was launched; "
-            "allowed: float32"
-        )
-    if sharding.strategy in ZERO and config.optim.fused_update:
-        raise UserError(
-            f"optim.fused_update: true does not fit {sharding.strategy}, which was launched; allowed: false"
-        )
-    if sharding.exchange != "auto" and sharding.strategy != "ddp":
-        raise UserError(
-            f"sharding.exchange: {sharding.exchange!r} does not fit sharding.strategy {sharding.strategy}; "
-            "allowed: auto"
-        )
-    _check_memory(replace(config, sharding=sharding), world, load)
-    return sharding
+    config = replace(config, sharding=choose(config, world, load))
+    if world.launched_half and config.optim.update == "auto":
+        config = replace(config, optim=replace(config.optim, update="autograd"))
+    config = with_update(config)
+    check_combinations(config)
+    _check_memory(config, world, load)
+    return config
 
 
 def _check_memory(config: Config, world: World, load: Load) -> None:

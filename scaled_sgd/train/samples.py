@@ -1,6 +1,7 @@
 """What a run trains, evaluates and is observed on, in the order that its seed gives."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,60 +11,72 @@ from scaled_sgd.config import Config
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch, Data, Resident, rank_rows
 from scaled_sgd.parallel import Ranks
-from scaled_sgd.train.snapshot import Progressed
 
 
 class Samples:
-    """A run's data on its device.
+    """A run's data on its device, with targets as the loss takes them: class ids (n,), or numbers (n, m_l).
 
     Args:
         data: as loaded, the same on every rank.
         config: resolved.
         device: this process's.
+
+    Attributes:
+        train: samples to train on.
+        held_out: samples to evaluate on.
+        references: of the held-out samples, as metrics take them: class ids wherever there are classes.
     """
 
     def __init__(self, data: Data, config: Config, device: torch.device) -> None:
         dtype = getattr(torch, config.model.dtype)
         self.train = data.train.to(device, dtype)
         self.held_out = data.evaluation.to(device, dtype)
+        self.references = self.held_out.y
         self._config = config
-        self._one_hot = data.out_features if config.loss == "mse" and data.task == "classification" else None
+        if config.loss == "mse" and data.task == "classification":
+            classes = data.out_features
 
-    def targets(self, y: Tensor) -> Tensor:
-        """Targets as the loss takes them: class ids (n,), or numbers (n, m_l)."""
-        if self._one_hot is None:
-            return y
-        return F.one_hot(y, self._one_hot).to(self.held_out.x.dtype)
+            def one_hot(y: Tensor) -> Tensor:
+                return F.one_hot(y, classes).to(dtype)
 
-    def minibatches(self, at: Progressed, steps: int, ranks: Ranks) -> Iterator[tuple[float, Batch]]:
-        """Epoch as a fraction, and this rank's part of the global minibatch, from where the run is.
+            self.train, self.held_out = self.train.with_targets(one_hot), self.held_out.with_targets(one_hot)
 
-        ``at`` is kept by whoever takes the steps; epochs are counted here.
+    def minibatches(self, ranks: Ranks, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The global minibatches, epoch after epoch, from minibatch ``start`` of ``epoch`` on.
+
+        Args:
+            ranks: the processes that share them out.
+            epoch: to begin with.
+            start: to begin with.
 
         Raises:
             UserError: an epoch has no samples.
         """
-        optim, seed = self._config.optim, self._config.run.seed
-        per_epoch = self.train.steps_per_epoch(optim.batch_size)
-        while at.step < steps:
-            for batch in self.train.batches(
-                batch_size=optim.batch_size,
+        batch_size, seed = self._config.optim.batch_size, self._config.run.seed
+        while True:
+            found = self.train.batches(
+                batch_size=batch_size,
                 seed=seed,
-                epoch=at.epoch,
+                epoch=epoch,
                 rank=ranks.rank,
                 world_size=ranks.size,
-                start=at.minibatch,
-            ):
-                yield at.epoch + (at.minibatch / per_epoch if per_epoch else 0.0), batch
-                if at.step == steps:
-                    return
-            if at.minibatch == 0:
+                start=start,
+            )
+            batch = None
+            for batch in found:
+                yield batch if isinstance(self.train, Resident) else _gathering(batch, ranks)
+            if batch is None and start == 0:
                 source = self._config.data.source
                 raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
-            at.epoch, at.minibatch = at.epoch + 1, 0
+            epoch, start = epoch + 1, 0
+
+    def passed(self, batch: Batch) -> float:
+        """Passes over the data before ``batch``; whole ones where their length is unknown."""
+        per_epoch = self.train.steps_per_epoch(self._config.optim.batch_size)
+        return batch.epoch + (batch.number / per_epoch if per_epoch else 0.0)
 
     def probe(self, ranks: Ranks) -> tuple[Tensor, Tensor]:
-        """This rank's samples of the probe, and their targets: training samples that stay the same.
+        """This rank's samples of the probe: training samples that stay the same.
 
         Held-out ones where training streams.
         """
@@ -71,4 +84,16 @@ class Samples:
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self._config.run.seed))
         probe = chosen[: self._config.diagnostics.samples]
         own = probe[rank_rows(len(probe), ranks.rank, ranks.size)].to(samples.x.device)
-        return samples.x[own], self.targets(samples.y[own])
+        return samples.x[own], samples.y[own]
+
+
+def _gathering(batch: Batch, ranks: Ranks) -> Batch:
+    """A minibatch of a stream, of which each rank decoded its own rows: all of them are gathered."""
+    own, rows = batch.own, batch.own_rows
+    shares = [rank_rows(batch.n_global, rank, ranks.size) for rank in range(ranks.size)]
+    sizes = [share.stop - share.start for share in shares]
+
+    def cut(asked: slice) -> tuple[Tensor, Tensor]:
+        return own if asked == rows else (ranks.gather(own[0], sizes), ranks.gather(own[1], sizes))
+
+    return replace(batch, cut=cut)

@@ -3,7 +3,7 @@
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from scaled_sgd.data import Data
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
-from scaled_sgd.runs.records import MetricsStream, versions
+from scaled_sgd.runs.records import versions
 from scaled_sgd.train.interrupts import Wish
 from scaled_sgd.train.resuming import data_facts
 from scaled_sgd.train.snapshot import (
@@ -27,6 +27,20 @@ from scaled_sgd.train.snapshot import (
     restore_random_states,
 )
 from scaled_sgd.train.strategies import Strategy
+
+
+class Logged(Protocol):
+    """What a checkpoint notes of the run's record."""
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        ...
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Length of the metrics file; on the disk when this returns."""
+        ...
 
 
 class Saver:
@@ -59,13 +73,18 @@ class Saver:
         over = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         return Wish.SAVE if first and over else Wish.NOTHING
 
-    def save(
-        self, run: Path, progressed: Progressed, metrics: MetricsStream | None
-    ) -> tuple[Path | None, str | None]:
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is due after ``step`` updates."""
+        steps = self._config.optim.steps
+        assert steps is not None
+        return self._config.checkpoint.due(step, steps)
+
+    def save(self, run: Path, progressed: Progressed, record: Logged) -> tuple[Path | None, str | None]:
         """Write a checkpoint below the folder ``run`` and delete old ones; where, or why not. Collective."""
         folder, checkpoint = run / "checkpoints", self._config.checkpoint
         try:
-            progressed.metrics_bytes = from_first_rank(lambda: _size(metrics))
+            progressed.seconds = record.seconds
+            progressed.metrics_bytes = from_first_rank(lambda: _size(record))
             path = save(
                 folder,
                 progressed.step,
@@ -112,11 +131,9 @@ class Saver:
                 self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
-            before = observer_state(private, device, starts=same_world)
             samples = state["config"]["diagnostics"]["samples"]
-            if samples != self._config.diagnostics.samples or state["data"] != self._data_facts:
-                before = {"starts": {}, "first_kernels": None}
-            self._observer.load_state_dict(before)
+            if samples == self._config.diagnostics.samples and state["data"] == self._data_facts:
+                self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
     @cached_property
@@ -141,13 +158,13 @@ class Saver:
         }
 
 
-def _size(metrics: MetricsStream | None) -> int:
+def _size(record: Logged) -> int:
     """Bytes of the metrics, on the disk.
 
     Raises:
         UserError: the disk refuses.
     """
     try:
-        return 0 if metrics is None else metrics.size
+        return record.metrics_bytes
     except OSError as error:
         raise UserError(f"metrics: cannot be written: {error.strerror}; allowed: a disk with room") from error

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.data import Batch
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
 from scaled_sgd.train.strategies.shards import Kind, Read
@@ -27,6 +28,7 @@ class Progressed:
         seconds: of training so far.
         first_loss: of step 0; None before it.
         last_loss: last one logged.
+        max_loss: largest of all steps; None before the first, and in a checkpoint that does not know it.
         metrics_bytes: length of the metrics file.
     """
 
@@ -37,11 +39,17 @@ class Progressed:
     seconds: float = 0.0
     first_loss: float | None = None
     last_loss: float | None = None
+    max_loss: float | None = None
     metrics_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def pass_by(self, batch: Batch) -> None:
+        """A step was taken on ``batch``."""
+        self.step, self.samples = self.step + 1, self.samples + batch.n_global
+        self.epoch, self.minibatch = batch.epoch, batch.number + 1
 
 
 def pieces(strategy: Strategy) -> list[Piece]:
@@ -107,11 +115,17 @@ def restore_random_states(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["random.cuda"])
 
 
+_LISTS = {"kernel": "first_kernels", "preactivation": "first_preactivations"}
+"""What an observer keeps of its first call, one tensor a layer: names in checkpoints, and in its state."""
+
+
 def observer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An observer's state as tensors by name: start vectors and first kernels."""
+    """An observer's state as tensors by name: start vectors, first kernels and preactivations."""
     found = {f"start.{name}": vectors for name, vectors in state["starts"].items()}
-    kernels: Sequence[Tensor] = state["first_kernels"] or []
-    return found | {f"kernel.{k}": kernel for k, kernel in enumerate(kernels, start=1)}
+    for name, key in _LISTS.items():
+        layers: Sequence[Tensor] = state[key] or []
+        found |= {f"{name}.{k}": layer for k, layer in enumerate(layers, start=1)}
+    return found
 
 
 def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Any]:
@@ -124,8 +138,12 @@ def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, start
             if name.startswith(prefix)
         }
 
-    kernels = sorted(named("kernel.").items(), key=lambda item: int(item[0]))
-    return {
-        "starts": named("start.") if starts else {},
-        "first_kernels": [kernel for _, kernel in kernels] or None,
-    }
+    state: dict[str, Any] = {"starts": named("start.")}
+    for name, key in _LISTS.items():
+        layers = sorted(named(f"{name}.").items(), key=lambda item: int(item[0]))
+        state[key] = [layer for _, layer in layers] or None
+    # An observer of an earlier version did not keep them: changes since then are not known.
+    state["knows_first"] = state["first_preactivations"] is not None or not (
+        state["starts"] or state["first_kernels"]
+    )
+    return state if starts else state | {"starts": {}}

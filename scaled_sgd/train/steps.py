@@ -1,4 +1,4 @@
-"""A step of a run: by autograd under any strategy, or fused where no gradient is wanted."""
+"""A step of a run: by autograd under any strategy, fused where no gradient is wanted, or of a stack."""
 
 from typing import Protocol
 
@@ -11,32 +11,37 @@ from scaled_sgd.data import rank_rows
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
-from scaled_sgd.steps.fused import Update, fused_step, gradient_factor
-from scaled_sgd.steps.gradients import gradient_square_norms
+from scaled_sgd.steps.step import Taken, take_step
+from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 
 
 class Step(Protocol):
-    """Updates the weights by one minibatch. Collective."""
+    """Updates the weights by one minibatch. Collective.
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The sum of this process's losses () before the update, and ‖G‖_F () where known.
+    Attributes:
+        whole: whether each process is given the whole minibatch, and finds the loss of all of it, instead of
+            its own samples.
+    """
+
+    whole: bool
+
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """What the step found.
 
         Args:
-            x: this process's samples.
+            x: this process's samples, or all.
             y: their targets, as the loss takes them.
             n: samples of the global minibatch.
             lr: η.
-            measure_gradient: find the norm of the whole gradient, before clipping and scaling.
+            measure: find the norm of the whole gradient, before clipping, and the soft ranks.
         """
         ...
 
 
 def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> Step:
-    """The step that ``optim.fused_update`` asks for."""
-    if optim.fused_update:
+    """The step that ``optim.update``, resolved, names."""
+    if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
         return FusedStep(strategy, optim, loss, watch)
     assert isinstance(strategy, GradientStrategy)
@@ -44,25 +49,28 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
 
 
 def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
-    """η times what clipping or normalising makes of the gradient of ``minibatch``."""
+    """η times what clipping or normalising makes of the direction of ``minibatch``."""
     if not optim.limits_gradient:
         return lr
-    norm = gradient_square_norms(minibatch).sum().sqrt()
+    norm = minibatch.statistics.gradient_squares.sum().sqrt()
     return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
 
 
 class AutogradStep:
-    """Gradients of ``optim.accumulation`` microbatches, clipped or normalised, scaled, stepped by."""
+    """Gradients of ``optim.accumulation`` microbatches, scaled, clipped or normalised, stepped by."""
+
+    whole = False
 
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
+        strategy.scaling.squares = strategy.gradient_squares
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
-        strategy, optim = self._strategy, self._optim
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take one."""
+        strategy, optim, scaling = self._strategy, self._optim, self._strategy.scaling
         strategy.zero_grad()
+        if measure:
+            scaling.want_statistics()
         total = torch.zeros((), dtype=torch.float64, device=strategy.device)
         parts = zip(x.tensor_split(optim.accumulation), y.tensor_split(optim.accumulation), strict=True)
         for part, (inputs, targets) in enumerate(parts, start=1):
@@ -71,59 +79,56 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
-        norm = strategy.gradient_norm() if measure_gradient or optim.limits_gradient else None
+        squares = strategy.gradient_squares() if measure or optim.limits_gradient else None
+        norm = None if squares is None else squares.sum().sqrt()
+        factor = None
         if optim.limits_gradient and norm is not None:
             factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
-            strategy.scale_gradients(factor)
-        strategy.step(lr)
-        return total, norm
+        strategy.step(lr, factor)
+        found, soft_ranks = scaling.statistics, None
+        if measure and found is not None and squares is not None:
+            soft_ranks = found.F * found.D / squares
+        return Taken(total, n, scaling.scales, norm, soft_ranks)
 
 
 class FusedStep:
-    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.fused`)."""
+    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.step`)."""
 
     def __init__(
         self, strategy: FusedStrategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
-        self._in_rows = strategy.name != "ddp"
-        ranks = None if self._in_rows else Ranks.alone()
+        self.whole = strategy.name != "ddp"
+        ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
 
-    def __call__(
-        self, x: Tensor, y: Tensor, n: int, lr: float, *, measure_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Step`."""
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
+        """Take one."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
-        layers = strategy.network.scaled_layers
-        sizes = [
-            rows.stop - rows.start for rows in (rank_rows(n, rank, data.size) for rank in range(data.size))
-        ]
-        if self._in_rows:
+        shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
+        if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
-            x, y = data.gather(x, sizes), data.gather(y, sizes)
-        taken = fused_step(
+        taken = take_step(
             self._partition,
             x,
             y,
             loss=self._loss,
-            scale=strategy.scaling.predict_layers,
+            direct=strategy.scaling.direction,
             update=Update(
                 lr=lr,
                 weight_decay=optim.weight_decay,
                 momentum=optim.momentum,
-                velocity=lambda k: strategy.optimizer.velocity(layers[k - 1].weight),
+                velocity=strategy.velocity,
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
             ),
-            ranks=None if self._in_rows else data,
-            sizes=[n] if self._in_rows else sizes,
+            ranks=None if self.whole else data,
+            sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],
             by_factors=strategy.exchange,
-            measure_gradient=measure_gradient,
+            measure=measure,
             see=self._watch.see,
         )
         strategy.scaling.record(taken.scales)
-        # All processes saw all samples; their sums are added up again where losses are recorded.
-        return taken.loss / data.size if self._in_rows else taken.loss, taken.grad_norm
+        return taken

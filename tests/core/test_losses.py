@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import grad, hessian, jacfwd
 
@@ -27,6 +27,7 @@ def reference(name, f, y):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12)
 @given(shapes)
 def test_derivatives_agree_with_autograd(name, shape):
     f, u, y = problem(name, *shape)

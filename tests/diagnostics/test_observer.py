@@ -7,7 +7,6 @@ from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.steps.scales import mean_squares
 from scaled_sgd.train.main import main
 from tests.oracles import Problem, full_hessian
 
@@ -24,7 +23,8 @@ def test_the_scales_foreseen_are_those_the_step_uses(rule, static):
     model, x, y = problem()
     optimizer = ScaledSGD(model, 0.1, rule=rule, static=static)
     for _ in range(3):
-        expected = optimizer.scaling.predict(*mean_squares(Minibatch(model, x, y, loss="cross_entropy")))
+        statistics = Minibatch(model, x, y, loss="cross_entropy").statistics
+        expected = optimizer.scaling.direction(statistics).numbers
         optimizer.zero_grad()
         cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -39,7 +39,7 @@ def test_the_predicted_loss_is_that_of_the_step_to_fourth_order():
         optimizer = ScaledSGD(model, lr)
         observer = Observer(DiagnosticsConfig(every=1), model, x, y, loss="cross_entropy")
         minibatch = Minibatch(model, x, y, loss="cross_entropy")
-        scales = optimizer.scaling.predict(*mean_squares(minibatch))
+        scales = optimizer.scaling.direction(minibatch.statistics).numbers
         predicted = observer.measure_step(minibatch, scales=scales, lr=lr)["predicted_loss"]
         cross_entropy(model(x), y).backward()
         optimizer.step()

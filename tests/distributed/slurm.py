@@ -5,13 +5,13 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tests.launching import PATIENCE, free_ports, wait_until
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "srun", "squeue")
-_SECONDS_TO_START = 20.0
 
 _CONFIGURATION = """\
 ClusterName=loopback
@@ -103,14 +103,14 @@ class LoopbackCluster:
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:
-                daemon.wait(timeout=10)
+                daemon.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 daemon.kill()
 
     def run(self, *command: str, check: bool = True) -> str:
         """The output of a command that talks to the cluster."""
         finished = subprocess.run(
-            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=60
+            command, env=os.environ | self.environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert finished.returncode == 0 or not check, finished.stderr
         return finished.stdout.strip()
@@ -120,7 +120,7 @@ class LoopbackCluster:
         command = ["sbatch", "--parsable", f"--output={cwd}/%j.log", str(script), *arguments]
         environment = dict(variables) | self.environment
         finished = subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE
         )
         assert finished.returncode == 0, finished.stderr
         return finished.stdout.strip()
@@ -131,7 +131,7 @@ class LoopbackCluster:
         assert found is not None
         return found[1]
 
-    def end(self, job: str, *, seconds: float = 90.0) -> str:
+    def end(self, job: str, *, seconds: float = PATIENCE) -> str:
         """The state in which the job ended."""
         running = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
         wait_until(lambda: self.state(job) not in running, seconds=seconds, what=f"job {job} to end")
@@ -152,24 +152,4 @@ class LoopbackCluster:
         self._daemons.append(daemon)
 
     def _wait(self, reached: Callable[[], bool], what: str) -> None:
-        wait_until(reached, seconds=_SECONDS_TO_START, what=f"{what}; see the logs in {self.folder}")
-
-
-def wait_until(reached: Callable[[], bool], *, seconds: float, what: str) -> None:
-    """Return once ``reached()``, looked at every fifth of a second; fail after so many seconds."""
-    end = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
-        time.sleep(0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for opened in sockets:
-            opened.bind(("127.0.0.1", 0))
-        return [opened.getsockname()[1] for opened in sockets]
-    finally:
-        for opened in sockets:
-            opened.close()
+        wait_until(reached, what=f"{what}; see the logs in {self.folder}")

@@ -11,8 +11,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition, Ranks, full_weight
 from scaled_sgd.parallel.exchange import Link, choose_factors, measure_link
-from scaled_sgd.steps import fused
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow
@@ -66,16 +66,16 @@ def steps(kind, rule, options):
         x, y = minibatch(step, ranks.size, ranks.rank)
         if kind == "rows":
             x, y = ranks.gather_samples(x, y)
-        found = fused_step(
+        found = take_step(
             partition,
             x,
             y,
             loss=get_loss("cross_entropy"),
-            scale=DepthwiseScaling(model, rule=rule).measure_elsewhere().predict_layers,
+            direct=DepthwiseScaling(model, rule=rule).measure_elsewhere().direction,
             update=update,
             ranks=None if kind == "rows" else ranks,
             by_factors=by_factors,
-            measure_gradient=True,
+            measure=True,
         )
         loss = (found.loss if kind == "rows" else ranks.sum(found.loss)) / found.n
         history.append(torch.cat([loss.reshape(1), found.grad_norm.reshape(1), found.scales]))
@@ -97,7 +97,7 @@ def all_cases():
     """Layers updated together, and one by one."""
     found = [steps(*case) for case in CASES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "HELD", 0)
+        patch.setattr("scaled_sgd.steps.step.HELD", 0)
         return found + [steps(*case) for case in CASES]
 
 
@@ -114,9 +114,9 @@ def test_exchanged_steps_are_those_of_one_process(world_size):
 def replica_cut_over_ranks():
     model = network()
     try:
-        fused_step(
+        take_step(
             Partition.of(model), *minibatch(0, 2, 0), loss=get_loss("cross_entropy"),
-            scale=DepthwiseScaling(model).measure_elsewhere().predict_layers, update=Update(0.1),
+            direct=DepthwiseScaling(model).measure_elsewhere().direction, update=Update(0.1),
         )  # fmt: skip
     except UserError as error:
         return str(error)

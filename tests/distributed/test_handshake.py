@@ -10,8 +10,7 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.train.handshake import agree_on_run
-from tests.distributed.slurm import free_ports
-from tests.launching import environment
+from tests.launching import PATIENCE, environment, free_ports
 from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow
@@ -53,9 +52,9 @@ def test_every_rank_hears_which_key_differs():
 
 def test_machines_with_different_configurations_do_not_train(tmp_path):
     ranks = start_ranks(["--optim.lr=1"], ["--optim.lr=2"], cwd=tmp_path)
-    _, errors = ranks[0].communicate(timeout=90)
+    _, errors = ranks[0].communicate(timeout=PATIENCE)
     ranks[1].terminate()  # it would wait for a launcher to end it
-    ranks[1].communicate(timeout=90)
+    ranks[1].communicate(timeout=PATIENCE)
     assert ranks[0].returncode == 2
     assert [line for line in errors.splitlines() if line.startswith("error:")] == [
         "error: optim.lr: 2.0 on rank 1 and 1.0 on rank 0; allowed: one configuration on all ranks"
@@ -71,6 +70,6 @@ def test_machines_may_keep_their_data_in_places_of_their_own(tmp_path):
         *([f"--data.source=machine-{rank}.csv", "--data.target=label"] for rank in range(2)), cwd=tmp_path
     )
     for rank in ranks:
-        _, errors = rank.communicate(timeout=90)
+        _, errors = rank.communicate(timeout=PATIENCE)
         assert rank.returncode == 0, errors
     assert json.loads((tmp_path / "runs/ranks/summary.json").read_text())["world_size"] == 2

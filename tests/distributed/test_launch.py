@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from scaled_sgd.runs.records import read_metrics
-from tests.distributed.slurm import LoopbackCluster, free_ports, wait_until, why_not
-from tests.launching import REPOSITORY, environment
+from tests.distributed.slurm import LoopbackCluster, why_not
+from tests.holding import Hold
+from tests.launching import PATIENCE, REPOSITORY, environment, free_ports, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +120,7 @@ def test_shellcheck_finds_nothing():
 )
 def test_a_mistake_is_one_line(script, given, expected, clone):
     started = start(script, cwd=clone, **given)
-    output, errors = started.communicate(timeout=30)
+    output, errors = started.communicate(timeout=PATIENCE)
     assert (started.returncode, output, errors) == (2, "", f"{expected}\n")
 
 
@@ -129,9 +130,9 @@ def test_a_stopped_local_launch_leaves_nobody_behind(clone):
     started = start(
         "local.sh", *SMALL, "--optim.steps=1000000", f"--run.name={name}", cwd=clone, PROCESSES="1"
     )
-    wait_until(lambda: len(steps(clone, name)) > 2, seconds=60, what="the first steps")
+    wait_until(lambda: len(steps(clone, name)) > 2, what="the first steps")
     started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=60)
+    started.communicate(timeout=PATIENCE)
     assert started.returncode != 0
     assert trainers(name) == []
 
@@ -142,7 +143,7 @@ def test_one_command_a_machine_makes_one_world(clone):
     arguments = (*SMALL, "--optim.steps=10", "--run.name=by-hand")
     machines = [start("multinode.sh", *arguments, cwd=clone, NODE_RANK=str(r), **common) for r in range(2)]
     for machine in machines:
-        _, errors = machine.communicate(timeout=120)
+        _, errors = machine.communicate(timeout=PATIENCE)
         assert machine.returncode == 0, errors
     assert summary(clone, "by-hand")["world_size"] == 2
 
@@ -158,15 +159,15 @@ def test_hosts_are_one_world_that_ends_with_its_starter(clone):
         "multinode.sh", *SMALL, "--optim.steps=1000000", f"--run.name={name}", cwd=clone,
         HOSTS="one two", HEAD="127.0.0.1", PORT=str(port), PROCESSES_PER_NODE="1", SSH=str(shell),
     )  # fmt: skip
-    wait_until(lambda: len(steps(clone, name)) > 2, seconds=60, what="the first steps")
+    wait_until(lambda: len(steps(clone, name)) > 2, what="the first steps")
     ranks = [
         pid for pid in trainers(name) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     ]
     assert len(ranks) == 1
     started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=60)
+    started.communicate(timeout=PATIENCE)
     assert started.returncode == 1
-    wait_until(lambda: trainers(name) == [], seconds=30, what="all trainers to end")
+    wait_until(lambda: trainers(name) == [], what="all trainers to end")
 
 
 @pytest.fixture(scope="module")
@@ -194,19 +195,30 @@ def test_a_slurm_job_is_one_world_over_its_nodes(cluster, clone):
 
 def test_requeued_jobs_go_on_where_they_were(cluster, clone):
     """One is preempted, the other is told that its time limit is near, as Slurm tells it."""
-    total = 1500
-    jobs = [submit(cluster, clone, f"--optim.steps={total}", "--run.log_every=1") for _ in range(2)]
-    reasons = (("scontrol", "requeue"), ("scancel", "--signal=USR1", "--batch"))
-    for job, reason in zip(jobs, reasons, strict=True):
-        name = f"scaled-sgd-{job}"
-        wait_until(lambda name=name: len(steps(clone, name)) > 50, seconds=60, what="the first steps")
-        cluster.run(*reason, job)
-    for job in jobs:
-        wait_until(
-            lambda job=job: cluster.state(job) == "PENDING", seconds=60, what=f"job {job} to be queued"
+    # Several processes end within 300 steps of a signal, so that a run held before step 60 does not end.
+    held, total = 60, 600
+    jobs = []
+    for name in ("preempted", "told"):
+        (clone / name).mkdir()
+        hold = Hold(clone / name)
+        every = f"--run.eval_every={held}"
+        job = submit(
+            cluster,
+            clone,
+            f"--optim.steps={total}",
+            "--run.log_every=1",
+            every,
+            f"--run.metrics=[{hold.script}]",
         )
+        jobs.append((job, hold))
+    reasons = (("scontrol", "requeue"), ("scancel", "--signal=USR1", "--batch"))
+    for (job, hold), reason in zip(jobs, reasons, strict=True):
+        wait_until(lambda hold=hold: hold.holds, what=f"job {job} to hold")
+        cluster.run(*reason, job)
+    for job, _ in jobs:
+        wait_until(lambda job=job: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
         cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    for job in jobs:
+    for job, _ in jobs:
         state = cluster.end(job)
         log = (clone / f"{job}.log").read_text()
         assert [f"restart {number}" in log for number in range(3)] == [True, True, False]

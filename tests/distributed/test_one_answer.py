@@ -26,14 +26,14 @@ BASE = (
 Sharpness to the last digit, in every layout, is the claim of tests/diagnostics/test_processes.py.
 """
 FEATURES = {
-    "plain": (),
+    "plain": ("--optim.update=autograd",),
     "all": (
         "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3",
         "--optim.weight_decay=0.001", "--optim.lr=0.3", "--diagnostics.sharpness=false",
     ),
     "recompute": ("--sharding.activation_checkpointing=true", "--loss=mse", "--scaling.rule=gain"),
     "fused": (
-        "--optim.fused_update=true", "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.lr=0.3",
+        "--optim.update=fused", "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.lr=0.3",
         "--optim.weight_decay=0.001", "--diagnostics.sharpness=false",
     ),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
@@ -64,8 +64,8 @@ def arguments(strategy: str, feature: str) -> tuple[str, ...]:
 @cache
 def reference(feature: str, dtype: str) -> Finished:
     """Replicas, that is plain training by autograd, on one process."""
-    features = tuple(option for option in FEATURES[feature] if "fused_update" not in option)
-    (run,) = run_all([(*BASE, f"--model.dtype={dtype}", *features, "--sharding.strategy=ddp")], 1)
+    own = ("--optim.update=autograd", "--sharding.strategy=ddp")
+    (run,) = run_all([(*BASE, f"--model.dtype={dtype}", *FEATURES[feature], *own)], 1)
     return run
 
 

@@ -12,6 +12,7 @@ import torch
 from scaled_sgd.runs.checkpoint import newest_intact
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
+from tests.launching import PATIENCE
 from tests.processes import context, ready
 from tests.runs.checkpoint.faults import Faults
 
@@ -51,7 +52,7 @@ def start(folder: Path, extra: tuple[str, ...] = (), prepare: Callable[[], Any] 
 def finish(folder: Path, extra: tuple[str, ...] = ()) -> None:
     """Run, or go on, to the end."""
     process = start(folder, extra)
-    process.join(timeout=120)
+    process.join(timeout=PATIENCE)
     assert process.exitcode == 0, (folder / "errors.txt").read_text()
 
 

@@ -1,95 +1,55 @@
 """Every configuration key and every form of a command line, given wrongly: one line and status 2."""
 
-from typing import Literal, get_args, get_origin
+import math
+import re
+from typing import Any, get_args, get_origin
 
 import pytest
 import torch
 
 from scaled_sgd.cli import main as command
-from scaled_sgd.config import key_types
+from scaled_sgd.config import KEYS
+from scaled_sgd.config.parsing import read_key
+from scaled_sgd.config.values import Holds, Within, takes_text
+from scaled_sgd.core.errors import UserError
 from tests.faults.cases import Row, assert_refused
 
-WRONG_TYPE = {
-    "loss": ("banana", "auto, cross_entropy, mse"),
-    "model.depth": ("deep", "an integer"),
-    "model.base_width": ("deep", "an integer"),
-    "model.width_exponent": ("fast", "a number"),
-    "model.activation": ("banana", "relu, abs, linear or a list of 2 numbers"),
-    "model.parameterization": ("banana", "nup, ntp, sp, mup"),
-    "model.dtype": ("banana", "float32, float64"),
-    "data.source": ("[1, 2]", "text"),
-    "data.split": ("[1, 2]", "text"),
-    "data.eval_split": ("[1, 2]", "text or null"),
-    "data.eval_fraction": ("fast", "a number"),
-    "data.inputs": ("pixels", "a list such as [a, b] or null"),
-    "data.target": ("[1, 2]", "text or null"),
-    "data.task": ("banana", "auto, classification, regression"),
-    "data.standardize": ("maybe", "true or false"),
-    "data.streaming": ("maybe", "true or false"),
-    "data.shuffle_buffer": ("deep", "an integer"),
-    "data.limit": ("deep", "an integer or null"),
-    "optim.lr": ("fast", "a number"),
-    "optim.batch_size": ("deep", "an integer"),
-    "optim.steps": ("deep", "an integer or null"),
-    "optim.epochs": ("fast", "a number or null"),
-    "optim.schedule": ("banana", "constant, linear, cosine"),
-    "optim.warmup_steps": ("deep", "an integer"),
-    "optim.momentum": ("fast", "a number"),
-    "optim.weight_decay": ("fast", "a number"),
-    "optim.accumulation": ("deep", "an integer"),
-    "optim.clip_norm": ("fast", "a number or null"),
-    "optim.normalize": ("maybe", "true or false"),
-    "optim.fused_update": ("maybe", "true or false"),
-    "scaling.rule": ("[1, 2]", "text"),
-    "scaling.static": ("maybe", "true or false"),
-    "diagnostics.every": ("deep", "an integer"),
-    "diagnostics.samples": ("deep", "an integer"),
-    "diagnostics.taylor": ("maybe", "true or false"),
-    "diagnostics.sharpness": ("maybe", "true or false"),
-    "diagnostics.ranks": ("maybe", "true or false"),
-    "diagnostics.k": ("deep", "an integer"),
-    "diagnostics.tolerance": ("fast", "a number"),
-    "diagnostics.chunk": ("deep", "an integer"),
-    "sharding.strategy": ("banana", "auto, ddp, fsdp2, zero1, zero2, zero3, tensor, fsdp2+tensor"),
-    "sharding.tensor_processes": ("deep", "an integer or null"),
-    "sharding.exchange": ("banana", "auto, factors, gradients"),
-    "sharding.activation_checkpointing": ("maybe", "true or false"),
-    "sharding.offload": ("maybe", "true or false"),
-    "checkpoint.every_steps": ("deep", "an integer or null"),
-    "checkpoint.every_minutes": ("fast", "a number or null"),
-    "checkpoint.at_end": ("maybe", "true or false"),
-    "checkpoint.keep": ("deep", "an integer"),
-    "checkpoint.keep_steps": ("pixels", "a list such as [a, b]"),
-    "run.accept_changes": ("pixels", "a list such as [a, b]"),
-    "run.name": ("[1, 2]", "text or null"),
-    "run.dir": ("[1, 2]", "text"),
-    "run.resume": ("[1, 2]", "text"),
-    "run.seed": ("deep", "an integer"),
-    "run.device": ("banana", "auto, cpu, cuda"),
-    "run.processes": ("deep", "an integer or null"),
-    "run.precision": ("banana", "no, tf32, bf16, fp16"),
-    "run.timeout_seconds": ("fast", "a number"),
-    "run.eval_every": ("deep", "an integer or null"),
-    "run.log_every": ("deep", "an integer"),
-    "run.metrics": ("pixels", "a list such as [a, b] or null"),
-    "run.trackers": ("pixels", "a list such as [a, b]"),
-}
-"""A value of another type and what is allowed; for text, which any option is, the value stands in a file."""
-
 IMPOSSIBLE = [
-    Row("model.depth: 0 is not usable; allowed: integers from 1", ("--model.depth=0",)),
+    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
+    Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
-    Row("model.base_width: -4 is not usable; allowed: integers from 1", ("--model.base_width=-4",)),
+    Row(
+        "checkpoint.keep_steps: 0 is not usable; allowed: integers from 1",
+        ("--checkpoint.keep_steps=[3,0]",),
+    ),
+    Row(
+        (
+            "sharding.offload: true is not usable; allowed: false (signals, scales and weights must be on "
+            "one device)"
+        ),
+        ("--sharding.offload=true",),
+    ),
+    Row("run.dir: '' is not usable; allowed: the path of a folder", ("--run.dir=",)),
+    Row(
+        "run.resume: '' is not usable; allowed: no, auto, or the path of a run or checkpoint",
+        ("--run.resume=",),
+    ),
+    Row(
+        "run.accept_changes: 'optim.speed' is not usable; allowed: configuration keys or groups of them",
+        ("--run.accept_changes=[optim.speed]",),
+    ),
+    Row(
+        "run.plugins: 'no.such' cannot be imported (ModuleNotFoundError: No module named 'no'); allowed: "
+        "modules that Python finds, and entry points of scaled_sgd.plugins",
+        ("--run.plugins=[no.such]",),
+    ),
     Row(
         (
             "model.base_width: 1000000000000 at depth 2 and width_exponent 2.0 gives a layer of "
             "1e+12; allowed: widths up to 2147483647"
         ),
         ("--model.base_width=1000000000000",),
-    ),
-    Row(
-        "model.width_exponent: -1.0 is not usable; allowed: finite numbers from 0",
-        ("--model.width_exponent=-1",),
     ),
     Row(
         "model.width_exponent: inf is not usable; allowed: finite numbers from 0",
@@ -104,20 +64,23 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "model.activation: [0.0, 0.0] cannot be normalised; allowed: two finite numbers [a, b], "
-            "one of them not 0"
+            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, or two "
+            "finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[0,0]",),
     ),
     Row(
         (
-            "model.activation: [nan, 1.0] cannot be normalised; allowed: two finite numbers [a, b], "
-            "one of them not 0"
+            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, or two "
+            "finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[.nan,1]",),
     ),
     Row(
-        ("model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear or a list of 2 numbers"),
+        (
+            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, or two "
+            "finite numbers [a, b], one of them not 0"
+        ),
         ("--model.activation=[1,2,3]",),
     ),
     Row(
@@ -159,16 +122,6 @@ IMPOSSIBLE = [
         ("--data.eval_split=test",),
     ),
     Row(
-        "data.eval_fraction: 0.0 is not usable; allowed: numbers between 0 and 1", ("--data.eval_fraction=0",)
-    ),
-    Row(
-        "data.eval_fraction: 1.0 is not usable; allowed: numbers between 0 and 1", ("--data.eval_fraction=1",)
-    ),
-    Row(
-        "data.eval_fraction: -0.1 is not usable; allowed: numbers between 0 and 1",
-        ("--data.eval_fraction=-.1",),
-    ),
-    Row(
         "data.eval_fraction: nan is not usable; allowed: numbers between 0 and 1",
         ("--data.eval_fraction=.nan",),
     ),
@@ -176,7 +129,6 @@ IMPOSSIBLE = [
         "data.inputs: ['a'] does not fit 'digits', which has no columns; allowed: null",
         ("--data.inputs=[a]",),
     ),
-    Row("data.inputs: '[3]' does not fit; allowed: a list such as [a, b] or null", ("--data.inputs=[3]",)),
     Row(
         "data.target: 'lable' does not fit 'digits', which has no columns; allowed: null",
         ("--data.target=lable",),
@@ -185,88 +137,37 @@ IMPOSSIBLE = [
         "data.streaming: true does not fit 'digits', which is in memory; allowed: false",
         ("--data.streaming=true",),
     ),
-    Row("data.shuffle_buffer: 0 is not usable; allowed: integers from 1", ("--data.shuffle_buffer=0",)),
-    Row("data.limit: 0 is not usable; allowed: integers from 1, or null", ("--data.limit=0",)),
-    Row("data.limit: -3 is not usable; allowed: integers from 1, or null", ("--data.limit=-3",)),
     Row(
-        "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63",
+        "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63, or null",
         ("--data.limit=9223372036854775808",),
     ),
-    Row("optim.lr: -1.0 is not usable; allowed: finite numbers from 0", ("--optim.lr=-1",)),
     Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
     Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
     Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
-    Row("optim.batch_size: 0 is not usable; allowed: integers from 1", ("--optim.batch_size=0",)),
     Row(
         "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
         ("--optim.batch_size=9223372036854775808",),
     ),
-    Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
-    Row("optim.steps: -1 is not usable; allowed: integers from 1, or null", ("--optim.steps=-1",)),
     Row(
-        "optim.epochs: 0.0 is not usable; allowed: numbers above 0 up to 1e9, or null",
-        ("--optim.epochs=0", "--optim.steps=null"),
-    ),
-    Row(
-        "optim.epochs: 10000000000.0 is not usable; allowed: numbers above 0 up to 1e9, or null",
-        ("--optim.epochs=1e10", "--optim.steps=null"),
-    ),
-    Row(
-        "optim.epochs: nan is not usable; allowed: numbers above 0 up to 1e9, or null",
+        "optim.epochs: nan is not usable; allowed: numbers above 0 to 1e9, or null",
         ("--optim.epochs=.nan", "--optim.steps=null"),
     ),
-    Row("optim.warmup_steps: -1 is not usable; allowed: integers from 0", ("--optim.warmup_steps=-1",)),
     Row(
-        "optim.warmup_steps: 2 is not usable; allowed: integers below optim.steps 2",
+        "optim.warmup_steps: 2 is not usable; allowed: integers from 0 to 1 with optim.steps 2",
         ("--optim.warmup_steps=2",),
     ),
-    Row("optim.momentum: 1.0 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=1",)),
-    Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.momentum: nan is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=.nan",)),
-    Row(
-        "optim.weight_decay: -0.1 is not usable; allowed: finite numbers from 0",
-        ("--optim.weight_decay=-.1",),
-    ),
-    Row("optim.accumulation: 0 is not usable; allowed: integers from 1", ("--optim.accumulation=0",)),
-    Row(
-        "optim.clip_norm: 0.0 is not usable; allowed: finite numbers above 0, or null",
-        ("--optim.clip_norm=0",),
-    ),
     Row(
         "optim.clip_norm: inf is not usable; allowed: finite numbers above 0, or null",
         ("--optim.clip_norm=.inf",),
-    ),
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
-    Row("diagnostics.every: -1 is not usable; allowed: integers from 0", ("--diagnostics.every=-1",)),
-    Row("diagnostics.samples: 0 is not usable; allowed: integers from 1", ("--diagnostics.samples=0",)),
-    Row("diagnostics.k: 0 is not usable; allowed: integers from 1", ("--diagnostics.k=0",)),
-    Row(
-        "diagnostics.tolerance: 0.0 is not usable; allowed: numbers between 0 and 1",
-        ("--diagnostics.tolerance=0",),
-    ),
-    Row(
-        "diagnostics.tolerance: 1.0 is not usable; allowed: numbers between 0 and 1",
-        ("--diagnostics.tolerance=1",),
     ),
     Row(
         "diagnostics.tolerance: nan is not usable; allowed: numbers between 0 and 1",
         ("--diagnostics.tolerance=.nan",),
     ),
-    Row("diagnostics.chunk: 0 is not usable; allowed: integers from 1", ("--diagnostics.chunk=0",)),
     Row(
-        "sharding.tensor_processes: 0 is not usable; allowed: integers from 1, or null",
-        ("--sharding.tensor_processes=0",),
-    ),
-    Row(
-        "sharding.tensor_processes: 2 does not fit sharding.strategy ddp; allowed: null",
+        "sharding.tensor_processes: 2 is not usable; allowed: null with sharding.strategy ddp",
         ("--sharding.tensor_processes=2",),
-    ),
-    Row(
-        (
-            "sharding.offload: True is not usable; allowed: false (signals, scales and weights must be on "
-            "one device)"
-        ),
-        ("--sharding.offload=true",),
     ),
     Row(
         (
@@ -277,45 +178,10 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "run.name: '/abs' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
-            "the first a letter or digit, or null"
-        ),
-        ("--run.name=/abs",),
-    ),
-    Row(
-        (
-            "run.name: 'a/b' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', "
-            "the first a letter or digit, or null"
-        ),
-        ("--run.name=a/b",),
-    ),
-    Row(
-        (
-            "run.name: '.' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
-            "first a letter or digit, or null"
-        ),
-        ("--run.name=.",),
-    ),
-    Row(
-        (
-            "run.name: '..' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
-            "first a letter or digit, or null"
-        ),
-        ("--run.name=..",),
-    ),
-    Row(
-        (
             "run.name: '-x' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
             "first a letter or digit, or null"
         ),
         ("--run.name=-x",),
-    ),
-    Row(
-        (
-            "run.name: '' is not usable; allowed: up to 200 letters, digits, '.', '_' and '-', the "
-            "first a letter or digit, or null"
-        ),
-        ("--run.name=",),
     ),
     Row(
         (
@@ -324,10 +190,8 @@ IMPOSSIBLE = [
         ),
         ("--run.name=x\n",),
     ),
-    Row("run.dir: '' is not usable; allowed: the path of a folder", ("--run.dir=",)),
-    Row("run.seed: -1 is not usable; allowed: integers from 0 to 2**63 − 1", ("--run.seed=-1",)),
     Row(
-        "run.seed: 9223372036854775808 is not usable; allowed: integers from 0 to 2**63 − 1",
+        "run.seed: 9223372036854775808 is not usable; allowed: integers below 2**63",
         ("--run.seed=9223372036854775808",),
     ),
     Row(
@@ -337,55 +201,24 @@ IMPOSSIBLE = [
         ),
         ("--run.device=cuda",),
     ),
-    Row("run.processes: 0 is not usable; allowed: integers from 1, or null", ("--run.processes=0",)),
     Row("run.processes: 2 were asked for, 1 run; allowed: a launcher that starts 2", ("--run.processes=2",)),
     Row("run.precision: 'fp16' needs a CUDA device; allowed on the CPU: no, bf16", ("--run.precision=fp16",)),
     Row("run.precision: 'tf32' needs a CUDA device; allowed on the CPU: no, bf16", ("--run.precision=tf32",)),
     Row(
-        "checkpoint.every_steps: 0 is not usable; allowed: integers from 1, or null",
-        ("--checkpoint.every_steps=0",),
-    ),
-    Row(
-        "checkpoint.every_minutes: 0.0 is not usable; allowed: finite numbers above 0, or null",
-        ("--checkpoint.every_minutes=0",),
-    ),
-    Row("checkpoint.keep: 0 is not usable; allowed: integers from 1", ("--checkpoint.keep=0",)),
-    Row(
-        "checkpoint.keep_steps: [3, 0] is not usable; allowed: a list of integers from 1",
-        ("--checkpoint.keep_steps=[3,0]",),
-    ),
-    Row(
         (
-            "run.resume: 'auto' is not usable; allowed: auto with run.name; no; or the path of a run or "
-            "checkpoint"
+            "run.resume: 'auto' is not usable; allowed: no, or the path of a run or "
+            "checkpoint with run.name null"
         ),
         ("--run.resume=auto",),
-    ),
-    Row(
-        "run.resume: '' is not usable; allowed: no, auto, or the path of a run or checkpoint",
-        ("--run.resume=",),
     ),
     Row(
         "run.resume: no run or checkpoint at 'gone'; allowed: no, auto, or the path of a run or checkpoint",
         ("--run.resume=gone",),
     ),
     Row(
-        "run.accept_changes: 'optim.speed' is not usable; allowed: configuration keys or groups of them",
-        ("--run.accept_changes=[optim.speed]",),
-    ),
-    Row(
-        "run.timeout_seconds: 0.0 is not usable; allowed: numbers from 1 to 1e6", ("--run.timeout_seconds=0",)
-    ),
-    Row(
-        "run.timeout_seconds: 1e+18 is not usable; allowed: numbers from 1 to 1e6",
-        ("--run.timeout_seconds=1e18",),
-    ),
-    Row(
         "run.timeout_seconds: inf is not usable; allowed: numbers from 1 to 1e6",
         ("--run.timeout_seconds=.inf",),
     ),
-    Row("run.eval_every: -1 is not usable; allowed: integers from 0, or null", ("--run.eval_every=-1",)),
-    Row("run.log_every: 0 is not usable; allowed: integers from 1", ("--run.log_every=0",)),
     Row("run.metrics: 'mse' is for regression; allowed: metrics of classification", ("--run.metrics=[mse]",)),
     Row(
         ("run.metrics: no script 'gone.py'; allowed: accuracy, mse, a local script or a module on the hub"),
@@ -402,66 +235,59 @@ IMPOSSIBLE = [
         ),
         ("--run.metrics=[f1]",),
     ),
-    Row("run.metrics: '[3]' does not fit; allowed: a list such as [a, b] or null", ("--run.metrics=[3]",)),
     Row(
         "run.trackers: 'nothing' is not installed or unknown; allowed: tensorboard",
         ("--run.trackers=[nothing]",),
     ),
 ]
-"""Values of the right type that cannot be meant, or not here; every key that has such values has a row."""
+"""Values of the right type that cannot be meant, or not here, beyond what bounds say."""
 
 TOGETHER = [
     Row(
-        "optim.normalize: True is not usable; allowed: false beside optim.clip_norm 1.0",
+        "optim.normalize: true is not usable; allowed: false with optim.clip_norm 1.0",
         ("--optim.normalize=true", "--optim.clip_norm=1"),
     ),
     Row(
-        "optim.accumulation: 2 is not usable; allowed: 1 with optim.fused_update",
-        ("--optim.fused_update=true", "--optim.accumulation=2"),
+        "optim.accumulation: 2 is not usable; allowed: 1 with optim.update fused",
+        ("--optim.update=fused", "--optim.accumulation=2"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.fused_update",
-        ("--optim.fused_update=true", "--run.precision=bf16"),
+        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.update fused",
+        ("--optim.update=fused", "--run.precision=bf16"),
     ),
     Row(
-        "sharding.activation_checkpointing: True is not usable; allowed: false with optim.fused_update",
-        ("--optim.fused_update=true", "--sharding.activation_checkpointing=true"),
+        "sharding.activation_checkpointing: true is not usable; allowed: false with optim.update fused",
+        ("--optim.update=fused", "--sharding.activation_checkpointing=true"),
     ),
     Row(
-        (
-            "sharding.strategy: 'zero2' is not usable; allowed: auto, ddp, fsdp2, tensor, fsdp2+tensor with "
-            "optim.fused_update"
-        ),
-        ("--optim.fused_update=true", "--sharding.strategy=zero2"),
+        ("optim.update: 'fused' is not usable; allowed: auto, autograd with sharding.strategy zero2"),
+        ("--optim.update=fused", "--sharding.strategy=zero2"),
     ),
     Row(
         (
-            "sharding.exchange: 'factors' is not usable; allowed: auto, or with optim.fused_update and "
-            "sharding.strategy ddp factors, gradients"
+            "sharding.exchange: 'factors' is not usable; allowed: auto with optim.update "
+            "autograd (steps by autograd exchange gradients as torch does)"
         ),
-        ("--sharding.exchange=factors",),
+        ("--sharding.exchange=factors", "--optim.update=autograd"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no, with model.dtype float64",
+        "run.precision: 'bf16' is not usable; allowed: no with model.dtype float64",
         ("--run.precision=bf16", "--model.dtype=float64"),
     ),
     Row(
-        "optim.steps: 5 is not usable; allowed: null beside optim.epochs 2.0; give one of the two",
+        "optim.steps: 5 is not usable; allowed: null with optim.epochs 2.0 (one of the two says how long)",
         ("--optim.steps=5", "--optim.epochs=2"),
     ),
     Row(
-        "optim.warmup_steps: 9 is not usable; allowed: integers below optim.steps 9",
+        "optim.warmup_steps: 9 is not usable; allowed: integers from 0 to 8 with optim.steps 9",
         ("--optim.warmup_steps=9", "--optim.steps=9"),
     ),
     Row(
-        "optim.warmup_steps: 6 is not usable; allowed: integers below the 6 steps",
+        "optim.warmup_steps: 6 is not usable; allowed: integers from 0 to 5 with optim.steps 6",
         ("--optim.steps=null", "--optim.epochs=1", "--optim.warmup_steps=6"),
     ),
     Row(
-        (
-            "sharding.strategy: 'zero1' is not usable; allowed: auto, ddp, fsdp2, tensor, "
-            "fsdp2+tensor with model.dtype float64 (ZeRO keeps float32 masters)"
-        ),
+        ("model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero1"),
         ("--sharding.strategy=zero1", "--model.dtype=float64"),
     ),
     Row(
@@ -488,9 +314,9 @@ TOGETHER = [
 """Keys that do not go together."""
 
 COMMAND_LINES = [
-    Row("model.depth: no value given; allowed: an integer", ("--model.depth",)),
-    Row("optim.lr: no value given; allowed: a number", ("--optim.lr", "--loss=mse")),
-    Row("scaling.static: no value given; allowed: true or false", ("--scaling.static",)),
+    Row("model.depth: no value given; allowed: integers from 1 to 100000", ("--model.depth",)),
+    Row("optim.lr: no value given; allowed: finite numbers from 0", ("--optim.lr", "--loss=mse")),
+    Row("scaling.static: no value given; allowed: true, false", ("--scaling.static",)),
     Row("model.deph: unknown key; did you mean model.depth?", ("--model.deph=3",)),
     Row("mod.depth: unknown key; did you mean model.depth?", ("--mod.depth=3",)),
     Row("model.dep: unknown key; did you mean model.depth?", ("--model.dep=3",)),
@@ -513,8 +339,11 @@ COMMAND_LINES = [
         "argument: '4' is not understood; allowed: options such as --model.depth 8",
         ("--model.depth", "3", "4"),
     ),
-    Row("model.depth: '=3' does not fit; allowed: an integer", ("--model.depth==3",)),
-    Row("model.depth: 'x' does not fit; allowed: an integer", ("--model.depth=3", "--model.depth=x")),
+    Row("model.depth: '=3' does not fit; allowed: integers from 1 to 100000", ("--model.depth==3",)),
+    Row(
+        "model.depth: 'x' does not fit; allowed: integers from 1 to 100000",
+        ("--model.depth=3", "--model.depth=x"),
+    ),
     Row("model.depth+: unknown key; did you mean model.depth?", ("--model.depth+=3",)),
     Row(
         (
@@ -525,7 +354,7 @@ COMMAND_LINES = [
     ),
     Row(
         (
-            "model: '3' is not a group; allowed: the keys depth, base_width, width_exponent, "
+            "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
             "activation, parameterization, dtype"
         ),
         ("--model=3",),
@@ -539,7 +368,7 @@ COMMAND_LINES = [
     ),
     Row("model.deph: unknown key; did you mean model.depth?", ("--model={deph: 3}",)),
     Row(
-        "--print_config: 'foo' is unknown; allowed: comments, skip_default, skip_null",
+        "--print_config: 'foo' is unknown; allowed: skip_default, skip_null",
         ("--print_config=foo",),
     ),
     Row("print_confg: unknown key; allowed: loss, model.depth, …", ("--print_confg",)),
@@ -574,8 +403,8 @@ FILES = [
     ),
     Row(
         (
-            "model: None is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "model: null is not a group; allowed: the keys depth, base_width, "
+            "width_exponent, activation, parameterization, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model:"},
@@ -589,22 +418,25 @@ FILES = [
         {"c.yaml": "model: []"},
     ),
     Row(
-        "model.depth: 'deep' does not fit; allowed: an integer",
+        "model.depth: 'deep' does not fit; allowed: integers from 1 to 100000",
         ("--config=c.yaml",),
         {"c.yaml": "model: {depth: deep}"},
     ),
     Row(
-        "model.depth: '3.0' does not fit; allowed: an integer",
+        "model.depth: '3.0' does not fit; allowed: integers from 1 to 100000",
         ("--config=c.yaml",),
         {"c.yaml": "model: {depth: 3.0}"},
     ),
     Row(
-        "model.depth: 'true' does not fit; allowed: an integer",
+        "model.depth: 'true' does not fit; allowed: integers from 1 to 100000",
         ("--config=c.yaml",),
         {"c.yaml": "model: {depth: true}"},
     ),
     Row(
-        ("model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear or a list of 2 numbers"),
+        (
+            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, or two "
+            "finite numbers [a, b], one of them not 0"
+        ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {activation: [1, x]}"},
     ),
@@ -640,7 +472,8 @@ FILES = [
         {"c.yaml": "loss: mse\nloss: mse"},
     ),
     Row(
-        "run.name: '1000.0' does not fit; allowed: text or null",
+        "run.name: '1000.0' does not fit; allowed: up to 200 letters, digits, '.', '_' "
+        "and '-', the first a letter or digit, or null",
         ("--config=c.yaml",),
         {"c.yaml": "run: {name: 1e3}"},
     ),
@@ -795,14 +628,15 @@ FILES = [
     ),
     Row(
         (
-            '--config: it is not valid YAML: found incompatible YAML document in "<unicode string>", '
-            "line 1, column 1; allowed: keys and values in plain YAML"
+            "--config: 'c.yaml' is not valid YAML: found incompatible YAML document (version "
+            '1.* is required) in "<unicode string>", line 1, column 1: %YAML 2.0 ^; allowed: '
+            "keys and values in plain YAML"
         ),
         ("--config=c.yaml",),
-        {"c.yaml": "%YAML 1.9\n--- {loss: mse}"},
+        {"c.yaml": "%YAML 2.0\n--- {loss: mse}"},
     ),
     Row(
-        "optim.lr: 'null' does not fit; allowed: a number",
+        "optim.lr: 'null' does not fit; allowed: finite numbers from 0",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: null}"},
     ),
@@ -825,27 +659,65 @@ FILES = [
 ]
 
 
-def test_every_key_has_a_row_with_another_type() -> None:
-    assert set(WRONG_TYPE) == set(key_types())
+def limits(hint: Any) -> list[Any]:
+    """All that the parts of a type are annotated with."""
+    own = [limit for limit in getattr(hint, "__metadata__", ()) if hasattr(limit, "holds")]
+    return own + [limit for part in get_args(hint) if part is not hint for limit in limits(part)]
 
 
-def test_every_key_with_impossible_values_has_a_row() -> None:
-    """Of the others every value of the type can be meant."""
-    given = {row.arguments[0].removeprefix("--").partition("=")[0] for row in [*IMPOSSIBLE, *TOGETHER]}
-    free = {key for key, hint in key_types().items() if hint is bool or get_origin(hint) is Literal}
-    assert set(key_types()) - free - given == set()
+def outside(name: str) -> list[Any]:
+    """Numbers just outside the bounds of a key."""
+    found: list[Any] = []
+    kind = int if "integers" in KEYS[name].allowed else float
+    for limit in (limit for limit in limits(KEYS[name].hint) if isinstance(limit, Within)):
+        for bound, sign in ((limit.least, -1), (limit.most, 1)):
+            if math.isfinite(bound):
+                found.append(bound + sign if kind is int else math.nextafter(bound, sign * math.inf))
+        found += [bound for bound in (limit.above, limit.below) if math.isfinite(bound)]
+        found += [2**63] if kind is int else [math.nan, math.inf]
+    return found
 
 
-@pytest.mark.parametrize("key", WRONG_TYPE)
-def test_another_type_is_refused(key: str, capfd: pytest.CaptureFixture[str]) -> None:
-    value, allowed = WRONG_TYPE[key]
-    group, _, leaf = key.rpartition(".")
-    hint = key_types()[key]
-    if str in (hint, *get_args(hint)) and get_origin(hint) is not list:
-        row = Row("", ("--config=c.yaml",), {"c.yaml": f"{group}: {{{leaf}: {value}}}"})
+OUTSIDE = [(name, value) for name in KEYS for value in outside(name)]
+
+
+def in_a_list(name: str, value: Any) -> Any:
+    return [value] if get_origin(KEYS[name].hint) is list else value
+
+
+@pytest.mark.parametrize(("name", "value"), OUTSIDE)
+def test_a_number_outside_its_bounds_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UserError) as error:
+        read_key(name, in_a_list(name, value))
+    assert re.fullmatch(
+        rf"{name}: {re.escape(repr(value))}(\.0)? is not usable; allowed: .+", str(error.value)
+    )
+    assert re.search(r"from|above|between|below", str(error.value).split("allowed: ")[1])
+
+
+@pytest.mark.parametrize("name", dict(OUTSIDE))
+def test_a_closed_bound_is_accepted(name: str) -> None:
+    for limit in (limit for limit in limits(KEYS[name].hint) if isinstance(limit, Within)):
+        for bound in (bound for bound in (limit.least, limit.most) if math.isfinite(bound)):
+            assert read_key(name, in_a_list(name, bound)) == in_a_list(name, bound)
+
+
+def test_every_key_with_a_condition_of_its_own_has_a_row() -> None:
+    """Bounds and names are tested from the schema."""
+    given = {row.arguments[0].removeprefix("--").partition("=")[0] for row in IMPOSSIBLE}
+    special = {name for name, key in KEYS.items() if any(isinstance(one, Holds) for one in limits(key.hint))}
+    assert special <= given
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_another_type_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    group, _, leaf = name.rpartition(".")
+    if takes_text(KEYS[name].hint, "banana"):
+        value, files = "[1, 2]", {"c.yaml": f"{group}: {{{leaf}: [1, 2]}}"}
+        row = Row("", ("--config=c.yaml",), files)
     else:
-        row = Row("", (f"--{key}={value}",))
-    message = f"{key}: {value!r} does not fit; allowed: {allowed}"
+        value, row = "banana", Row("", (f"--{name}=banana",))
+    message = f"{name}: {value!r} does not fit; allowed: {KEYS[name].allowed}"
     assert_refused(Row(message, row.arguments, row.files), capfd)
 
 

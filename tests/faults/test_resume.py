@@ -54,12 +54,15 @@ def test_a_run_may_change_its_world_and_its_strategy_on_the_way(chain, dtype, to
     assert all(torch.isfinite(v).all() for v in found[-1].momentum)
 
 
-FUSED = "--optim.fused_update=true"
-
-
 @pytest.mark.parametrize(
     ("strategy", "processes", "options"),
-    [("ddp", 3, ()), ("fsdp2", 4, ()), ("tensor", 2, ()), ("zero2", 2, ()), ("ddp", 2, (FUSED,))],
+    [
+        ("ddp", 3, ("--optim.update=autograd",)),
+        ("ddp", 2, ("--optim.update=fused",)),
+        ("fsdp2", 4, ()),
+        ("tensor", 2, ()),
+        ("zero2", 2, ()),
+    ],
 )
 def test_on_the_same_world_a_run_goes_on_bit_for_bit(strategy, processes, options, tmp_path):
     if strategy.startswith("zero") and not importlib.util.find_spec("deepspeed"):

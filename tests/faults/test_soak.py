@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from scaled_sgd.config.parsing import parse
+from scaled_sgd.train import trainer
 from scaled_sgd.train.accelerator import create_accelerator
-from scaled_sgd.train.trainer import Trainer
+from scaled_sgd.train.recording import RunRecord
 from tests.processes import context, ready
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 STEPS = 6000
 ARGUMENTS = (
@@ -24,11 +25,11 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-class Watched(Trainer):
-    """Notes this process's memory at every logged step."""
+class Watched(RunRecord):
+    """Notes this process's memory at every row."""
 
-    def _record(self, row):
-        super()._record(row)
+    def row(self, row):
+        super().row(row)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         with open("memory.txt", "a") as file:
             file.write(f"{row['step']} {pages * resource.getpagesize()} {len(os.listdir('/proc/self/fd'))}\n")
@@ -37,14 +38,15 @@ class Watched(Trainer):
 def soak(folder):
     os.chdir(folder)
     config = parse(ARGUMENTS)
-    Watched(config, create_accelerator(config)).run()
+    trainer.RunRecord = Watched
+    trainer.Trainer(config, create_accelerator(config)).run()
 
 
 def test_memory_and_open_files_stay_flat_over_thousands_of_steps(tmp_path):
     ready()
     process = context.Process(target=soak, args=(tmp_path,))
     process.start()
-    process.join(timeout=300)
+    process.join()
     assert process.exitcode == 0
     table = [[int(n) for n in line.split()] for line in (tmp_path / "memory.txt").read_text().splitlines()]
     warm = [row for row in table if STEPS // 6 <= row[0] < STEPS // 3]

@@ -31,6 +31,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_every_written_row_survives_a_kill(tmp_path):
     path = tmp_path / "metrics.jsonl"
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)

@@ -26,7 +26,8 @@ def network():
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_the_first_bad_layer_is_named_even_after_an_update_spoiled_all_weights(k):
     model = network()
-    watch = DivergenceWatch(model)
+    watch = DivergenceWatch(model.depth, torch.device("cpu"))
+    watch.attach(model)
     x = torch.randn(5, 6)
     watch.start_step(3)
     model(x)
@@ -45,7 +46,7 @@ def test_the_first_bad_layer_is_named_even_after_an_update_spoiled_all_weights(k
 
 
 def test_a_loss_that_overflows_by_itself_is_told_apart():
-    watch = DivergenceWatch(network())
+    watch = DivergenceWatch(network().depth, torch.device("cpu"))
     watch.start_step(7)
     watch.see(torch.tensor(torch.inf), 5)
     assert watch.found() == (7, 5)
@@ -54,7 +55,8 @@ def test_a_loss_that_overflows_by_itself_is_told_apart():
 
 def test_evaluation_is_not_watched():
     model = network()
-    watch = DivergenceWatch(model)
+    watch = DivergenceWatch(model.depth, torch.device("cpu"))
+    watch.attach(model)
     with torch.no_grad():
         model(torch.full((2, 6), torch.nan))
     assert watch.found() is None

@@ -65,7 +65,7 @@ def backward(model, x, y, parts=1):
         (F.cross_entropy(model(x_part), y_part, reduction="sum") / len(x)).backward()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 @pytest.mark.parametrize("parameterization", ["nup", "ntp", "sp", "mup"])
 def test_scales_are_those_of_the_table(rule, parameterization):
     model = network(parameterization=parameterization)
@@ -170,7 +170,7 @@ def make_sgd(model, momentum, weight_decay):
     return torch.optim.SGD(model.parameters(), lr=0.3, momentum=momentum, weight_decay=weight_decay)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_scaled_sgd_takes_the_steps_of_sgd_with_the_hook(rule, momentum, weight_decay):
@@ -297,7 +297,7 @@ def test_static_scales_stay_those_of_the_first_step(rule):
         torch.testing.assert_close(optimizer.scales, expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 def test_vanishing_signals_give_finite_scales_and_no_step(rule):
     x, y = batch(n=1)
     dead = network(activation="relu")
@@ -317,7 +317,7 @@ def test_vanishing_signals_give_finite_scales_and_no_step(rule):
             assert torch.equal(weight, old) or not gone
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 def test_a_zero_residual_gives_finite_scales_and_no_step(rule):
     model = network()
     x, _ = batch()

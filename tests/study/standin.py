@@ -1,10 +1,10 @@
 """Stand-ins for tests of what runs studies: quick, and with the faults and waits that a test asks for."""
 
+import importlib
 import itertools
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -54,9 +54,8 @@ def wait_for_go(arguments):
     return study_command(arguments)
 
 
-def submit_with(name):
-    """``scaled-sgd study`` whose jobs are one of these stand-ins: ``python -c`` does it."""
-    import tests.study.standin as standins
-
-    command.main = getattr(standins, name)
-    sys.exit(study_command(sys.argv[1:]))
+def with_jobs_of(name):
+    """``scaled-sgd study`` as a function, whose jobs are one of these stand-ins."""
+    # By their module's name, so that a job finds them.
+    command.main = getattr(importlib.import_module("tests.study.standin"), name)
+    return study_command

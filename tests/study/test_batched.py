@@ -12,8 +12,8 @@ import pytest
 from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.data import load_data
 from scaled_sgd.study import record
-from scaled_sgd.study.batched import faster_batched, same_shape, train_batch
-from scaled_sgd.study.engine import train, train_small
+from scaled_sgd.study.batched import faster_batched, same_shape
+from scaled_sgd.study.engine import train
 from tests.study.small_runs import left_in, same
 
 SMALL = from_dict({
@@ -64,10 +64,10 @@ def compare(tmp_path, *runs):
     configs = [changed(changes) for changes in runs]
     data = [data_of(config.run.seed) for config in configs]
     folders = [tmp_path / "together" / str(place) for place in range(len(configs))]
-    summaries = train_batch(configs, data, folders)
+    summaries = train(configs, data, folders)
     for place, config in enumerate(configs):
         alone = tmp_path / "alone" / str(place)
-        train_small(config, data[place], alone)
+        train([config], [data[place]], [alone])
         (rows, summary), (expected_rows, expected) = left_in(folders[place]), left_in(alone)
         assert summary == json.loads(json.dumps(summaries[place]))
         same(summary, expected)
@@ -123,9 +123,7 @@ def test_the_seconds_of_a_stack_are_shared_among_its_runs(tmp_path, monkeypatch)
     shown = itertools.chain([0.0] * 4, itertools.repeat(100.0))
     monkeypatch.setattr(record, "time", types.SimpleNamespace(monotonic=lambda: next(shown)))
     folders = [tmp_path / str(seed) for seed in range(4)]
-    train_batch(
-        [changed({"run.seed": seed}) for seed in range(4)], [data_of(seed) for seed in range(4)], folders
-    )
+    train([changed({"run.seed": seed}) for seed in range(4)], [data_of(seed) for seed in range(4)], folders)
     for rows, summary in map(left_in, folders):
         assert summary["seconds"] == 25.0
         assert {row["seconds"] for row in rows} == {25.0}
@@ -147,7 +145,7 @@ def test_a_network_has_the_shape_of_another_whatever_its_steps():
     ):  # fmt: skip
         assert same_shape(changed(changes)) != shape
     with pytest.raises(ValueError, match="of several shapes"):
-        train_batch([SMALL, changed({"model.depth": 5})], [data_of(0)] * 2, [Path("a"), Path("b")])
+        train([SMALL, changed({"model.depth": 5})], [data_of(0)] * 2, [Path("a"), Path("b")])
 
 
 def test_train_takes_one_run_or_several(tmp_path):

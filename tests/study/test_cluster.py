@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from scaled_sgd.study.folder import State, StudyFolder
-from tests.distributed.slurm import LoopbackCluster, wait_until, why_not
-from tests.launching import REPOSITORY, environment
+from tests.distributed.slurm import LoopbackCluster, why_not
+from tests.holding import Hold
+from tests.launching import PATIENCE, REPOSITORY, environment, finished, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -24,26 +25,20 @@ def clone(tmp_path):
     return tmp_path
 
 
-def run(clone, *options, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", *options],
-        cwd=clone,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def command(*arguments, jobs="study_command"):
+    """``scaled-sgd study`` whose jobs are a stand-in."""
+    code = (
+        f"import sys; from tests.study.standin import with_jobs_of as w; sys.exit(w({jobs!r})(sys.argv[1:]))"
     )
+    return [sys.executable, "-c", code, *arguments]
+
+
+def run(clone, *options, jobs="study_command", **variables):
+    return finished(*command("run", "smoke", *options, jobs=jobs), cwd=clone, **variables)
 
 
 def status(clone, **variables):
-    told = subprocess.run(
-        [sys.executable, "-m", "scaled_sgd.cli", "study", "status", "smoke"],
-        cwd=clone,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    told = finished(*command("status", "smoke"), cwd=clone, **variables)
     assert told.returncode == 0, told.stderr
     return told.stdout
 
@@ -79,9 +74,8 @@ def test_local_jobs_share_a_study(clone):
 @pytest.fixture
 def held(clone):
     """A study of two local jobs that hold a run each, and that cannot end by themselves."""
-    script = "from tests.study.standin import submit_with; submit_with('hold')"
     started = subprocess.Popen(
-        [sys.executable, "-c", script, "run", "smoke", "--executor=local", "--jobs=2", "--at-once=2"],
+        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs="hold"),
         cwd=clone,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -90,9 +84,7 @@ def held(clone):
     )
     try:
         plan = clone / "studies/smoke/plan.jsonl"
-        wait_until(
-            lambda: plan.exists() and states(clone).count(State.RUNNING) == 2, seconds=90, what="two jobs"
-        )
+        wait_until(lambda: plan.exists() and states(clone).count(State.RUNNING) == 2, what="two jobs")
         yield started
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -104,7 +96,7 @@ def held(clone):
 def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code, held, clone):
     # As a terminal does with Ctrl-C, and a scheduler with SIGTERM.
     (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
-    _, errors = held.communicate(timeout=60)
+    _, errors = held.communicate(timeout=PATIENCE)
     assert held.returncode == code
     assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
     assert "Traceback" not in errors
@@ -113,9 +105,9 @@ def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code,
 
 def test_local_jobs_end_with_a_study_that_is_killed(held, clone):
     held.kill()
-    wait_until(lambda: states(clone) == [State.PENDING] * 8, seconds=60, what="the jobs to end")
+    wait_until(lambda: states(clone) == [State.PENDING] * 8, what="the jobs to end")
     # Their controllers have the group of the study, as they have.
-    wait_until(lambda: not members_of(held.pid), seconds=60, what="their controllers to end")
+    wait_until(lambda: not members_of(held.pid), what="their controllers to end")
 
 
 def members_of(group):
@@ -144,17 +136,10 @@ def cluster():
         yield found
 
 
-def submitted(clone, cluster, name, *options):
-    """Names of the jobs of the study, which run a stand-in."""
-    script = f"from tests.study.standin import submit_with; submit_with({name!r})"
-    told = subprocess.run(
-        [sys.executable, "-c", script, "run", "smoke", "--executor=slurm", "--slurm", "mem=500M", *options],
-        cwd=clone,
-        env=environment() | cluster.environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def submitted(clone, cluster, *options, jobs="study_command"):
+    """Names of the jobs of the study."""
+    slurm = ("--executor=slurm", "--slurm=mem=500M", "--workers=1")
+    told = run(clone, *slurm, *options, jobs=jobs, **cluster.environment)
     assert told.returncode == 0, told.stderr
     return told.stderr.split("submitted: ")[1].split(";")[0].split(", ")
 
@@ -162,30 +147,27 @@ def submitted(clone, cluster, name, *options):
 def test_a_slurm_array_does_a_study_so_many_jobs_at_a_time(clone, cluster):
     study = clone / "configs/studies/smoke.yaml"
     study.write_text(study.read_text().replace("[4, 8]", "[4, 40]") + "large_weights: 10000\n")
-    options = ("--jobs=2", "--at-once=1", "--workers=1", "--optim.lr=2")
-    first, second = submitted(clone, cluster, "wait_for_go", *options)
-    wait_until(lambda: cluster.state(first) == "RUNNING", seconds=90, what="the first job")
+    options = ("--jobs=2", "--at-once=1", "--optim.lr=2")
+    first, second = submitted(clone, cluster, *options, jobs="wait_for_go")
+    wait_until(lambda: cluster.state(first) == "RUNNING", what="the first job")
     assert cluster.state(second) == "PENDING"
     assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
     (clone / "go").touch()
-    assert [cluster.end(job, seconds=150) for job in (first, second)] == ["COMPLETED"] * 2
+    assert [cluster.end(job) for job in (first, second)] == ["COMPLETED"] * 2
     assert "jobs: 2 ended\n" in f"{status(clone, **cluster.environment)}\n"
     assert states(clone) == [State.FINISHED] * 4
 
 
 def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(clone, cluster):
-    """It has steps for hours."""
-    study, folder = clone / "configs/studies/smoke.yaml", StudyFolder(clone / "studies/smoke")
-    study.write_text(study.read_text() + "large_weights: 0\n")
-    sizes = ("--optim.steps=3000000", "--run.log_every=100", "--diagnostics.every=0", "--run.eval_every=0")
-    one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--jobs=1")
-    (job,) = submitted(clone, cluster, "study_command", *one, *sizes)
-    wait_until(lambda: folder.path.exists() and rows(folder) > 5, seconds=120, what="steps of the run")
+    hold, folder = Hold(clone), StudyFolder(clone / "studies/smoke")
+    one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--run.eval_every=10")
+    (job,) = submitted(clone, cluster, *one, "--run.metrics", f"[{hold.script}]")
+    wait_until(lambda: hold.holds, what="the run to hold")
     cluster.run("scancel", "--signal=USR2", job)
-    wait_until(lambda: cluster.state(job) == "PENDING", seconds=60, what=f"job {job} to be queued")
+    wait_until(lambda: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
     assert states(clone) == [State.PENDING]
-    before = rows(folder)
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    wait_until(lambda: rows(folder) > before, seconds=120, what="more steps of the run")
+    assert cluster.end(job) == "COMPLETED"
+    assert states(clone) == [State.FINISHED]
     (log,) = (folder.path / "launches").glob("*.log")
     assert "resumed: " in log.read_text()

@@ -1,3 +1,4 @@
+import pytest
 import torch.distributed as dist
 
 from scaled_sgd.train.interrupts import Exchange, Wish
@@ -17,6 +18,7 @@ def wishes():
     return heard
 
 
+@pytest.mark.slow
 def test_a_wish_is_known_everywhere_at_the_same_step_and_a_save_is_made_once():
     found = run_processes(wishes, 2)
     assert found[0] == found[1]

@@ -44,16 +44,16 @@ def numbers(row):
     ],
 )
 def test_a_fused_run_has_the_numbers_of_one_by_autograd(options):
-    _, plain = train("plain", *options)
-    _, fused = train("fused", "--optim.fused_update=true", *options)
+    _, plain = train("plain", "--optim.update=autograd", *options)
+    _, fused = train("fused", "--optim.update=fused", *options)
     for row, other in zip(plain, fused, strict=True):
         assert numbers(other) == pytest.approx(numbers(row), rel=1e-12, abs=1e-14)
     assert plain[0]["loss"] > plain[-2]["loss"]
 
 
-@pytest.mark.parametrize("fused", ["true", "false"])
-def test_normalised_steps_are_as_long_as_the_rate(fused):
-    options = ("--optim.normalize=true", "--scaling.rule=none", f"--optim.fused_update={fused}")
+@pytest.mark.parametrize("update", ["fused", "autograd"])
+def test_normalised_steps_are_as_long_as_the_rate(update):
+    options = ("--optim.normalize=true", "--scaling.rule=none", f"--optim.update={update}")
     train("run", *options, "--optim.steps=1", "--optim.schedule=constant", "--checkpoint.at_end=true")
     checkpoint = open_checkpoint(Path("runs/run/checkpoints/step-1"))
     data = load_data(DataConfig(), seed=0)
@@ -93,9 +93,9 @@ def test_a_fused_run_that_blows_up_ends_as_that_by_autograd_does(lr, activation,
         f"--loss={loss}",
     )
     ends = []
-    for fused in ("true", "false"):
-        status, _ = train(f"run-{fused}", *options, f"--optim.fused_update={fused}")
+    for update in ("fused", "autograd"):
+        status, _ = train(f"run-{update}", *options, f"--optim.update={update}")
         errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        ends.append((status, [line.replace(f"run-{fused}", "run") for line in errors]))
+        ends.append((status, [line.replace(f"run-{update}", "run") for line in errors]))
     assert ends[0] == ends[1]
     assert ends[0][0] == 3 or lr == "1e30"

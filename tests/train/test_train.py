@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from scaled_sgd.cli import main as command
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
+from tests.launching import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
@@ -165,14 +166,21 @@ def test_a_loss_that_ends_above_its_start_is_pointed_out(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_ends_in_one_line(number, status, tmp_path):
-    command = [sys.executable, "-m", "scaled_sgd.train", *SMALL, "--optim.steps=100000", "--run.name=long"]
+    command = [
+        sys.executable,
+        "-m",
+        "scaled_sgd.train",
+        *SMALL,
+        "--optim.steps=1000000000",
+        "--run.name=long",
+    ]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     metrics = tmp_path / "runs/long/metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size > 1000):
         assert run.poll() is None
         time.sleep(0.05)
     run.send_signal(number)
-    _, errors = run.communicate(timeout=60)
+    _, errors = run.communicate(timeout=PATIENCE)
     assert run.returncode == status
     assert errors.splitlines()[-1].startswith("interrupted: ")
     assert "Traceback" not in errors

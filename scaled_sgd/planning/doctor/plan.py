@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from scaled_sgd.config import Config, DataConfig
 from scaled_sgd.config.parsing import parse
-from scaled_sgd.core.arguments import check_integer
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.planning import Load, advise, nominal, possible, predict
 from scaled_sgd.planning.choice import World, tensor_processes
 from scaled_sgd.planning.doctor.plan_report import Plan

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaled_sgd.config import key_types
+from scaled_sgd.config import KEYS
 from scaled_sgd.config.parsing import unknown_key
+from scaled_sgd.config.stored import renamed
 from scaled_sgd.core.errors import UserError
 
 _SPECS = "a list such as [4, 8], {powers: 2, from: -2, to: 5} or {range: [0, 3]}"
@@ -44,7 +45,7 @@ def read_axes(entries: object) -> list[Axis]:
         raise UserError("axes: not a list of single entries; allowed: - model.base_width: [4, 8]")
     axes, seen = [], dict[str, str]()
     for entry in entries:
-        ((name, spec),) = entry.items()
+        ((name, spec),) = dict([renamed(*each) for each in entry.items()]).items()
         axis = _axis(str(name), spec)
         for key in dict.fromkeys(key for choice in axis for key in (*choice.labels, *choice.changes)):
             if key in seen:
@@ -68,7 +69,7 @@ def replace_values(entries: list[Any], key: str, spec: Any) -> bool:
         for inner in (entry, entry.get("zip")) if isinstance(entry, dict) else ():
             if isinstance(inner, dict) and key in inner and key != "zip":
                 given = spec if isinstance(spec, list | dict) else [spec]
-                named = key not in key_types() and isinstance(inner[key], dict)
+                named = key not in KEYS and isinstance(inner[key], dict)
                 inner[key] = _kept(key, inner[key], given) if named else given
                 return True
     return False
@@ -88,7 +89,7 @@ def _kept(name: str, choices: Mapping[Any, Any], labels: object) -> dict[str, An
 def _axis(name: str, spec: object) -> Axis:
     if name == "zip":
         return _zipped(spec)
-    if name in key_types():
+    if name in KEYS:
         return [Choice({name: value}, {name: value}) for value in _values(name, spec)]
     if isinstance(spec, dict) and spec and all(isinstance(inner, dict) for inner in spec.values()):
         return list(_named(name, spec))
@@ -98,7 +99,8 @@ def _axis(name: str, spec: object) -> Axis:
 def _zipped(spec: object) -> Axis:
     if not isinstance(spec, dict) or not spec:
         raise UserError("axes.zip: it has no keys; allowed: {model.depth: [4, 8], optim.steps: [200, 300]}")
-    columns = {_known("zip", str(key)): _values(f"zip.{key}", values) for key, values in spec.items()}
+    spec = dict([renamed(str(key), values) for key, values in spec.items()])
+    columns = {_known("zip", key): _values(f"zip.{key}", values) for key, values in spec.items()}
     lengths = {key: len(values) for key, values in columns.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} has {count}" for key, count in lengths.items())
@@ -117,10 +119,14 @@ def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[Choi
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested or dotted keys as one level of dotted ones."""
     found: dict[str, Any] = {}
-    groups = {key.rpartition(".")[0] for key in key_types()}
+    groups = {key.rpartition(".")[0] for key in KEYS}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        inner = dotted(value, f"{name}.") if name in groups and isinstance(value, dict) else {name: value}
+        inner = (
+            dotted(value, f"{name}.")
+            if name in groups and isinstance(value, dict)
+            else dict([renamed(name, value)])
+        )
         if both := sorted(found.keys() & inner.keys()):
             raise UserError(f"{both[0]}: it is there twice, nested and dotted; allowed: once")
         found |= inner
@@ -128,7 +134,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _known(place: str, key: str) -> str:
-    if key not in key_types():
+    if key not in KEYS:
         raise UserError(f"axes.{place}.{unknown_key(key)}")
     return key
 

@@ -3,12 +3,13 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from scaled_sgd.config import Config, DataConfig, fits, key_types
+from scaled_sgd.config import Config, DataConfig
 from scaled_sgd.config.checks import check
 from scaled_sgd.config.network import widths_of
-from scaled_sgd.config.parsing import from_dict
+from scaled_sgd.config.parsing import from_dict, read_key
+from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import count_weights
 from scaled_sgd.data import Data
@@ -54,6 +55,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
     Raises:
         UserError: a value does not fit its key, the data or another key.
     """
+    load_plugins(_typed("run.plugins", study.base.get("run.plugins", []), "base"))
     start = from_dict({})
     for key, value in study.base.items():
         start = _put(start, key, _typed(key, value, "base"))
@@ -109,23 +111,10 @@ def _matched(
 
 def _typed(key: str, value: Any, place: str) -> Any:
     """A value of the study file as its key's type has it."""
-    hint = key_types()[key]
-    if fits(hint, value):
-        members = get_args(hint) or (hint,)
-        return float(value) if type(value) is int and float in members and int not in members else value
-    nested: Any = value
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
     try:
-        return _leaf(from_dict(nested), key)
+        return read_key(key, value)
     except UserError as error:
         raise UserError(f"{place}.{error}") from None
-
-
-def _leaf(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
 
 
 def _put(config: Any, key: str, value: Any) -> Any:

@@ -5,19 +5,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from scaled_sgd.config import Config, as_dict, flat
+from scaled_sgd.config import KEYS, Config, flat
+from scaled_sgd.config.keys import value_of
+from scaled_sgd.config.sections import Decides
+from scaled_sgd.config.stored import ABSENT
 
-WITHOUT_EFFECT = (
-    "run.name", "run.dir", "run.resume", "run.accept_changes", "run.processes", "run.timeout_seconds",
-    "run.trackers", "run.device", "checkpoint.", "sharding.", "optim.accumulation",
-    "optim.fused_update",
-)  # fmt: skip
-"""Keys, and beginnings of keys, that change no number, or only its rounding."""
+
+def deciding(config: Config) -> dict[str, Any]:
+    """Values that change more than rounding, by key, without those that say what earlier versions did."""
+    values = {key.name: value_of(config, key.name) for key in KEYS.values()}
+    return {
+        name: value
+        for name, value in values.items()
+        if KEYS[name].decides is not Decides.NOTHING and not (name in ABSENT and value == ABSENT[name])
+    }
 
 
 def run_id(config: Config, data: Mapping[str, Any]) -> str:
     """12 hexadecimal digits of a resolved configuration and of facts of its data, a digest among them."""
-    plain = {k: v for k, v in flat(as_dict(config)).items() if not k.startswith(WITHOUT_EFFECT)}
+    plain = flat(deciding(config))
     plain |= {f"data: {key}": value for key, value in data.items()}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,8 +9,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.config import key_types
-from scaled_sgd.config.parsing import read_yaml, unknown_key
+from scaled_sgd.config import KEYS
+from scaled_sgd.config.parsing import unknown_key
+from scaled_sgd.config.stored import renamed
+from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.grid.figures import check_figures
@@ -88,12 +90,12 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     base = dotted(base)
     if not isinstance(axes, list):
         raise UserError("axes: not a list; allowed: - model.base_width: [4, 8]")
-    for key, value in (overrides or {}).items():
+    for key, value in [renamed(*each) for each in (overrides or {}).items()]:
         if replace_values(axes, key, value):
             continue
         if key in _KEYS:
             raise UserError(f"{key}: it stands in the study's file; allowed here: keys of a run, and axes")
-        if key not in key_types():
+        if key not in KEYS:
             labels = [name for axis in read_axes(axes) for choice in axis for name in choice.labels]
             names = [] if "." in key else [name for name in labels if "." not in name]
             if close := get_close_matches(key, names, n=1):
@@ -105,7 +107,7 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         if key in base:
             raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
     for key in base:
-        if key not in key_types():
+        if key not in KEYS:
             raise UserError(f"base.{unknown_key(key)}")
     read = read_axes(axes)
     varied = {key for axis in read for choice in axis for key in choice.changes}

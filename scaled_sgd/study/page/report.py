@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from scaled_sgd.config.parsing import read_yaml
+from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH

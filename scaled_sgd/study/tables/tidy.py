@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaled_sgd.runs.rows import numbers
+
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings under dotted names; lists stay whole."""
@@ -17,28 +19,6 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers of a nested record under dotted names; entry k of a list, from 1, is ``name.k``.
-
-    None becomes NaN.
-
-    Raises:
-        ValueError: a leaf is no number.
-    """
-    for key, value in record.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from numbers(value, f"{name}.")
-        elif isinstance(value, list):
-            yield from numbers({str(k): entry for k, entry in enumerate(value, start=1)}, f"{name}.")
-        elif value is None:
-            yield name, math.nan
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, float(value)
-        else:
-            raise ValueError(f"{name} is {value!r}, not a number")
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

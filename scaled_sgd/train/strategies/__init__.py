@@ -1,6 +1,5 @@
 """How a network trains over processes: strategies that all give the same step (``sharding.strategy``)."""
 
-from scaled_sgd.config import STRATEGIES, ShardingConfig
 from scaled_sgd.train.strategies.base import Strategy
 
-__all__ = ["STRATEGIES", "ShardingConfig", "Strategy"]
+__all__ = ["Strategy"]

@@ -11,7 +11,7 @@ from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
-from scaled_sgd.train.strategies.shards import Shard, gradient_norm
+from scaled_sgd.train.strategies.shards import Shard, gradient_squares
 
 
 class Strategy(ABC):
@@ -53,9 +53,9 @@ class GradientStrategy(Strategy):
     """A strategy that trains by autograd.
 
     A step is: :meth:`zero_grad`; for each microbatch :meth:`forward` and :meth:`backward` within
-    :meth:`microbatch`; perhaps :meth:`gradient_norm` and :meth:`scale_gradients`; :meth:`step`. Losses are
-    given to ``backward`` summed over this process's samples and multiplied by ``data.size / n``, n being the
-    samples of the global minibatch: gradients are averaged over ``data``.
+    :meth:`microbatch`; perhaps :meth:`gradient_squares`; :meth:`step`. Losses are given to ``backward``
+    summed over this process's samples and multiplied by ``data.size / n``, n being the samples of the global
+    minibatch: gradients are averaged over ``data``.
     """
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
@@ -71,24 +71,23 @@ class GradientStrategy(Strategy):
         """Start a step."""
 
     @abstractmethod
-    def step(self, lr: float) -> None:
-        """Update the weights by the scaled gradients. Collective."""
+    def step(self, lr: float, factor: Tensor | None) -> None:
+        """Update the weights by ``factor`` () times the direction, 1 when None. Collective."""
 
-    def gradient_norm(self) -> Tensor:
-        """‖(G_1, …, G_l)‖_F () before scaling, float64. Collective where gradients are in parts."""
-        return gradient_norm(self.shards, self.device)
-
-    def scale_gradients(self, factor: Tensor) -> None:
-        """Multiply all gradients by ``factor`` ()."""
-        for shard in self.shards:
-            shard.scale_gradient(factor)
+    def gradient_squares(self) -> Tensor:
+        """‖G_k‖_F² (l,) before scaling, float64. Collective where gradients are in parts."""
+        return gradient_squares(self.shards, self.device)
 
 
 class FusedStrategy(Strategy):
-    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.steps.fused`).
+    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.steps.step`).
 
     Attributes:
         optimizer: keeps the momentum; never steps itself under fused steps.
     """
 
     optimizer: ScaledSGD
+
+    def velocity(self, k: int) -> Tensor:
+        """v_k, this process's rows of it."""
+        return self.optimizer.velocity(self.network.scaled_layers[k - 1].weight)

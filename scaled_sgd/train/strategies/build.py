@@ -1,5 +1,6 @@
 """From a resolved configuration to the strategy it names."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.registry import load
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.planning.choice import ZERO, tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
 from scaled_sgd.train.strategies.native import Policy, Replicas, Sharded, Whole
@@ -33,9 +35,6 @@ def build_strategy(
         accelerator: the world.
         in_features: m_0.
         out_features: m_l.
-
-    Raises:
-        UserError: the launch would do something else than the configuration says.
     """
     optim, scaling, sharding = config.optim, config.scaling, config.sharding
     name, device = sharding.strategy, accelerator.device
@@ -44,7 +43,8 @@ def build_strategy(
         return network_of(config, in_features, out_features, device=where)
 
     def make_optimizer(network: HomogeneousMLP) -> ScaledSGD:
-        return ScaledSGD(
+        make: Callable[..., ScaledSGD] = load(OPTIMIZERS[optim.optimizer].build)
+        return make(
             network,
             optim.lr,
             rule=scaling.rule,
@@ -54,9 +54,7 @@ def build_strategy(
             grad_scaler=accelerator.scaler,
         )
 
-    if config.run.precision == "fp16" and name != "ddp":
-        raise UserError(f"run.precision: 'fp16' is for ddp alone; allowed with {name}: no, tf32, bf16")
-    if name == "ddp" and optim.fused_update:
+    if name == "ddp" and optim.update == "fused":
         return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":
         return Replicas(accelerator, make_network, make_optimizer)
@@ -102,10 +100,4 @@ def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)
     if plugin is None:
         return Policy(precision)
-    chosen = plugin.mixed_precision_policy or precision
-    if config.optim.fused_update and chosen.param_dtype is not None:
-        raise UserError(
-            f"launch: FSDP's mixed precision policy {chosen.param_dtype} was launched; allowed with "
-            "optim.fused_update: none"
-        )
-    return Policy(chosen, reshard=bool(plugin.reshard_after_forward))
+    return Policy(plugin.mixed_precision_policy or precision, reshard=bool(plugin.reshard_after_forward))

@@ -29,7 +29,9 @@ def world_of(accelerator: "Accelerator") -> World:
     local = launcher.started_here()
     cuda = accelerator.device.type == "cuda"
     memory = torch.cuda.mem_get_info()[1] if cuda else host_memory() // local
-    return World(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator))
+    policy = getattr(fsdp_plugin(accelerator), "mixed_precision_policy", None)
+    half = policy is not None and policy.param_dtype is not None
+    return World(accelerator.num_processes, local, cuda, memory, launched_strategy(accelerator), half)
 
 
 def launched_strategy(accelerator: "Accelerator") -> str | None:

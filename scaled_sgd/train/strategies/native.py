@@ -36,7 +36,7 @@ class Replicas(GradientStrategy):
     ) -> None:
         self._accelerator = accelerator
         self.network = make_network(accelerator.device)
-        optimizer = make_optimizer(self.network)
+        self.optimizer = optimizer = make_optimizer(self.network)
         self.scaling = optimizer.scaling
         self.module: nn.Module = accelerator.prepare(self.network)
         self._optimizer: Any = accelerator.prepare(optimizer)
@@ -47,7 +47,7 @@ class Replicas(GradientStrategy):
         self.shards = [RowShard(k, layer.weight, optimizer, copies=self.data.size) for k, layer in weights]
 
     def _settle_buckets(self) -> None:
-        """A backward pass for nothing: DDP sums in another order from its second one on.
+        """Dummy backward pass: DDP sums in another order from its second one on.
 
         Without it the first step of a resumed run would differ from the same step of a run that went on.
         """
@@ -61,21 +61,22 @@ class Replicas(GradientStrategy):
         return nullcontext() if last else self._accelerator.no_sync(self.module)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Add the gradients of a microbatch's loss to those of the step."""
         self.scaling.overlap = last and self.data.size > 1
         self._accelerator.backward(loss)
 
     def zero_grad(self) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Start a step."""
         self._optimizer.zero_grad()
 
-    def gradient_norm(self) -> Tensor:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`; a loss scale is taken out."""
+    def gradient_squares(self) -> Tensor:
+        """‖G_k‖_F² (l,) with a loss scale taken out."""
         self._accelerator.unscale_gradients()
-        return super().gradient_norm()
+        return super().gradient_squares()
 
-    def step(self, lr: float) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+    def step(self, lr: float, factor: Tensor | None) -> None:
+        """Through Accelerate's wrapper, which may skip a step whose gradients overflowed."""
+        self.optimizer.factor = factor
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.step()
 
@@ -178,22 +179,23 @@ class Sharded(GradientStrategy, FusedStrategy):
             self.shards[-1].fill("weight", initial_values(self.network, k))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Outputs f (n, m_l) of this process's samples, at least float32."""
         with self._autocast():
             f = super().forward(x)
         return f.float() if f.dtype == torch.bfloat16 else f
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Add the gradients of a microbatch's loss to those of the step."""
         self.scaling.overlap = last and self.data.size * self.tensor.size > 1
         loss.backward()  # type: ignore[no-untyped-call]
 
     def zero_grad(self) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Start a step."""
         self.optimizer.zero_grad()
 
-    def step(self, lr: float) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+    def step(self, lr: float, factor: Tensor | None) -> None:
+        """Every process updates its rows."""
+        self.optimizer.factor = factor
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from scaled_sgd.core.network import HomogeneousMLP, initial_rows
 from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
-from scaled_sgd.steps.hook_sums import square_norm
+from scaled_sgd.steps.statistics import square_norm
 
 Kind = Literal["weight", "momentum"]
 Read = Callable[[int, int], Tensor]
@@ -69,24 +69,24 @@ class RowShard:
         self.start, self.stop = (row * fan_in for row in row_range(weight))
 
     def values(self, kind: Kind) -> Tensor | None:
-        """See :class:`Shard`."""
+        """What the optimizer keeps of them, a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
         buffer = self._optimizer.state.get(self._weight, {}).get("momentum_buffer")
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
-        """See :class:`Shard`."""
+        """Their gradient, flat."""
         return None if self._weight.grad is None else local_shard(self._weight.grad).view(-1)
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """See :class:`Shard`."""
+        """Multiply it by ``factor`` ()."""
         gradient = self.gradient()
         if gradient is not None:
             gradient.mul_(factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """See :class:`Shard`."""
+        """Replace them by what ``read`` gives."""
         if kind == "momentum":
             self._optimizer.state[self._weight]["momentum_buffer"] = torch.zeros_like(self._weight)
         held = self.values(kind)
@@ -114,13 +114,13 @@ def initial_values(network: HomogeneousMLP, k: int) -> Read:
     return read
 
 
-def gradient_norm(shards: Sequence[Shard], device: torch.device) -> Tensor:
-    """‖(G_1, …, G_l)‖_F () in float64. Collective where gradients are in parts."""
+def gradient_squares(shards: Sequence[Shard], device: torch.device) -> Tensor:
+    """‖G_k‖_F² (l,) in float64. Collective where gradients are in parts."""
     ranks = Ranks()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for shard in shards:
+    squares = torch.zeros(len(shards), dtype=torch.float64, device=device)
+    for place, shard in enumerate(shards):
         gradient = shard.gradient()
         if gradient is not None:
-            total += square_norm(gradient) / shard.copies
+            squares[place] = square_norm(gradient) / shard.copies
     whole = all(shard.copies == ranks.size for shard in shards)
-    return (total * ranks.size if whole else ranks.sum(total)).sqrt()
+    return squares * ranks.size if whole else ranks.sum(squares)

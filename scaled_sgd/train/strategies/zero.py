@@ -46,7 +46,7 @@ class FragmentShard:
             self._state = engine.optimizer.optimizer.state[self._master]
 
     def values(self, kind: Kind) -> Tensor | None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """What the optimizer keeps of them, a flat view."""
         if kind == "momentum" and not self._has_momentum:
             return None
         if self._mapping is None:
@@ -55,20 +55,20 @@ class FragmentShard:
         return held[self._slice]
 
     def gradient(self) -> Tensor | None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """Their gradient, flat."""
         if self._mapping is None:
             return None
         held: Tensor = self._mapping.get_lp_grad_fragment(self._weight._index_in_param_group)
         return held.detach().view(-1)
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """Multiply it by ``factor`` ()."""
         gradient = self.gradient()
         if gradient is not None:
             gradient.copy_(gradient.float() * factor.float())
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`; the working copy of the weights follows."""
+        """Replace them by what ``read`` gives; the working copy of the weights follows."""
         if self._mapping is not None:
             held = self.values(kind)
             assert held is not None
@@ -89,22 +89,22 @@ class PartitionShard:
         self.start, self.stop = min(rank * size, total), min((rank + 1) * size, total)
 
     def values(self, kind: Kind) -> Tensor | None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """What the optimizer keeps of them, a flat view."""
         if kind == "momentum" and not self._has_momentum:
             return None
         return self._own(zero_weights.partition(self._weight, None if kind == "weight" else MOMENTUM))
 
     def gradient(self) -> Tensor | None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """Their gradient, flat."""
         return self._own(zero_weights.gradient_partition(self._weight))
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`."""
+        """Multiply it by ``factor`` ()."""
         gradient = zero_weights.gradient_partition(self._weight)
         zero_weights.put_gradient(self._weight, gradient * factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """See :class:`~scaled_sgd.train.strategies.shards.Shard`; the working copy of the weights follows."""
+        """Replace them by what ``read`` gives; the working copy of the weights follows."""
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
@@ -162,7 +162,7 @@ class Zero(GradientStrategy):
             shard.fill("weight", initial_values(self.network, shard.k))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Outputs f (n, m_l) of this process's samples, float32."""
         return super().forward(x.to(self._working)).float()
 
     @contextmanager
@@ -175,16 +175,17 @@ class Zero(GradientStrategy):
         return self._boundary(last)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
+        """Add the gradients of a microbatch's loss to those of the step."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def zero_grad(self) -> None:
         """Nothing: DeepSpeed clears its gradients at the step."""
 
-    def step(self, lr: float) -> None:
-        """See :class:`~scaled_sgd.train.strategies.base.GradientStrategy`."""
-        for shard, xi in zip(self.shards, self.scaling.update(), strict=True):
-            if self.scaling.rule != "none":
+    def step(self, lr: float, factor: Tensor | None) -> None:
+        """Scale this process's part of the gradients and have the engine step by it."""
+        scales = self.scaling.update()
+        if self.scaling.rule != "none" or factor is not None:
+            for shard, xi in zip(self.shards, scales if factor is None else scales * factor, strict=True):
                 shard.scale_gradient(xi)
         for group in self._engine.optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self._weight_decay

@@ -9,6 +9,8 @@ from tests.processes import context, ready
 from tests.runs.checkpoint.cases import assert_holds, pieces, whole
 from tests.runs.checkpoint.faults import Faults
 
+pytestmark = pytest.mark.slow
+
 SAVES = [(2, 2), (3, 3), (3, 30), (4, 4), (4, 40)]
 """Steps in the order in which they are saved, and the seed of their numbers."""
 
@@ -47,14 +49,16 @@ def run_until_killed(folder, at, power):
     return last
 
 
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("power", [False, True], ids=["killed", "without power"])
-def test_after_a_kill_at_any_point_the_newest_checkpoint_is_complete(tmp_path, power):
+def test_after_a_kill_at_any_point_the_newest_checkpoint_is_complete(tmp_path, power, stride):
+    """Every file operation of several saves in ``make full``, every seventh otherwise."""
     save_seed(tmp_path / "counted", 1, 1)
     with Faults(at=0) as faults:
         saves(tmp_path / "counted", lambda _: None)
     order = [(1, 1), *SAVES]
     seeds = [seed for _, seed in order]
-    for at in range(1, faults.count + 1):
+    for at in range(1, faults.count + 1, stride):
         folder = tmp_path / str(at)
         save_seed(folder, 1, 1)
         last = seeds.index(run_until_killed(folder, at, power))

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from scaled_sgd.core.errors import CheckpointError, UserError
 from scaled_sgd.runs.checkpoint import newest_intact, open_checkpoint, prune, save
+from tests.launching import PATIENCE
 from tests.processes import context, ready, run_processes
 from tests.runs.checkpoint.cases import assert_holds, pieces, ranges, whole
 from tests.runs.checkpoint.faults import Faults
@@ -152,9 +153,10 @@ def save_until_killed(rank, rendezvous, folder, killed, at):
     dist.barrier()
 
 
-def test_a_rank_that_dies_in_a_save_leaves_a_complete_checkpoint(tmp_path):
+@pytest.mark.parametrize("deaths", [4, pytest.param(16, marks=pytest.mark.full)])
+def test_a_rank_that_dies_in_a_save_leaves_a_complete_checkpoint(tmp_path, deaths):
     points = random.Random(0)
-    for number in range(16):
+    for number in range(deaths):
         folder = tmp_path / str(number)
         save(folder, 1, pieces=pieces(whole(1), "flat"), private={}, state={})
         killed = number % 2
@@ -165,7 +167,7 @@ def test_a_rank_that_dies_in_a_save_leaves_a_complete_checkpoint(tmp_path):
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join(60)
+            process.join(PATIENCE)
         assert ranks[killed].exitcode == -signal.SIGKILL
         assert ranks[1 - killed].exitcode == 1
         checkpoint, skipped = newest_intact(folder)

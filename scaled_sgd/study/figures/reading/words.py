@@ -4,15 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from scaled_sgd.core.parameterization import PARAMETERIZATIONS
+
 _NAMES = {
     ("loss", "mse"): "squared error",
     ("loss", "cross_entropy"): "cross-entropy",
     ("matching", "equal_base_width"): "equal base width",
     ("matching", "equal_parameters"): "equal parameters",
-    ("model.parameterization", "nup"): "νP",
-    ("model.parameterization", "ntp"): "NTP",
-    ("model.parameterization", "sp"): "SP",
-    ("model.parameterization", "mup"): "μP",
+    **{("model.parameterization", entry.name): entry.label for entry in PARAMETERIZATIONS.entries},
 }
 _SYMBOLS = {
     "model.base_width": "m",

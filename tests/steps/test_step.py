@@ -7,9 +7,10 @@ from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps import fused
-from scaled_sgd.steps.fused import Update, fused_step
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 
 
 def network(activation=(0.4, 0.9)):
@@ -25,11 +26,11 @@ def minibatch(seed, loss):
 
 
 def scale_by(rule, model):
-    return DepthwiseScaling(model, rule=rule).measure_elsewhere().predict_layers
+    return DepthwiseScaling(model, rule=rule).measure_elsewhere().direction
 
 
 def scale_frozen(scales):
-    return lambda layers, F, D, R: scales[layers]
+    return lambda statistics: Direction(scales[statistics.layers])
 
 
 def velocities(model):
@@ -41,7 +42,7 @@ def norm_of(model):
     return torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", RULES.names)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize(
     ("weight_decay", "momentum", "clip", "normalize"),
@@ -69,9 +70,7 @@ def test_the_fused_step_takes_the_steps_of_scaled_sgd(
                 weight.grad.div_(norm)
         optimizer.step()
         scale = scale_by(rule, ours)
-        step = fused_step(
-            Partition.of(ours), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
-        )
+        step = take_step(Partition.of(ours), x, y, loss=ell, direct=scale, update=update, measure=True)
         torch.testing.assert_close(step.loss, expected, rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(step.scales, optimizer.scales, rtol=1e-10, atol=0)
         torch.testing.assert_close(step.grad_norm, norm, rtol=1e-10, atol=0)
@@ -83,15 +82,13 @@ def test_the_fused_step_takes_the_steps_of_scaled_sgd(
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 def test_wide_layers_are_updated_one_by_one_with_the_same_numbers(momentum, monkeypatch):
     ends = []
-    for held in (fused.HELD, 0):
-        monkeypatch.setattr(fused, "HELD", held)
+    for held in (1 << 20, 0):
+        monkeypatch.setattr("scaled_sgd.steps.step.HELD", held)
         model, ell = network(), get_loss("mse")
         update, scale = Update(0.2, 0.1, momentum, velocities(model)), scale_by("gain", model)
         for seed in range(4):
             x, y = minibatch(seed, "mse")
-            step = fused_step(
-                Partition.of(model), x, y, loss=ell, scale=scale, update=update, measure_gradient=True
-            )
+            step = take_step(Partition.of(model), x, y, loss=ell, direct=scale, update=update, measure=True)
         ends.append([step.loss, step.grad_norm, step.scales, *model.parameters()])
     torch.testing.assert_close(*ends, rtol=1e-13, atol=1e-15)
 
@@ -102,7 +99,7 @@ def test_frozen_scales_are_used_as_they_are():
     x, y = minibatch(0, "mse")
     ell = get_loss("mse")
     gradients = torch.autograd.grad(ell.value(twin(x), y).mean(), list(twin.parameters()))
-    step = fused_step(Partition.of(model), x, y, loss=ell, scale=scale_frozen(scales), update=Update(0.3))
+    step = take_step(Partition.of(model), x, y, loss=ell, direct=scale_frozen(scales), update=Update(0.3))
     assert torch.equal(step.scales, scales)
     for W, V, G, xi in zip(model.parameters(), twin.parameters(), gradients, scales, strict=True):
         torch.testing.assert_close(W, V - 0.3 * xi * G, rtol=1e-12, atol=1e-14)
@@ -112,12 +109,12 @@ def test_weights_that_would_only_be_read_as_a_copy_are_refused():
     model = network().to(torch.bfloat16)
     x, y = minibatch(0, "mse")
     with pytest.raises(UserError, match=r"layer 1 is torch.bfloat16; allowed: float32, float64"):
-        fused_step(
+        take_step(
             Partition.of(model),
             x,
             y,
             loss=get_loss("mse"),
-            scale=scale_frozen(torch.ones(4)),
+            direct=scale_frozen(torch.ones(4)),
             update=Update(0.1),
         )
 
@@ -127,13 +124,13 @@ def test_of_a_step_whose_loss_is_not_finite_the_sums_of_preactivations_are_shown
     model, seen = network(), []
     x, y = minibatch(0, "mse")
     z = x @ model.layers[0].weight.detach().T * model.layers[0].multiplier
-    options = {"loss": get_loss("mse"), "scale": scale_frozen(torch.ones(4)), "update": Update(0.0)}
+    options = {"loss": get_loss("mse"), "direct": scale_frozen(torch.ones(4)), "update": Update(0.0)}
     options["see"] = lambda total, k: seen.append((k, float(total)))
-    fused_step(Partition.of(model), x, y, **options)
+    take_step(Partition.of(model), x, y, **options)
     assert not seen
     with torch.no_grad():
         model.layers[k - 1].weight[0, 0] = -math.inf
-    fused_step(Partition.of(model), x, y, **options)
+    take_step(Partition.of(model), x, y, **options)
     assert [(place, math.isfinite(total)) for place, total in seen] == [(j, j < k) for j in (1, 2, 3, 4)]
     assert k == 1 or seen[0][1] == pytest.approx(float(z.sum()), rel=1e-5)
 
@@ -144,9 +141,9 @@ def test_an_output_that_the_loss_hides_is_shown_too():
     with torch.no_grad():
         model.layers[3].weight[0] = -math.inf
         model.layers[3].weight[1:] = 0
-    step = fused_step(
+    step = take_step(
         Partition.of(model), x, torch.ones(7, dtype=torch.int64), loss=get_loss("cross_entropy"),
-        scale=scale_frozen(torch.ones(4)), update=Update(0.0), see=lambda total, k: seen.append(k),
+        direct=scale_frozen(torch.ones(4)), update=Update(0.0), see=lambda total, k: seen.append(k),
     )  # fmt: skip
     assert step.loss / step.n == pytest.approx(math.log(2))
     assert seen == [1, 2, 3, 4]

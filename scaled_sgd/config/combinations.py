@@ -1,0 +1,161 @@
+"""Keys that do not go together, each combination stated once; checks, ``auto``, planner and docs read it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from scaled_sgd.config.keys import KEYS, value_of
+from scaled_sgd.config.sections import Config
+from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
+from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
+
+Allowed = tuple[Any, ...] | Limit | None
+"""Values, a limit, or None: whatever the key's type allows."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What the value of one key leaves to another.
+
+    Attributes:
+        key: what is limited.
+        given: the other key.
+        allowed: what ``key`` may be, from the value of ``given``.
+        reason: why.
+    """
+
+    key: str
+    given: str
+    allowed: Callable[[Any], Allowed]
+    reason: str = ""
+
+    def violation(self, config: Config) -> str | None:
+        """What is wrong with a configuration, in one line."""
+        value, given = value_of(config, self.key), value_of(config, self.given)
+        allowed = self.allowed(given)
+        if allowed is None or (value in allowed if isinstance(allowed, tuple) else allowed.holds(value)):
+            return None
+        return (
+            f"{self.key}: {shown(value)} is not usable; allowed: {self._words(allowed)} with "
+            f"{self.given} {_bare(given)}{f' ({self.reason})' if self.reason else ''}"
+        )
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """Key, what it is limited to, with which values of the other key, why: for each that limits it."""
+        for given in choices(KEYS[self.given].hint) or ():
+            allowed = self.allowed(given)
+            if allowed is not None:
+                yield self.key, self._words(allowed), f"{self.given} {_bare(given)}", self.reason
+
+    def _words(self, allowed: tuple[Any, ...] | Limit) -> str:
+        if isinstance(allowed, tuple):
+            return ", ".join(map(_bare, allowed))
+        return allowed.words(int if isinstance(KEYS[self.key].default, int) else float)
+
+
+def _bare(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _by_strategy(allowed: Callable[[Capabilities], Allowed]) -> Callable[[str], Allowed]:
+    return lambda strategy: None if strategy == "auto" else allowed(STRATEGIES[strategy])
+
+
+def _when(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
+    return lambda given: allowed if given == value else None
+
+
+def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
+    return lambda given: allowed if given != value else None
+
+
+_LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
+_NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
+_FUSED = ("auto", "fused")
+_UNFUSED = ("auto", "autograd")
+
+COMBINATIONS = (
+    Combination("run.precision", "model.dtype", _unless("float32", ("no",))),
+    Combination("run.precision", "sharding.strategy", _by_strategy(lambda can: can.precisions)),
+    Combination("run.precision", "optim.update", _when("fused", ("no", "tf32"))),
+    Combination("model.dtype", "sharding.strategy", _by_strategy(lambda can: can.dtypes)),
+    Combination("optim.accumulation", "optim.update", _when("fused", (1,))),
+    Combination("sharding.activation_checkpointing", "optim.update", _when("fused", (False,))),
+    Combination(
+        "optim.update", "sharding.strategy", _by_strategy(lambda can: None if can.fused else _UNFUSED)
+    ),
+    Combination("optim.update", "scaling.rule", lambda name: None if RULES[name].scalar else _FUSED),
+    Combination("optim.update", "optim.optimizer", lambda name: None if OPTIMIZERS[name].fused else _UNFUSED),
+    Combination(
+        "sharding.strategy",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].sharded else OneOf(_whole(), also=("auto",)),
+    ),
+    Combination(
+        "sharding.exchange",
+        "sharding.strategy",
+        _by_strategy(lambda can: None if can.exchange else ("auto",)),
+    ),
+    Combination(
+        "sharding.exchange",
+        "optim.update",
+        _when("autograd", ("auto",)),
+        "steps by autograd exchange gradients as torch does",
+    ),
+    Combination(
+        "sharding.tensor_processes",
+        "sharding.strategy",
+        _by_strategy(lambda can: None if can.shares_layers else (None,)),
+    ),
+    Combination("optim.normalize", "optim.clip_norm", _unless(None, (False,))),
+    Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
+    Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is not known"),
+    Combination(
+        "optim.warmup_steps", "optim.steps", lambda steps: None if steps is None else Within(0, steps - 1)
+    ),
+    Combination("run.resume", "run.name", _when(None, _LATER)),
+)
+
+
+def _whole() -> tuple[str, ...]:
+    return tuple(can.name for can in STRATEGIES.entries if not (can.rows or can.zero_stage))
+
+
+def violations(config: Config) -> Iterator[str]:
+    """What is wrong with the combinations of a configuration."""
+    return (found for one in COMBINATIONS if (found := one.violation(config)) is not None)
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse keys that do not go together.
+
+    Raises:
+        UserError: names the first.
+    """
+    for found in violations(with_update(config)):
+        raise UserError(found)
+
+
+def with_update(config: Config) -> Config:
+    """The configuration with ``optim.update`` ``auto`` decided: fused wherever a fused step is exact."""
+    if config.optim.update != "auto":
+        return config
+    fused = _updated(config, "fused")
+    return fused if next(violations(fused), None) is None else _updated(config, "autograd")
+
+
+def _updated(config: Config, update: Literal["fused", "autograd"]) -> Config:
+    return replace(config, optim=replace(config.optim, update=update))
+
+
+def with_strategy(config: Config, strategy: str) -> Config:
+    """The configuration with another strategy."""
+    return replace(config, sharding=replace(config.sharding, strategy=strategy))
+
+
+def permits(config: Config, strategy: str) -> bool:
+    """Whether a configuration goes together with a strategy."""
+    return next(violations(with_update(with_strategy(config, strategy))), None) is None

@@ -1,0 +1,65 @@
+"""YAML as configurations have it: plain values, each key once."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaled_sgd.core.errors import UserError
+
+_PLAIN = "allowed: keys and values in plain YAML"
+
+
+def read_yaml(name: str | Path, *, option: str = "file") -> dict[str, Any]:
+    """The mapping that a YAML file holds, empty where it holds nothing.
+
+    Raises:
+        UserError: there is no such file, or it holds anything else; ``option`` is what the message names.
+    """
+    path, name = Path(name), str(name)
+    if not path.is_file():
+        raise UserError(f"{option}: no file {name!r}; allowed: a YAML file")
+    try:
+        values = load_plain(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{option}: cannot read {name!r}: {error.strerror}; {_PLAIN}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{option}: {name!r} is not valid YAML: {error}; {_PLAIN}") from error
+    except RecursionError:
+        raise UserError(f"{option}: {name!r} nests too deeply; {_PLAIN}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{option}: {name!r} holds a {type(values).__name__}; {_PLAIN}")
+    return values
+
+
+def load_plain(text: str) -> Any:
+    """The value of a YAML document.
+
+    Raises:
+        yaml.YAMLError: it is none, or has tags, aliases or a key twice.
+    """
+    return yaml.load(text, _PlainLoader)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Neither tags, nor aliases, whose expansion may be endless, nor keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-3 and -.1 for text.
+_FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+)$")
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

@@ -1,0 +1,68 @@
+"""What a step asks of the weights it updates: those of one network, or of a stack of networks."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.steps.update import Number
+
+
+class Networks(Protocol):
+    """:class:`~scaled_sgd.parallel.Partition` and :class:`~scaled_sgd.steps.stack.Stack`.
+
+    Samples are rows. Leading dimensions (…) are those of a stack, none for one network.
+
+    Attributes:
+        depth: l.
+        widths: (m_0, …, m_l).
+        activation: φ.
+        alpha: α_k (…, l), float64, on the device.
+        alpha_squares: α_k², likewise.
+        omega: ω_k (…, l), likewise.
+    """
+
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def widths(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def activation(self) -> Activation: ...  # noqa: D102
+    @property
+    def alpha(self) -> Tensor: ...  # noqa: D102
+    @property
+    def alpha_squares(self) -> Tensor: ...  # noqa: D102
+    @property
+    def omega(self) -> Tensor: ...  # noqa: D102
+
+    def start(self, x: Tensor) -> Tensor:
+        """h_0 (…, n, m_0) from samples."""
+        ...
+
+    def preactivation(self, h: Tensor, k: int) -> Tensor:
+        """z_k = α_k h W_kᵀ (…, n, m_k), complete on every process."""
+        ...
+
+    def pulled_back(self, delta: Tensor, k: int) -> Tensor:
+        """α_k δ_k W_k: this process's columns of it, from its columns of δ_k."""
+        ...
+
+    def own(self, t: Tensor, k: int) -> Tensor:
+        """This process's columns of ``t`` (…, m_k), a view."""
+        ...
+
+    def local(self, k: int) -> Tensor:
+        """This process's rows of W_k, (…, width, m_{k−1})."""
+        ...
+
+    def check_in_place(self) -> None:
+        """Refuse weights that :meth:`local` could only give as a copy."""
+        ...
+
+    def sum(self, t: Tensor) -> Tensor:
+        """Sum ``t`` over the processes that hold different rows, in place."""
+        ...
+
+    def numbers(self, values: Tensor) -> list[Number]:
+        """``values`` (…, layers) for each layer, as products take them without a wait."""
+        ...

@@ -1,0 +1,108 @@
+"""Several networks of one shape as one stacked computation: batched products (theory §2, §3; ours)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.steps.update import Number
+
+
+class Stack:
+    """B networks of one shape and activation, whose weights move into the stack.
+
+    The networks become views of it, for others to look at.
+
+    Attributes:
+        weights: W_1..W_l, each (B, m_k, m_{k−1}).
+        alpha: α_k (B, l), float64.
+        omega: ω_k (B, l), float64.
+    """
+
+    def __init__(self, models: Sequence[HomogeneousMLP]) -> None:
+        self.models = list(models)
+        layers = [model.scaled_layers for model in models]
+        self.weights = [
+            torch.stack([layer.weight.detach() for layer in each]) for each in zip(*layers, strict=True)
+        ]
+        self.alpha, self.omega = (
+            torch.tensor([[getattr(layer, name) for layer in own] for own in layers], dtype=torch.float64).to(
+                self.weights[0].device
+            )
+            for name in ("multiplier", "layer_weight")
+        )
+        self._lend()
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices l."""
+        return len(self.weights)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """(m_0, …, m_l)."""
+        return self.models[0].widths
+
+    @property
+    def activation(self) -> Activation:
+        """φ."""
+        return self.models[0].activation
+
+    @property
+    def alpha_squares(self) -> Tensor:
+        """α_k² (B, l), float64."""
+        return self.alpha.square()
+
+    def keep(self, rows: Sequence[int]) -> Tensor:
+        """Continue with some networks only; their order stays. Returns their places, on the device."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)
+        self.models = [self.models[row] for row in rows]
+        self.weights = [W.index_select(0, index) for W in self.weights]
+        self.alpha, self.omega = self.alpha[index], self.omega[index]
+        self._lend()
+        return index
+
+    def start(self, x: Tensor) -> Tensor:
+        """h_0 (B, n, m_0), from samples of each network, or (n, m_0) of all."""
+        return x if x.ndim == 3 else x.expand(len(self), *x.shape)
+
+    def preactivation(self, h: Tensor, k: int) -> Tensor:
+        """z_k = α_k h W_kᵀ (B, n, m_k)."""
+        return self._product(h, self.weights[k - 1].transpose(1, 2), k)
+
+    def pulled_back(self, delta: Tensor, k: int) -> Tensor:
+        """α_k δ_k W_k (B, n, m_{k−1})."""
+        return self._product(delta, self.weights[k - 1], k)
+
+    def own(self, t: Tensor, k: int) -> Tensor:
+        """All columns."""
+        return t
+
+    def local(self, k: int) -> Tensor:
+        """W_k (B, m_k, m_{k−1})."""
+        return self.weights[k - 1]
+
+    def check_in_place(self) -> None:
+        """The stack is where the weights are."""
+
+    def sum(self, t: Tensor) -> Tensor:
+        """What this process has is all there is."""
+        return t
+
+    def numbers(self, values: Tensor) -> list[Number]:
+        """``values`` (B, layers) of each layer as (B, 1, 1)."""
+        return list(values[..., None, None].unbind(1))
+
+    def _product(self, a: Tensor, b: Tensor, k: int) -> Tensor:
+        # A pass of its own even where all α_k are one: rounding does not depend on the other networks.
+        return torch.bmm(a, b).mul_(self.alpha[:, k - 1, None, None].to(a.dtype))
+
+    def _lend(self) -> None:
+        for row, model in enumerate(self.models):
+            for layer, W in zip(model.scaled_layers, self.weights, strict=True):
+                layer.weight.data = W[row]

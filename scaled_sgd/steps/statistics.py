@@ -1,0 +1,82 @@
+"""F, D and R of a minibatch's signals; ‖G_k‖_F² and soft ranks on demand (theory §2, §3).
+
+Every formula here serves one network and a stack of networks: leading dimensions (…) are those of the stack.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+_DOTTED = (torch.float32, torch.float64)
+"""Types whose numbers are squared and summed as they are."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a direction may depend on, of some layers of a network, over the global minibatch.
+
+    Attributes:
+        layers: which of 0..l−1.
+        depth: l.
+        F: (α_k²/n) Σ‖h_{k−1}‖², shape (…, layers), float64.
+        D: (1/n) Σ‖δ_k‖², likewise.
+        R: (1/n) Σ‖r‖², shape (…).
+        omega: ω_k, shape (…, layers).
+        squares: measures ‖G_k‖_F² (…, layers). Collective where weights are in parts.
+        grams: for the i-th of these layers A = δ_k δ_kᵀ and B = h_{k−1} h_{k−1}ᵀ, each (…, n, n) over the
+            whole minibatch. Collective where weights are in parts; None where no factors are at hand.
+    """
+
+    layers: slice
+    depth: int
+    F: Tensor
+    D: Tensor
+    R: Tensor
+    omega: Tensor
+    squares: Callable[[], Tensor] | None = None
+    grams: Callable[[int], tuple[Tensor, Tensor]] | None = None
+
+    @cached_property
+    def gradient_squares(self) -> Tensor:
+        """‖G_k‖_F², shape (…, layers), float64."""
+        assert self.squares is not None
+        return self.squares()
+
+    @property
+    def soft_ranks(self) -> Tensor:
+        """S_k = F_k D_k / ‖G_k‖_F², shape (…, layers): 1 where all samples' gradients align (ours)."""
+        return self.F * self.D / self.gradient_squares
+
+
+def square_norm(signal: Tensor) -> Tensor:
+    """‖signal‖² () in float64; summed in float32 for float32 and narrower signals."""
+    if signal.dtype in _DOTTED and signal.is_contiguous():
+        flat = signal.view(-1)
+        return torch.dot(flat, flat).double()
+    norm: Tensor = torch.linalg.vector_norm(signal, dtype=torch.promote_types(signal.dtype, torch.float32))
+    return norm.double().square()
+
+
+def square_norms(signals: Sequence[Tensor]) -> Tensor:
+    """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64."""
+    if signals[0].ndim > 2:
+        return torch.stack([torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals], -1).double().square()
+    if all(signal.is_contiguous() and signal.dtype in _DOTTED for signal in signals):
+        flat = [signal.view(-1) for signal in signals]
+        return torch.stack([torch.dot(row, row) for row in flat]).double()
+    return torch.stack([square_norm(signal) for signal in signals])
+
+
+def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
+    """‖δᵀ h‖_F² (…), float64, for h (…, n, m_in) and δ (…, n, m_out).
+
+    Through Gram matrices, Σ_{s,t} ⟨h_s,h_t⟩⟨δ_s,δ_t⟩, where that takes fewer multiplications.
+    """
+    n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
+    if n * (m_in + m_out) > m_in * m_out:
+        return square_norms([delta.transpose(-2, -1) @ h])[..., 0]
+    grams = (t @ t.transpose(-2, -1) for t in (h, delta))
+    return torch.mul(*grams).sum((-2, -1), dtype=torch.float64)

@@ -1,0 +1,240 @@
+"""A training step without autograd and without gradients: signals → statistics → direction → update.
+
+δ_{k−1} needs W_k as it was, so the order within the backward pass is: δ_{k−1} first, then
+W_k ← (1 − ηλ) W_k − η (α_k / n) (K_kᵀ δ_k)ᵀ h_{k−1} as one accumulating matrix product. Nothing of a weight's
+size is made. Over several processes a layer's factors (h_{k−1}, δ_k) of all samples are gathered,
+n (m_k + m_{k−1}) numbers instead of the m_k m_{k−1} of its gradient, and multiplied on every process; where
+processes hold rows of W_k, activations move and nothing else. (Theory §2, §3, §3b, §6; the arrangement is
+ours.) A stack of networks takes the same step with one dimension more, in front.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import Loss
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.networks import Networks
+from scaled_sgd.steps.signals import backward, forward
+from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norms
+from scaled_sgd.steps.update import Number, Update, add_product, add_scaled
+
+Direct = Callable[[Statistics], Direction]
+"""K of the layers that statistics are of, as of :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
+
+HELD = 1 << 20
+"""Where δ_1..δ_l have at most this many elements they are held at once, and all directions computed in one
+go."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step found. Leading dimensions (…) are those of a stack, none for one network.
+
+    Attributes:
+        loss: sum of ℓ over this process's samples before the update, (…), float64; over all samples where
+            processes hold rows of the weights.
+        n: samples of the global minibatch.
+        scales: the numbers of K, ξ of a scalar rule, (…, l), float64, without clipping.
+        grad_norm: ‖(G_1, …, G_l)‖_F (…), float64; None unless asked for or needed.
+        soft_ranks: S_k (…, l), float64; None unless asked for.
+    """
+
+    loss: Tensor
+    n: int
+    scales: Tensor
+    grad_norm: Tensor | None = None
+    soft_ranks: Tensor | None = None
+
+
+@dataclass
+class _Layer:
+    """Layer k's δ_kᵀ h_{k−1} = G_k · n/α_k, as factors or, where ``gradient`` is there, as it is.
+
+    ``whole``: the factors are those of the global minibatch.
+    """
+
+    k: int
+    h: Tensor
+    delta: Tensor
+    gradient: Tensor | None
+    whole: bool
+
+    def square(self) -> Tensor:
+        """‖δ_kᵀ h_{k−1}‖_F² (…) of the rows here."""
+        if self.gradient is not None:
+            return square_norms([self.gradient])[..., 0]
+        return gradient_square(self.h, self.delta)
+
+
+@torch.no_grad()
+def take_step(
+    networks: Networks,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: Loss,
+    direct: Direct,
+    update: Update,
+    ranks: Ranks | None = None,
+    sizes: Sequence[int] | None = None,
+    by_factors: Sequence[bool] | None = None,
+    measure: bool = False,
+    see: Callable[[Tensor, int], object] | None = None,
+) -> Taken:
+    """One step on this process's samples x (…, n_r, m_0), y of the global minibatch. Collective.
+
+    The same numbers as :class:`~scaled_sgd.steps.optimizer.ScaledSGD` by autograd.
+
+    Args:
+        networks: what is updated. Processes that hold rows of it work on the same samples.
+        x: this process's samples; numbers may differ, 0 too.
+        y: their targets.
+        loss: ℓ.
+        direct: K.
+        update: what is done with U_k = (α_k/n) δ_kᵀ K_k h_{k−1}.
+        ranks: processes that work on different samples; only this one when None.
+        sizes: how many samples each of them has; asked for when None.
+        by_factors: for each layer, whether factors move between ``ranks`` instead of gradients; None: all.
+        measure: find the norm of the whole gradient and the soft ranks.
+        see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
+            unless the activation hides −∞ as relu does, only where the loss or f is not finite: they are not
+            where any z_k is not.
+
+    Raises:
+        UserError: weights that cannot be updated where they lie, or a direction of matrices where
+            gradients move between processes.
+    """
+    networks.check_in_place()
+    ranks = Ranks.alone() if ranks is None else ranks
+    sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
+    n, depth = sum(sizes), networks.depth
+    phi = networks.activation
+    late = see is not None and x.device.type == "cpu" and phi.positive_slope != 0 and phi.negative_slope != 0
+    h, gate, f = forward(networks, x, see=None if late else see)
+    losses, residual = loss.value_and_gradient(f, y)
+    total = losses.sum(-1, dtype=torch.float64)
+    if late and not (math.isfinite(total.sum().item()) and math.isfinite(f.sum().item())):
+        forward(networks, x, see=see)
+
+    def layers() -> Iterator[_Layer]:
+        """From the last to the first, each when δ_{k−1} is known and W_k no longer needed."""
+        delta = networks.own(residual, depth).contiguous()
+        for k in range(depth, 0, -1):
+            signal, own = h.pop(), delta
+            factors = ranks.size > 1 and (by_factors is None or by_factors[k - 1])
+            later = [ranks.gather_later(t, sizes) for t in (signal, own)] if factors else []
+            if k > 1:
+                delta = backward(networks, own, gate.pop(k - 1), k)
+            if factors:
+                signal, own = (wait() for wait in later)
+            whole = factors or ranks.size == 1
+            yield _Layer(k, signal, own, None if whole else ranks.sum(own.T @ signal), whole)
+
+    def groups() -> Iterator[list[_Layer]]:
+        """Layers whose directions and updates are computed together, from the last to the first."""
+        if update.needs_norm or n * sum(networks.widths[1:]) <= HELD:
+            yield list(layers())[::-1]
+        else:
+            yield from ([layer] for layer in layers())
+
+    R: Tensor | None = None
+    found: list[Direction] = []
+    squares: list[Tensor] = []
+    soft_ranks: list[Tensor] = []
+    for group in groups():
+        statistics = _statistics(group, networks, ranks, n, R)
+        R = statistics.R
+        direction = direct(statistics)
+        found.insert(0, direction)
+        if measure or update.needs_norm:
+            squares.insert(0, statistics.gradient_squares)
+        if measure:
+            soft_ranks.insert(0, statistics.soft_ranks)
+        if update.needs_norm:
+            direction = direction.times(update.factor(squares[0].sum(-1).sqrt()))
+        _apply(group, networks, update, direction, statistics.layers, n)
+    return Taken(
+        total,
+        n,
+        Direction.joined(found).numbers,
+        torch.cat(squares, -1).sum(-1).sqrt() if squares else None,
+        torch.cat(soft_ranks, -1) if measure else None,
+    )
+
+
+def _statistics(
+    group: list[_Layer], networks: Networks, ranks: Ranks, n: int, R: Tensor | None
+) -> Statistics:
+    """Of successive layers, over the global minibatch of ``n``; R is D_l."""
+    layers, count = slice(group[0].k - 1, group[-1].k), len(group)
+    alpha, omega = (_of(layers, t) for t in (networks.alpha, networks.omega))
+    squares = square_norms([layer.h for layer in group] + [layer.delta for layer in group])
+    networks.sum(squares[..., count:])
+    here = [column for column, layer in enumerate(group) if not layer.whole]
+    if here:
+        both = here + [column + count for column in here]
+        squares[both] = ranks.sum(squares[both])
+    squares /= n
+    F, D = squares[..., :count].mul_(_of(layers, networks.alpha_squares)), squares[..., count:]
+
+    def gradient_squares() -> Tensor:
+        part = torch.stack([layer.square() for layer in group], -1)
+        return networks.sum(part) * (alpha / n).square()
+
+    def grams(i: int) -> tuple[Tensor, Tensor]:
+        h, delta = group[i].h, group[i].delta
+        return networks.sum(delta @ delta.transpose(-2, -1)), h @ h.transpose(-2, -1)
+
+    return Statistics(
+        layers,
+        networks.depth,
+        F,
+        D,
+        D[..., -1] if R is None else R,
+        omega,
+        gradient_squares,
+        grams if all(layer.whole for layer in group) else None,
+    )
+
+
+def _of(layers: slice, t: Tensor) -> Tensor:
+    """Those of ``t`` (…, l) that belong to ``layers``, a view."""
+    return t if layers.stop - layers.start == t.shape[-1] else t[..., layers]
+
+
+def _apply(
+    group: list[_Layer], networks: Networks, update: Update, direction: Direction, layers: slice, n: int
+) -> None:
+    """Update this process's rows of the weights of ``group`` by ``direction``."""
+    numbers = networks.numbers(direction.numbers * _of(layers, networks.alpha))
+    for i, (layer, number) in enumerate(zip(group, numbers, strict=True)):
+        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number / n))
+
+
+def _add(
+    layer: _Layer,
+    direction: Direction,
+    i: int,
+    number: Number,
+    target: Tensor,
+    *,
+    keep: Number,
+    factor: Number,
+) -> None:
+    """Target ← keep · target + factor · number · (K_kᵀ δ_k)ᵀ h_{k−1}, for the i-th layer of ``direction``."""
+    if layer.gradient is None:
+        left = direction.weighted(layer.delta, i)
+        add_product(target, left, layer.h, keep=keep, factor=number * factor)
+    elif direction.matrix(i) is None:
+        add_scaled(target if keep == 1 else target.mul_(keep), layer.gradient, number * factor)
+    else:
+        raise UserError(
+            "sharding.exchange: 'gradients' does not fit a direction of matrices; allowed: factors"
+        )

@@ -1,0 +1,104 @@
+"""What is done with a direction: v_k ← μ v_k + c U_k + λ W_k, then W_k ← W_k − η v_k (theory §3, §3b)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Number = float | Tensor
+"""A number of one network, or numbers (B, 1, 1) of the networks of a stack."""
+
+
+class AddTo(Protocol):
+    """Target ← keep · target + factor · c U_k, in place."""
+
+    def __call__(self, target: Tensor, *, keep: Number, factor: Number) -> object: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Update:
+    """The numbers of an update; for a stack of B networks all but ``velocity`` may be tensors.
+
+    Attributes:
+        lr: η; of a stack (B, 1, 1).
+        weight_decay: λ, not scaled by the direction; likewise.
+        momentum: μ; likewise.
+        velocity: v_k of layer k, this process's rows of it; needed where μ > 0.
+        clip_norm: largest norm of the whole gradient; of a stack (B,), inf for none.
+        normalize: divide by the norm of the whole gradient; of a stack (B,).
+    """
+
+    lr: Number
+    weight_decay: Number = 0.0
+    momentum: Number = 0.0
+    velocity: Callable[[int], Tensor] | None = None
+    clip_norm: Number | None = None
+    normalize: bool | Tensor = False
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether no layer can be updated before all are differentiated: δ_1..δ_l are then held at once."""
+        return self.clip_norm is not None or self.normalize is not False
+
+    def factor(self, norm: Tensor) -> Tensor:
+        """c (…) for a gradient of norm ``norm`` (…): a factor on U."""
+        return gradient_factor(norm, clip_norm=self.clip_norm, normalize=self.normalize)
+
+    def apply(self, k: int, W: Tensor, add: AddTo) -> None:
+        """Update W_k, this process's rows of it, by the direction that ``add`` adds; ``k`` names v_k."""
+        if _is_zero(self.momentum):
+            keep = 1.0 if _is_zero(self.weight_decay) else 1 - self.lr * self.weight_decay
+            add(W, keep=keep, factor=-self.lr)
+            return
+        assert self.velocity is not None
+        v = self.velocity(k)
+        add(v, keep=self.momentum, factor=1.0)
+        if not _is_zero(self.weight_decay):
+            add_scaled(v, W, self.weight_decay)
+        add_scaled(W, v, -self.lr)
+
+
+def gradient_factor(norm: Tensor, *, clip_norm: Number | None, normalize: bool | Tensor) -> Tensor:
+    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)), 1 without clipping; shape of norm."""
+    normalized = 1 / norm.clamp(min=1e-30)
+    if normalize is True:
+        return normalized
+    clipped = torch.ones_like(norm) if clip_norm is None else (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+    return clipped if normalize is False else torch.where(normalize, normalized, clipped)
+
+
+def add_scaled(target: Tensor, t: Tensor, number: Number) -> None:
+    """Target += number · t in one pass, without a wait for the device."""
+    if isinstance(number, Tensor):
+        target.addcmul_(t, number.to(t.dtype))
+    else:
+        target.add_(t, alpha=number)
+
+
+def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, factor: Number) -> None:
+    """Target ← keep · target + factor · leftᵀ right, in place, as one accumulating product.
+
+    Args:
+        target: (…, m_out, m_in).
+        left: (…, n, m_out).
+        right: (…, n, m_in).
+        keep: a number of each network.
+        factor: a number of each network; multiplies ``left`` where it is a tensor.
+    """
+    if isinstance(factor, Tensor):
+        left, factor = left * factor.to(left.dtype), 1.0
+    if target.ndim == 2:
+        assert not isinstance(keep, Tensor)
+        target.addmm_(left.T, right, beta=keep, alpha=factor)
+        return
+    if isinstance(keep, Tensor):
+        target.mul_(keep.to(target.dtype))
+    elif keep != 1:
+        target.mul_(keep)
+    target.baddbmm_(left.transpose(-2, -1), right, alpha=factor)
+
+
+def _is_zero(number: Number) -> bool:
+    return not isinstance(number, Tensor) and number == 0

@@ -1,0 +1,106 @@
+"""Small runs: what a configuration trains on this process, without launcher, autograd and optimizer."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.config import Config
+from scaled_sgd.config.network import network_of
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.data import Data, Resident
+from scaled_sgd.data.metrics import built_in_metrics
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.planning.choice import World
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.train.resolution import resolve
+from scaled_sgd.train.session import Session
+from scaled_sgd.train.stepper import OneNetwork
+from scaled_sgd.train.steps import FusedStep
+from scaled_sgd.train.strategies.base import FusedStrategy
+
+_PLACED_BYTES = 2**30
+"""Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
+
+
+class OneProcess(FusedStrategy):
+    """``ddp`` on this process only, whatever world it is in, without an optimizer object."""
+
+    name = "ddp"
+
+    def __init__(self, network: HomogeneousMLP, scaling: DepthwiseScaling) -> None:
+        self.network = self.module = network
+        self.scaling = scaling.measure_elsewhere()
+        self.shards = ()
+        self.data = self.tensor = Ranks.alone()
+        self._velocities: dict[int, Tensor] = {}
+
+    def velocity(self, k: int) -> Tensor:
+        """v_k, zero at first."""
+        if k not in self._velocities:
+            self._velocities[k] = torch.zeros_like(self.network.scaled_layers[k - 1].weight)
+        return self._velocities[k]
+
+
+def small_session(config: Config, data: Data) -> Session:
+    """What ``config`` trains on this process: the numbers of the trainer on one process, but for rounding.
+
+    Raises:
+        UserError: the configuration does not fit the data or this machine.
+    """
+    device = find_device(config)
+    config = resolve(config, data, _world(device))
+    network = network_of(config, data.in_features, data.out_features, device=device)
+    scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
+    metrics = built_in_metrics(config.run.metrics or [], data.task)
+    return Session(config, _place(data, device, config.model.dtype), OneProcess(network, scaling), metrics)
+
+
+def stepper_of(session: Session) -> OneNetwork:
+    """The fused steps of a small run."""
+    strategy = session.strategy
+    assert isinstance(strategy, FusedStrategy)
+    watch = DivergenceWatch(strategy.network.depth, strategy.device)
+    return OneNetwork(session, FusedStep(strategy, session.config.optim, session.loss, watch), watch)
+
+
+def find_device(config: Config) -> torch.device:
+    """Where ``run.device`` puts a run.
+
+    Raises:
+        UserError: it is not there.
+    """
+    there, asked = torch.cuda.is_available(), config.run.device
+    if asked == "cuda" and not there:
+        raise UserError("run.device: 'cuda' is not here; allowed: auto, cpu")
+    return torch.device("cuda" if there and asked != "cpu" else "cpu")
+
+
+def _world(device: torch.device) -> World:
+    cuda = device.type == "cuda"
+    return World(1, 1, cuda, torch.cuda.mem_get_info()[1] if cuda else host_memory())
+
+
+_placed: list[tuple[Data, tuple[torch.device, str], Data]] = []
+
+
+def _place(data: Data, device: torch.device, dtype: str) -> Data:
+    """``data`` on ``device`` with numbers of ``dtype``, the last few of them made once a process."""
+    for whole, kind, found in _placed:
+        if whole is data and kind == (device, dtype):
+            return found
+    number = getattr(torch, dtype)
+    moved = replace(data, train=data.train.to(device, number), evaluation=data.evaluation.to(device, number))
+    _placed.append((data, (device, dtype), moved))
+    while len(_placed) > 1 and sum(data_bytes(found) for *_, found in _placed) > _PLACED_BYTES:
+        del _placed[0]
+    return moved
+
+
+def data_bytes(data: Data) -> int:
+    """What the samples of ``data`` that are in memory take."""
+    parts = [part for part in (data.train, data.evaluation) if isinstance(part, Resident)]
+    return sum(t.numel() * t.element_size() for part in parts for t in (part.x, part.y))

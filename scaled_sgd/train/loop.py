@@ -1,0 +1,233 @@
+"""The loop over minibatches that every run goes through, by itself or in a stack of runs.
+
+What is due before a step (evaluation, diagnostics), the step, its row, what comes after it (callbacks); at
+the end a last look at the weights, an evaluation and the outcome. Runs differ in what takes their steps, in
+where their rows go and in what is done between steps.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from scaled_sgd.data import Batch
+from scaled_sgd.runs import rows
+from scaled_sgd.steps.step import Taken
+from scaled_sgd.train.losses import Losses
+from scaled_sgd.train.session import Session
+from scaled_sgd.train.snapshot import Progressed
+from scaled_sgd.train.stepper import Stepper
+
+
+class Record(Protocol):
+    """Where rows and the outcome of a run go."""
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        ...
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Take a row."""
+        ...
+
+    def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Take the outcome of the run; its summary. May raise what ends a diverged run."""
+        ...
+
+
+class Callback(Protocol):
+    """Something done between steps."""
+
+    def after_step(self, step: int) -> None:
+        """Called when ``step`` updates have been made. Collective."""
+        ...
+
+    def after_steps(self) -> None:
+        """Called after the last one. Collective."""
+        ...
+
+
+@dataclass
+class _Run:
+    """A run that still trains: its place among all, and the loss of its step 0."""
+
+    place: int
+    session: Session
+    record: Record
+    first_loss: float | None
+
+
+class Loop:
+    """Trains one session, or several of one shape together.
+
+    Args:
+        sessions: what trains; all have as many steps, and rows at the same ones.
+        stepper: takes the steps of all.
+        records: of each session.
+        at: where the runs are; at their start when None.
+
+    Attributes:
+        at: where the runs are: the next step and minibatch.
+        losses: of those that still train.
+        callbacks: called after each step, in order.
+    """
+
+    def __init__(
+        self,
+        sessions: Sequence[Session],
+        stepper: Stepper,
+        records: Sequence[Record],
+        *,
+        at: Progressed | None = None,
+    ) -> None:
+        self._stepper = stepper
+        self.callbacks: Sequence[Callback] = ()
+        self.at = at = Progressed() if at is None else at
+        self._runs = [
+            _Run(place, session, record, at.first_loss)
+            for place, (session, record) in enumerate(zip(sessions, records, strict=True))
+        ]
+        largest = -math.inf if at.max_loss is None else at.max_loss
+        on_cpu = sessions[0].strategy.device.type == "cpu"
+        self.losses = Losses(stepper.ranks, on_cpu=on_cpu, largest=[largest for _ in sessions])
+        self._summaries: dict[int, dict[str, Any]] = {}
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train to the end; the summaries of all sessions, in order. Collective."""
+        at, first = self.at, self._runs[0].session
+        for batches in self._minibatches(first.steps):
+            measure = first.logs(at.step)
+            if measure:
+                # Nothing is measured of a network that is lost.
+                self._leave_lost()
+            if not self._runs:
+                break
+            own = [batches[run.place] for run in self._runs]
+            measured = [self._before(*pair) for pair in zip(self._runs, own, strict=True)] if measure else []
+            taken = self._stepper.take(at.step, own, measure=measure)
+            self.losses.add(taken.loss, taken.n)
+            if measure:
+                self._log(own, measured, taken)
+            if measure or self.losses.live:
+                self._leave_lost()
+            at.pass_by(batches[0])
+            for callback in self.callbacks:
+                callback.after_step(at.step)
+        for callback in self.callbacks:
+            callback.after_steps()
+        seconds = [run.record.seconds for run in self._runs]
+        self.look()
+        for run, largest, spent in zip(self._runs, self.losses.largest, seconds, strict=False):
+            self._finish(run, largest, spent)
+        return [summary for _, summary in sorted(self._summaries.items())]
+
+    def look(self) -> None:
+        """Have the networks leave of which an update, up to the last one, left no finite loss. Collective."""
+        if self._runs:
+            self._stepper.see([run.session.probe_loss() for run in self._runs])
+            self._leave([True for _ in self._runs])
+
+    def progressed(self) -> Progressed:
+        """Where the only run is, all its losses read. Collective."""
+        self.losses.read()
+        self.at.max_loss = self.losses.largest[0]
+        return self.at
+
+    def _minibatches(self, steps: int) -> Iterator[list[Batch]]:
+        """The minibatch of each session, for every step; sessions of one data set and seed share theirs."""
+        sources: dict[tuple[int, int], Iterator[Batch]] = {}
+        keys = [(id(run.session.data), run.session.config.run.seed) for run in self._runs]
+        for key, run in zip(keys, self._runs, strict=True):
+            if key not in sources:
+                samples, ranks = run.session.samples, run.session.strategy.data
+                sources[key] = samples.minibatches(ranks, epoch=self.at.epoch, start=self.at.minibatch)
+        while self.at.step < steps:
+            found = {key: next(source) for key, source in sources.items()}
+            yield [found[key] for key in keys]
+
+    def _before(self, run: _Run, batch: Batch) -> dict[str, Any]:
+        """What is measured before a step that has a row."""
+        session, step = run.session, self.at.step
+        measured: dict[str, Any] = {}
+        if session.evaluates(step):
+            measured |= session.evaluate()
+        if session.observes(step):
+            measured |= session.observe(batch, session.schedule(step))
+        return measured
+
+    def _log(self, batches: Sequence[Batch], measured: Sequence[dict[str, Any]], taken: Taken) -> None:
+        """The rows of a step that was taken."""
+        at, losses, count = self.at, self.losses, len(self._runs)
+        losses.read()
+        scales = taken.scales.reshape(count, -1).tolist()
+        norms, soft_ranks = (
+            [None] * count if found is None else found.reshape(count, -1).tolist()
+            for found in (taken.grad_norm, taken.soft_ranks)
+        )
+        for row, run in enumerate(self._runs):
+            session, norm = run.session, norms[row]
+            if session.observes(at.step):
+                measured[row]["loss_after"] = session.loss_on(batches[row])
+            if at.step == 0:
+                run.first_loss = losses.last[row]
+            run.record.row(
+                rows.step_row(
+                    measured[row],
+                    step=at.step,
+                    epoch=session.samples.passed(batches[row]),
+                    samples=at.samples,
+                    lr=session.schedule(at.step),
+                    loss=losses.last[row],
+                    max_loss=losses.largest[row],
+                    grad_norm=None if norm is None else norm[0],
+                    scales=scales[row],
+                    soft_ranks=soft_ranks[row],
+                    seconds=run.record.seconds,
+                )
+            )
+        at.first_loss, at.last_loss = self._runs[0].first_loss, losses.last[0]
+
+    def _leave_lost(self) -> None:
+        """Have networks leave whose loss was not finite. Collective."""
+        self.losses.read()
+        finite = self.losses.finite
+        if not all(finite):
+            self._leave([not is_finite for is_finite in finite])
+
+    def _leave(self, asked: Sequence[bool]) -> None:
+        """Have those of the networks asked for leave of which a number was not finite. Collective."""
+        self.losses.read()
+        kept = []
+        for row, (run, is_asked, bad) in enumerate(
+            zip(self._runs, asked, self._stepper.found(), strict=True)
+        ):
+            if is_asked and bad is not None:
+                self._lose(run, *bad)
+            else:
+                kept.append(row)
+        if len(kept) < len(self._runs):
+            self._runs = [self._runs[row] for row in kept]
+            self.losses.keep(kept)
+            if kept:
+                self._stepper.keep(kept)
+
+    def _lose(self, run: _Run, step: int, k: int) -> None:
+        layer = k if k <= run.session.strategy.network.depth else None
+        outcome = rows.diverged(step, layer, initial_loss=run.first_loss, seconds=run.record.seconds)
+        self._summaries[run.place] = run.record.end(outcome)
+
+    def _finish(self, run: _Run, largest: float, seconds: float) -> None:
+        session = run.session
+        evaluation = session.evaluate()
+        run.record.row(rows.last_row(session.steps, seconds, evaluation))
+        train_loss = session.train_loss()
+        outcome = rows.finished(
+            session.steps,
+            initial_loss=run.first_loss,
+            max_loss=None if largest == -math.inf else largest,
+            train_loss=self.at.last_loss if train_loss is None else train_loss,
+            evaluation=evaluation,
+            seconds=seconds,
+        )
+        self._summaries[run.place] = run.record.end(outcome)

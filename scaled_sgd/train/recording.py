@@ -1,0 +1,92 @@
+"""Where the rows and the end of a trainer's run go: run directory, trackers, terminal."""
+
+import math
+import sys
+import time
+from typing import Any
+
+from accelerate import Accelerator
+
+from scaled_sgd.core.errors import DivergedError
+from scaled_sgd.runs import rows
+from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.summary import run_facts
+from scaled_sgd.train.progress import Progress, brief
+from scaled_sgd.train.session import Session
+
+
+class RunRecord:
+    """The record of a run on any number of processes.
+
+    Args:
+        session: what trains.
+        directory: of the run; None on ranks that do not write.
+        accelerator: the world, with its trackers.
+    """
+
+    def __init__(self, session: Session, directory: RunDirectory | None, accelerator: Accelerator) -> None:
+        self._session, self._directory, self._accelerator = session, directory, accelerator
+        self._progress: Progress | None = None
+        self._started = time.monotonic()
+
+    def begin(self, progress: Progress, *, before: float) -> None:
+        """Training starts now, after so many seconds ``before`` a resume; show ``progress``."""
+        self._progress, self._started = progress, time.monotonic() - before
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, those before a resume included."""
+        return time.monotonic() - self._started
+
+    @property
+    def metrics_bytes(self) -> int:
+        """Length of the metrics file; on the disk when this returns."""
+        return 0 if self._directory is None else self._directory.metrics.size
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Write it, track it, show it."""
+        if self._directory is not None:
+            self._directory.metrics.write(row)
+        if self._session.config.run.trackers:
+            known = {name: value for name, value in rows.numbers(row) if not math.isnan(value)}
+            self._accelerator.log(known, step=row["step"])
+        if self._progress is not None:
+            shown = {"loss": row.get("loss"), "lr": row.get("lr"), "edge": row.get("edge_ratio")}
+            self._progress.show(row["step"], shown | brief(self._session.evaluation))
+
+    def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Write the summary and leave the directory to others, and the world. Collective.
+
+        Raises:
+            DivergedError: the run diverged.
+        """
+        session, summary = self._session, outcome
+        strategy = session.strategy
+        if self._directory is not None:
+            summary = outcome | run_facts(
+                session.config,
+                session.data,
+                strategy.network.widths,
+                processes=self._accelerator.num_processes,
+                exchange=strategy.exchange,
+                device=self._accelerator.device.type,
+            )
+            try:
+                self._directory.write_summary(summary)
+            except OSError as error:
+                self.say(f"warning: summary: cannot be written: {error.strerror}")
+            self._directory.close()
+        self._accelerator.end_training()
+        if outcome["status"] == "diverged":
+            step, layer = outcome["step"], outcome["layer"]
+            place = "the loss itself" if layer is None else f"layer {layer} of {strategy.network.depth}"
+            raise DivergedError(
+                f"loss: not finite at step {step} (lr {session.schedule(step):.4g}); first in {place}; "
+                "a smaller optim.lr or optim.clip_norm may hold it"
+            )
+        return summary
+
+    def say(self, line: str) -> None:
+        """Tell a person, once."""
+        if self._accelerator.is_main_process:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,60 @@
+"""What comes after each step of a trainer's run: checkpoints that are due, the end that a signal asks for."""
+
+from pathlib import Path
+
+from scaled_sgd.core.errors import StoppedError
+from scaled_sgd.runs import rows
+from scaled_sgd.train.interrupts import Exchange, Interrupts, Wish
+from scaled_sgd.train.loop import Loop
+from scaled_sgd.train.recording import RunRecord
+from scaled_sgd.train.saver import Saver
+
+
+class Saving:
+    """Saves ``loop`` by ``saver`` into ``folder``, also when ``interrupts`` have come to any process."""
+
+    def __init__(
+        self, loop: Loop, saver: Saver, record: RunRecord, interrupts: Interrupts, folder: Path
+    ) -> None:
+        self._loop, self._saver, self._record = loop, saver, record
+        self._interrupts, self._folder = interrupts, folder
+        self._exchange = Exchange()
+
+    def after_step(self, step: int) -> None:
+        """Save where that is due or asked for.
+
+        Raises:
+            StoppedError: a signal came.
+            DivergedError: what was to be saved is not finite.
+        """
+        wish = self._exchange(max(self._interrupts.wish, self._saver.wish()))
+        if wish > Wish.SAVE:
+            self._exchange.finish()
+            self._stop(wish, step)
+        if wish == Wish.SAVE or self._saver.due(step):
+            self._save()
+
+    def after_steps(self) -> None:
+        """Wait for what processes tell each other. Collective."""
+        self._exchange.finish()
+
+    def _save(self) -> Path | None:
+        """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
+        self._loop.look()
+        progressed = self._loop.progressed()
+        path, warning = self._saver.save(self._folder, progressed, self._record)
+        if warning is not None:
+            self._record.say(f"warning: {warning}; the run goes on")
+        return path
+
+    def _stop(self, wish: Wish, step: int) -> None:
+        """Save, and end the run as its signal asks. Collective."""
+        assert wish.signal is not None
+        path = self._save()
+        saved = (
+            f"saved in {path}; --run.name {self._folder.name} --run.resume auto goes on"
+            if path
+            else "not saved"
+        )
+        self._record.end(rows.interrupted(step))
+        raise StoppedError(f"{wish.signal.name} after step {step}, {saved}", wish.signal)

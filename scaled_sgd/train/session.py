@@ -1,0 +1,107 @@
+"""What a configuration trains, evaluates and measures, on any number of processes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.config import Config
+from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.schedules import Schedule
+from scaled_sgd.data import Batch, Data, Resident
+from scaled_sgd.data.metrics import Evaluation
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.agreement import on_first_rank
+from scaled_sgd.train.evaluation import gather_outputs, mean_loss
+from scaled_sgd.train.samples import Samples
+from scaled_sgd.train.steps import effective_rate
+from scaled_sgd.train.strategies import Strategy
+
+
+class Session:
+    """A network on its data, with what is measured of it.
+
+    Args:
+        config: resolved.
+        data: as loaded, the same on every rank.
+        strategy: the network, laid out.
+        metrics: of evaluations; looked at on the first rank only.
+
+    Attributes:
+        samples: the data on its device.
+        loss: ℓ.
+        schedule: η of each step.
+        steps: how many there are.
+        observer: the diagnostics; None without.
+        evaluation: what the last one found.
+    """
+
+    def __init__(self, config: Config, data: Data, strategy: Strategy, metrics: Evaluation | None) -> None:
+        optim, run = config.optim, config.run
+        assert optim.steps is not None
+        assert run.eval_every is not None
+        self.config, self.data, self.strategy = config, data, strategy
+        self.samples = Samples(data, config, strategy.device)
+        self.loss = get_loss(config.loss)
+        self.steps, self._evaluation_interval, self._log_interval = optim.steps, run.eval_every, run.log_every
+        self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
+        self.evaluation: dict[str, float] = {}
+        self._metrics = metrics
+        self._probe = self.samples.probe(strategy.data)
+        self.observer: Observer | None = None
+        if config.diagnostics.every:
+            probe = self.samples.probe(Ranks.alone())
+            self.observer = Observer(config.diagnostics, strategy.module, *probe, loss=self.loss.name)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether ``step`` begins with an evaluation."""
+        return step > 0 and step % self._evaluation_interval == 0
+
+    def observes(self, step: int) -> bool:
+        """Whether ``step`` is a diagnostic step."""
+        return self.observer is not None and self.observer.due(step)
+
+    def logs(self, step: int) -> bool:
+        """Whether ``step`` has a row."""
+        return step % self._log_interval == 0 or self.evaluates(step) or self.observes(step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and metrics over the held-out samples; the metrics on the first rank only. Collective."""
+        samples, metrics = self.samples, self._metrics
+        loss, outputs = self._mean_loss(samples.held_out)
+        outputs = gather_outputs(outputs, len(samples.held_out), self.strategy.data)
+        figures = on_first_rank(lambda: metrics.compute(outputs, samples.references) if metrics else {})
+        self.evaluation = {"eval_loss": loss} | (figures or {})
+        return self.evaluation
+
+    def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
+        """What the diagnostics say of the network before its step on ``batch`` at rate ``lr``. Collective."""
+        assert self.observer is not None
+        chunk = self.config.diagnostics.chunk
+        minibatch = Minibatch(
+            self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
+        )
+        scales = self.strategy.scaling.direction(minibatch.statistics).numbers
+        rate = effective_rate(minibatch, lr, self.config.optim)
+        return self.observer.measure(minibatch, scales=scales, lr=rate)
+
+    def train_loss(self) -> float | None:
+        """Mean loss over all training samples; None where they stream. Collective."""
+        return self._mean_loss(self.samples.train)[0] if isinstance(self.samples.train, Resident) else None
+
+    def loss_on(self, batch: Batch) -> float:
+        """Mean loss on ``batch`` as the network is now. Collective."""
+        return float(self.strategy.data.sum(self._total_loss(*batch.own))) / batch.n_global
+
+    def probe_loss(self) -> Tensor:
+        """Sum of losses () on this process's samples of the probe. Collective where weights are in parts."""
+        return self._total_loss(*self._probe)
+
+    @torch.no_grad()
+    def _total_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss.value(self.strategy.forward(x), y).sum(dtype=torch.float64)
+
+    def _mean_loss(self, samples: Resident) -> tuple[float, Tensor]:
+        return mean_loss(self.strategy.forward, samples, loss=self.loss, ranks=self.strategy.data)

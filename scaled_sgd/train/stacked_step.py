@@ -1,0 +1,108 @@
+"""A step of several runs of one shape at once."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.config import Config
+from scaled_sgd.core.losses import Loss
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.stack import Stack
+from scaled_sgd.steps.statistics import Statistics
+from scaled_sgd.steps.step import Taken, take_step
+from scaled_sgd.steps.update import Update
+
+
+class StackedStep:
+    """Steps of B networks of one shape at once; what differs between them is a tensor.
+
+    Args:
+        stack: the networks.
+        configs: of each; alike but for rule, rates, momentum (all with or all without), decay and limits.
+        loss: ℓ of all.
+        watch: of B networks.
+    """
+
+    def __init__(self, stack: Stack, configs: Sequence[Config], loss: Loss, watch: DivergenceWatch) -> None:
+        self.stack, self._loss, self._watch = stack, loss, watch
+        optims = [config.optim for config in configs]
+        device = stack.alpha.device
+
+        def column(values: Sequence[object], dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        def spread(name: str) -> Tensor | float:
+            values = [getattr(optim, name) for optim in optims]
+            return column(values)[:, None, None] if any(values) else 0.0
+
+        self._momentum, self._weight_decay = spread("momentum"), spread("weight_decay")
+        limited = any(optim.limits_gradient for optim in optims)
+        self._clip_norm = column([optim.clip_norm or math.inf for optim in optims]) if limited else None
+        self._normalize: Tensor | bool = (
+            column([optim.normalize for optim in optims], torch.bool) if limited else False
+        )
+        has_momentum = isinstance(self._momentum, Tensor)
+        self._velocities = [torch.zeros_like(W) for W in stack.weights] if has_momentum else []
+        names = list(dict.fromkeys(config.scaling.rule for config in configs))
+        self._rules = [RULES[name] for name in names]
+        self._rule = column([names.index(config.scaling.rule) for config in configs], torch.int64)
+        self._static = column([config.scaling.static for config in configs], torch.bool)
+        self._frozen: Tensor | None = None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Continue with some networks only; their order stays."""
+        index = self.stack.keep(rows)
+        for name in ("_momentum", "_weight_decay", "_clip_norm", "_normalize", "_frozen"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                setattr(self, name, value[index])
+        self._rule, self._static = self._rule[index], self._static[index]
+        self._velocities = [v.index_select(0, index) for v in self._velocities]
+        self._watch.keep(index)
+
+    def __call__(self, x: Tensor, y: Tensor, n: int, lr: Tensor, *, measure: bool) -> Taken:
+        """One step of every network, without a wait for the device.
+
+        Args:
+            x: inputs (B, n, m_0), or (n, m_0) of all networks.
+            y: targets, likewise (B, n) or (n,), (B, n, m_l) or (n, m_l).
+            n: samples.
+            lr: η of each (B,), float64.
+            measure: find the norms of the gradients and the soft ranks.
+        """
+        if x.ndim == 2:
+            y = y.expand(len(self.stack), *y.shape)
+        taken = take_step(
+            self.stack,
+            x,
+            y,
+            loss=self._loss,
+            direct=self._direction,
+            update=Update(
+                lr=lr[:, None, None],
+                weight_decay=self._weight_decay,
+                momentum=self._momentum,
+                velocity=lambda k: self._velocities[k - 1],
+                clip_norm=self._clip_norm,
+                normalize=self._normalize,
+            ),
+            sizes=[n],
+            measure=measure,
+            see=self._watch.see,
+        )
+        if self._frozen is None:
+            self._frozen = taken.scales
+        return taken
+
+    def _direction(self, statistics: Statistics) -> Direction:
+        """Each network's rule; the first step's numbers where it is static."""
+        numbers = torch.zeros_like(statistics.F)
+        for place, rule in enumerate(self._rules):
+            numbers = torch.where((self._rule == place)[:, None], rule(statistics).numbers, numbers)
+        if self._frozen is not None:
+            numbers = torch.where(self._static[:, None], self._frozen[:, statistics.layers], numbers)
+        return Direction(numbers)

@@ -1,0 +1,74 @@
+"""What takes the steps of the loop: one network's here, a stack's in studies."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from scaled_sgd.data import Batch
+from scaled_sgd.parallel import Ranks
+from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.step import Taken
+from scaled_sgd.train.session import Session
+from scaled_sgd.train.steps import Step
+
+
+class Stepper(Protocol):
+    """Takes the steps of one network, or of several of one shape together.
+
+    Attributes:
+        ranks: the processes that bring the losses of different samples.
+    """
+
+    ranks: Ranks
+
+    def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
+        """A step of each network on its minibatch, perhaps the same for all. Collective."""
+        ...
+
+    def see(self, losses: Sequence[Tensor]) -> None:
+        """Note each network's losses after the last step, which no step has told yet."""
+        ...
+
+    def found(self) -> Sequence[tuple[int, int] | None]:
+        """(step, layer) of each network's first number that was not finite; l + 1 is the loss. Collective."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Continue with some networks only."""
+        ...
+
+
+class OneNetwork:
+    """The steps of one network.
+
+    Args:
+        session: what trains.
+        step: takes the steps.
+        watch: sees them.
+    """
+
+    def __init__(self, session: Session, step: Step, watch: DivergenceWatch) -> None:
+        self._session, self._step, self._watch = session, step, watch
+        self._loss = session.strategy.network.depth + 1
+        self.ranks = Ranks.alone() if step.whole else session.strategy.data
+
+    def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
+        """A step on the only one of ``batches``. Collective."""
+        (batch,) = batches
+        self._watch.start_step(step)
+        x, y = batch.whole() if self._step.whole else batch.own
+        taken = self._step(x, y, batch.n_global, self._session.schedule(step), measure=measure)
+        self._watch.see(taken.loss, self._loss)
+        return taken
+
+    def see(self, losses: Sequence[Tensor]) -> None:
+        """Note the loss after the last step."""
+        self._watch.see(losses[0], self._loss)
+
+    def found(self) -> list[tuple[int, int] | None]:
+        """Step and layer of the first number that was not finite. Collective."""
+        return [self._watch.found()]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Nothing: one network is kept or the loop is over."""
