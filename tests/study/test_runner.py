@@ -15,9 +15,9 @@ import pytest
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.execution.assignment import shares
 from scaled_sgd.study.execution.schedule import _tasks, make_schedule, run_schedule
 from scaled_sgd.study.execution.status import describe
-from scaled_sgd.study.execution.submission import shares
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
 from tests.study.standin import nothing, train

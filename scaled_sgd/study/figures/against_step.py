@@ -63,8 +63,8 @@ def draw(view: View, what: PerLayer) -> Drawn:
             deepest = over_seeds(steps, layers[-1])["median"]
             starts.append(float(deepest.iloc[0]))
             ends.append(float(deepest.iloc[-1]))
-            said = f"from {number(starts[-1])} to {number(ends[-1])} at η = {number(rate)}"
-            parts.append((panel.title, said + _at_lowest_rate(view, panel.runs, layers[-1], rate)))
+            way = f"from {number(starts[-1])} to {number(ends[-1])} at η = {number(rate)}"
+            parts.append((panel.title, way + _at_lowest_rate(view, panel.runs, layers[-1], rate)))
         step_axis(ax)
     panels.label(axes, "step", what.axis)
     key_of_lines(picture, axes)

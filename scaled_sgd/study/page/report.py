@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -64,13 +64,14 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "cell": cell_text,
         "prose": lambda text: text.replace(" = ", "\u00a0=\u00a0"),
         "base64": lambda source: base64.b64encode(source).decode(),
         "plain": _plain,
         "row": _row,
     }
+    templates.filters |= filters
     return templates
 
 
