@@ -18,7 +18,7 @@ from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
-from scaled_sgd.diagnostics.sample_space import choose_space
+from scaled_sgd.diagnostics.operators.samples import choose_space
 from scaled_sgd.parallel import Ranks
 
 SHAPES = {

@@ -26,9 +26,9 @@ from scaled_sgd.config import Config
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.planning import Cost, Load, nominal, predict
-from scaled_sgd.planning.choice import World, tensor_processes
-from scaled_sgd.planning.fused import ddp_fused
+from scaled_sgd.planning import Cost, Workload, nominal, predict
+from scaled_sgd.planning.choice import World, is_fused, tensor_processes
+from scaled_sgd.planning.replicas import ddp_fused
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.steps import make_step
@@ -60,24 +60,25 @@ class Work:
     steps: int = 3
 
     def config(self, strategy: str) -> Config:
-        """The configuration of a run under a strategy of :data:`scaled_sgd.planning.PLANNED`."""
+        """The configuration of a run under a strategy, ``+fused`` where its steps are to be."""
         update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
         own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
         return parse([*self.options, *own])
 
-    def load(self, strategy: str) -> Load:
+    def workload(self, strategy: str) -> Workload:
         """What is planned for."""
-        return Load.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
+        return Workload.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
 
     def planned(self, strategy: str, exchange: Sequence[bool] | None = None) -> Cost:
         """What is predicted, for what a run has chosen to move of each layer."""
-        load, count = self.load(strategy), self.processes
-        cluster = replace(nominal("cpu"), ranks=count, per_machine=count)
+        work, count, config = self.workload(strategy), self.processes, self.config(strategy)
+        hardware = replace(nominal("cpu"), ranks=count, per_machine=count)
         if exchange is not None:
-            return ddp_fused(load, cluster, exchange)
-        world = World(count, count, cuda=False, memory=0)
-        return predict(strategy, load, cluster, parts=tensor_processes(self.config(strategy).sharding, world))
+            return ddp_fused(work, hardware, exchange)
+        name = config.sharding.strategy
+        parts = tensor_processes(config.sharding, World(count, count, cuda=False, memory=0))
+        return predict(name, work, hardware, fused=is_fused(config, name), parts=parts)
 
 
 @dataclass(frozen=True)
@@ -144,24 +145,28 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
     built, step = prepared(config, accelerator, IN_FEATURES, OUT_FEATURES)
     start = status("VmHWM") - idle
     for _ in range(2):
-        step()
+        step(measure=False)
     forget_peak()
     barrier()
     before, seconds = bytes_sent(), []
     for _ in range(steps):
         began = time.perf_counter()
-        step()
+        step(measure=False)
         seconds.append(time.perf_counter() - began)
     barrier()  # what connections have taken may not have left yet
     moved = (bytes_sent() - before) / steps
+    step(measure=True)
     exchange = None if built.exchange is None else list(built.exchange)
     return Figures(start, status("VmHWM") - idle, moved, statistics.median(seconds), exchange)
 
 
 def prepared(
     config: Config, accelerator: Accelerator, in_features: int, out_features: int
-) -> tuple[Strategy, Callable[[], object]]:
-    """A strategy with a step on a minibatch of random samples; this process holds what the step takes."""
+) -> tuple[Strategy, Callable[..., object]]:
+    """A strategy with a step on random samples, of which this process holds what the step takes.
+
+    The step is told whether to ``measure`` what logged steps do.
+    """
     built = build_strategy(config, accelerator, in_features, out_features)
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
     step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
@@ -169,7 +174,7 @@ def prepared(
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))
     targets = torch.nn.functional.one_hot(y, out_features).float() if loss.name == "mse" else y
-    return built, lambda: step(x, targets, n, LR, measure=False)
+    return built, lambda *, measure: step(x, targets, n, LR, measure=measure)
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
@@ -177,13 +182,13 @@ def warm_up(config: Config, accelerator: Accelerator) -> None:
     tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
     built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
-        step()
-    load = Load.of(config, IN_FEATURES, OUT_FEATURES)
+        step(measure=True)
+    work = Workload.of(config, IN_FEATURES, OUT_FEATURES)
     in_rows = config.optim.update == "fused" and built.name != "ddp"
     parts = built.data.size * built.tensor.size if in_rows else built.tensor.size
-    rows = load.batch if in_rows else load.rows(built.data.size)
+    rows = work.batch if in_rows else work.rows(built.data.size)
     kind = torch.bfloat16 if config.run.precision == "bf16" else getattr(torch, config.model.dtype)
-    for fan_in, fan_out in itertools.pairwise(load.widths):
+    for fan_in, fan_out in itertools.pairwise(work.widths):
         h, W = torch.ones(rows, fan_in, dtype=kind), torch.ones(-(-fan_out // parts), fan_in, dtype=kind)
         delta = h @ W.T
         delta @ W

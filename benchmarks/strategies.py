@@ -17,15 +17,18 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from benchmarks.harness import write_json
 from benchmarks.measuring import ENVIRONMENT, Work, run
-from scaled_sgd.planning import PLANNED
-from scaled_sgd.planning.choice import ZERO
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning import nominal, rows
 
 MIB = 2**20
+PLANNED = [
+    f"{name}+fused" if fused else name for name, fused in rows(replace(nominal("cpu"), ranks=4), parts=2)
+]
 
 
 def line(strategy: str, work: Work) -> dict[str, Any]:
@@ -53,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     has_deepspeed = importlib.util.find_spec("deepspeed") is not None
-    default = [name for name in PLANNED if has_deepspeed or name not in ZERO]
+    default = [
+        name for name in PLANNED if has_deepspeed or not STRATEGIES[name.removesuffix("+fused")].zero_stage
+    ]
     parser.add_argument("--strategies", nargs="+", choices=PLANNED, default=default)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--depth", type=int, default=8)
@@ -73,10 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--optim.momentum=0.9",
         *options.option,
     )
-    load = Work(keys, 1).load(options.strategies[0])
+    workload = Work(keys, 1).workload(options.strategies[0])
     print(
-        f"{' × '.join(map(str, load.widths))}, {load.weights * load.itemsize / MIB:.1f} MiB of weights, "
-        f"batch {load.batch}\n\nMiB of a process:\n"
+        f"{' × '.join(map(str, workload.widths))}, "
+        f"{workload.weights * workload.itemsize / MIB:.1f} MiB of weights, batch {workload.batch}\n\n"
+        "MiB of a process:\n"
         f"{'strategy':<13}{'processes':>9}{'start':>8}{'held':>8}{'peak':>8}{'planned':>8}{'ratio':>7}"
         f"{'sent':>8}{'planned':>8}{'ratio':>7}{'ms a step':>11}"
     )
@@ -91,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{1000 * found['seconds']:>11.0f}",
             flush=True,
         )
-    write_json(options.json, {"load": asdict(load), "results": results})
+    write_json(options.json, {"load": asdict(workload), "results": results})
     return 0
 
 

@@ -9,7 +9,7 @@ from scaled_sgd.config.sections import Config
 from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
-from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
 from scaled_sgd.steps.rules import RULES
 
 Allowed = tuple[Any, ...] | Limit | None
@@ -30,7 +30,7 @@ class Combination:
     key: str
     given: str
     allowed: Callable[[Any], Allowed]
-    reason: str = ""
+    reason: str
 
     def violation(self, config: Config) -> str | None:
         """What is wrong with a configuration, in one line."""
@@ -40,15 +40,22 @@ class Combination:
             return None
         return (
             f"{self.key}: {shown(value)} is not usable; allowed: {self._words(allowed)} with "
-            f"{self.given} {_bare(given)}{f' ({self.reason})' if self.reason else ''}"
+            f"{self.given} {_bare(given)} ({self.reason})"
         )
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """Key, what it is limited to, with which values of the other key, why: for each that limits it."""
-        for given in choices(KEYS[self.given].hint) or ():
+        """Key, what it is limited to, with which values of the other key, and why: for each limit.
+
+        Of numbers and text null and one number stand for all.
+        """
+        own = choices(KEYS[self.key].hint)
+        limited: dict[str, list[str]] = {}
+        for given in choices(KEYS[self.given].hint) or (None, 2):
             allowed = self.allowed(given)
-            if allowed is not None:
-                yield self.key, self._words(allowed), f"{self.given} {_bare(given)}", self.reason
+            if allowed is not None and self._words(allowed) != self._words(own or ()):
+                limited.setdefault(self._words(allowed), []).append(_bare(given))
+        for words, given in limited.items():
+            yield self.key, words, f"{self.given} {', '.join(given)}", self.reason
 
     def _words(self, allowed: tuple[Any, ...] | Limit) -> str:
         if isinstance(allowed, tuple):
@@ -74,54 +81,104 @@ def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
 
 _LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
 _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
-_FUSED = ("auto", "fused")
-_UNFUSED = ("auto", "autograd")
 
 COMBINATIONS = (
-    Combination("run.precision", "model.dtype", _unless("float32", ("no",))),
-    Combination("run.precision", "sharding.strategy", _by_strategy(lambda can: can.precisions)),
-    Combination("run.precision", "optim.update", _when("fused", ("no", "tf32"))),
-    Combination("model.dtype", "sharding.strategy", _by_strategy(lambda can: can.dtypes)),
-    Combination("optim.accumulation", "optim.update", _when("fused", (1,))),
-    Combination("sharding.activation_checkpointing", "optim.update", _when("fused", (False,))),
     Combination(
-        "optim.update", "sharding.strategy", _by_strategy(lambda can: None if can.fused else _UNFUSED)
+        "run.precision", "model.dtype", _unless("float32", ("no",)), "mixed precision is of float32 weights"
     ),
-    Combination("optim.update", "scaling.rule", lambda name: None if RULES[name].scalar else _FUSED),
-    Combination("optim.update", "optim.optimizer", lambda name: None if OPTIMIZERS[name].fused else _UNFUSED),
+    Combination(
+        "run.precision",
+        "sharding.strategy",
+        _by_strategy(lambda can: can.precisions),
+        "loss scales are for replicas",
+    ),
+    Combination(
+        "run.precision",
+        "optim.update",
+        _when("fused", ("no", "tf32")),
+        "updates have the weights' own precision",
+    ),
+    Combination(
+        "model.dtype",
+        "sharding.strategy",
+        _by_strategy(lambda can: can.dtypes),
+        "ZeRO keeps float32 masters",
+    ),
+    Combination(
+        "optim.accumulation",
+        "optim.update",
+        _when("fused", (1,)),
+        "the update would come before the gradient is whole",
+    ),
+    Combination(
+        "sharding.activation_checkpointing",
+        "optim.update",
+        _when("fused", (False,)),
+        "signals are computed once",
+    ),
+    Combination(
+        "optim.update",
+        "sharding.strategy",
+        _by_strategy(lambda can: None if can.fused else ("auto", "autograd")),
+        "only DeepSpeed's own steps reach its masters",
+    ),
+    Combination(
+        "optim.update",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else ("auto", "fused"),
+        "a gradient of autograd is scaled by a number only",
+    ),
+    Combination(
+        "optim.update",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("auto", "autograd"),
+        "it steps by gradients",
+    ),
     Combination(
         "sharding.strategy",
         "optim.optimizer",
-        lambda name: None if OPTIMIZERS[name].sharded else OneOf(_whole(), also=("auto",)),
+        lambda name: OneOf(_strategies_for(OPTIMIZERS[name]), also=("auto",)),
+        "it steps whole weights",
     ),
     Combination(
         "sharding.exchange",
         "sharding.strategy",
         _by_strategy(lambda can: None if can.exchange else ("auto",)),
+        "only replicas have the choice",
     ),
     Combination(
         "sharding.exchange",
         "optim.update",
         _when("autograd", ("auto",)),
-        "steps by autograd exchange gradients as torch does",
+        "only fused steps have the choice",
     ),
     Combination(
         "sharding.tensor_processes",
         "sharding.strategy",
         _by_strategy(lambda can: None if can.shares_layers else (None,)),
+        "it decides by itself how many processes share a layer",
     ),
-    Combination("optim.normalize", "optim.clip_norm", _unless(None, (False,))),
-    Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
-    Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is not known"),
     Combination(
-        "optim.warmup_steps", "optim.steps", lambda steps: None if steps is None else Within(0, steps - 1)
+        "optim.normalize", "optim.clip_norm", _unless(None, (False,)), "a normalised gradient has norm 1"
     ),
-    Combination("run.resume", "run.name", _when(None, _LATER)),
+    Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
+    Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is unknown"),
+    Combination(
+        "optim.warmup_steps",
+        "optim.steps",
+        lambda steps: None if steps is None else Within(0, steps - 1),
+        "warm-up ends before training",
+    ),
+    Combination("run.resume", "run.name", _when(None, _LATER), "auto finds a run by its name"),
 )
 
 
-def _whole() -> tuple[str, ...]:
-    return tuple(can.name for can in STRATEGIES.entries if not (can.rows or can.zero_stage))
+def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
+    return tuple(
+        can.name
+        for can in STRATEGIES.entries
+        if (optimizer.sharded or not can.rows) and (optimizer.zero or can.zero_stage is None)
+    )
 
 
 def violations(config: Config) -> Iterator[str]:

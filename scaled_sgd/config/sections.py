@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
@@ -219,6 +220,8 @@ class DiagnosticsConfig:
     """largest eigenvalues of H and of Ξ^{1/2} H Ξ^{1/2} on the probe"""
     ranks: bool = True
     """soft ranks of features and gradients, and kernel drift, on the probe"""
+    quantities: list[Annotated[str, OneOf(QUANTITIES)]] = field(default_factory=list)
+    """names of further quantities, those of plugins among them"""
     k: Count = 1
     """how many eigenvalues"""
     tolerance: Fraction = 1e-3

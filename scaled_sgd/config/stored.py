@@ -22,7 +22,12 @@ class Renamed:
 RENAMED: Mapping[str, Renamed] = {
     "optim.fused_update": Renamed("optim.update", bool, {True: "fused", False: "autograd"})
 }
-ABSENT: Mapping[str, Any] = {"optim.update": "autograd", "optim.optimizer": "sgd", "run.plugins": []}
+ABSENT: Mapping[str, Any] = {
+    "optim.update": "autograd",
+    "optim.optimizer": "sgd",
+    "run.plugins": [],
+    "diagnostics.quantities": [],
+}
 """What the versions before a key did. A key that is not here means its default."""
 
 _said: set[str] = set()

@@ -1,22 +1,26 @@
 """Exact and cheap diagnostics of one global minibatch: curvature, Taylor terms, ranks (theory §4–7)."""
 
-from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
-from scaled_sgd.diagnostics.features import (
-    FeatureRanks,
-    feature_ranks,
-    gradient_soft_ranks,
-    gram,
-    hidden_features,
-    kernel_alignment,
-    kernel_drift,
-)
-from scaled_sgd.diagnostics.hessian import hessian_vector_product
-from scaled_sgd.diagnostics.sharpness import Eigenpairs, sharpness
-from scaled_sgd.diagnostics.space import HessianSpace
-from scaled_sgd.diagnostics.tangent_kernel import tangent_kernel, top_eigenvalues
-from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
-from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
-from scaled_sgd.steps.signals import Minibatch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
+    from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness
+    from scaled_sgd.diagnostics.features import (
+        FeatureRanks,
+        feature_ranks,
+        gradient_soft_ranks,
+        gram,
+        hidden_features,
+        kernel_alignment,
+        kernel_drift,
+    )
+    from scaled_sgd.diagnostics.hessian import hessian_vector_product
+    from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
+    from scaled_sgd.diagnostics.operators.weights import HessianSpace
+    from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
+    from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
+    from scaled_sgd.steps.signals import Minibatch
 
 __all__ = [
     "Eigenpairs",
@@ -40,3 +44,32 @@ __all__ = [
     "taylor_coefficients",
     "top_eigenvalues",
 ]
+
+_HOMES = {
+    "Eigenpairs": "diagnostics.eigenpairs",
+    "HessianSpace": "diagnostics.operators.weights",
+    "HessianTrace": "diagnostics.trace",
+    "Minibatch": "steps.signals",
+    "SpectralDensity": "diagnostics.density",
+    "TaylorCoefficients": "diagnostics.taylor",
+    "hessian_trace": "diagnostics.trace",
+    "hessian_vector_product": "diagnostics.hessian",
+    "sharpness": "diagnostics.eigenpairs",
+    "spectral_density": "diagnostics.density",
+    "tangent_kernel": "diagnostics.kernels",
+    "taylor_coefficients": "diagnostics.taylor",
+    "top_eigenvalues": "diagnostics.kernels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are first used: the registry of quantities needs no torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"scaled_sgd.{_HOMES.get(name, 'diagnostics.features')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.lanczos import Basis
-from scaled_sgd.diagnostics.space import HessianSpace
+from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.operators.weights import HessianSpace
 from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Minibatch
 
@@ -79,19 +79,3 @@ def spectral_density(
         theta, share = quadrature(space, space.gaussian(seed * probes + probe), steps)
         nodes[probe, : len(theta)], weights[probe, : len(theta)] = theta, share
     return SpectralDensity(nodes, weights)
-
-
-@torch.no_grad()
-def quadrature(space: HessianSpace | GenericSpace, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Gauss quadrature of the spectral measure of ``start``: nodes and weights, at most ``steps`` each."""
-    basis = Basis(space, steps)
-    if not basis.begin(start):
-        return basis.T.new_zeros(1), basis.T.new_ones(1)
-    scale = 0.0
-    while True:
-        basis.step()
-        theta, S = torch.linalg.eigh(basis.T[: basis.count, : basis.count])
-        scale = max(scale, float(theta.abs().max()))
-        if basis.count == steps or basis.beta <= 10 * torch.finfo(space.dtype).eps * scale:
-            return theta, S[0].square()
-        basis.advance()

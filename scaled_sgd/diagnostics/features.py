@@ -111,6 +111,26 @@ def kernel_drift(K: Tensor, K_0: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def feature_drift(H: Tensor, H_0: Tensor) -> Tensor:
+    """:func:`kernel_drift` of K = H Hᵀ and K_0 = H_0 H_0ᵀ from features (n, m), 0-dimensional.  [ours]
+
+    With D = H − H_0 and S = H + H_0, K − K_0 = (D Sᵀ + S Dᵀ)/2 and ‖K − K_0‖² = (tr DᵀD SᵀS + tr (SᵀD)²)/2:
+    matrices (m, m), and no digits lost where features have hardly moved.
+
+    Raises:
+        UserError: unequal shapes.
+    """
+    if H.ndim != 2 or H.shape != H_0.shape:
+        raise UserError(f"H: shapes {tuple(H.shape)} and {tuple(H_0.shape)}; allowed: two equal matrices")
+    H, H_0 = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (H, H_0))
+    D, S = H - H_0, H + H_0
+    P = S.T @ D
+    square = ((gram(D.T) * gram(S.T)).sum() + (P * P.T).sum()) / 2
+    drift: Tensor = square.clamp(min=0).sqrt() / gram(H_0.T).norm()
+    return drift
+
+
+@torch.no_grad()
 def kernel_alignment(K: Tensor, K_0: Tensor, *, centred: bool = False) -> Tensor:
     """⟨K, K_0⟩_F / (‖K‖_F ‖K_0‖_F), in [0, 1] for Gram matrices, 0-dimensional.
 

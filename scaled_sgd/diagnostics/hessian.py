@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.diagnostics.generic import check_vectors, generic_product
-from scaled_sgd.diagnostics.space import HessianSpace
+from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
+from scaled_sgd.diagnostics.operators.weights import HessianSpace
 from scaled_sgd.parallel import (
     Partition,
     full_weight,
@@ -65,21 +65,21 @@ def is_homogeneous(model: nn.Module) -> bool:
     return isinstance(unwrap(model), HomogeneousMLP)
 
 
-def local_rows(partition: Partition, vectors: Sequence[Tensor]) -> list[Tensor]:
-    """This process's rows of every layer of a vector.
+def local_rows(partition: Partition, vectors: Sequence[Tensor], name: str = "vectors") -> list[Tensor]:
+    """This process's rows of every layer of a vector, which is the argument ``name``.
 
     Raises:
         UserError: another number of layers, or a layer of another shape.
     """
-    check_vectors(vectors)
+    check_vectors(vectors, name)
     if len(vectors) != partition.depth:
-        raise UserError(f"vectors: {len(vectors)} tensors; allowed: {partition.depth}, one a layer")
+        raise UserError(f"{name}: {len(vectors)} tensors; allowed: {partition.depth}, one a layer")
     rows = []
     for k, (layer, vector) in enumerate(zip(partition.model.scaled_layers, vectors, strict=True), start=1):
         shape = (layer.out_features, layer.in_features)
         if vector.shape != shape:
-            raise UserError(f"vectors: layer {k} has shape {tuple(vector.shape)}; allowed: {shape}")
-        check_device(f"vectors: layer {k}", vector, layer.weight.device)
+            raise UserError(f"{name}: layer {k} has shape {tuple(vector.shape)}; allowed: {shape}")
+        check_device(f"{name}: layer {k}", vector, layer.weight.device)
         lies_as_rows = is_sharded(vector) and holds_rows(vector, partition.ranks)
         own = local_shard(vector) if lies_as_rows else full_weight(vector)[partition.columns(k)]
         rows.append(own.to(partition.dtype))

@@ -1,32 +1,78 @@
 """What a run measures at diagnostic steps, as a row of ``metrics.jsonl``."""
 
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics import Eigenpairs, HessianSpace, Minibatch, gram, kernel_drift
-from scaled_sgd.diagnostics.features import kernel_ranks, soft_ranks_of
-from scaled_sgd.diagnostics.preactivations import preactivations, relative_change
-from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
-from scaled_sgd.diagnostics.sharpness import sharpness_of
-from scaled_sgd.diagnostics.taylor import taylor_of
+from scaled_sgd.core.registry import load
+from scaled_sgd.diagnostics.registry import QUANTITIES
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.steps.signals import Minibatch
+
+Say = Callable[[str], object]
+
+_NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
+"""Whose state it is that earlier checkpoints name without its quantity."""
 
 
 class Settings(Protocol):
-    """The ``diagnostics.`` section, as far as it is looked at here."""
+    """The ``diagnostics.`` section, as far as it is looked at here. A quantity's own switch has its name."""
 
     every: int
-    taylor: bool
-    sharpness: bool
-    ranks: bool
-    k: int
-    tolerance: float
     chunk: int
+    quantities: list[str]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a quantity measures. Everything in it is collective.
+
+    Attributes:
+        minibatch: of the coming step.
+        taken: that step.
+        make_probe: the fixed probe with the weights of now.
+        say: tells the user one line, once.
+    """
+
+    minibatch: Minibatch
+    taken: StepTaken
+    make_probe: Callable[[], Minibatch]
+    say: Say = field(default=lambda line: None)
+
+    @cached_property
+    def probe(self) -> Minibatch:
+        """The probe, whose signals all quantities share."""
+        return self.make_probe()
+
+
+class Quantity(Protocol):
+    """Something that a run measures; made once a run, from the ``diagnostics.`` section."""
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        """Its part of a row, plain numbers and lists, the same on every process; null where undefined."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What later measurements depend on, by name.
+
+        Names that begin with ``start.`` are this process's share, which fits one world; all others are the
+        same on every process.
+        """
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up :meth:`state_dict`; names may be missing."""
+        ...
 
 
 class Observer:
-    """Measures a network before a step. Collective.
+    """Measures a network before a step. Collective: every rank calls it with its own samples.
 
     Args:
         config: what to measure.
@@ -34,115 +80,96 @@ class Observer:
         x: the probe, the same on every rank.
         y: their targets, as the loss takes them.
         loss: ``cross_entropy`` or ``mse``.
+        say: told on every rank, once, why something is absent; by default the first one prints it.
+
+    Attributes:
+        quantities: what is measured, by name.
+        say: as above.
+
+    Raises:
+        UserError: ``config.quantities`` has a name that is not registered.
     """
 
-    def __init__(self, config: Settings, model: nn.Module, x: Tensor, y: Tensor, *, loss: str) -> None:
-        self._config = config
-        self._model = model
-        self._probe = (x, y)
-        self._loss = loss
-        self._starts: dict[str, Tensor] = {}
-        self._first_kernels: list[Tensor] | None = None
-        self._first_preactivations: list[Tensor] | None = None
-        self._knows_first = True
+    def __init__(
+        self, config: Settings, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, say: Say | None = None
+    ) -> None:
+        self._every = config.every
+        self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
+        self.say = say or print_on_first_rank
+        self._said: set[str] = set()
+        self.quantities: dict[str, Quantity] = {
+            name: load(QUANTITIES[name].make)(config) for name in switched_on(config)
+        }
 
     def due(self, step: int) -> bool:
         """Whether ``step`` is a diagnostic step."""
-        return self._config.every > 0 and step % self._config.every == 0
+        return self._every > 0 and step % self._every == 0
 
-    def measure(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
-        """All that is measured before a step of ``minibatch`` with ``scales`` and rate ``lr``.
+    def measure(self, minibatch: Minibatch, taken: StepTaken) -> dict[str, Any]:
+        """All that is measured before the step ``taken`` on ``minibatch``.
 
-        In whole float32 also where steps take TF32, whose products have three digits.
+        In full float32 even when training runs in TF32, whose products have three digits.
         """
+        context = Context(minibatch, taken, self._make_probe, self._say_once)
         shorter = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False
+        row: dict[str, Any] = {}
         try:
-            return self.measure_step(minibatch, scales=scales, lr=lr) | self.measure_probe(
-                scales=scales, lr=lr
-            )
+            for quantity in self.quantities.values():
+                row |= quantity.measure(context)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = shorter
-
-    def measure_step(self, minibatch: Minibatch, *, scales: Tensor, lr: float) -> dict[str, Any]:
-        """Taylor terms of the minibatch before its update with ``scales``."""
-        if not self._config.taylor:
-            return {}
-        terms = taylor_of(minibatch, scales.to(minibatch.partition.dtype))
-        names = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
-        return {
-            "taylor": {name: float(getattr(terms, name)) for name in names},
-            "predicted_loss": float(terms.predicted_loss(lr)),
-        }
-
-    def measure_probe(self, *, scales: Tensor, lr: float) -> dict[str, Any]:
-        """Curvature and ranks on the probe; ``scales`` are those of the coming step."""
-        batch = Minibatch(
-            self._model, *self._probe, loss=self._loss, chunk_size=self._config.chunk, whole=True
-        )
-        row = self._preactivation_change(batch)
-        if self._config.sharpness:
-            plain = self._eigenpairs("plain", choose_space(batch, None))
-            scaled = self._eigenpairs("scaled", choose_space(batch, scales.to(batch.partition.dtype)))
-            row |= {
-                "sharpness": float(plain.values[0]),
-                "preconditioned_sharpness": float(scaled.values[0]),
-                "edge_ratio": lr * float(scaled.values[0]) / 2,
-                "sharpness_residuals": [float(plain.residuals[0]), float(scaled.residuals[0])],
-            }
-            if self._config.k > 1:
-                row["eigenvalues"] = plain.values.tolist()
-                row["preconditioned_eigenvalues"] = scaled.values.tolist()
-        if self._config.ranks:
-            row["soft_ranks"] = soft_ranks_of(batch).tolist()
-            row["features"] = self._features(batch)
         return row
 
-    def state_dict(self) -> dict[str, Any]:
-        """Vectors that later eigenvalue searches start from, and what changes are measured from."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of every quantity, named ``<quantity>.<name>``."""
         return {
-            "starts": dict(self._starts),
-            "first_kernels": self._first_kernels,
-            "first_preactivations": self._first_preactivations,
-            "knows_first": self._knows_first,
+            f"{owner}.{name}": tensor
+            for owner, quantity in self.quantities.items()
+            for name, tensor in quantity.state_dict().items()
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up :meth:`state_dict`."""
-        self._starts = dict(state["starts"])
-        self._first_kernels = state["first_kernels"]
-        self._first_preactivations = state["first_preactivations"]
-        self._knows_first = state["knows_first"]
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up :meth:`state_dict`, or what earlier checkpoints have; what is not measured now is left."""
+        if not state:
+            return
+        parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.quantities}
+        for full, tensor in state.items():
+            owner, _, name = full.partition(".")
+            if owner in _NAMES_BEFORE:
+                owner, name = _NAMES_BEFORE[owner], full
+            if owner in parts:
+                parts[owner][name] = tensor
+        for owner, part in parts.items():
+            self.quantities[owner].load_state_dict(part)
 
-    def _eigenpairs(self, name: str, space: HessianSpace | SampleSpace) -> Eigenpairs:
-        start = self._starts.get(name)
-        pairs = sharpness_of(
-            space,
-            k=self._config.k,
-            tolerance=self._config.tolerance,
-            warm_start=start if start is not None and start.shape[1] == space.size else None,
-        )
-        self._starts[name] = pairs.vectors
-        return pairs
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.say(line)
 
-    def _preactivation_change(self, batch: Minibatch) -> dict[str, Any]:
-        """Per layer; the preactivations of the first call are what it is measured from."""
-        if not self._knows_first:
-            return {}
-        now = preactivations(batch)
-        if self._first_preactivations is None:
-            self._first_preactivations = now
-        return {"preactivation_change": relative_change(now, self._first_preactivations).tolist()}
 
-    def _features(self, batch: Minibatch) -> dict[str, list[float]]:
-        """Per hidden layer; the kernels of the first call are what drift is measured from."""
-        kernels = [gram(torch.cat(h)) for h in zip(*(signals.h[1:] for signals in batch), strict=True)]
-        if self._first_kernels is None:
-            self._first_kernels = kernels
-        ranks = [kernel_ranks(K) for K in kernels]
-        figures = {
-            name: [float(getattr(rank, name)) for rank in ranks]
-            for name in ("stable", "participation", "effective")
-        }
-        drift = [float(kernel_drift(K, K_0)) for K, K_0 in zip(kernels, self._first_kernels, strict=True)]
-        return figures | {"drift": drift}
+def switched_on(config: Settings) -> list[str]:
+    """Names of the quantities that the section asks for, in the order of the registry.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for name in config.quantities:
+        QUANTITIES[name]
+    return [
+        name
+        for name in QUANTITIES
+        if QUANTITIES[name].always or getattr(config, name, None) is True or name in config.quantities
+    ]
+
+
+def fits_any_world(name: str) -> bool:
+    """Whether the state called ``name`` is the same on every process."""
+    return ".start." not in f".{name}"
+
+
+def print_on_first_rank(line: str) -> None:
+    """To stderr."""
+    if not (dist.is_initialized() and dist.get_rank()):
+        print(line, file=sys.stderr, flush=True)

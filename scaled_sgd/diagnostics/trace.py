@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
+from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Minibatch, Signals, backward
 
@@ -52,7 +52,9 @@ def hessian_trace(
         UserError: unfit arguments.
     """
     if not is_homogeneous(model):
-        return hutchinson(GenericSpace(model, x, y, loss=loss, scales=scales), probes=probes, seed=seed)
+        space = GenericSpace(model, x, y, loss=loss, scales=scales)
+        value, error = hutchinson(space, probes=probes, seed=seed)
+        return HessianTrace(value, None, error)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
     return trace_of(batch, resolve_scales(scales, batch))
 
@@ -97,21 +99,3 @@ def root_norms(signals: Signals, root: Tensor) -> Tensor:
         if k > 1:
             delta = backward(partition, delta, signals.gate[k - 1], k)
     return torch.stack(norms[::-1])
-
-
-@torch.no_grad()
-def hutchinson(space: GenericSpace, *, probes: int, seed: int) -> HessianTrace:
-    """The mean of sᵀHs over random signs s, and its standard error.
-
-    Raises:
-        UserError: fewer than two probes.
-    """
-    if probes < 2:
-        raise UserError(f"probes: {probes!r} is not usable; allowed: integers from 2")
-    out = torch.empty(space.size, dtype=space.dtype, device=space.device)
-    samples = []
-    for probe in range(probes):
-        signs = space.random(seed * probes + probe).sign()
-        samples.append(torch.dot(signs, space.multiply(signs, out)).double())
-    values = torch.stack(samples)
-    return HessianTrace(values.mean(), None, values.std() / probes**0.5)

@@ -7,10 +7,10 @@ of m_k m_{k−1}: :func:`scaled_sgd.steps.step.take_step` moves either. The choi
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
-from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
 
 
@@ -51,23 +51,18 @@ def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link
     return Link(sent / exchange, 2 * t.numel() * square.shape[0] / product)
 
 
-def choose_factors(model: HomogeneousMLP, n: int, ranks: Ranks, link: Link) -> list[bool]:
+def choose_factors(widths: Sequence[int], n: int, ranks: int, link: Link, *, itemsize: int) -> list[bool]:
     """For each layer, whether exchanging the factors of n samples takes less time than its gradient does.
 
     A gathered factor costs n (W − 1)/W · (m_k + m_{k−1}) numbers and the products of all ranks' samples;
     a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's.
     """
-    share = (ranks.size - 1) / ranks.size
-    choices = []
-    for layer in model.scaled_layers:
-        fan_in, fan_out = layer.in_features, layer.out_features
-        width = layer.weight.element_size() / link.bandwidth
-        factors = share * n * (fan_in + fan_out) * width
-        factors += 2 * n * fan_in * fan_out / link.rate
-        gradient = 2 * share * fan_in * fan_out * width
-        gradient += 2 * n / ranks.size * fan_in * fan_out / link.rate
-        choices.append(factors < gradient)
-    return choices
+    share, number = (ranks - 1) / ranks, itemsize / link.bandwidth
+    return [
+        share * n * (fan_in + fan_out) * number + 2 * n * fan_in * fan_out / link.rate
+        < 2 * share * fan_in * fan_out * number + 2 * n / ranks * fan_in * fan_out / link.rate
+        for fan_in, fan_out in pairwise(widths)
+    ]
 
 
 def described(by_factors: Sequence[bool]) -> str:

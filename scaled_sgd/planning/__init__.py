@@ -1,8 +1,9 @@
 """Memory, traffic and time of a step, predicted from sizes; nothing is allocated and nothing sent."""
 
-from scaled_sgd.planning.cluster import Cluster, nominal
+from scaled_sgd.planning.advice import Advice, advise, fits
 from scaled_sgd.planning.cost import Cost
-from scaled_sgd.planning.load import Load
-from scaled_sgd.planning.plan import PLANNED, Advice, advise, fits, possible, predict
+from scaled_sgd.planning.hardware import Hardware, nominal
+from scaled_sgd.planning.table import COSTS, predict, rows
+from scaled_sgd.planning.workload import Workload
 
-__all__ = ["PLANNED", "Advice", "Cluster", "Cost", "Load", "advise", "fits", "nominal", "possible", "predict"]
+__all__ = ["COSTS", "Advice", "Cost", "Hardware", "Workload", "advise", "fits", "nominal", "predict", "rows"]

@@ -1,17 +1,17 @@
-"""Which strategy a run takes, and whether this launch can do it."""
+"""Which strategy a run takes, whether this launch can do it, and what it costs there."""
 
 import math
 from dataclasses import dataclass, replace
 
 from scaled_sgd.config import Config, ShardingConfig
-from scaled_sgd.config.combinations import permits, with_strategy, with_update
+from scaled_sgd.config.combinations import permits, violations, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES
-from scaled_sgd.planning import Cluster, Cost, Load, advise, nominal, predict
-
-ZERO = {can.name: can.zero_stage for can in STRATEGIES.entries if can.zero_stage is not None}
-NATIVE = tuple(can.name for can in STRATEGIES.entries if can.zero_stage is None)
-"""What ``auto`` chooses from: strategies that need no other launch."""
+from scaled_sgd.planning.advice import advise
+from scaled_sgd.planning.cost import Cost
+from scaled_sgd.planning.hardware import Hardware, nominal
+from scaled_sgd.planning.table import COSTS, predict
+from scaled_sgd.planning.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class World:
     launched_half: bool = False
 
 
-def choose(config: Config, world: World, load: Load) -> ShardingConfig:
+def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
     """The section with ``auto`` decided, and the rest checked.
 
     ``auto`` is what the launcher names, ``ddp`` on one process, else what :mod:`scaled_sgd.planning` advises
@@ -44,7 +44,7 @@ def choose(config: Config, world: World, load: Load) -> ShardingConfig:
     Args:
         config: with the section as configured.
         world: as launched.
-        load: what a step works on.
+        work: what a step works on.
 
     Raises:
         UserError: the launch cannot do what is asked for.
@@ -52,49 +52,63 @@ def choose(config: Config, world: World, load: Load) -> ShardingConfig:
     sharding = config.sharding
     name: str = sharding.strategy
     if name == "auto":
-        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, load))
+        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, work))
     if world.launched is not None and name != world.launched:
         raise UserError(
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
             f"{world.launched}, or a launch without DeepSpeed and FSDP"
         )
-    chosen = replace(sharding, strategy=name)
+    chosen = with_strategy(config, name).sharding
     tensor_processes(chosen, world)
     return chosen
 
 
-def predicted(name: str, config: Config, world: World, load: Load) -> Cost:
-    """What a step under a strategy by name is predicted to take of each process.
+def cost_of(config: Config, world: World, work: Workload) -> Cost:
+    """What a step of a run whose strategy is decided is predicted to take of each process.
 
     Raises:
         UserError: the configured number of processes that share a layer does not fit.
     """
-    config = with_update(with_strategy(config, name))
-    parts = tensor_processes(config.sharding, world)
-    planned = name
-    if config.optim.update == "fused":
-        planned = "ddp+fused" if name == "ddp" else "fsdp2+fused"
-    return predict(planned, load, cluster_of(world, half=load.half), parts=parts)
+    name, parts = config.sharding.strategy, tensor_processes(config.sharding, world)
+    return predict(name, work, hardware_of(world, work), fused=is_fused(config, name), parts=parts)
 
 
-def cluster_of(world: World, *, half: bool) -> Cluster:
+def is_fused(config: Config, strategy: str) -> bool:
+    """Whether steps under ``strategy`` are fused."""
+    return with_update(with_strategy(config, strategy)).optim.update == "fused"
+
+
+def hardware_of(world: World, work: Workload) -> Hardware:
     """A launch with nominal rates."""
-    cluster = nominal("cuda" if world.cuda else "cpu", half=half)
-    return replace(cluster, ranks=world.size, per_machine=world.local_size, memory=world.memory)
+    hardware = nominal("cuda" if world.cuda else "cpu", half=work.half)
+    return replace(hardware, ranks=world.size, per_machine=world.local_size, memory=world.memory)
 
 
-def _advised(config: Config, world: World, load: Load) -> str:
-    """The fastest native strategy that fits, else the one that needs least."""
-    names = [name for name in NATIVE if permits(config, name)] or ["ddp"]
-    costs = {}
-    for name in names:
-        parts = tensor_processes(replace(config.sharding, strategy=name), world)
-        if name != "fsdp2+tensor" or len(names) == 1 or 1 < parts < world.size:
-            costs[name] = predicted(name, config, world, load)
-    advice = advise(list(costs.values()), cluster_of(world, half=load.half))
-    least = min(costs.values(), key=lambda cost: cost.peak_bytes)
-    taken = advice.cost or least
-    return next(name for name, cost in costs.items() if cost is taken)
+def obstacle(config: Config, strategy: str, *, fused: bool) -> str | None:
+    """Why a strategy cannot train this by fused steps, or by autograd; None: it can."""
+    optim = replace(config.optim, update="fused" if fused else "autograd")
+    return next(violations(replace(with_strategy(config, strategy), optim=optim)), None)
+
+
+def _advised(config: Config, world: World, work: Workload) -> str:
+    """The fastest strategy of any launch that fits, else the one that needs least."""
+    costs = [cost_of(with_strategy(config, name), world, work) for name in possible(config, world)]
+    advice = advise(costs, hardware_of(world, work))
+    return (advice.cost or min(costs, key=lambda cost: cost.peak_bytes)).strategy
+
+
+def possible(config: Config, world: World) -> list[str]:
+    """Strategies that need no launch of their own, can do what is configured and differ here."""
+    natives = [can.name for can in STRATEGIES.entries if can.launch_file is None and can.name in COSTS]
+    names = [name for name in natives if permits(config, name)] or ["ddp"]
+    if len(names) == 1:
+        return names
+    return [
+        name
+        for name in names
+        if not STRATEGIES[name].shares_layers
+        or 1 < tensor_processes(with_strategy(config, name).sharding, world) < world.size
+    ]
 
 
 def tensor_processes(sharding: ShardingConfig, world: World) -> int:
@@ -103,9 +117,9 @@ def tensor_processes(sharding: ShardingConfig, world: World) -> int:
     Raises:
         UserError: the number that is configured does not fit the world.
     """
-    asked, name = sharding.tensor_processes, sharding.strategy
-    if not STRATEGIES[name].shares_layers:
-        return world.size if name == "tensor" else 1
+    asked, can = sharding.tensor_processes, STRATEGIES[sharding.strategy]
+    if not can.shares_layers:
+        return 1 if can.splits_samples else world.size
     if asked is None:
         several = 1 < world.local_size < world.size
         # Of machines that are not all full, so many that none of their groups reaches into the next machine.

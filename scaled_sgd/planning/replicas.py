@@ -1,106 +1,98 @@
-"""``ddp``: all weights on every process, gradients averaged in buckets."""
+"""``ddp``: all weights on every process. Gradients are averaged in buckets; fused steps move what is less."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from scaled_sgd.planning.autograd import Pass
-from scaled_sgd.planning.cluster import Cluster
-from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
-from scaled_sgd.planning.holding import GRADIENT, SAMPLES, Holding
-from scaled_sgd.planning.ledger import Ledger
-from scaled_sgd.planning.load import Load
-from scaled_sgd.planning.products import products
-from scaled_sgd.planning.traffic import Traffic, all_reduce
+from scaled_sgd.parallel.exchange import Link, choose_factors
+from scaled_sgd.planning.cost import Cost, direction_traffic, worst
+from scaled_sgd.planning.fused import fused_peak
+from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.planning.signals import signals
+from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce
+from scaled_sgd.planning.workload import Workload
 
-NARROW = "16-bit weights"
-FIRST_BUCKET, BUCKET = 2**20, 25 * 2**20
-"""Bytes at which DistributedDataParallel closes its first bucket and the others."""
+BUCKET = 25 * 2**20
+"""Bytes at which DistributedDataParallel closes a bucket."""
 
 
-def ddp(load: Load, cluster: Cluster) -> Cost:
-    """Replicas. Gradients lie in buckets of P bytes that live as long as the weights; each is copied there
-    when it is made, and averaged while the backward pass goes on. One process has no buckets."""
-    ledger, several = Ledger(), cluster.ranks > 1
-    size = load.weights * load.itemsize
-    ledger.take(WEIGHTS, size)
-    if load.momentum:
-        ledger.take(MOMENTUM, size)
-    if several:
-        ledger.take(GRADIENTS, size)
-    run_passes(load, cluster.ranks, Replica(load, ledger, buckets=several), ledger, gloo=cluster.gloo)
-    traffic = norms(load, cluster)
-    for bucket in buckets(load):
-        traffic += all_reduce(bucket, cluster.everyone, cluster)
-    work = products(load, cluster, data=cluster.ranks)
-    seconds = work.forward + max(work.backward, traffic.seconds)
-    return cost("ddp", ledger, traffic, multiplying=work.total, seconds=seconds)
+def ddp(work: Workload, hardware: Hardware) -> Cost:
+    """Replicas by autograd. Several processes keep buckets of the size of the weights, into which gradients
+    are copied; with several microbatches gradients lie beside the buckets until the last one."""
+    several, size = hardware.ranks > 1, work.weights * work.itemsize
+    held, gradients = size * (1 + work.states), size
+    kept = not several or work.accumulation > 1
+    peak, moment = worst(autograd_moments(work, hardware, data=hardware.ranks, kept=kept))
+    peak += gradients if several else 0
+    buckets = min(work.depth, 1 + size // BUCKET)
+    traffic = all_reduce(size / buckets, hardware.everyone, hardware).times(buckets)
+    traffic += direction_traffic(work, hardware)
+    forward, backward = work.products(hardware, data=hardware.ranks)
+    seconds = forward + max(backward, traffic.seconds)
+    return Cost("ddp", held + gradients, held + peak, moment, traffic, forward + backward, seconds)
 
 
-class Replica(Holding):
-    """All weights on this process, or its rows of them.
+def autograd_moments(
+    work: Workload, hardware: Hardware, *, data: int, parts: int = 1, kept: bool
+) -> dict[str, float]:
+    """Bytes beside what is held, at each layer's backward pass, where weights stay where they are.
+
+    Autocast keeps 16-bit copies of the weights until their gradients are there.
 
     Args:
-        load: the network and the minibatch.
-        ledger: where bytes are counted.
-        buckets: whether gradients are copied into buckets.
-        parts: processes that share each layer.
+        work: the network and the minibatch.
+        hardware: the processes.
+        data: how many of them work on different samples.
+        parts: how many share each layer.
+        kept: whether gradients gather up beside what is held.
     """
-
-    def __init__(self, load: Load, ledger: Ledger, *, buckets: bool, parts: int = 1) -> None:
-        super().__init__(load, ledger, parts=parts)
-        self._buckets = buckets
-
-    def enter(self, k: int) -> None:
-        """Autocast copies W_k to 16 bits and keeps the copy for the backward pass."""
-        if self.load.half:
-            self.ledger.take(NARROW, 2 * self.numbers[k - 1])
-
-    def end_forward(self) -> None:
-        """Autocast forgets its copies; those that no product has saved go."""
-        if self.load.half and self.load.checkpointing:
-            self.ledger.give(NARROW, 2 * sum(self.numbers))
-
-    def gradient(self, k: int) -> None:
-        """Into the buckets; beside them until the last of several microbatches."""
-        ledger, numbers = self.ledger, self.numbers[k - 1]
-        size = numbers * self.load.itemsize
-        if self.load.half:
-            ledger.give(NARROW, 2 * numbers)
-            ledger.take(GRADIENT, size)
-            ledger.give(GRADIENT, 2 * numbers)
-        beside = not self._buckets or not (self.first and self.last)
-        if self.first and beside:
-            ledger.move(GRADIENT, GRADIENTS, size)
-        else:
-            ledger.give(GRADIENT, size)
-        if self._buckets and beside and self.last:
-            ledger.give(GRADIENTS, size)
+    found, sizes = signals(work, hardware, data=data, parts=parts), work.rows_of_weights(parts)
+    all_there = work.itemsize * sum(sizes) if kept and work.accumulation > 1 else 0
+    moments = {"loss": found.loss + all_there}
+    if work.half and not work.checkpointing:
+        moments["loss"] += 2 * sum(sizes)
+    for k, size in enumerate(sizes):
+        gradients = all_there or (work.itemsize * sum(sizes[k + 1 :]) if kept else 0)
+        copies = 2 * sum(sizes[found.first[k] : k + 1]) if work.half else 0
+        using = max(found.flowing[k] + size * work.itemsize, found.copied[k])
+        moments[f"backward pass, layer {k + 1}"] = found.saved[k] + using + gradients + copies
+    return moments
 
 
-def run_passes(
-    load: Load, data: int, holding: Holding, ledger: Ledger, *, gloo: bool, parts: int = 1
-) -> None:
-    """The microbatches of a step. The third and later ones hold what the second holds."""
-    samples = load.rows_of_a_rank(data) * load.widths[0] * load.itemsize
-    ledger.take(SAMPLES, samples)
-    one = Pass(load, load.rows(data), holding, ledger, gloo=gloo, parts=parts)
-    count = min(load.accumulation, 3)
-    for number in range(1, count + 1):
-        one.run(first=number == 1, last=number == count)
-    ledger.give(SAMPLES, samples)
+def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None = None) -> Cost:
+    """Replicas without gradients: of each layer its factors move or its gradient, by time where not given."""
+    factors = exchanged(work, hardware) if factors is None else factors
+    held = work.weights * work.itemsize * (1 + work.states)
+    rows = work.samples_of_a_rank(hardware.ranks)
+    peak, moment = fused_peak(work, hardware, rows, factors=factors)
+    traffic = all_reduce(8, hardware.everyone, hardware)
+    seconds, multiplying = traffic.seconds, 0.0
+    for k, by_factors in enumerate(factors):
+        moved = layer_traffic(work, hardware, k, by_factors=by_factors)
+        traffic += moved
+        forward = hardware.product(rows, work.sizes[k])
+        flowing = forward if k else 0.0
+        gradient = hardware.product(work.batch if by_factors else rows, work.sizes[k])
+        multiplying += forward + flowing + gradient
+        # Factors are gathered while the product of δ_k and W_k goes on.
+        seconds += max(flowing, moved.seconds) if by_factors else flowing + moved.seconds
+        seconds += forward + gradient
+    moving = tuple(factors) if hardware.ranks > 1 else ()
+    return Cost("ddp", held, held + peak, moment, traffic, multiplying, seconds, fused=True, factors=moving)
 
 
-def buckets(load: Load) -> Iterable[int]:
-    """Bytes of DistributedDataParallel's buckets, from the last layer to the first."""
-    filled, limit = 0, FIRST_BUCKET
-    for size in reversed(load.sizes):
-        filled += size * load.itemsize
-        if filled >= limit:
-            yield filled
-            filled, limit = 0, BUCKET
-    if filled:
-        yield filled
+def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
+    """For each layer, whether its factors move instead of its gradient."""
+    if work.exchange != "auto" or hardware.ranks == 1:
+        return [work.exchange == "factors" and hardware.ranks > 1] * work.depth
+    gigabyte = all_gather(1e9, hardware.everyone, hardware)
+    link = Link(gigabyte.sent / gigabyte.seconds, hardware.rate)
+    return choose_factors(work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize)
 
 
-def norms(load: Load, cluster: Cluster) -> Traffic:
-    """The all-reduce of 2 l + 1 squared norms behind ξ, in float64."""
-    return all_reduce(8 * (2 * load.depth + 1), cluster.everyone, cluster)
+def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: bool) -> Traffic:
+    """What moves of layer k + 1 between processes that hold all weights: its factors or its gradient."""
+    everyone, size = hardware.everyone, work.itemsize
+    if not by_factors:
+        return all_reduce(work.sizes[k] * size, everyone, hardware) + all_reduce(16, everyone, hardware)
+    rows = hardware.ranks * work.samples_of_a_rank(hardware.ranks)
+    h, delta = (all_gather(rows * width * size, everyone, hardware) for width in work.widths[k : k + 2])
+    return h + delta

@@ -1,191 +1,125 @@
 """``fsdp2``, ``tensor`` and ``fsdp2+tensor``: some rows of each weight on every process."""
 
-from itertools import pairwise
-
-from scaled_sgd.planning.cluster import Cluster, Group
-from scaled_sgd.planning.cost import GRADIENTS, MOMENTUM, WEIGHTS, Cost, cost
-from scaled_sgd.planning.holding import BUFFERS, GRADIENT, Holding
-from scaled_sgd.planning.ledger import Ledger
-from scaled_sgd.planning.load import Load
-from scaled_sgd.planning.products import products
-from scaled_sgd.planning.replicas import Replica, norms, run_passes
-from scaled_sgd.planning.traffic import Traffic, all_gather, reduce_scatter
-
-GATHERED = "gathered layers"
+from scaled_sgd.planning.cost import Cost, direction_traffic, worst
+from scaled_sgd.planning.fused import fused_peak
+from scaled_sgd.planning.hardware import Group, Hardware
+from scaled_sgd.planning.replicas import autograd_moments
+from scaled_sgd.planning.signals import signals
+from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce, reduce_scatter
+from scaled_sgd.planning.workload import Workload
 
 
-def tensor(load: Load, cluster: Cluster) -> Cost:
+def tensor(work: Workload, hardware: Hardware) -> Cost:
     """⌈m_k / W⌉ rows of each weight, and activations that are gathered before a layer."""
-    ledger, parts = Ledger(), cluster.ranks
-    held = load.itemsize * sum(-(-rows // parts) * fan_in for fan_in, rows in pairwise(load.widths))
-    ledger.take(WEIGHTS, held)
-    if load.momentum:
-        ledger.take(MOMENTUM, held)
-    holding = Replica(load, ledger, buckets=False, parts=parts)
-    run_passes(load, 1, holding, ledger, parts=parts, gloo=cluster.gloo)
-    traffic = norms(load, cluster) + signal_traffic(load, cluster, cluster.everyone, data=1)
-    work = products(load, cluster, data=1, parts=parts)
-    seconds = work.total + traffic.seconds
-    return cost("tensor", ledger, traffic, multiplying=work.total, seconds=seconds)
+    parts = hardware.ranks
+    gradients = work.itemsize * sum(work.rows_of_weights(parts))
+    held = gradients * (1 + work.states)
+    peak, moment = worst(autograd_moments(work, hardware, data=1, parts=parts, kept=True))
+    traffic = direction_traffic(work, hardware) + _signal_traffic(work, hardware, hardware.everyone, data=1)
+    multiplying = sum(work.products(hardware, data=1, parts=parts))
+    seconds = multiplying + traffic.seconds
+    return Cost("tensor", held + gradients, held + peak, moment, traffic, multiplying, seconds)
 
 
-def fsdp2(load: Load, cluster: Cluster) -> Cost:
+def fsdp2(work: Workload, hardware: Hardware) -> Cost:
     """An even part of each layer, gathered layer by layer, forward and again backward."""
-    return _fsdp2("fsdp2", load, cluster, parts=1)
+    return _sharded("fsdp2", work, hardware)
 
 
-def fsdp2_tensor(load: Load, cluster: Cluster, parts: int) -> Cost:
+def fsdp2_tensor(work: Workload, hardware: Hardware, *, parts: int) -> Cost:
     """As ``fsdp2`` for ⌈m_k / parts⌉ rows of each layer, which ``parts`` neighbouring processes share."""
-    return _fsdp2("fsdp2+tensor", load, cluster, parts=parts)
+    return _sharded("fsdp2+tensor", work, hardware, parts)
 
 
-def _fsdp2(name: str, load: Load, cluster: Cluster, *, parts: int) -> Cost:
-    ledger, data = Ledger(), cluster.ranks // parts
-    holding = Shards(load, ledger, data=data, parts=parts, gloo=cluster.gloo)
-    run_passes(load, data, holding, ledger, parts=parts, gloo=cluster.gloo)
-    group = cluster.apart(parts)
-    gathers, scatters = Traffic(), Traffic()
-    narrow = 2 if load.half else load.itemsize
-    for size in holding.sizes:
-        gathers += all_gather(size * narrow, group, cluster)
-        scatters += reduce_scatter(size * load.itemsize, group, cluster)
-    forth, back = (traffic.times(load.accumulation) for traffic in (gathers, gathers + scatters))
-    signals = signal_traffic(load, cluster, cluster.beside(parts), data=data)
-    work = products(load, cluster, data=data, parts=parts)
-    if cluster.gloo:
-        seconds = work.total + forth.seconds + back.seconds
+def _sharded(name: str, work: Workload, hardware: Hardware, parts: int | None = None) -> Cost:
+    shares = parts or 1
+    data = hardware.ranks // shares
+    rows = [-(-width // shares) for width in work.widths[1:]]
+    even = [data * -(-m // data) * fan_in for m, fan_in in zip(rows, work.widths, strict=False)]
+    narrow = 2 if work.half else work.itemsize
+    gradients = sum(even) // data * work.itemsize
+    held = gradients * (1 + work.states)
+    moments = _gathered_moments(work, hardware, even, data=data, parts=shares)
+    peak, moment = worst(moments)
+    group, gathers, scatters = hardware.apart(shares), Traffic(), Traffic()
+    for size in even:
+        gathers += all_gather(size * narrow, group, hardware)
+        scatters += reduce_scatter(size * work.itemsize, group, hardware)
+    forth, back = gathers.times(work.accumulation), (gathers + scatters).times(work.accumulation)
+    forward, backward = work.products(hardware, data=data, parts=shares)
+    if hardware.gloo:
+        seconds = forward + backward + forth.seconds + back.seconds
     else:
-        seconds = max(work.forward, forth.seconds) + max(work.backward, back.seconds)
-    last = norms(load, cluster) + signals
-    return cost(name, ledger, last + forth + back, multiplying=work.total, seconds=seconds + last.seconds)
+        seconds = max(forward, forth.seconds) + max(backward, back.seconds)
+    last = direction_traffic(work, hardware)
+    last += _signal_traffic(work, hardware, hardware.beside(shares), data=data)
+    return Cost(
+        name,
+        held + gradients,
+        held + peak,
+        moment,
+        last + forth + back,
+        forward + backward,
+        seconds + last.seconds,
+        parts=parts,
+    )
 
 
-def signal_traffic(load: Load, cluster: Cluster, group: Group, *, data: int) -> Traffic:
+def _gathered_moments(
+    work: Workload, hardware: Hardware, even: list[int], *, data: int, parts: int
+) -> dict[str, float]:
+    """Bytes beside what is held while FSDP2 works on ``even`` numbers a layer.
+
+    In a layer's backward pass there are its gathered weights, the next layer's gathered ahead, its gradient
+    and the input of the last reduce-scatter; then the gradient beside the input of its own. A layer that was
+    computed again stays gathered. gloo copies what it moves.
+    """
+    found, sizes = signals(work, hardware, data=data, parts=parts), work.rows_of_weights(parts)
+    several = data > 1
+    weights = [size * (2 if work.half else work.itemsize) for size in even]
+    reduced = [size * work.itemsize for size in even]
+    moments: dict[str, float] = {"loss": found.loss}
+    for k, size in enumerate(sizes):
+        gradient, own = size * work.signal_size, reduced[k] // data if several else 0
+        again = work.checkpointing and k > found.first[k]
+        opened = sum(weights[found.first[k] : k]) if again else 0
+        ahead = weights[k - 1] if several and k and not again else 0
+        before = reduced[k + 1] if k + 1 < len(sizes) else 0
+        copies = 2 if (hardware.gloo and several) or even[k] > size else 1
+        kept = sum(reduced if work.accumulation > 1 else reduced[k + 1 :]) // data
+        using = weights[k] + ahead + before + max(found.flowing[k] + gradient, ahead * hardware.gloo)
+        reducing = ahead + own + max(gradient + copies * reduced[k], found.copied[k] + reduced[k])
+        moments[f"backward pass, layer {k + 1}"] = found.saved[k] + kept + opened + max(using, reducing)
+    return moments
+
+
+def _signal_traffic(work: Workload, hardware: Hardware, group: Group, *, data: int) -> Traffic:
     """h_1..h_{l−1} and f gathered, the gradients of h_1..h_{l−1} summed and cut, each microbatch."""
-    rows, traffic = load.rows(data), Traffic()
-    for k, width in enumerate(load.widths[1:], start=1):
+    rows, traffic = work.rows(data), Traffic()
+    for k, width in enumerate(work.widths[1:], start=1):
         columns = group.size * -(-width // group.size)
-        size = rows * columns * load.signal_size
-        forth = all_gather(size, group, cluster)
-        if k == load.depth:
+        size = rows * columns * work.signal_size
+        forth = all_gather(size, group, hardware)
+        if k == work.depth:
             traffic += forth
         else:
-            traffic += forth.times(2 if load.checkpointing else 1) + reduce_scatter(size, group, cluster)
-    return traffic.times(load.accumulation)
+            traffic += forth.times(2 if work.checkpointing else 1) + reduce_scatter(size, group, hardware)
+    return traffic.times(work.accumulation)
 
 
-class Shards(Holding):
-    """FSDP2's, over ``data`` processes, of layers cut into ``parts`` before.
-
-    A gathered layer is copied out of the buffer that it came in. Forward, the buffer lives until the next
-    layer is gathered; backward, the next layer's is filled while this one is used. A gradient is copied to
-    the input of its reduce-scatter, which lives until the next one's.
-    """
-
-    def __init__(self, load: Load, ledger: Ledger, *, data: int, parts: int, gloo: bool) -> None:
-        super().__init__(load, ledger, parts=parts)
-        self._data, self._gloo = data, gloo and data > 1
-        self._rows = [-(-rows // parts) for rows in load.widths[1:]]
-        self._even = [rows % data == 0 for rows in self._rows]
-        self.sizes = [
-            data * -(-rows // data) * fan_in for rows, fan_in in zip(self._rows, load.widths, strict=False)
-        ]
-        self._narrow = 2 if load.half else load.itemsize
-        held = sum(self.sizes) // data * load.itemsize
-        ledger.take(WEIGHTS, held)
-        if load.momentum:
-            ledger.take(MOMENTUM, held)
-        self._buffer = self._reducing = 0
-        self._ahead: int | None = None
-        self._open: set[int] = set()
-
-    def enter(self, k: int) -> None:
-        """Gather W_k into a buffer and copy it out."""
-        if k in self._open:
-            return
-        fetched = self._arrived(k)
-        self.ledger.give(BUFFERS, self._buffer)
-        self._copy_out(k)
-        self._buffer = fetched
-
-    def leave(self, k: int, *, again: bool) -> None:
-        """Give W_k up, or the buffer alone: a layer that runs again is the root of a pass of its own."""
-        if again:
-            self.end_forward()
-        else:
-            self._close(k)
-
-    def end_forward(self) -> None:
-        """The last buffer goes."""
-        self.ledger.give(BUFFERS, self._buffer)
-        self._buffer = 0
-
-    def enter_backward(self, k: int) -> None:
-        """Copy W_k out of what was gathered ahead, and gather the next layer ahead."""
-        if k not in self._open:
-            fetched = self._arrived(k)
-            self._copy_out(k)
-            self.ledger.give(BUFFERS, fetched)
-        if k > 1 and k - 1 not in self._open:
-            self._fetch(k - 1)
-            self._ahead = k - 1
-
-    def leave_backward(self, k: int) -> None:
-        """Reduce and scatter."""
-        ledger, load = self.ledger, self.load
-        self._close(k)
-        ledger.give(BUFFERS, self._reducing)
-        self._reducing = self.sizes[k - 1] * load.itemsize
-        ledger.take(BUFFERS, self._reducing)
-        made = self.numbers[k - 1] * load.signal_size
-        if not self._even[k - 1]:
-            ledger.pass_through(BUFFERS, self._reducing)
-        if self._data == 1:
-            ledger.give(GRADIENT, made)
-        own = self._reducing // self._data
-        ledger.take(GRADIENTS, own)
-        if self._gloo:
-            ledger.pass_through(BUFFERS, self._reducing)
-        if self._data > 1:  # a variable of FSDP2's still refers to it
-            ledger.give(GRADIENT, made)
-        if not self.first:
-            ledger.give(GRADIENTS, own)
-
-    def end_backward(self) -> None:
-        """The first layer's, whose input has no gradient, and the last buffer."""
-        self.leave_backward(1)
-        self.ledger.give(BUFFERS, self._reducing)
-        self._reducing = 0
-
-    def _arrived(self, k: int) -> int:
-        """Bytes of the buffer that W_k is in, filled now unless it was before."""
-        if self._ahead != k:
-            return self._fetch(k)
-        self._ahead = None
-        return self._buffer_bytes(k)
-
-    def _buffer_bytes(self, k: int) -> int:
-        return 0 if self._data == 1 else self.sizes[k - 1] * self._narrow
-
-    def _fetch(self, k: int) -> int:
-        """Fill a buffer with W_k; its bytes. One process needs none."""
-        count = self._buffer_bytes(k)
-        if not count:
-            return 0
-        if self.load.half:
-            self.ledger.take(BUFFERS, count // self._data)
-        self.ledger.take(BUFFERS, count)
-        if self._gloo:
-            self.ledger.pass_through(BUFFERS, count)
-        if self.load.half:
-            self.ledger.give(BUFFERS, count // self._data)
-        return count
-
-    def _copy_out(self, k: int) -> None:
-        self.ledger.take(GATHERED, self.sizes[k - 1] * self._narrow)
-        self._open.add(k)
-
-    def _close(self, k: int) -> None:
-        if k in self._open:
-            self._open.remove(k)
-            self.ledger.give(GATHERED, self.sizes[k - 1] * self._narrow)
+def rows_fused(work: Workload, hardware: Hardware) -> Cost:
+    """Fused steps on rows of each weight: all samples on every process, and only signals move."""
+    ranks, everyone, size = hardware.ranks, hardware.everyone, work.itemsize
+    held = size * sum(work.rows_of_weights(ranks)) * (1 + work.states)
+    peak, moment = fused_peak(work, hardware, work.batch, parts=ranks, factors=[False] * work.depth)
+    traffic = all_reduce(8, everyone, hardware).times(work.depth)
+    for k, width in enumerate(work.widths[1:]):
+        traffic += all_gather(work.batch * ranks * -(-width // ranks) * size, everyone, hardware)
+        if k:
+            traffic += all_reduce(work.batch * work.widths[k] * size, everyone, hardware)
+    multiplying = sum(
+        hardware.product((3 if k else 2) * work.batch / ranks, size_) for k, size_ in enumerate(work.sizes)
+    )
+    return Cost(
+        "fsdp2", held, held + peak, moment, traffic, multiplying, multiplying + traffic.seconds, fused=True
+    )

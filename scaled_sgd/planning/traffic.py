@@ -8,7 +8,7 @@ that. Ring and hierarchical algorithms send the same.
 import math
 from dataclasses import dataclass
 
-from scaled_sgd.planning.cluster import Cluster, Group
+from scaled_sgd.planning.hardware import Group, Hardware
 
 
 @dataclass(frozen=True)
@@ -47,27 +47,27 @@ class Traffic:
         )
 
 
-def all_gather(total: float, group: Group, cluster: Cluster) -> Traffic:
+def all_gather(total: float, group: Group, hardware: Hardware) -> Traffic:
     """Everyone gets the ``total`` bytes of which each has an even part: sends (g − 1)/g of them."""
-    return _ring(total, group, cluster, passes=1)
+    return _ring(total, group, hardware, passes=1)
 
 
-def reduce_scatter(total: float, group: Group, cluster: Cluster) -> Traffic:
+def reduce_scatter(total: float, group: Group, hardware: Hardware) -> Traffic:
     """Everyone gets an even part of the sum of ``total`` bytes: sends (g − 1)/g of them; gloo twice that."""
-    return _ring(total, group, cluster, passes=2 if cluster.gloo else 1)
+    return _ring(total, group, hardware, passes=2 if hardware.gloo else 1)
 
 
-def all_reduce(total: float, group: Group, cluster: Cluster) -> Traffic:
+def all_reduce(total: float, group: Group, hardware: Hardware) -> Traffic:
     """Everyone gets the sum of ``total`` bytes: sends 2 (g − 1)/g of them."""
-    return _ring(total, group, cluster, passes=2)
+    return _ring(total, group, hardware, passes=2)
 
 
-def _ring(total: float, group: Group, cluster: Cluster, *, passes: int) -> Traffic:
+def _ring(total: float, group: Group, hardware: Hardware, *, passes: int) -> Traffic:
     if group.size == 1:
         return Traffic()
     sent = passes * (group.size - 1) / group.size * total
     across = sent / group.neighbours if group.size > group.neighbours else 0.0
     inside = sent - across
     # Libraries take trees where messages are short, so that latency grows with the logarithm.
-    waiting = passes * math.ceil(math.log2(group.size)) * cluster.latency
-    return Traffic(inside, across, 1, waiting + max(inside / cluster.inside, across / cluster.across))
+    waiting = passes * math.ceil(math.log2(group.size)) * hardware.latency
+    return Traffic(inside, across, 1, waiting + max(inside / hardware.inside, across / hardware.across))

@@ -50,6 +50,7 @@ class DepthwiseScaling:
 
     Attributes:
         statistics: of the last step, None where nothing was measured.
+        factor: () multiplies the direction of the next step, such as a clip factor; None: 1.
         squares: measures ‖G_k‖_F² (l,) at a step; of the gradients' shards unless replaced.
 
     Raises:
@@ -76,6 +77,7 @@ class DepthwiseScaling:
         self._scales: Tensor | None = None
         self._elsewhere = self._wanted = False
         self.statistics: Statistics | None = None
+        self.factor: Tensor | None = None
         self.squares: Callable[[], Tensor] = self._gradient_squares
         self._optimizer: Optimizer | None = None
         self._handles: list[RemovableHandle] = []
@@ -105,7 +107,7 @@ class DepthwiseScaling:
         self._norms.overlap = value
 
     def update(self) -> Tensor:
-        """Reduce this step's sums over the ranks, compute ξ (l,) and start new sums. Collective.
+        """ξ (l,) of this step's sums over the ranks, times ``factor``; new sums start. Collective.
 
         Raises:
             UserError: no backward pass has run since the last step.
@@ -126,7 +128,10 @@ class DepthwiseScaling:
             self._wanted = False
             self._measure()
         self._norms.reset()
-        return self.scales
+        if self.factor is None:
+            return self.scales
+        factor, self.factor = self.factor, None
+        return self.scales * factor
 
     def direction(self, statistics: Statistics) -> Direction:
         """K of the layers that ``statistics`` is of: what a step with it takes, frozen where static."""
@@ -260,7 +265,7 @@ class DepthwiseScaling:
         return args, {**kwargs, "closure": scaled_closure}
 
     def _scale_gradients(self) -> None:
-        if self.rule == "none":
+        if self.rule == "none" and self.factor is None and not self._wanted:
             return
         if not self._norms.seen and all(p.grad is None for layer in self.layers for p in layer.parameters):
             return

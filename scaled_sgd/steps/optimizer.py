@@ -32,9 +32,6 @@ class ScaledSGD(Optimizer):
         process_group: the ranks that share the global minibatch.
         grad_scaler: a ``torch.amp.GradScaler`` in use.
 
-    Attributes:
-        factor: () multiplies the direction of the next step, such as a clip factor; 1 when None.
-
     Raises:
         UserError: a negative or non-finite number, an unknown rule, or a model that does not fit.
     """
@@ -59,7 +56,6 @@ class ScaledSGD(Optimizer):
         )
         placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
         self._layer_of = [k for k, _ in placed]
-        self.factor: Tensor | None = None
         super().__init__(
             [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
@@ -77,8 +73,6 @@ class ScaledSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         scales = self.scaling.update()
-        if self.factor is not None:
-            scales, self.factor = scales * self.factor, None
         # A number on a CPU, else a tensor (), for which nothing waits.
         numbers: list[Number] = scales.tolist() if scales.device.type == "cpu" else list(scales.unbind())
         group = self.param_groups[0]

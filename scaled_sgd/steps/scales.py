@@ -12,10 +12,12 @@ def resolve_scales(scales: str | Tensor | None, batch: Minibatch) -> Tensor:
     """ξ (l,): ones for None, the rule's for its name, or the given tensor.
 
     Raises:
-        UserError: an unknown rule, or a tensor of another shape or with negative entries.
+        UserError: an unknown rule or one of matrices, or a tensor of another shape or with negative entries.
     """
     partition = batch.partition
     if isinstance(scales, str):
+        if not RULES[scales].scalar:
+            raise UserError(f"scales: {scales!r} has no number a layer; allowed: a rule that has")
         return RULES[scales](batch.statistics).numbers.to(partition.dtype)
     return given_scales(scales, partition.depth, dtype=partition.dtype, device=partition.device)
 

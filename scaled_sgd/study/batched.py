@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.grid.identity import deciding
-from scaled_sgd.study.small import find_device, small_session, stepper_of
+from scaled_sgd.study.small import OneProcess, find_device, small_session, stepper_of
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
@@ -73,6 +74,7 @@ class Together:
         self._step = StackedStep(stack, configs, first.loss, self._watch)
         rates = [[session.schedule(step) for session in sessions] for step in range(first.steps)]
         self._rates = torch.tensor(rates, dtype=torch.float64, device=device)
+        self._lend_velocities()
 
     def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
         """A step of each run on its minibatch, without a wait for the device."""
@@ -98,6 +100,13 @@ class Together:
         self._step.keep(rows)
         self._sessions = [self._sessions[row] for row in rows]
         self._rates = self._rates[:, list(rows)]
+        self._lend_velocities()
+
+    def _lend_velocities(self) -> None:
+        """Have every run's diagnostics look at its part of the stack's momentum."""
+        for row, session in enumerate(self._sessions):
+            assert isinstance(session.strategy, OneProcess)
+            session.strategy.lent = partial(self._step.velocity, row)
 
 
 def together(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.study.batched import Together
 from scaled_sgd.study.record import Record
 from scaled_sgd.study.small import small_session, stepper_of
@@ -46,6 +47,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
 
 _SUITED: dict[str, tuple[object, ...]] = {
     "data.streaming": (False,),
+    "optim.optimizer": tuple(one.name for one in OPTIMIZERS.entries if one.stacked),
     "run.precision": ("no",),
     "run.processes": (1,),
     "run.resume": ("no",),

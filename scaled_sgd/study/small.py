@@ -1,5 +1,6 @@
 """Small runs: what a configuration trains on this process, without launcher, autograd and optimizer."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.metrics import built_in_metrics
-from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.parallel.machine import host_memory
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
@@ -27,13 +28,18 @@ _PLACED_BYTES = 2**30
 
 
 class OneProcess(FusedStrategy):
-    """``ddp`` on this process only, whatever world it is in, without an optimizer object."""
+    """``ddp`` on this process only, whatever world it is in, without an optimizer object.
+
+    Attributes:
+        lent: v_k by k of the stack that this network is in; None where it steps by itself.
+    """
 
     name = "ddp"
 
     def __init__(self, network: HomogeneousMLP, scaling: DepthwiseScaling) -> None:
         self.network = self.module = network
         self.scaling = scaling.measure_elsewhere()
+        self.lent: Callable[[int], Tensor | None] | None = None
         self.shards = ()
         self.data = self.tensor = Ranks.alone()
         self._velocities: dict[int, Tensor] = {}
@@ -43,6 +49,10 @@ class OneProcess(FusedStrategy):
         if k not in self._velocities:
             self._velocities[k] = torch.zeros_like(self.network.scaled_layers[k - 1].weight)
         return self._velocities[k]
+
+    def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
+        """v_k, whole."""
+        return self.lent or self.velocity
 
 
 def small_session(config: Config, data: Data) -> Session:
@@ -56,7 +66,10 @@ def small_session(config: Config, data: Data) -> Session:
     network = network_of(config, data.in_features, data.out_features, device=device)
     scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
     metrics = built_in_metrics(config.run.metrics or [], data.task)
-    return Session(config, _place(data, device, config.model.dtype), OneProcess(network, scaling), metrics)
+    session = Session(config, _place(data, device, config.model.dtype), OneProcess(network, scaling), metrics)
+    if session.observer is not None:
+        session.observer.say = lambda line: None
+    return session
 
 
 def stepper_of(session: Session) -> OneNetwork:

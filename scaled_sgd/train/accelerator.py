@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import launcher, zero_weights
-from scaled_sgd.planning.choice import ZERO
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.train.resolution import check_launched
 from scaled_sgd.train.strategies.launched import is_set, world_of
 
@@ -117,7 +117,8 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     in silence: clip, optimise or split the batch in its own way.
     """
     launched = is_set("ACCELERATE_USE_DEEPSPEED")
-    stage = ZERO.get(config.sharding.strategy)
+    name = config.sharding.strategy
+    stage = STRATEGIES[name].zero_stage if name in STRATEGIES else None
     if stage is None and not launched:
         return None
     if importlib.util.find_spec("deepspeed") is None:

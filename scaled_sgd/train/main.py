@@ -106,6 +106,12 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
     os._exit(LOST_STATUS)
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory could not be allocated; torch has a class of its own for that on GPUs only."""
+    signs = ("allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a run as an interrupt from the keyboard does."""
 
@@ -115,7 +121,19 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 
 def train(config: Config, accelerator: Accelerator) -> str | None:
-    """Run to the end; the text of the summary on the main process, None elsewhere."""
-    trainer = Trainer(config, accelerator)
-    summary = trainer.run()
+    """Run to the end; the text of the summary on the main process, None elsewhere.
+
+    Raises:
+        UserError: what :class:`Trainer` refuses, or memory that is not there.
+    """
+    try:
+        trainer = Trainer(config, accelerator)
+        summary = trainer.run()
+    except (RuntimeError, MemoryError) as error:
+        if _out_of_memory(error):
+            raise UserError(
+                f"memory: {str(error).splitlines()[0]}; allowed: smaller model.base_width or "
+                "optim.batch_size, or more processes with another sharding.strategy"
+            ) from error
+        raise
     return None if trainer.directory is None else summary_text(summary, str(trainer.directory.path))

@@ -1,5 +1,6 @@
 """What the data and the launch decide of a configuration."""
 
+import sys
 from dataclasses import replace
 from typing import Literal
 
@@ -7,8 +8,10 @@ from scaled_sgd.config import Config
 from scaled_sgd.config.combinations import check_combinations, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
-from scaled_sgd.planning import Load
-from scaled_sgd.planning.choice import NATIVE, World, choose, predicted
+from scaled_sgd.parallel.launcher import rank
+from scaled_sgd.planning import Workload
+from scaled_sgd.planning.choice import World, choose
+from scaled_sgd.planning.memory import memory_warning
 
 _DEFAULT_EPOCHS = 20.0
 
@@ -17,7 +20,7 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     """The configuration with loss, steps, strategy, evaluation interval and metrics filled in.
 
     Raises:
-        UserError: the configuration does not fit the data or the launch, or the network not the memory.
+        UserError: the configuration does not fit the data or the launch.
     """
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
     steps = _steps(config, per_epoch)
@@ -67,51 +70,25 @@ def check_launched(config: Config, world: World) -> None:
 
 
 def _with_layout(config: Config, data: Data, world: World) -> Config:
-    """The strategy and the update; refuses a network or a minibatch whose steps exceed a process's memory.
+    """The strategy and the update; says on the first rank where a step may exceed a process's memory.
 
     Args:
         config: whose loss is resolved.
         data: as loaded.
         world: as launched.
     """
-    load = Load.of(config, data.in_features, data.out_features)
-    if config.diagnostics.every and config.diagnostics.k > load.weights:
+    work = Workload.of(config, data.in_features, data.out_features)
+    if config.diagnostics.every and config.diagnostics.k > work.weights:
         raise UserError(
             f"diagnostics.k: {config.diagnostics.k} is not usable; allowed: integers from 1 to the "
-            f"{load.weights:,} weights"
+            f"{work.weights:,} weights"
         )
-    config = replace(config, sharding=choose(config, world, load))
+    config = replace(config, sharding=choose(config, world, work))
     if world.launched_half and config.optim.update == "auto":
         config = replace(config, optim=replace(config.optim, update="autograd"))
     config = with_update(config)
     check_combinations(config)
-    _check_memory(config, world, load)
+    warning = memory_warning(config, world, work)
+    if warning is not None and rank() == 0:
+        print(warning, file=sys.stderr, flush=True)
     return config
-
-
-def _check_memory(config: Config, world: World, load: Load) -> None:
-    """Refuse steps that are predicted to take more than a process may."""
-    strategy = config.sharding.strategy
-    cost = predicted(strategy, config, world, load)
-    if cost.peak_bytes <= world.memory:
-        return
-    others = [
-        name
-        for name in NATIVE
-        if name not in (strategy, "fsdp2+tensor")
-        and predicted(name, config, world, load).peak_bytes <= world.memory
-    ]
-    allowed = f"allowed here: at most {_gib(world.memory)}"
-    if others and world.size > 1 and world.launched is None:
-        allowed += f", or sharding.strategy {others[0]}"
-    needed = f"{_gib(cost.peak_bytes)} a process in a step under {strategy}"
-    if cost.held_bytes > world.memory:
-        raise UserError(
-            f"model.base_width: {config.model.base_width} gives {load.weights:,} weights, {needed}; {allowed}"
-        )
-    raise UserError(f"optim.batch_size: {config.optim.batch_size} takes {needed}; {allowed}")
-
-
-def _gib(count: float) -> str:
-    """Bytes in GiB, in two digits where few."""
-    return f"{count / 2**30:,.0f} GiB" if count >= 10 * 2**30 else f"{count / 2**30:.2g} GiB"

@@ -15,14 +15,16 @@ from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
 from scaled_sgd.runs.records import versions
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.interrupts import Wish
 from scaled_sgd.train.resuming import data_facts
 from scaled_sgd.train.snapshot import (
     Progressed,
+    counts,
     observer_state,
-    observer_tensors,
     pieces,
     random_states,
+    restore_counts,
     restore_pieces,
     restore_random_states,
 )
@@ -64,6 +66,7 @@ class Saver:
     ) -> None:
         self._config, self._data, self._strategy = config, data, strategy
         self._observer, self._grad_scaler = observer, grad_scaler
+        self._optimizer = OPTIMIZERS[config.optim.optimizer]
         self._saved_at = time.monotonic()
 
     def wish(self) -> Wish:
@@ -112,7 +115,8 @@ class Saver:
             UserError: it is of another network.
         """
         state = checkpoint.state
-        restore_pieces(self._strategy, checkpoint, momentum=self._config.optim.momentum > 0)
+        restore_pieces(self._strategy, checkpoint, kept=self._optimizer.kept(self._config.optim))
+        restore_counts(self._strategy, state.get("optimizer", {}))
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]
@@ -141,7 +145,7 @@ class Saver:
         return data_facts(self._data)
 
     def _observed(self) -> dict[str, torch.Tensor]:
-        return {} if self._observer is None else observer_tensors(self._observer.state_dict())
+        return {} if self._observer is None else self._observer.state_dict()
 
     def _state(self, progressed: Progressed) -> dict[str, Any]:
         scaling = self._strategy.scaling.state_dict()
@@ -154,6 +158,7 @@ class Saver:
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
+            "optimizer": counts(self._strategy, self._optimizer.counts),
             "versions": versions(),
         }
 

@@ -16,7 +16,7 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.agreement import on_first_rank
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
-from scaled_sgd.train.steps import effective_rate
+from scaled_sgd.train.steps import step_taken
 from scaled_sgd.train.strategies import Strategy
 
 
@@ -83,9 +83,9 @@ class Session:
         minibatch = Minibatch(
             self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
         )
-        scales = self.strategy.scaling.direction(minibatch.statistics).numbers
-        rate = effective_rate(minibatch, lr, self.config.optim)
-        return self.observer.measure(minibatch, scales=scales, lr=rate)
+        velocity = self.strategy.velocity_rows(minibatch.partition)
+        taken = step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
+        return self.observer.measure(minibatch, taken)
 
     def train_loss(self) -> float | None:
         """Mean loss over all training samples; None where they stream. Collective."""

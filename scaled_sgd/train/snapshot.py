@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch
+from scaled_sgd.diagnostics.observer import fits_any_world
 from scaled_sgd.runs.checkpoint import Checkpoint, Piece
 from scaled_sgd.train.strategies import Strategy
-from scaled_sgd.train.strategies.shards import Kind, Read
+from scaled_sgd.train.strategies.shards import Read
 
 
 @dataclass
@@ -53,25 +54,31 @@ class Progressed:
 
 
 def pieces(strategy: Strategy) -> list[Piece]:
-    """This process's numbers of every weight and momentum."""
+    """This process's numbers of every weight, and of what the optimizer keeps of it."""
     return [
         Piece(f"{kind}.{shard.k}", shard.shape, shard.start, values)
-        for kind in get_args(Kind)
+        for kind in ("weight", *strategy.kept)
         for shard in strategy.shards
         if (values := shard.values(kind)) is not None
     ]
 
 
-def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool) -> None:
-    """Fill every weight, and momentum where there is one; each process reads what it holds, nothing moves.
+def counts(strategy: Strategy, names: Sequence[str]) -> dict[str, float]:
+    """Numbers that the optimizer keeps, the same for all weights."""
+    states = [state for state in strategy.optimizer.state.values() if isinstance(state, dict)]
+    return {name: float(states[0][name]) for name in names if states and name in states[0]}
+
+
+def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, kept: Sequence[str]) -> None:
+    """Fill every weight, and what the optimizer keeps of it; each process reads what it holds, nothing moves.
 
     Raises:
         UserError: the checkpoint is of another network.
     """
     for shard in strategy.shards:
-        for kind in get_args(Kind):
+        for kind in ("weight", *kept):
             name = f"{kind}.{shard.k}"
-            if kind == "momentum" and not (momentum and name in checkpoint.names):
+            if kind != "weight" and name not in checkpoint.names:
                 continue
             if checkpoint.shape(name) != shard.shape:
                 raise UserError(
@@ -79,6 +86,13 @@ def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, momentum: bool
                     f"allowed: {shard.shape}"
                 )
             shard.fill(kind, _reader(checkpoint, name))
+
+
+def restore_counts(strategy: Strategy, found: Mapping[str, float]) -> None:
+    """Take up :func:`counts`."""
+    for layer in strategy.network.scaled_layers:
+        for name, value in found.items():
+            strategy.optimizer.state[layer.weight][name] = torch.tensor(value)
 
 
 def _reader(checkpoint: Checkpoint, name: str) -> Read:
@@ -115,35 +129,10 @@ def restore_random_states(states: Mapping[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["random.cuda"])
 
 
-_LISTS = {"kernel": "first_kernels", "preactivation": "first_preactivations"}
-"""What an observer keeps of its first call, one tensor a layer: names in checkpoints, and in its state."""
-
-
-def observer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """An observer's state as tensors by name: start vectors, first kernels and preactivations."""
-    found = {f"start.{name}": vectors for name, vectors in state["starts"].items()}
-    for name, key in _LISTS.items():
-        layers: Sequence[Tensor] = state[key] or []
-        found |= {f"{name}.{k}": layer for k, layer in enumerate(layers, start=1)}
-    return found
-
-
-def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Any]:
-    """Back from :func:`observer_tensors`; without start vectors, which fit one world, unless ``starts``."""
-
-    def named(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor.to(device)
-            for name, tensor in tensors.items()
-            if name.startswith(prefix)
-        }
-
-    state: dict[str, Any] = {"starts": named("start.")}
-    for name, key in _LISTS.items():
-        layers = sorted(named(f"{name}.").items(), key=lambda item: int(item[0]))
-        state[key] = [layer for _, layer in layers] or None
-    # An observer of an earlier version did not keep them: changes since then are not known.
-    state["knows_first"] = state["first_preactivations"] is not None or not (
-        state["starts"] or state["first_kernels"]
-    )
-    return state if starts else state | {"starts": {}}
+def observer_state(tensors: Mapping[str, Tensor], device: torch.device, *, starts: bool) -> dict[str, Tensor]:
+    """What of a process's stored tensors is an observer's; without what fits one world, unless ``starts``."""
+    return {
+        name: tensor.to(device)
+        for name, tensor in tensors.items()
+        if not name.startswith("random.") and (starts or fits_any_world(name))
+    }

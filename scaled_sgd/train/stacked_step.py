@@ -64,6 +64,10 @@ class StackedStep:
         self._velocities = [v.index_select(0, index) for v in self._velocities]
         self._watch.keep(index)
 
+    def velocity(self, row: int, k: int) -> Tensor | None:
+        """v_k of one network, None without momentum."""
+        return self._velocities[k - 1][row] if self._velocities else None
+
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: Tensor, *, measure: bool) -> Taken:
         """One step of every network, without a wait for the device.
 

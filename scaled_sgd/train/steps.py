@@ -1,5 +1,6 @@
 """A step of a run: by autograd under any strategy, fused where no gradient is wanted, or of a stack."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
@@ -48,12 +51,29 @@ def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: Diverge
     return AutogradStep(strategy, optim, loss)
 
 
-def effective_rate(minibatch: Minibatch, lr: float, optim: OptimConfig) -> float:
-    """η times what clipping or normalising makes of the direction of ``minibatch``."""
-    if not optim.limits_gradient:
-        return lr
-    norm = minibatch.statistics.gradient_squares.sum().sqrt()
-    return lr * float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+def step_taken(
+    minibatch: Minibatch,
+    lr: float,
+    optim: OptimConfig,
+    scaling: DepthwiseScaling,
+    velocity: Callable[[int], Tensor | None],
+) -> StepTaken:
+    """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
+
+    ``velocity`` gives this process's rows of v_k before the step.
+    """
+    factor = 1.0
+    if optim.limits_gradient:
+        norm = minibatch.statistics.gradient_squares.sum().sqrt()
+        factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+    return StepTaken(
+        scaling.direction(minibatch.statistics),
+        lr,
+        factor=factor,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        velocity=velocity,
+    )
 
 
 class AutogradStep:

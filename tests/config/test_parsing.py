@@ -49,8 +49,7 @@ def test_a_mistake_in_a_dictionary_gets_one_line(values):
         from_dict(values)
 
 
-def test_every_key_says_what_it_does(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_every_key_says_what_it_does(capsys):
     with pytest.raises(SystemExit) as leaving:
         parse(["--help"])
     assert leaving.value.code == 0

@@ -10,7 +10,7 @@ from scaled_sgd.diagnostics import (
     sharpness,
     spectral_density,
 )
-from scaled_sgd.diagnostics.generic import GenericSpace
+from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from tests.oracles import full_hessian, make_problem, to_flat
 
 

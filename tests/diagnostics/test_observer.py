@@ -1,12 +1,21 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from scaled_sgd import HomogeneousMLP, ScaledSGD
 from scaled_sgd.config import DiagnosticsConfig
-from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics import Minibatch, hidden_features
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.train.main import main
 from tests.oracles import Problem, full_hessian
 
@@ -37,10 +46,11 @@ def test_the_predicted_loss_is_that_of_the_step_to_fourth_order():
     for lr in (0.02, 0.01):
         model, x, y = problem()
         optimizer = ScaledSGD(model, lr)
-        observer = Observer(DiagnosticsConfig(every=1), model, x, y, loss="cross_entropy")
+        config = DiagnosticsConfig(every=1, sharpness=False, ranks=False)
+        observer = Observer(config, model, x, y, loss="cross_entropy")
         minibatch = Minibatch(model, x, y, loss="cross_entropy")
-        scales = optimizer.scaling.direction(minibatch.statistics).numbers
-        predicted = observer.measure_step(minibatch, scales=scales, lr=lr)["predicted_loss"]
+        direction = optimizer.scaling.direction(minibatch.statistics)
+        predicted = observer.measure(minibatch, StepTaken(direction, lr))["predicted_loss"]
         cross_entropy(model(x), y).backward()
         optimizer.step()
         errors.append(abs(cross_entropy(model(x), y).item() - predicted))
@@ -52,17 +62,174 @@ def test_the_probe_gives_the_eigenvalues_of_the_hessian_and_starts_from_the_last
     config = DiagnosticsConfig(every=1, k=2, tolerance=1e-9)
     observer = Observer(config, model, x, y, loss="cross_entropy")
     scales = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
-    row = observer.measure_probe(scales=scales, lr=0.7)
+    minibatch = Minibatch(model, x, y, loss="cross_entropy")
+    row = observer.measure(minibatch, StepTaken(Direction(scales), 0.7))
     problem_here = Problem(model, x, y, "cross_entropy")
     plain = torch.linalg.eigvalsh(full_hessian(problem_here))[-2:].flip(0)
     scaled = torch.linalg.eigvalsh(full_hessian(problem_here, scales))[-2:].flip(0)
     assert row["eigenvalues"] == pytest.approx(plain.tolist(), rel=1e-7)
     assert row["preconditioned_eigenvalues"] == pytest.approx(scaled.tolist(), rel=1e-7)
     assert row["edge_ratio"] == pytest.approx(0.35 * scaled[0].item(), rel=1e-7)
+    assert row["edge"] == pytest.approx(2 / 0.7)
     assert row["features"]["drift"] == [0.0, 0.0, 0.0]
+    assert row["preactivation_change"] == [0.0, 0.0, 0.0, 0.0]
     again = Observer(config, model, x, y, loss="cross_entropy")
     again.load_state_dict(observer.state_dict())
-    assert again.measure_probe(scales=scales, lr=0.7) == observer.measure_probe(scales=scales, lr=0.7)
+    taken = StepTaken(Direction(scales), 0.7)
+    assert again.measure(minibatch, taken) == observer.measure(minibatch, taken)
+
+
+def observed(config, lr=0.5, direction=None, *, rows=1, say=None, state=None):
+    """The observer and its rows before some steps of plain SGD."""
+    model, x, y = problem()
+    observer = Observer(config, model, x, y, loss="cross_entropy", say=say)
+    if state is not None:
+        observer.load_state_dict(state)
+    found = []
+    for _ in range(rows):
+        minibatch = Minibatch(model, x, y, loss="cross_entropy")
+        ones = torch.ones(4, dtype=torch.float64)
+        found.append(observer.measure(minibatch, StepTaken(direction or Direction(ones), lr)))
+        model.zero_grad()
+        cross_entropy(model(x), y).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= lr * p.grad
+    return observer, found
+
+
+def test_one_search_serves_both_sharpnesses_where_all_scales_are_one():
+    _, (row,) = observed(DiagnosticsConfig(every=1))
+    assert row["sharpness"] == row["preconditioned_sharpness"]
+    assert row["sharpness_residuals"][0] == row["sharpness_residuals"][1]
+
+
+def test_what_a_matrix_direction_does_not_define_is_null_and_said_once():
+    said = []
+    K = torch.eye(9, dtype=torch.float64)
+    direction = Direction(torch.ones(4, dtype=torch.float64), [K] * 4)
+    _, rows = observed(DiagnosticsConfig(every=1, k=2), direction=direction, rows=2, say=said.append)
+    _, plain = observed(DiagnosticsConfig(every=1, k=2), rows=2)
+    for row, same in zip(rows, plain, strict=True):
+        absent = ("preconditioned_sharpness", "preconditioned_eigenvalues", "edge_ratio", "edge")
+        assert [row[name] for name in absent] == [None] * 4
+        assert row["taylor"] == pytest.approx(same["taylor"], rel=1e-12)
+        assert row["directional_edge_ratio"] == pytest.approx(same["directional_edge_ratio"], rel=1e-12)
+        assert row.keys() == same.keys()
+    assert len([line for line in said if line.startswith("preconditioned_sharpness, edge_ratio: null")]) == 1
+
+
+@pytest.mark.parametrize("samples", [9, 30])
+def test_drift_is_that_of_kernels_whichever_side_is_smaller(samples):
+    model = HomogeneousMLP(6, 3, depth=4, base_width=3, activation="abs", seed=0, dtype=torch.float64)
+    x = torch.randn(samples, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = torch.arange(samples) % 3
+    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False)
+    observer = Observer(config, model, x, y, loss="cross_entropy")
+    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
+
+    def measure():
+        return observer.measure(Minibatch(model, x, y, loss="cross_entropy"), taken)["features"]
+
+    first = hidden_features(model, x)
+    assert measure()["drift"] == [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2), dtype=p.dtype)
+    found, now = measure(), hidden_features(model, x)
+    drift = [
+        float((H @ H.T - H_0 @ H_0.T).norm() / (H_0 @ H_0.T).norm())
+        for H, H_0 in zip(now, first, strict=True)
+    ]
+    assert found["drift"] == pytest.approx(drift, rel=1e-12)
+    stable = [float(torch.linalg.svdvals(H).square().sum() / torch.linalg.svdvals(H)[0] ** 2) for H in now]
+    assert found["stable"] == pytest.approx(stable, rel=1e-10)
+
+
+def test_state_that_earlier_versions_stored_is_taken_up():
+    """It named start vectors and kernels without the quantity that they are of."""
+    config = DiagnosticsConfig(every=1)
+    before, _ = observed(config)
+    old = {
+        name.removeprefix("sharpness.").removeprefix("ranks."): tensor
+        for name, tensor in before.state_dict().items()
+        if not name.startswith("change.")
+    }
+    assert {"start.plain", "start.scaled"} <= old.keys()
+    old |= {f"kernel.{k}": torch.eye(9, dtype=torch.float64) * k for k in (1, 2, 3)}
+    after, (row,) = observed(config, state=old)
+    model, x, _ = problem()
+    for k, (H, drift) in enumerate(zip(hidden_features(model, x), row["features"]["drift"], strict=True), 1):
+        away = torch.eye(9, dtype=torch.float64) * k
+        assert drift == pytest.approx(float((H @ H.T - away).norm() / away.norm()), rel=1e-12)
+    assert {"sharpness.start.plain", "ranks.kernel.1"} <= after.state_dict().keys()
+
+
+class Calls:
+    """A toy quantity: how often it was measured, and the loss it saw."""
+
+    def __init__(self, config):
+        self.calls = torch.zeros(())
+
+    def measure(self, context):
+        self.calls += 1
+        loss = context.probe.first.loss.value(context.probe.first.f, context.probe.y).mean()
+        return {"calls": float(self.calls), "probe_loss": float(loss)}
+
+    def state_dict(self):
+        return {"count": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state.get("count", self.calls)
+
+
+def test_a_quantity_from_outside_is_measured_and_keeps_its_state_where_it_is_named():
+    columns = (Column("calls", "times"), Column("probe_loss", "mean loss of the probe, nats"))
+    QUANTITIES.add("calls", Measured(Calls, "calls", columns, ("probe",), cost=0, source="none"))
+    try:
+        config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False)
+        assert "calls" not in observed(config)[1][0]
+        config.quantities = ["calls"]
+        observer, rows = observed(config, rows=2)
+        assert [row["calls"] for row in rows] == [1, 2]
+        model, x, y = problem()
+        assert rows[0]["probe_loss"] == pytest.approx(cross_entropy(model(x), y).item())
+        _, (row,) = observed(config, state=observer.state_dict())
+        assert row["calls"] == 3
+    finally:
+        QUANTITIES.remove("calls")
+    with pytest.raises(UserError, match=r"^diagnostics\.quantities: 'calls' is unknown; allowed: taylor, "):
+        observed(config)
+
+
+def test_a_run_takes_a_quantity_from_outside_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    QUANTITIES.add("calls", Measured(Calls, "calls", (Column("calls", "times"),), ("probe",), 0, "none"))
+    options = ["--model.depth=3", "--model.base_width=4", "--optim.steps=4", "--diagnostics.every=2"]
+    options += ["--diagnostics.sharpness=false", "--diagnostics.quantities=[calls]", "--run.name=toy"]
+    try:
+        assert main([*options, "--checkpoint.at_end=true"]) == 0
+    finally:
+        QUANTITIES.remove("calls")
+    rows = list(read_metrics("runs/toy/metrics.jsonl"))
+    assert [row["calls"] for row in rows if "calls" in row] == [1, 2]
+    checkpoint = open_checkpoint(Path("runs/toy/checkpoints/step-4"))
+    assert float(checkpoint.private(0)["calls.count"]) == 2
+    assert main([*options, "--run.name=missing"]) == 2
+    assert "error: diagnostics.quantities: 'calls' is not usable; allowed: taylor," in capsys.readouterr().err
+
+
+def test_rows_have_the_columns_that_the_registry_names():
+    _, (row,) = observed(DiagnosticsConfig(every=1, k=2))
+    named = {column.name for entry in QUANTITIES.entries for column in entry.columns}
+    nested = (f"{key}.{name}" for key, value in row.items() if isinstance(value, dict) for name in value)
+    assert {*nested, *(key for key in row if not isinstance(row[key], dict))} == named
+
+
+@pytest.mark.slow
+def test_reading_the_registry_needs_no_torch():
+    code = "import sys, scaled_sgd.diagnostics.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_run_records_diagnostics_at_their_steps_and_none_when_they_are_off(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from scaled_sgd.config import DiagnosticsConfig, flat
 from scaled_sgd.diagnostics import (
     gradient_soft_ranks,
     hessian_trace,
@@ -21,8 +22,12 @@ from scaled_sgd.diagnostics import (
     tangent_kernel,
     taylor_coefficients,
 )
-from scaled_sgd.diagnostics.sample_space import SampleSpace, choose_space
+from scaled_sgd.diagnostics.directions import direction_norms
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.operators.samples import SampleSpace, choose_space
+from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.signals import Minibatch
 from tests.oracles import Problem, make_problem
 from tests.processes import run_processes
@@ -82,6 +87,12 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         "trace": hessian_trace(model, x, y, loss=loss, scales="norm").layers,
         "kernel": tangent_kernel(model, x),
         "features": torch.cat(hidden_features(model, x), dim=1),
+        "along matrices": along(model, x, y, loss, matrices()),
+        "along tensors": along(model, x, y, loss, vectors),
+        "along own rows": along(model, x, y, loss, own_rows(model, vectors)),
+        "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
+        "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
+        "observed": observed(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -93,6 +104,42 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
             [partition.gather(V.T, k).reshape(-1) for k, V in rows]
         ).abs()
     return found
+
+
+def matrices() -> Direction:
+    generator = torch.Generator().manual_seed(6)
+    K = torch.randn(4, 9, 9, generator=generator, dtype=torch.float64)
+    return Direction(torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64), [K[0], None, *K[2:]])
+
+
+def own_rows(model: nn.Module, vectors: list[Tensor]) -> list[Tensor]:
+    partition = Partition.of(model)
+    return [whole(v)[partition.columns(k)] for k, v in enumerate(vectors, start=1)]
+
+
+def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, **options: int) -> Tensor:
+    t = taylor_coefficients(model, x, y, loss=loss, direction=direction, **options)
+    return torch.stack([t.c0, t.c1, t.c2, t.c3])
+
+
+def observed(model: nn.Module, loss: str) -> Tensor:
+    """What a run measures before a step with momentum and decay, as one vector."""
+    config = DiagnosticsConfig(every=1, sharpness=False)
+    x, y = problem(loss).x, problem(loss).y
+    observer = Observer(config, model, x, y, loss=loss, say=lambda line: None)
+    batch = Minibatch(model, x, y, loss=loss, whole=True)
+    first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
+    observer.load_state_dict({f"change.first.{k}": z for k, z in enumerate(first, start=1)})
+
+    def velocity(k: int) -> Tensor:
+        m_in, m_out = batch.partition.model.widths[k - 1 : k + 1]
+        ramp = torch.linspace(-1, 1, m_in * m_out, dtype=torch.float64).view(m_out, m_in)
+        return ramp[batch.partition.columns(k)]
+
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
+    taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=velocity)
+    row = flat(observer.measure(batch, taken))
+    return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import sharpness
-from scaled_sgd.diagnostics.lanczos import lanczos
+from scaled_sgd.diagnostics.algorithms.lanczos import lanczos
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, full_hessian, make_problem, to_flat
 

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import Minibatch, hessian_vector_product, taylor_coefficients
-from scaled_sgd.diagnostics.taylor import output_jets, small_updates
+from scaled_sgd.diagnostics.directions import Factors, updates_along
+from scaled_sgd.diagnostics.jets import output_jets
+from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.signals import run_signals
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters, taylor_series
@@ -49,11 +51,9 @@ def test_factors_and_whole_updates_give_the_same_jets(loss: str) -> None:
     batch = Minibatch(problem.model, problem.x, problem.y, loss=loss)
     xi, s = random_scales(4, 1), batch.first
     alpha = batch.partition.multiplier
-    whole = {
-        k: -xi[k - 1] * alpha(k) ** 2 / s.total * s.delta[k].T @ s.h[k - 1] for k in range(1, s.depth + 1)
-    }
-    first, first_top = output_jets(s, whole.__getitem__, xi, order=3)
-    second, second_top = output_jets(s, lambda k: None, xi, order=3)
+    factors = {k: Factors(-xi[k - 1] * alpha(k) ** 2 / s.total, s.delta[k]) for k in range(1, s.depth + 1)}
+    first, first_top = output_jets(s, lambda k: factors[k].rows(s.h[k - 1]), order=3)
+    second, second_top = output_jets(s, factors.__getitem__, order=3)
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(first_top, second_top)
 
@@ -62,8 +62,8 @@ def test_small_layers_form_their_update_and_large_ones_do_not() -> None:
     problem = make_problem(samples=4, inputs=40, base_width=20)
     batch = Minibatch(problem.model, problem.x, problem.y, loss=problem.loss)
     s = run_signals(batch.partition, batch.x, batch.y, loss=batch.loss, total=4)
-    rows = small_updates(s, torch.ones(4, dtype=torch.float64))
-    assert [rows(k) is None for k in (1, 2, 3, 4)] == [True, True, True, False]
+    update = updates_along(s, Direction(torch.ones(4, dtype=torch.float64)))
+    assert [isinstance(update(k), Factors) for k in (1, 2, 3, 4)] == [True, True, True, False]
 
 
 @given(problem=problems())

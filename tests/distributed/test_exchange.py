@@ -147,6 +147,6 @@ def test_factors_are_chosen_where_samples_are_few_or_the_link_is_slow():
     ranks.size = 4
     model = HomogeneousMLP(512, 512, depth=3, base_width=512, width_exponent=0.0, device="meta")
     fast, slow = (Link(bandwidth, 1e11) for bandwidth in (1e12, 1e7))
-    assert choose_factors(model, 8, ranks, slow) == [True] * 3
-    assert choose_factors(model, 4096, ranks, fast) == [False] * 3
-    assert choose_factors(model, 4096, ranks, slow) == [False] * 3
+    assert choose_factors(model.widths, 8, 4, slow, itemsize=4) == [True] * 3
+    assert choose_factors(model.widths, 4096, 4, fast, itemsize=4) == [False] * 3
+    assert choose_factors(model.widths, 4096, 4, slow, itemsize=4) == [False] * 3

@@ -184,6 +184,7 @@ def submit(cluster: LoopbackCluster, clone: Path, *arguments: str) -> str:
     return cluster.submit(script, *SMALL, *arguments, cwd=clone, variables=variables(PROCESSES_PER_NODE="1"))
 
 
+@pytest.mark.full
 def test_a_slurm_job_is_one_world_over_its_nodes(cluster, clone):
     job = submit(cluster, clone, "--optim.steps=10")
     state = cluster.end(job)
@@ -223,6 +224,8 @@ def test_requeued_jobs_go_on_where_they_were(cluster, clone):
         log = (clone / f"{job}.log").read_text()
         assert [f"restart {number}" in log for number in range(3)] == [True, True, False]
         assert state == "COMPLETED", log
+        assert f"job {job}: 2 processes on n[1-2]" in log
+        assert summary(clone, f"scaled-sgd-{job}")["world_size"] == 2
         assert_resumed(clone, f"scaled-sgd-{job}", log.splitlines(), total)
         print(log)
 

@@ -6,6 +6,7 @@ processes and feature.
 
 import importlib.util
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -42,15 +43,30 @@ EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
 ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else ()
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bf16": 3e-2}
 """Relative to the largest number of a figure."""
+SAMPLED = ("plain", "fused")
+"""Features that are tried on every number of processes; the others on 2, and on all in ``make full``."""
 
 
 CASES = [
-    (strategy, feature)
+    (strategy, processes, feature)
     for strategy in (*EXACT, *ZERO)
+    for processes in (1, 2, 4)
     for feature in FEATURES
     if not (strategy in ZERO and feature == "fused")
 ]
-"""ZeRO keeps its weights where DeepSpeed's own steps alone reach them."""
+"""ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
+
+
+def sampled(processes: int, feature: str) -> bool:
+    return processes == 2 or feature in SAMPLED
+
+
+def marked(cases: list[tuple[str, int, str]]) -> list[Any]:
+    """As parameters; those outside the sample for ``make full``."""
+    return [
+        pytest.param(*case, marks=() if sampled(*case[1:]) else pytest.mark.full, id="-".join(map(str, case)))
+        for case in cases
+    ]
 
 
 def arguments(strategy: str, feature: str) -> tuple[str, ...]:
@@ -70,9 +86,15 @@ def reference(feature: str, dtype: str) -> Finished:
 
 
 @cache
-def runs(processes: int, strategies: tuple[str, ...]) -> dict[tuple[str, str], Finished] | Exception:
+def runs(
+    processes: int, strategies: tuple[str, ...], in_sample: bool
+) -> dict[tuple[str, str], Finished] | Exception:
     """All features of all these in one set of processes; what failed is not tried once for each of them."""
-    cases = [case for case in CASES if case[0] in strategies]
+    cases = [
+        (strategy, feature)
+        for strategy, count, feature in CASES
+        if strategy in strategies and count == processes and sampled(count, feature) == in_sample
+    ]
     try:
         found = run_all([arguments(*case) for case in cases], processes)
     except ProcessException as error:
@@ -81,7 +103,7 @@ def runs(processes: int, strategies: tuple[str, ...]) -> dict[tuple[str, str], F
 
 
 def run_of(processes: int, strategy: str, feature: str) -> Finished:
-    found = runs(processes, EXACT if strategy in EXACT else ZERO)
+    found = runs(processes, EXACT if strategy in EXACT else ZERO, sampled(processes, feature))
     if isinstance(found, Exception):
         raise found
     return found[strategy, feature]
@@ -110,8 +132,7 @@ def differences(found: Finished, wanted: Finished) -> dict[str, float]:
     return worst
 
 
-@pytest.mark.parametrize(("strategy", "feature"), CASES)
-@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize(("strategy", "processes", "feature"), marked(CASES))
 def test_the_answer_does_not_depend_on_strategy_or_processes(strategy, processes, feature):
     found = run_of(processes, strategy, feature)
     precision = "bf16" if feature == "bf16" else "float64" if strategy in EXACT else "float32"
@@ -127,9 +148,9 @@ def test_the_answer_does_not_depend_on_strategy_or_processes(strategy, processes
     assert {name: error for name, error in worst.items() if not error <= TOLERANCE[precision]} == {}
 
 
-@pytest.mark.parametrize("processes", [1, 2, 4])
-@pytest.mark.parametrize("strategy", [*EXACT, *ZERO])
-@pytest.mark.parametrize("feature", ["plain", "bf16"])
+@pytest.mark.parametrize(
+    ("strategy", "processes", "feature"), marked([case for case in CASES if case[2] in ("plain", "bf16")])
+)
 def test_a_run_starts_from_the_weights_of_its_seed_whatever_its_precision(strategy, processes, feature):
     run = run_of(processes, strategy, feature)
     for W, start in zip(run.start, reference("plain", "float32").start, strict=True):

@@ -292,7 +292,8 @@ ROWS = [
         {"t.csv": TABLE},
     ),
     Row(
-        "optim.steps: null does not fit data.streaming; allowed: a number of steps",
+        "optim.steps: null is not usable; allowed: a number of steps with data.streaming true "
+        "(the length of a stream is unknown)",
         ("--data.source=t.csv", "--data.streaming=true", "--data.eval_split=train", "--optim.steps=null"),
         {"t.csv": TABLE},
     ),

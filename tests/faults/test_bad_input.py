@@ -153,7 +153,8 @@ IMPOSSIBLE = [
         ("--optim.epochs=.nan", "--optim.steps=null"),
     ),
     Row(
-        "optim.warmup_steps: 2 is not usable; allowed: integers from 0 to 1 with optim.steps 2",
+        "optim.warmup_steps: 2 is not usable; allowed: integers from 0 to 1 with "
+        "optim.steps 2 (warm-up ends before training)",
         ("--optim.warmup_steps=2",),
     ),
     Row("optim.momentum: nan is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=.nan",)),
@@ -166,7 +167,8 @@ IMPOSSIBLE = [
         ("--diagnostics.tolerance=.nan",),
     ),
     Row(
-        "sharding.tensor_processes: 2 is not usable; allowed: null with sharding.strategy ddp",
+        "sharding.tensor_processes: 2 is not usable; allowed: null with sharding.strategy ddp (it decides by "
+        "itself how many processes share a layer)",
         ("--sharding.tensor_processes=2",),
     ),
     Row(
@@ -207,7 +209,7 @@ IMPOSSIBLE = [
     Row(
         (
             "run.resume: 'auto' is not usable; allowed: no, or the path of a run or "
-            "checkpoint with run.name null"
+            "checkpoint with run.name null (auto finds a run by its name)"
         ),
         ("--run.resume=auto",),
     ),
@@ -244,34 +246,42 @@ IMPOSSIBLE = [
 
 TOGETHER = [
     Row(
-        "optim.normalize: true is not usable; allowed: false with optim.clip_norm 1.0",
+        "optim.normalize: true is not usable; allowed: false with optim.clip_norm 1.0 (a "
+        "normalised gradient has norm 1)",
         ("--optim.normalize=true", "--optim.clip_norm=1"),
     ),
     Row(
-        "optim.accumulation: 2 is not usable; allowed: 1 with optim.update fused",
+        "optim.accumulation: 2 is not usable; allowed: 1 with optim.update fused (the "
+        "update would come before the gradient is whole)",
         ("--optim.update=fused", "--optim.accumulation=2"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.update fused",
+        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.update fused "
+        "(updates have the weights' own precision)",
         ("--optim.update=fused", "--run.precision=bf16"),
     ),
     Row(
-        "sharding.activation_checkpointing: true is not usable; allowed: false with optim.update fused",
+        "sharding.activation_checkpointing: true is not usable; allowed: false with "
+        "optim.update fused (signals are computed once)",
         ("--optim.update=fused", "--sharding.activation_checkpointing=true"),
     ),
     Row(
-        ("optim.update: 'fused' is not usable; allowed: auto, autograd with sharding.strategy zero2"),
+        (
+            "optim.update: 'fused' is not usable; allowed: auto, autograd with "
+            "sharding.strategy zero2 (only DeepSpeed's own steps reach its masters)"
+        ),
         ("--optim.update=fused", "--sharding.strategy=zero2"),
     ),
     Row(
         (
             "sharding.exchange: 'factors' is not usable; allowed: auto with optim.update "
-            "autograd (steps by autograd exchange gradients as torch does)"
+            "autograd (only fused steps have the choice)"
         ),
         ("--sharding.exchange=factors", "--optim.update=autograd"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no with model.dtype float64",
+        "run.precision: 'bf16' is not usable; allowed: no with model.dtype float64 "
+        "(mixed precision is of float32 weights)",
         ("--run.precision=bf16", "--model.dtype=float64"),
     ),
     Row(
@@ -279,15 +289,20 @@ TOGETHER = [
         ("--optim.steps=5", "--optim.epochs=2"),
     ),
     Row(
-        "optim.warmup_steps: 9 is not usable; allowed: integers from 0 to 8 with optim.steps 9",
+        "optim.warmup_steps: 9 is not usable; allowed: integers from 0 to 8 with "
+        "optim.steps 9 (warm-up ends before training)",
         ("--optim.warmup_steps=9", "--optim.steps=9"),
     ),
     Row(
-        "optim.warmup_steps: 6 is not usable; allowed: integers from 0 to 5 with optim.steps 6",
+        "optim.warmup_steps: 6 is not usable; allowed: integers from 0 to 5 with optim.steps 6 "
+        "(warm-up ends before training)",
         ("--optim.steps=null", "--optim.epochs=1", "--optim.warmup_steps=6"),
     ),
     Row(
-        ("model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy zero1"),
+        (
+            "model.dtype: 'float64' is not usable; allowed: float32 with sharding.strategy "
+            "zero1 (ZeRO keeps float32 masters)"
+        ),
         ("--sharding.strategy=zero1", "--model.dtype=float64"),
     ),
     Row(
@@ -297,13 +312,6 @@ TOGETHER = [
     Row(
         ("data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"),
         ("--loss=cross_entropy", "--data.task=regression"),
-    ),
-    Row(
-        (
-            "model.base_width: 10000000 gives 58,400,003,140,000,000 weights, … GiB a "
-            "process in a step under ddp; allowed here: at most … GiB"
-        ),
-        ("--model.base_width=10000000", "--model.depth=6"),
     ),
     Row(
         "run.dir: cannot make 'taken/…': Not a directory; allowed: a writable folder",

@@ -85,7 +85,7 @@ def assert_goes_on(folder: Path, processes: int) -> None:
     assert logged == sorted(set(logged))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.full)])
 def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
     with running(tmp_path, 2) as run:
         os.kill(children(run.pid)[rank], signal.SIGKILL)
@@ -96,6 +96,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
     assert_goes_on(tmp_path, 2)
 
 
+@pytest.mark.full
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_path):
     with running(tmp_path, 2, "--run.timeout_seconds=5") as run:
         os.kill(children(run.pid)[1], signal.SIGSTOP)
@@ -105,9 +106,16 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
     assert line.startswith("error: launch: another process is gone or hangs (")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)]
+    ("processes", "number", "status"),
+    [
+        (1, signal.SIGTERM, 143),
+        (2, signal.SIGUSR1, 138),
+        (2, signal.SIGINT, 130),
+        pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param(1, signal.SIGUSR1, 138, marks=pytest.mark.full),
+        pytest.param(1, signal.SIGINT, 130, marks=pytest.mark.full),
+    ],
 )
 def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, status, tmp_path):
     with running(tmp_path, processes, "--checkpoint.every_steps=null", "--checkpoint.keep_steps=[1]") as run:
@@ -148,7 +156,7 @@ def test_a_second_process_on_a_run_directory_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.full)])
 def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_path):
     folder = tmp_path / "runs/run/checkpoints"
     folder.mkdir(parents=True)

@@ -10,15 +10,14 @@ from accelerate.state import AcceleratorState
 
 from scaled_sgd.cli import main as command
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.doctor.command import main, options
+from scaled_sgd.planning.doctor.launch import AllReduce, Launch, Member, launch_problem, launch_variables
 from scaled_sgd.planning.doctor.machine import Gpu, disk, machine
 from scaled_sgd.planning.doctor.network import Network, network, reaches_only_itself
 from scaled_sgd.planning.doctor.report import Report
 from scaled_sgd.planning.doctor.strategies import strategies
-from scaled_sgd.planning.doctor.world import AllReduce, Member, World, launch_problem, launch_variables
 from tests.launching import CPU, environment
-
-STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3", "tensor", "fsdp2+tensor")
 
 
 def report(**world):
@@ -29,7 +28,7 @@ def report(**world):
         "all_reduce": AllReduce("gloo", 100.0, 16.0, 1.0), "problem": None,
     }  # fmt: skip
     links = Network({"gloo": True}, {"lo": "127.0.0.1", "eth0": "10.0.0.3"}, {}, "10.0.0.3", None)
-    return Report(machine(), links, strategies(), World(**fields | world), disk("."))
+    return Report(machine(), links, strategies(), Launch(**fields | world), disk("."))
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def report(**world):
 )
 def test_a_strategy_is_there_when_its_packages_are(missing, unavailable):
     found = strategies(installed=lambda package: package not in missing)
-    assert tuple(strategy.name for strategy in found) == STRATEGIES
+    assert tuple(strategy.name for strategy in found) == STRATEGIES.names
     assert tuple(strategy.name for strategy in found if strategy.problem) == unavailable
     for strategy in found:
         if strategy.problem is not None:
@@ -147,6 +146,7 @@ def test_a_machine_by_itself_is_one_process(capsys):
     assert [strategy["name"] for strategy in found["strategies"]] == list(STRATEGIES)
 
 
+@pytest.mark.slow
 def test_importing_the_doctor_imports_no_launcher():
     code = (
         "import sys, scaled_sgd.planning.doctor\n"

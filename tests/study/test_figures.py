@@ -198,6 +198,16 @@ def test_the_edge_is_that_of_the_rate_after_normalising(draw, column):
     assert list(figure.table["η λ / 2 late, median"]) == [2.0]
 
 
+def test_the_edge_knows_momentum_and_decay(draw):
+    rows = [diagnosed(s, edge=3.5, preconditioned_sharpness=7.0, edge_ratio=1.9) for s in (0, 10, 20)]
+    axes = {"optim.momentum": [0.9], "run.seed": [0, 1]}
+    figure = draw("preconditioned_sharpness", axes, lambda a: finished(0.1, rows=rows))
+    lines = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
+    assert sum(line == pytest.approx([3.5] * 3) for line in lines) == 1
+    assert "is 2 at " in figure.sentence
+    assert "the edge of stability 2(1 + μ)/η − λ_w with the rate" in figure.caption
+
+
 def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):
     """Of 60 steps, measured at 0, 20 and 40, step 40 alone: what the table of runs has, too."""
     rows = [diagnosed(s, edge_ratio=r) for s, r in ((0, 1.5), (20, 0.1), (40, 1.95))]

@@ -40,7 +40,7 @@ def do(found, runs, folder, *, workers):
     return run_schedule(plan, folder, train, workers=workers)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_run_is_done_once_and_never_again(tmp_path, workers):
     parts = study(tmp_path, "  - optim.lr: [1, 2, 99]\n  - run.seed: {range: [2]}\n")
     assert do(*parts, workers=workers) == Counter(finished=4, diverged=2)
@@ -49,7 +49,7 @@ def test_every_run_is_done_once_and_never_again(tmp_path, workers):
     assert sorted(log) == sorted({run.id for run in parts[1]})
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_fails_says_why_and_the_others_go_on(tmp_path, workers, capsys):
     found, runs, folder = study(tmp_path, "  - optim.lr: [1, 13, 2]\n")
     assert do(found, runs, folder, workers=workers) == Counter(finished=2, failed=1)
@@ -76,6 +76,7 @@ def test_one_of_a_stack_that_is_at_fault_fails_alone(kind, tmp_path):
     assert folder.error(runs[1].id).endswith("by design")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_takes_its_run_alone_down(tmp_path):
     found, runs, folder = study(tmp_path, "  - optim.lr: [9, 1, 2, 3, 4]\n")
     assert do(found, runs, folder, workers=2) == Counter(finished=4, failed=1)
@@ -90,6 +91,7 @@ def alone(tmp_path, lines):
     do(*study(tmp_path, lines), workers=1)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     lines = "  - run.seed: {range: [40]}\n"
     found, runs, folder = study(tmp_path, lines)
@@ -145,6 +147,7 @@ def test_a_run_that_another_process_makes_is_left_to_it(tmp_path):
     assert do(found, runs, folder, workers=1) == Counter(finished=1)
 
 
+@pytest.mark.slow
 def test_two_jobs_with_the_same_runs_make_each_once(tmp_path):
     """As when a study is submitted twice."""
     lines = "  - run.seed: {range: [20]}\n"

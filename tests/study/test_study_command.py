@@ -236,6 +236,7 @@ def test_jobs_are_not_said_to_be_gone_where_the_scheduler_does_not_answer(tmp_pa
     assert jobs(tmp_path) == [Job("7_0", "unknown, since squeue does not answer"), Job("7_1", "ended")]
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_at_random_gives_the_tables_of_one_that_is_not(clone, folder):
     sizes = ("--optim.steps=12", "--diagnostics.every=6", "--run.seed", "{range: [0, 6]}")
     options = ["run", "smoke", "--workers=1", *sizes]

@@ -10,11 +10,11 @@ import torch.distributed as dist
 
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.parallel.launcher import rank
+from scaled_sgd.planning.doctor.launch import join
 from scaled_sgd.planning.doctor.machine import disk, machine
 from scaled_sgd.planning.doctor.network import network
 from scaled_sgd.planning.doctor.report import Report
 from scaled_sgd.planning.doctor.strategies import strategies
-from scaled_sgd.planning.doctor.world import join
 
 _OTHER_WORLD_STATUS = 1
 _SECONDS_TO_SPEAK = 10.0

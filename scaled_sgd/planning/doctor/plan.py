@@ -1,6 +1,6 @@
 """``scaled-sgd doctor --plan``: what each strategy would take of each process, and which one to take.
 
-Nothing runs: the network comes from the ordinary configuration keys, the cluster from ``--plan.`` keys.
+Nothing runs: the network comes from the ordinary configuration keys, the hardware from ``--plan.`` keys.
 """
 
 import argparse
@@ -10,23 +10,27 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from scaled_sgd.config import Config, DataConfig
+from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.core.numbers import check_integer
-from scaled_sgd.planning import Load, advise, nominal, possible, predict
-from scaled_sgd.planning.choice import World, tensor_processes
-from scaled_sgd.planning.doctor.plan_report import Plan
-from scaled_sgd.planning.units import parse_duration, parse_operations, parse_size
+from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
+from scaled_sgd.planning.advice import USABLE
+from scaled_sgd.planning.choice import World, obstacle, tensor_processes
+from scaled_sgd.planning.doctor.cost_table import CostTable
+from scaled_sgd.planning.memory import fitting_batch
+from scaled_sgd.planning.units import DURATIONS, OPERATIONS, SIZES
+from scaled_sgd.planning.units import parse as quantity
 
 DIGITS = (64, 10)
 """Features and classes of the embedded data set, which need not be loaded for that."""
 
 _KEYS = {
-    "memory": ("bytes that a process may fill: 80GiB", parse_size),
-    "bandwidth": ("bytes a second that a process sends within its machine: 150GB", parse_size),
-    "network": ("bytes a second that a process sends to other machines: 25GB", parse_size),
-    "latency": ("of a message: 10us", parse_duration),
-    "rate": ("operations a second of matrix products: 60T", parse_operations),
+    "memory": ("bytes that a process may fill: 80GiB", SIZES),
+    "bandwidth": ("bytes a second that a process sends within its machine: 150GB", SIZES),
+    "network": ("bytes a second that a process sends to other machines: 25GB", SIZES),
+    "latency": ("of a message: 10us", DURATIONS),
+    "rate": ("operations a second of matrix products: 60T", OPERATIONS),
 }
 PLAN_KEYS = tuple(f"plan.{key}" for key in ("ranks", "ranks_per_machine", "device", *_KEYS))
 _FIELDS = {"bandwidth": "inside", "network": "across"}
@@ -45,16 +49,16 @@ def main(arguments: Sequence[str]) -> int:
         if unknown := [option for option in rest if option.startswith("--plan.")]:
             key = unknown[0].removeprefix("--").partition("=")[0]
             raise UserError(f"{key}: unknown key; allowed: {', '.join(PLAN_KEYS)}")
-        plan = make_plan(parse(rest, prog="scaled-sgd doctor --plan"), asked)
+        table = make_table(parse(rest, prog="scaled-sgd doctor --plan"), asked)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return USAGE_STATUS
-    print(plan.json() if asked.json else plan.text(layers=asked.layers), flush=True)
+    print(table.json() if asked.json else table.text(layers=asked.layers), flush=True)
     return 0
 
 
-def make_plan(config: Config, asked: argparse.Namespace) -> Plan:
-    """All strategies that can train ``config`` on the cluster that was asked for.
+def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
+    """All strategies that can train ``config`` on the hardware that was asked for.
 
     Raises:
         UserError: impossible widths or numbers, or data whose widths must be given.
@@ -62,23 +66,47 @@ def make_plan(config: Config, asked: argparse.Namespace) -> Plan:
     for key in ("features", "outputs"):
         if getattr(asked, key) is not None:
             check_integer(key, getattr(asked, key))
-    load = Load.of(config, *_features(config.data, asked.features, asked.outputs))
+    work = Workload.of(config, *_features(config.data, asked.features, asked.outputs))
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
+    hardware = _hardware(config, asked, nominal(device, half=work.half))
+    world = World(hardware.ranks, hardware.per_machine, device == "cuda", int(hardware.memory))
+    parts = tensor_processes(with_strategy(config, "fsdp2+tensor").sharding, world)
+    costs: list[Cost] = []
+    left_out: dict[str, list[str]] = {}
+    for name, fused in rows(hardware, parts=parts):
+        cost = predict(name, work, hardware, fused=fused, parts=parts)
+        why = obstacle(config, name, fused=fused)
+        if why is None:
+            costs.append(cost)
+        else:
+            left_out.setdefault(why, []).append(cost.label)
+    advice, otherwise = advise(costs, hardware), ""
+    if advice.cost is None:
+        least = min(costs, key=lambda cost: cost.peak_bytes)
+        batch = fitting_batch(
+            work,
+            USABLE * hardware.memory,
+            lambda part: predict(least.strategy, part, hardware, fused=least.fused, parts=parts),
+        )
+        otherwise = "more processes or more memory"
+        if batch is not None:
+            otherwise = f"{least.options} --optim.batch_size {batch}"
+    return CostTable(work, hardware, tuple(costs), left_out, advice, otherwise)
+
+
+def _hardware(config: Config, asked: argparse.Namespace, rates: Hardware) -> Hardware:
+    """The processes that were asked for, with nominal rates where none were given."""
     ranks = (config.run.processes or 1) if asked.ranks is None else asked.ranks
     per_machine = min(max(ranks, 1), 8) if asked.ranks_per_machine is None else asked.ranks_per_machine
     for key, count, most in (("ranks", ranks, 10**7), ("ranks_per_machine", per_machine, ranks)):
         if not 1 <= count <= most:
             raise UserError(f"plan.{key}: {count} is not usable; allowed: integers from 1 to {most:,}")
     given: dict[str, Any] = {
-        _FIELDS.get(key, key): read(f"plan.{key}", getattr(asked, key))
-        for key, (_, read) in _KEYS.items()
+        _FIELDS.get(key, key): quantity(f"plan.{key}", getattr(asked, key), units)
+        for key, (_, units) in _KEYS.items()
         if getattr(asked, key) is not None
     }
-    cluster = replace(nominal(device, half=load.half), ranks=ranks, per_machine=per_machine, **given)
-    world = World(ranks, per_machine, device == "cuda", int(cluster.memory))
-    parts = tensor_processes(replace(config.sharding, strategy="fsdp2+tensor"), world)
-    costs = tuple(predict(name, load, cluster, parts=parts) for name in possible(load, cluster, parts=parts))
-    return Plan(load, cluster, costs, advise(costs, cluster))
+    return replace(rates, ranks=ranks, per_machine=per_machine, **given)
 
 
 def _features(data: DataConfig, features: int | None, outputs: int | None) -> tuple[int, int]:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from scaled_sgd.planning.doctor.launch import Launch
 from scaled_sgd.planning.doctor.machine import Disk, Machine
 from scaled_sgd.planning.doctor.network import Network, reaches_only_itself
 from scaled_sgd.planning.doctor.strategies import Strategy
-from scaled_sgd.planning.doctor.world import World
 
 _INDENT = 13
 
@@ -21,7 +21,7 @@ class Report:
     machine: Machine
     network: Network
     strategies: tuple[Strategy, ...]
-    world: World
+    world: Launch
     disk: Disk
 
     @property
@@ -94,7 +94,7 @@ class Report:
         return f"{size} process{'' if size == 1 else 'es'} on {self.world.device}: {each}"
 
 
-def _speed(world: World) -> str:
+def _speed(world: Launch) -> str:
     measured = world.all_reduce
     assert measured is not None
     return (

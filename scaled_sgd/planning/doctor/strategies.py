@@ -6,16 +6,7 @@ from importlib.util import find_spec
 
 import torch.distributed as dist
 
-_NEEDS: dict[str, tuple[str, ...]] = {
-    "ddp": (),
-    "fsdp2": (),
-    "zero1": ("deepspeed",),
-    "zero2": ("deepspeed",),
-    "zero3": ("deepspeed",),
-    "tensor": (),
-    "fsdp2+tensor": (),
-}
-"""Packages beyond torch and accelerate, by strategy."""
+from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
 
 
 @dataclass(frozen=True)
@@ -30,11 +21,12 @@ def strategies(
     *, installed: Callable[[str], bool] = lambda package: find_spec(package) is not None
 ) -> tuple[Strategy, ...]:
     """All strategies. Packages are looked for, not imported."""
-    return tuple(Strategy(name, _problem(needs, installed)) for name, needs in _NEEDS.items())
+    return tuple(Strategy(can.name, _problem(can, installed)) for can in STRATEGIES.entries)
 
 
-def _problem(needs: tuple[str, ...], installed: Callable[[str], bool]) -> str | None:
+def _problem(can: Capabilities, installed: Callable[[str], bool]) -> str | None:
     if not dist.is_available():
         return "this torch is built without torch.distributed"
-    missing = [package for package in needs if not installed(package)]
-    return f"not installed: {', '.join(missing)} (pip install {' '.join(missing)})" if missing else None
+    if can.zero_stage is not None and not installed("deepspeed"):
+        return "not installed: deepspeed (pip install deepspeed)"
+    return None

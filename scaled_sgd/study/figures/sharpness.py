@@ -58,12 +58,15 @@ def draw(view: View, column: str) -> Drawn:
     for ax, panel in zip(axes, panels.shown, strict=True):
         _panel(ax, [line for line in lines if line.panel == panel.title], column, shown)
     panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
-    edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label="2/η")
+    momentum = _has_momentum(runs)
+    edge_name = "2(1 + μ)/η − λ_w" if momentum else "2/η"
+    edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label=edge_name)
     key_of_lines(picture, axes, order=_names(lines), extra=[edge])
     table = pd.DataFrame([_row(line, column) for line in lines])
+    edges = _EDGES[column].replace("2/η", edge_name)
     caption = (
         f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
-        f"probe against step, median and range over seeds; {_EDGES[column]}. Rates are those after clipping "
+        f"probe against step, median and range over seeds; {edges}. Rates are those after clipping "
         "and normalising."
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
@@ -74,6 +77,8 @@ def draw(view: View, column: str) -> Drawn:
     )
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
     said = tell(lines, "rate" if several else "width")
+    if momentum:
+        said = said.replace("η λ / 2", "η λ / 2(1 + μ)")
     return Drawn(column, _TITLES[column], said, caption, notes, table, picture)
 
 
@@ -86,13 +91,22 @@ def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
 
 
 def _steps(view: View, runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Rows with ``column`` and ``rate``, η of that step after clipping and normalising."""
+    """Rows with ``column`` and ``rate``: 2 over the edge of that step, η without momentum and decay."""
     known = ("edge_ratio", "preconditioned_sharpness")
     if not view.has(*known):
         return view.steps(runs, [column]).assign(rate=lambda steps: steps["lr"])
-    steps = view.steps(runs, list(dict.fromkeys([column, *known]))).dropna(subset=[column])
+    asked = [column, *known, *(["edge"] if view.has("edge") else [])]
+    steps = view.steps(runs, list(dict.fromkeys(asked))).dropna(subset=[column])
     effective = 2 * steps["edge_ratio"] / steps["preconditioned_sharpness"]
+    if "edge" in steps:
+        effective = (2 / steps["edge"]).fillna(effective)
     return steps.assign(rate=effective.where(np.isfinite(effective) & (effective > 0), steps["lr"]))
+
+
+def _has_momentum(runs: pd.DataFrame) -> bool:
+    """Whether some of these runs have momentum, which moves the edge."""
+    columns = [runs[key] for key in ("optim.momentum", "config.optim.momentum") if key in runs]
+    return any(bool((pd.to_numeric(c.astype(str), errors="coerce") > 0).any()) for c in columns)
 
 
 def _names(lines: list[_Line]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import KEYS
-from scaled_sgd.config.parsing import unknown_key
+from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError

@@ -23,7 +23,8 @@ _SUMMARY = (
 _DERIVED = ("stable", "largest_edge_ratio", "late_edge_ratio")
 _METRICS = (
     "id", "step", "epoch", "samples", "lr", "loss", "grad_norm", "eval_loss", "accuracy", "loss_after",
-    "predicted_loss", "sharpness", "preconditioned_sharpness", "edge_ratio",
+    "predicted_loss", "sharpness", "preconditioned_sharpness", "edge_ratio", "edge",
+    "directional_edge_ratio",
 )  # fmt: skip
 _TIMES = ("seconds",)
 

@@ -1,17 +1,18 @@
 """What the training loop knows of the strategy it trains with."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
-from scaled_sgd.train.strategies.shards import Shard, gradient_squares
+from scaled_sgd.train.strategies.shards import Shard, gradient_squares, momentum_rows
 
 
 class Strategy(ABC):
@@ -25,6 +26,8 @@ class Strategy(ABC):
         shards: what this process holds, one a layer.
         data: the processes that train on different samples of a minibatch.
         tensor: the processes that work together on the same samples.
+        optimizer: keeps what outlives a step; never steps itself under fused steps.
+        kept: what checkpoints call its tensors of a weight's size: their names in its state.
         exchange: for each layer, whether fused steps move its factors instead of its gradient; None where
             neither moves, or not by choice.
     """
@@ -37,11 +40,17 @@ class Strategy(ABC):
     data: Ranks
     tensor: Ranks
     exchange: Sequence[bool] | None = None
+    optimizer: Optimizer
+    kept: Mapping[str, str]
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs f (n, m_l) of this process's samples. Collective where weights are in parts."""
         f: Tensor = self.module(x)
         return f
+
+    def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
+        """v_k before a step: this process's rows of it, None where it is still zero. Collective."""
+        return momentum_rows(self.shards, partition)
 
     @property
     def device(self) -> torch.device:
@@ -80,14 +89,9 @@ class GradientStrategy(Strategy):
 
 
 class FusedStrategy(Strategy):
-    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.steps.step`).
-
-    Attributes:
-        optimizer: keeps the momentum; never steps itself under fused steps.
-    """
-
-    optimizer: ScaledSGD
+    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.steps.step`)."""
 
     def velocity(self, k: int) -> Tensor:
         """v_k, this process's rows of it."""
+        assert isinstance(self.optimizer, ScaledSGD)
         return self.optimizer.velocity(self.network.scaled_layers[k - 1].weight)

@@ -1,11 +1,11 @@
 """From a resolved configuration to the strategy it names."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
@@ -13,13 +13,13 @@ from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.core.registry import load
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
-from scaled_sgd.planning.choice import ZERO, tensor_processes
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
-from scaled_sgd.train.strategies.native import Policy, Replicas, Sharded, Whole
+from scaled_sgd.train.strategies.native import MakeOptimizer, Policy, Replicas, Sharded, Whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,27 +42,28 @@ def build_strategy(
     def make_network(where: torch.device | str) -> HomogeneousMLP:
         return network_of(config, in_features, out_features, device=where)
 
-    def make_optimizer(network: HomogeneousMLP) -> ScaledSGD:
-        make: Callable[..., ScaledSGD] = load(OPTIMIZERS[optim.optimizer].build)
-        return make(
-            network,
-            optim.lr,
-            rule=scaling.rule,
-            static=scaling.static,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-            grad_scaler=accelerator.scaler,
-        )
+    entry = OPTIMIZERS[optim.optimizer]
 
+    def make(network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
+        build = load(entry.build)
+        options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
+        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": accelerator.scaler}
+        if entry.folds:
+            folding = build(network, optim.lr, **options, **rule)
+            return folding, folding.scaling
+        optimizer = build(network, optim.lr, **options)
+        return optimizer, DepthwiseScaling(network, optimizer, **rule)
+
+    make_optimizer = MakeOptimizer(make, entry.state)
     if name == "ddp" and optim.update == "fused":
         return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
     if name == "ddp":
         return Replicas(accelerator, make_network, make_optimizer)
-    if name in ZERO:
+    if (stage := STRATEGIES[name].zero_stage) is not None:
         from scaled_sgd.train.strategies.zero import Zero
 
         return Zero(
-            ZERO[name],
+            stage,
             accelerator,
             make_network,
             lambda network: DepthwiseScaling(network, rule=scaling.rule, static=scaling.static),
@@ -90,7 +91,9 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
     if asked != "auto":
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
-    return choose_factors(network, config.optim.batch_size, ranks, link)
+    return choose_factors(
+        network.widths, config.optim.batch_size, ranks.size, link, itemsize=weight.element_size()
+    )
 
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:

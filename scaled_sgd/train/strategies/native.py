@@ -1,6 +1,6 @@
 """Strategies on torch's own parts: replicas in DistributedDataParallel, FSDP2, tensor parallelism, both."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.tensor_parallel import parallelize
-from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
@@ -23,7 +24,29 @@ if TYPE_CHECKING:
 
 MakeNetwork = Callable[[torch.device | str], HomogeneousMLP]
 """The run's network on a device; on ``meta`` without memory."""
-MakeOptimizer = Callable[[HomogeneousMLP], ScaledSGD]
+
+
+@dataclass(frozen=True)
+class MakeOptimizer:
+    """Builds a run's optimizer, and the scaling of its gradients.
+
+    Attributes:
+        make: of a network.
+        kept: what checkpoints call its tensors of a weight's size: their names in its state.
+    """
+
+    make: Callable[[HomogeneousMLP], tuple[Optimizer, DepthwiseScaling]]
+    kept: Mapping[str, str]
+
+    def __call__(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
+        """Of ``network``."""
+        return self.make(network)
+
+
+def set_rate(optimizer: Any, lr: float) -> None:
+    """Have the next step take ``lr``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 class Replicas(GradientStrategy):
@@ -36,15 +59,18 @@ class Replicas(GradientStrategy):
     ) -> None:
         self._accelerator = accelerator
         self.network = make_network(accelerator.device)
-        self.optimizer = optimizer = make_optimizer(self.network)
-        self.scaling = optimizer.scaling
+        self.kept = make_optimizer.kept
+        self.optimizer, self.scaling = make_optimizer(self.network)
         self.module: nn.Module = accelerator.prepare(self.network)
-        self._optimizer: Any = accelerator.prepare(optimizer)
+        self._optimizer: Any = accelerator.prepare(self.optimizer)
         self.data, self.tensor = Ranks(), Ranks.alone()
         if self.data.size > 1:
             self._settle_buckets()
         weights = enumerate(self.network.scaled_layers, start=1)
-        self.shards = [RowShard(k, layer.weight, optimizer, copies=self.data.size) for k, layer in weights]
+        self.shards = [
+            RowShard(k, layer.weight, self.optimizer, self.kept, copies=self.data.size)
+            for k, layer in weights
+        ]
 
     def _settle_buckets(self) -> None:
         """Dummy backward pass: DDP sums in another order from its second one on.
@@ -76,8 +102,8 @@ class Replicas(GradientStrategy):
 
     def step(self, lr: float, factor: Tensor | None) -> None:
         """Through Accelerate's wrapper, which may skip a step whose gradients overflowed."""
-        self.optimizer.factor = factor
-        self._optimizer.param_groups[0]["lr"] = lr
+        self.scaling.factor = factor
+        set_rate(self._optimizer, lr)
         self._optimizer.step()
 
 
@@ -101,14 +127,15 @@ class Whole(FusedStrategy):
         choose: Callable[[HomogeneousMLP, Ranks], Sequence[bool]],
     ) -> None:
         self.network = self.module = make_network(device)
-        self.optimizer = make_optimizer(self.network)
-        self.scaling = self.optimizer.scaling
+        self.kept = make_optimizer.kept
+        self.optimizer, self.scaling = make_optimizer(self.network)
         self.data, self.tensor = Ranks(), Ranks.alone()
         if self.data.size > 1:
             self.exchange = choose(self.network, self.data)
         weights = enumerate(self.network.scaled_layers, start=1)
         self.shards = [
-            RowShard(k, layer.weight, self.optimizer, copies=self.data.size) for k, layer in weights
+            RowShard(k, layer.weight, self.optimizer, self.kept, copies=self.data.size)
+            for k, layer in weights
         ]
 
 
@@ -171,11 +198,11 @@ class Sharded(GradientStrategy, FusedStrategy):
         if policy is not None:
             shard(self.network, mesh["data"], policy)
         self.network.to_empty(device=device)
-        self.optimizer = make_optimizer(self.network)
-        self.scaling = self.optimizer.scaling
+        self.kept = make_optimizer.kept
+        self.optimizer, self.scaling = make_optimizer(self.network)
         self.shards = []
         for k, layer in enumerate(self.network.scaled_layers, start=1):
-            self.shards.append(RowShard(k, layer.weight, self.optimizer, copies=1))
+            self.shards.append(RowShard(k, layer.weight, self.optimizer, self.kept, copies=1))
             self.shards[-1].fill("weight", initial_values(self.network, k))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,8 +222,8 @@ class Sharded(GradientStrategy, FusedStrategy):
 
     def step(self, lr: float, factor: Tensor | None) -> None:
         """Every process updates its rows."""
-        self.optimizer.factor = factor
-        self.optimizer.param_groups[0]["lr"] = lr
+        self.scaling.factor = factor
+        set_rate(self.optimizer, lr)
         self.optimizer.step()
 
 

@@ -1,20 +1,22 @@
 """What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP, initial_rows
+from scaled_sgd.parallel import Partition
 from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
 from scaled_sgd.steps.statistics import square_norm
 
-Kind = Literal["weight", "momentum"]
+Kind = str
+"""``weight``, or what checkpoints call a tensor that the optimizer keeps, such as ``momentum``."""
 Read = Callable[[int, int], Tensor]
-"""Numbers start..stop of a row-major W_k or of its momentum, shape (stop − start,), on the CPU."""
+"""Numbers start..stop of a row-major W_k or of what is kept of it, shape (stop − start,), on the CPU."""
 
 READ_ELEMENTS = 1 << 21
 """Numbers read at a time."""
@@ -38,7 +40,7 @@ class Shard(Protocol):
     copies: int
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view; None where there is no momentum."""
+        """The weights, or what the optimizer keeps of them, a flat view; None where there is none."""
         ...
 
     def gradient(self) -> Tensor | None:
@@ -61,18 +63,20 @@ class RowShard:
         UserError: the weight lies otherwise.
     """
 
-    def __init__(self, k: int, weight: nn.Parameter, optimizer: Optimizer, *, copies: int) -> None:
+    def __init__(
+        self, k: int, weight: nn.Parameter, optimizer: Optimizer, kept: Mapping[str, str], *, copies: int
+    ) -> None:
         self.k, self.copies = k, copies
-        self._weight, self._optimizer = weight, optimizer
+        self._weight, self._optimizer, self._kept = weight, optimizer, kept
         rows, fan_in = weight.shape
         self.shape = (rows, fan_in)
         self.start, self.stop = (row * fan_in for row in row_range(weight))
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view."""
+        """The weights, or what the optimizer keeps of them, a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
-        buffer = self._optimizer.state.get(self._weight, {}).get("momentum_buffer")
+        buffer = self._optimizer.state.get(self._weight, {}).get(self._kept.get(kind, ""))
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
@@ -87,11 +91,32 @@ class RowShard:
 
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace them by what ``read`` gives."""
-        if kind == "momentum":
-            self._optimizer.state[self._weight]["momentum_buffer"] = torch.zeros_like(self._weight)
+        if kind != "weight":
+            self._optimizer.state[self._weight][self._kept[kind]] = torch.zeros_like(self._weight)
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
+
+
+def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[int], Tensor | None]:
+    """This process's rows of v_k before a step, by k; None where it is still zero. Collective."""
+
+    def rows(k: int) -> Tensor | None:
+        shard, own = shards[k - 1], partition.columns(k)
+        fan_in = shard.shape[1]
+        values = shard.values("momentum")
+        if isinstance(shard, RowShard):
+            if values is None:
+                return None
+            first = shard.start // fan_in
+            return values.view(-1, fan_in)[own.start - first : own.stop - first]
+        # Flat parts lie across rows: all processes' are added up, a layer at a time.
+        whole = torch.zeros(shard.shape[0] * fan_in, dtype=torch.float32, device=partition.device)
+        if values is not None:
+            whole[shard.start : shard.stop] = values
+        return partition.sum(whole).view(shard.shape)[own]
+
+    return rows
 
 
 def copy_range(target: Tensor, start: int, read: Read) -> None:

@@ -150,6 +150,7 @@ class Zero(GradientStrategy):
         self.scaling = make_scaling(self.network)
         # DeepSpeed makes the states by steps of its own, which must not move anything.
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0, momentum=momentum)
+        self.optimizer, self.kept = optimizer, {"momentum": MOMENTUM}
         self.module, self._optimizer = accelerator.prepare(self.network, optimizer)
         self._engine: Any = self.module
         self._weight_decay = weight_decay
@@ -183,9 +184,10 @@ class Zero(GradientStrategy):
 
     def step(self, lr: float, factor: Tensor | None) -> None:
         """Scale this process's part of the gradients and have the engine step by it."""
+        self.scaling.factor = factor
         scales = self.scaling.update()
         if self.scaling.rule != "none" or factor is not None:
-            for shard, xi in zip(self.shards, scales if factor is None else scales * factor, strict=True):
+            for shard, xi in zip(self.shards, scales, strict=True):
                 shard.scale_gradient(xi)
         for group in self._engine.optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self._weight_decay

@@ -1,0 +1,112 @@
+"""An orthonormal Krylov basis, fully reorthogonalised, in any inner product."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.diagnostics.algorithms.rows import Rows
+from scaled_sgd.diagnostics.operators.space import Space
+
+
+class Basis:
+    """An orthonormal Krylov basis b_0..b_j with its projected matrix T, growing by one a step."""
+
+    def __init__(self, space: Space, capacity: int) -> None:
+        self.space = space
+        self.capacity = capacity
+        self.vectors = Rows(capacity + 1, space.size, dtype=space.dtype, device=space.device)
+        self.T = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self.beta = 0.0
+        self.count = 0
+        self._kept = 0
+        self._alpha = 0.0
+        self._dual: Tensor | None = None
+
+    def begin(self, vector: Tensor) -> bool:
+        """Append ``vector``, orthonormalised, without coupling; False when nothing is left of it."""
+        w = self.vectors[self.count]
+        w.copy_(vector)
+        self._dual = self.space.dual(w, self._dual)
+        before = self._orthogonalise(w)
+        if (
+            not (before > 0 and math.isfinite(self.beta))
+            or self.beta <= math.sqrt(torch.finfo(w.dtype).eps) * before
+        ):
+            return False
+        self._normalise(w)
+        self.beta, self._kept = 0.0, self.count
+        return True
+
+    def step(self) -> None:
+        """One product: b_{j+1} and column j of T. Waits for the device once."""
+        j, space, rows = self.count, self.space, self.vectors
+        d = self._dual
+        assert d is not None
+        w = space.multiply(d, rows[j + 1])
+        alpha = space.sum(torch.dot(w, d))
+        first = 0 if j == self._kept else j - 1
+        couplings = torch.zeros(j + 1 - first, dtype=torch.float64)
+        couplings[:-1] = self.T[first:j, j]
+        known = couplings.to(w)
+        known[-1] = alpha
+        rows.subtract(w, known, first=first)
+        self.count = j + 1
+        self._dual = space.dual(w, None if space.identity_dual else d)
+        self._orthogonalise(w, alpha)
+        self.T[j, j] = self._alpha
+        if j + 1 < self.capacity:
+            self.T[j, j + 1] = self.T[j + 1, j] = self.beta
+
+    def advance(self) -> None:
+        """Make the last residual the next basis vector."""
+        self._normalise(self.vectors[self.count])
+
+    def restart(self, S: Tensor, theta: Tensor, seed_row: Tensor) -> None:
+        """Keep the Ritz vectors S (count, kept) with values theta, and the residual vector."""
+        kept, rows = S.shape[1], self.vectors
+        rows.rotate(S.T.to(self.space.device, self.space.dtype))
+        rows[kept].copy_(rows[self.count])
+        self.T.zero_()
+        self.T[:kept, :kept] = torch.diag(theta)
+        self.T[:kept, kept] = self.T[kept, :kept] = seed_row * self.beta
+        self.count = self._kept = kept
+        if self.space.identity_dual:
+            self._dual = rows[kept]
+
+    def _orthogonalise(self, w: Tensor, alpha: Tensor | None = None) -> float:
+        """Take b_0..b_{count−1} out of w and set beta = ‖w‖; returns the norm before.
+
+        The removed part is rounding as a rule; then the dual, off by as little, is kept. Otherwise it is
+        computed anew and the removal repeated, for twice is enough.
+        """
+        limit = math.sqrt(torch.finfo(w.dtype).eps)
+        before = 0.0
+        for attempt in range(3):
+            d = self._dual
+            assert d is not None
+            overlaps = w.new_empty(self.count + 2)
+            self.vectors.dots(d, overlaps[: self.count])
+            overlaps[-2] = torch.dot(w, d)
+            overlaps[-1] = 0.0
+            self.space.sum(overlaps)
+            if alpha is not None:
+                overlaps[-1] = alpha
+            removed = overlaps[: self.count]
+            self.vectors.subtract(w, removed)
+            host = overlaps.double().cpu()
+            square, removed_square = float(host[-2]), float(host[:-2].square().sum())
+            self._alpha = float(host[-1])
+            if attempt == 0:
+                before = math.sqrt(max(square, 0.0))
+            self.beta = math.sqrt(max(square - removed_square, 0.0)) if math.isfinite(square) else math.nan
+            if removed_square <= limit**2 * max(square, 0.0):
+                break
+            self._dual = self.space.dual(w, None if self.space.identity_dual else d)
+        return before
+
+    def _normalise(self, w: Tensor) -> None:
+        w /= self.beta
+        if not self.space.identity_dual:
+            assert self._dual is not None
+            self._dual /= self.beta

@@ -1,0 +1,174 @@
+"""Top eigenpairs of the minibatch Hessian, preconditioned or not (theory §5)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.numbers import check_integer
+from scaled_sgd.diagnostics.algorithms.lanczos import Which, lanczos
+from scaled_sgd.diagnostics.hessian import is_homogeneous
+from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.operators.samples import choose_space
+from scaled_sgd.diagnostics.operators.space import HessianOperator, Space
+from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
+from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Minibatch
+
+BASIS_BYTES = 1 << 27
+"""What a default basis may take on one process, when half the weights' own bytes are less."""
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenpairs of a minibatch Hessian, best first.
+
+    Attributes:
+        values: λ, shape (k,), float64 on the CPU; fewer when H has no more on its range; one nan, not
+            converged, when the network is not finite. Of a multiple eigenvalue one copy is found.
+        vectors: coefficients (k, ·) of this process's share, as the space they were found in stores
+            them. Give them, or the whole object, as ``warm_start`` of a later call; keeping them alone
+            frees the minibatch's activations, which :meth:`expand` needs.
+        residuals: ‖Hv − λv‖ / |λ|, shape (k,).
+        iterations: Hessian products taken.
+        converged: whether every residual is within the tolerance.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    iterations: int
+    converged: bool
+    _expand: Callable[[Tensor], list[Tensor]] = field(repr=False)
+
+    def expand(self, index: int = 0) -> list[Tensor]:
+        """Eigenvector ``index`` in weight space, of norm 1: this process's rows of each layer."""
+        return self._expand(self.vectors[index])
+
+
+def sharpness(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: str,
+    scales: str | Tensor | None = None,
+    k: int = 1,
+    which: Which = "largest",
+    space: SpaceName = "auto",
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+    basis: int | None = None,
+    warm_start: Eigenpairs | Tensor | None = None,
+    chunk_size: int | None = None,
+    seed: int = 0,
+) -> Eigenpairs:
+    """The top ``k`` eigenpairs of H, or of Ξ^{1/2} H Ξ^{1/2} with ``scales``, on the global minibatch.
+
+    Args:
+        model: a HomogeneousMLP, wrapped and sharded as may be; other networks take the generic path.
+        x: this process's samples.
+        y: this process's targets.
+        loss: ``cross_entropy`` or ``mse``.
+        scales: ξ: None for 1, a rule by name, or a tensor (l,).
+        k: how many pairs.
+        which: ``largest`` (algebraic) or ``magnitude``.
+        space: how vectors are stored: ``dense`` as weights, ``factor`` as factors, exact too, or
+            ``auto``, layer by layer whichever makes products cheaper.
+        tolerance: on the residuals.
+        max_iterations: Hessian products.
+        basis: vectors held at a time; by default what fits in half the weights' bytes or 128 MiB.
+        warm_start: an earlier result on the same samples; the weights may have moved.
+        chunk_size: at most so many samples at a time; vectors are then dense.
+        seed: of the start vector.
+
+    Raises:
+        UserError: unfit arguments.
+    """
+    if is_homogeneous(model):
+        batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+        return sharpness_of(
+            choose_space(batch, None if scales is None else resolve_scales(scales, batch), space=space),
+            k=k,
+            which=which,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            basis=basis,
+            warm_start=warm_start,
+            seed=seed,
+        )
+    check_space(space)
+    if space == "factor":
+        raise UserError("space: 'factor' is for HomogeneousMLP alone; allowed here: 'auto', 'dense'")
+    return sharpness_of(
+        GenericSpace(model, x, y, loss=loss, scales=scales),
+        k=k,
+        which=which,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        basis=basis,
+        warm_start=warm_start,
+        seed=seed,
+    )
+
+
+def sharpness_of(
+    space: HessianOperator,
+    *,
+    k: int = 1,
+    which: Which = "largest",
+    tolerance: float = 1e-3,
+    max_iterations: int = 100,
+    basis: int | None = None,
+    warm_start: Eigenpairs | Tensor | None = None,
+    seed: int = 0,
+) -> Eigenpairs:
+    """As :func:`sharpness`, on a space that may serve several calls.
+
+    Raises:
+        UserError: unfit numbers, or a warm start of another space.
+    """
+    check_integer("k", k, most=space.weight_bytes // (torch.finfo(space.dtype).bits // 8))
+    check_integer("seed", seed, least=0, most=2**63 - 1)
+    with torch.no_grad():
+        ritz = lanczos(
+            space,
+            space.start(seed) if warm_start is None else warm_vector(space, warm_start),
+            k=k,
+            which=which,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            basis=default_basis(space, k) if basis is None else basis,
+            seed=seed,
+        )
+    return Eigenpairs(
+        ritz.values, ritz.vectors, ritz.residuals, ritz.iterations, ritz.converged, space.expand
+    )
+
+
+def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
+    """The sum of earlier vectors: their coefficients, taken with the new signals.
+
+    Raises:
+        UserError: they are of another space.
+    """
+    if not isinstance(warm_start, Tensor | Eigenpairs):
+        raise UserError(
+            f"warm_start: {type(warm_start).__name__} does not fit; allowed: Eigenpairs, a tensor"
+        )
+    vectors = warm_start if isinstance(warm_start, Tensor) else warm_start.vectors
+    if vectors.ndim != 2 or vectors.shape[1] != space.size or not len(vectors):
+        raise UserError(
+            f"warm_start: shape {tuple(vectors.shape)} does not fit; allowed: (k, {space.size}), "
+            "from the same space, samples and processes"
+        )
+    return vectors.to(space.device, space.dtype).sum(0)
+
+
+def default_basis(space: HessianOperator, k: int) -> int:
+    """As many vectors as the memory allows, from k + 3 to 2k + 10."""
+    itemsize = torch.finfo(space.dtype).bits // 8
+    allowed = max(BASIS_BYTES, space.weight_bytes // 2) // max(1, space.size * itemsize)
+    return max(k + 3, min(2 * k + 10, allowed))

@@ -1,0 +1,1 @@
+"""Hessians of a minibatch as operators on flat vectors: over weights, in sample space, through autograd."""

@@ -1,0 +1,170 @@
+"""Factor space over replicas, shared out by samples: one collective a product.  [ours]
+
+Every process takes some samples' rows of P_k and Q_k. The R-operator works sample by sample and moves
+nothing; a dual needs all processes' coefficients once, X_own = (h_own hᵀ) P + (h_own Qᵀ) δ and
+Y_own = (δ_own Pᵀ) h + (δ_own δᵀ) Q. Sharing by rows, as :class:`HessianSpace` does, moves something at
+every layer, which shards need and replicas do not.
+"""
+
+import itertools
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, factor_cost
+from scaled_sgd.diagnostics.operators.r_operator import r_operator
+from scaled_sgd.diagnostics.operators.weights import HessianSpace, SpaceName, over_length, unit
+from scaled_sgd.parallel import Ranks, even_offsets, is_replica
+from scaled_sgd.steps.signals import Minibatch, Signals, run_signals
+
+
+class SampleBlock(FactorBlock):
+    """A layer's P and Q of this process's samples; ``h`` and ``delta`` are those of all samples."""
+
+    def __init__(self, signals: Signals, k: int, h: Tensor, delta: Tensor) -> None:
+        self._lay_out(signals, k)
+        self._h, self._delta = h, delta
+        self.K_h = signals.h[k - 1] @ h.T
+        self.K_delta = signals.delta[k] @ delta.T if k > 1 else None
+        square = self.K_h * (signals.delta[k] @ delta.T if self.K_delta is None else self.K_delta)
+        self.gradient_square = square.sum() * (signals.partition.multiplier(k) / signals.total) ** 2
+
+    def dual_from_all(self, P: Tensor, Q: Tensor, out: Tensor) -> None:
+        """(X, Y) of this process's samples into ``out``, from all samples' P and Q."""
+        s, X, Y = self._signals, *self.split(out)
+        torch.mm(self.K_h, P, out=X)
+        if self.K_delta is not None:
+            X.addmm_(s.h[self.k - 1] @ Q.T, self._delta)
+            torch.mm(self.K_delta, Q, out=Y)
+            Y.addmm_(s.delta[self.k] @ P.T, self._h)
+
+    def some_rows(self, P: Tensor, Q: Tensor, rows: slice) -> Tensor:
+        """Rows of V_k = Pᵀh + δᵀQ, from all samples' P and Q."""
+        V = P[:, rows].T @ self._h
+        return V if self.K_delta is None else V.addmm_(self._delta[:, rows].T, Q)
+
+    def drawn(self, u_P: Tensor, v_P: Tensor, u_Q: Tensor, v_Q: Tensor, own: slice) -> tuple[Tensor, Tensor]:
+        """This process's rows of P = u_P v_Pᵀ and Q = u_Q v_Qᵀ, each scaled to a term of norm 1."""
+        P = torch.outer(over_length(u_P, (self._h.T @ u_P).norm())[own], unit(v_P))
+        Q = torch.outer(over_length(u_Q, (self._delta.T @ u_Q).norm())[own], unit(v_Q))
+        return P, Q
+
+
+class SampleSpace:
+    """As :class:`HessianSpace` with all layers in factors, for replicas on several processes."""
+
+    identity_dual = False
+
+    def __init__(self, batch: Minibatch, xi: Tensor | None = None) -> None:
+        self.partition, self._ranks = batch.partition, batch.partition.ranks
+        self.dtype, self.device = self.partition.dtype, self.partition.device
+        self.weight_bytes = self.partition.weight_bytes
+        widths = self.partition.model.widths
+        depth = self.partition.depth
+        self._roots = [1.0] * depth if xi is None else xi.sqrt().tolist()
+        alone = replace(self.partition, ranks=Ranks.alone(), offsets=tuple((0, m) for m in widths))
+        offsets = even_offsets(batch.total, self._ranks.size)
+        self._sizes = [b - a for a, b in itertools.pairwise(offsets)]
+        self._own = slice(offsets[self._ranks.rank], offsets[self._ranks.rank + 1])
+        x, y = batch.x[self._own], batch.y[self._own]
+        self._signals = s = run_signals(alone, x, y, loss=batch.loss, total=batch.total)
+        self.blocks = [
+            SampleBlock(
+                s, k, self._ranks.gather(s.h[k - 1], self._sizes), self._ranks.gather(s.delta[k], self._sizes)
+            )
+            for k in range(1, depth + 1)
+        ]
+        self._columns = [(widths[b.k], widths[b.k - 1] if b.k > 1 else 0) for b in self.blocks]
+        self.size = sum(block.size for block in self.blocks)
+
+    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """A vector's layers, as flat views."""
+        return torch.split(flat, [block.size for block in self.blocks])
+
+    def sum(self, t: Tensor) -> Tensor:
+        """Sum ``t`` over the processes, in place."""
+        return self._ranks.sum(t)
+
+    @torch.no_grad()
+    def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
+        """Coefficients of the product with the vector whose dual is given, into ``out``. Moves nothing."""
+        r_operator(self._signals, self.blocks, self.split(dual), self.split(out), self._roots, onto=0.0)
+        return out
+
+    @torch.no_grad()
+    def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
+        """The dual of a vector, after one gather of coefficients."""
+        out = torch.empty_like(coefficients) if out is None else out
+        layers = zip(self.blocks, self._gather(coefficients), self.split(out), strict=True)
+        for block, (P, Q), to in layers:
+            block.dual_from_all(P, Q, to)
+        return out
+
+    def _gather(self, coefficients: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """All samples' P and Q of every layer."""
+        total = sum(p + q for p, q in self._columns)
+        lengths = [n * total for n in self._sizes]
+        flats = torch.split(self._ranks.gather(coefficients, lengths), lengths)
+        widths = [m for pair in self._columns for m in pair]
+        parts = [
+            [t.view(n, m) for t, m in zip(torch.split(flat, [n * m for m in widths]), widths, strict=True)]
+            for flat, n in zip(flats, self._sizes, strict=True)
+        ]
+        whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
+        return list(zip(whole[::2], whole[1::2], strict=True))
+
+    def start(self, seed: int) -> Tensor:
+        """As :meth:`HessianSpace.start`."""
+        square = self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())
+        length = square.clamp(min=torch.finfo(self.dtype).tiny).sqrt()
+        return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
+
+    def random(self, seed: int) -> Tensor:
+        """As :meth:`HessianSpace.random`."""
+        return self._draw(seed, torch.zeros((), dtype=self.dtype, device=self.device))
+
+    @torch.no_grad()
+    def _draw(self, seed: int, gradient_weight: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        n, s = sum(self._sizes), self._signals
+        flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        for block, v, root in zip(self.blocks, self.split(flat), self._roots, strict=True):
+            k, widths = block.k, self.partition.model.widths
+            u_P, u_Q, v_P, v_Q = (
+                torch.randn(m, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+                for m in (n, n, widths[k], widths[k - 1])
+            )
+            P, Q = block.drawn(u_P, v_P, u_Q, v_Q, self._own)
+            if k > 1:
+                block.put_forward(s, v, Q, 1.0, 0.0)
+            scale = root * self.partition.multiplier(k) / s.total
+            block.put_backward(s, v, P.add_(s.delta[k] * (scale * gradient_weight)), 1.0, 0.0)
+        return flat
+
+    @torch.no_grad()
+    def expand(self, flat: Tensor) -> list[Tensor]:
+        """A vector's layers in weight space: this process's rows, (width(k), m_{k−1}) each."""
+        return [
+            block.some_rows(P, Q, self.partition.columns(block.k))
+            for block, (P, Q) in zip(self.blocks, self._gather(flat), strict=True)
+        ]
+
+
+def choose_space(
+    batch: Minibatch, xi: Tensor | None, *, space: SpaceName = "auto"
+) -> HessianSpace | SampleSpace:
+    """Samples for replicas on several processes where factors cost little more than the best mixture."""
+    ranks = batch.partition.ranks
+    shared = ranks.size > 1 and batch.total >= ranks.size and not batch.chunked
+    if shared and space in ("auto", "factor") and is_replica(batch.partition.model):
+        widths, n = batch.partition.model.widths, batch.total
+        through = [0.0, 0.0]
+        for k, (m_in, m_out) in enumerate(itertools.pairwise(widths), start=1):
+            factored = factor_cost(m_in, m_out, n, first=k == 1)
+            weights = 2 * m_in * m_out if k > 1 else 0
+            through[0] += weights + factored
+            through[1] += weights + min(factored, dense_cost(m_in, m_out, first=k == 1))
+        if space == "factor" or through[0] <= 1.25 * through[1]:
+            return SampleSpace(batch, xi)
+    return HessianSpace(batch, xi, space=space)

@@ -1,0 +1,82 @@
+"""The largest eigenvalues of the Hessian on the probe, and where they stand to the edge (theory §3b, §5)."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
+from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.operators.samples import choose_space
+from scaled_sgd.steps.signals import Minibatch
+
+
+class Settings(Protocol):
+    """Keys of the ``diagnostics.`` section."""
+
+    k: int
+    tolerance: float
+
+
+class Sharpness:
+    """Top eigenvalues of H and, for steps by scalar rules, of Ξ^{1/2} H Ξ^{1/2} with their edge ratio.
+
+    Searches start from the vectors that the last ones ended with.
+    """
+
+    def __init__(self, config: Settings) -> None:
+        self._k, self._tolerance = config.k, config.tolerance
+        self._starts: dict[str, Tensor] = {}
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        """``sharpness`` and what goes with it."""
+        taken, probe = context.taken, context.probe
+        plain = self._eigenpairs("plain", probe, None)
+        scaled = self._scaled(context, plain)
+        ratio = None if scaled is None else taken.edge_ratio(float(scaled.values[0]))
+        found = [plain] if scaled is None else [plain, scaled]
+        row: dict[str, Any] = {
+            "sharpness": float(plain.values[0]),
+            "preconditioned_sharpness": None if scaled is None else float(scaled.values[0]),
+            "edge_ratio": ratio,
+            "edge": None if scaled is None else taken.edge,
+            "sharpness_residuals": [float(pairs.residuals[0]) for pairs in found],
+        }
+        if self._k > 1:
+            row["eigenvalues"] = plain.values.tolist()
+            row["preconditioned_eigenvalues"] = None if scaled is None else scaled.values.tolist()
+        return row
+
+    def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
+        """Of Ξ^{1/2} H Ξ^{1/2}; None where the direction is no ξ, ``plain`` where all ξ are 1."""
+        direction = context.taken.direction
+        if not direction.is_scalar:
+            context.say(
+                "preconditioned_sharpness, edge_ratio: null, for the step is not a number times each layer's "
+                "gradient; directional_edge_ratio is defined for it"
+            )
+            return None
+        xi = direction.numbers.to(context.probe.partition.dtype)
+        if bool((xi == 1).all()):
+            self._starts["scaled"] = plain.vectors
+            return plain
+        return self._eigenpairs("scaled", context.probe, xi)
+
+    def _eigenpairs(self, name: str, probe: Minibatch, xi: Tensor | None) -> Eigenpairs:
+        space, start = choose_space(probe, xi), self._starts.get(name)
+        pairs = sharpness_of(
+            space,
+            k=self._k,
+            tolerance=self._tolerance,
+            warm_start=start if start is not None and start.shape[1] == space.size else None,
+        )
+        self._starts[name] = pairs.vectors
+        return pairs
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The vectors that later searches start from."""
+        return {f"start.{name}": vectors for name, vectors in self._starts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up :meth:`state_dict`."""
+        self._starts = {name.removeprefix("start."): vectors for name, vectors in state.items()}

@@ -1,0 +1,41 @@
+"""Taylor terms along the step that a run takes (theory §3b, §4)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.taylor import taylor_of
+
+_TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
+
+
+class Taylor:
+    """c0..c3 of the minibatch loss, the loss they predict after the step, and ρ of the step.
+
+    Along u = −U where the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
+    """
+
+    def __init__(self, config: object) -> None:
+        del config
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        """``taylor``, ``predicted_loss`` and ``directional_edge_ratio``."""
+        taken = context.taken
+        terms = taylor_of(context.minibatch, taken.along(context.minibatch))
+        ratio = terms.directional_edge_ratio(taken.rate)
+        if ratio is None:
+            context.say("directional_edge_ratio: null where not c1 < 0 < c2, where the step has no edge")
+        return {
+            "taylor": {name: float(getattr(terms, name)) for name in _TERMS},
+            "predicted_loss": float(terms.predicted_loss(taken.rate)),
+            "directional_edge_ratio": ratio,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing."""

@@ -1,0 +1,127 @@
+"""What a run can measure along the way, by name: the one place to add a diagnostic.
+
+Reading it imports neither torch nor the classes that measure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scaled_sgd.core.registry import Registry
+
+Figure = Literal["over_steps", "over_layers", "against_width"]
+Need = Literal["minibatch", "probe", "step"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One key of a row, nested ones joined by dots.
+
+    Attributes:
+        name: such as ``taylor.c1``.
+        meaning: what the number is, with its unit where it has one.
+        layers: whether it is one number, or a list with one a layer or a hidden layer.
+        figure: how it is drawn; None: in a table only.
+    """
+
+    name: str
+    meaning: str
+    layers: Literal["none", "all", "hidden"] = "none"
+    figure: Figure | None = "over_steps"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A quantity.
+
+    Attributes:
+        make: ``"module:Class"`` or a callable that takes the ``diagnostics.`` section and returns a
+            :class:`~scaled_sgd.diagnostics.observer.Quantity`.
+        label: what it tells, in a few words.
+        columns: what it adds to a row.
+        needs: the minibatch of the coming step, the fixed probe, the step itself.
+        cost: about, in gradients of the minibatch or the probe.
+        source: where the formulas are.
+        always: whether it is measured whatever the switches say.
+    """
+
+    make: str | Callable[..., Any]
+    label: str
+    columns: tuple[Column, ...]
+    needs: tuple[Need, ...]
+    cost: float
+    source: str
+    always: bool = False
+
+
+QUANTITIES: Registry[Measured] = Registry("diagnostics.quantities")
+"""In the order in which they are measured. A name is on where the section's key of that name is true, or
+where ``diagnostics.quantities`` has it."""
+
+_HERE = "scaled_sgd.diagnostics.quantities"
+
+QUANTITIES.add(
+    "taylor",
+    Measured(
+        f"{_HERE}.taylor:Taylor",
+        "Taylor terms of the minibatch loss along the step that is taken",
+        (
+            *(Column(f"taylor.c{p}", f"c{p} of L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³") for p in range(4)),
+            Column("taylor.gauss_newton", "the part of c2 from moving outputs"),
+            Column("taylor.feature", "the part of c2 from moving features"),
+            Column("predicted_loss", "the polynomial at the step that is taken"),
+            Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2"),
+        ),
+        ("minibatch", "step"),
+        cost=2.5,
+        source="theory §3b, §4",
+    ),
+)
+QUANTITIES.add(
+    "sharpness",
+    Measured(
+        f"{_HERE}.sharpness:Sharpness",
+        "largest eigenvalues of H and of Ξ^{1/2} H Ξ^{1/2}",
+        (
+            Column("sharpness", "largest eigenvalue of H"),
+            Column("preconditioned_sharpness", "largest eigenvalue λ of Ξ^{1/2} H Ξ^{1/2}"),
+            Column("edge_ratio", "η (c λ + λ_w) / (2 (1 + μ))"),
+            Column("edge", "the λ whose edge ratio is 1"),
+            Column("sharpness_residuals", "‖Hv − λv‖/|λ| of both", figure=None),
+            Column("eigenvalues", "the k largest of H", figure=None),
+            Column("preconditioned_eigenvalues", "the k largest of Ξ^{1/2} H Ξ^{1/2}", figure=None),
+        ),
+        ("probe", "step"),
+        cost=30,
+        source="theory §3b, §5",
+    ),
+)
+QUANTITIES.add(
+    "ranks",
+    Measured(
+        f"{_HERE}.ranks:Ranks",
+        "soft ranks of features and gradients, and kernel drift",
+        (
+            Column("soft_ranks", "S_k of the gradients", "all", "over_layers"),
+            Column("features.stable", "‖H‖_F²/‖H‖_2²", "hidden", "over_layers"),
+            Column("features.participation", "(Σσ²)²/Σσ⁴", "hidden", "over_layers"),
+            Column("features.effective", "exp of the entropy of σ²/Σσ²", "hidden", "over_layers"),
+            Column("features.drift", "‖K_t − K_0‖/‖K_0‖ of Gram matrices", "hidden", "over_layers"),
+        ),
+        ("probe",),
+        cost=2,
+        source="theory §3, §7",
+    ),
+)
+QUANTITIES.add(
+    "change",
+    Measured(
+        f"{_HERE}.change:Change",
+        "how far preactivations have moved",
+        (Column("preactivation_change", "‖z_k − z_k at first‖/‖z_k at first‖", "all", "against_width"),),
+        ("probe",),
+        cost=1.3,
+        source="Yang, Hu, arXiv 2011.14522 (coordinate checks)",
+        always=True,
+    ),
+)

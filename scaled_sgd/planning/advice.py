@@ -1,0 +1,61 @@
+"""Which of several strategies to take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scaled_sgd.planning.cost import Cost
+from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.planning.units import duration, size
+
+USABLE = 0.9
+"""The share of a process's memory that a step may fill. The rest is for the data set, the runtime and what
+lies between blocks, which are not predicted."""
+SAME = 1.1
+"""Times that differ by less are taken for equal: rates are not known better."""
+SHORT = 1e-3
+"""Seconds under which all steps are taken for equal: what is not predicted, between operations, is more."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take.
+
+    Attributes:
+        cost: of it; None where nothing fits.
+        reason: why, without its name.
+    """
+
+    cost: Cost | None
+    reason: str
+
+
+def fits(cost: Cost, hardware: Hardware) -> bool:
+    """Whether a step leaves a tenth of the memory."""
+    return cost.peak_bytes <= USABLE * hardware.memory
+
+
+def advise(costs: Sequence[Cost], hardware: Hardware) -> Advice:
+    """The fastest that fits; of equally fast ones the first, which is to be the simplest."""
+    fitting = [cost for cost in costs if fits(cost, hardware)]
+    if not fitting:
+        least = min(costs, key=lambda cost: cost.peak_bytes)
+        return Advice(None, f"{least.label} needs least, {size(least.peak_bytes)} of {size(hardware.memory)}")
+    fastest = min(fitting, key=lambda cost: cost.seconds)
+    chosen = next(cost for cost in fitting if cost.seconds <= max(SAME * fastest.seconds, SHORT))
+    if len(fitting) == 1:
+        why = "the only one that fits"
+    elif chosen.seconds > SAME * fastest.seconds:
+        why = f"as good as any step under {duration(SHORT)}, and simplest"
+    elif chosen is not fastest:
+        why = f"within a tenth of the fastest, {fastest.label}, and simpler"
+    else:
+        why = "the fastest that fits" if len(fitting) < len(costs) else "the fastest"
+    reason = f"{why}, {duration(chosen.seconds)} a step"
+    quicker = [cost for cost in costs if cost.seconds * SAME < chosen.seconds and cost not in fitting]
+    if quicker:
+        best = min(quicker, key=lambda cost: cost.seconds)
+        reason += (
+            f"; {best.label} would take {duration(best.seconds)} but needs {size(best.peak_bytes)} "
+            f"of {size(hardware.memory)}"
+        )
+    return Advice(chosen, reason)

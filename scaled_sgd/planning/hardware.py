@@ -1,0 +1,78 @@
+"""Where a step runs: processes, machines and how fast they multiply and send."""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Group:
+    """Processes that exchange something.
+
+    Attributes:
+        size: how many.
+        neighbours: how many of them share a machine.
+    """
+
+    size: int
+    neighbours: int
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Processes numbered machine by machine, and the rates that one of them has.
+
+    Attributes:
+        ranks: number of processes W.
+        per_machine: of them on a machine.
+        memory: bytes that a process may fill.
+        inside: bytes a second it sends to others on its machine.
+        across: bytes a second it sends to other machines, its share of their links.
+        latency: seconds until a message of no length arrives.
+        rate: multiplications and additions a second, each counted.
+        gloo: collectives go through gloo, which reduces and scatters by an all-reduce, gathers through a copy
+            and, but for DistributedDataParallel, lets products wait; else NCCL.
+    """
+
+    ranks: int
+    per_machine: int
+    memory: float
+    inside: float
+    across: float
+    latency: float
+    rate: float
+    gloo: bool
+
+    @property
+    def everyone(self) -> Group:
+        """All processes."""
+        return Group(self.ranks, min(self.per_machine, self.ranks))
+
+    def beside(self, size: int) -> Group:
+        """``size`` neighbouring processes."""
+        return Group(size, min(self.per_machine, size))
+
+    def apart(self, stride: int) -> Group:
+        """Every ``stride``-th process."""
+        size = self.ranks // stride
+        return Group(size, min(max(1, self.per_machine // stride), size))
+
+    def product(self, rows: float, weights: float) -> float:
+        """Seconds of the product of ``rows`` samples with a matrix of so many weights."""
+        return 2 * rows * weights / self.rate
+
+
+NOMINAL = {
+    "cpu": Hardware(1, 1, 16 * 2**30, inside=1e9, across=1e9, latency=1e-4, rate=5e10, gloo=True),
+    "cuda": Hardware(1, 1, 80 * 2**30, inside=1.5e11, across=2.5e10, latency=1e-5, rate=6e13, gloo=False),
+}
+"""Rates where none are given, by kind of device: a core or two with gloo over a fast Ethernet; an accelerator
+of 80 GiB with float32 products on its matrix units, NVLink within a machine and a 200 Gbit/s adapter for each
+process. They order strategies; they are not measured."""
+
+HALF_RATE = 4.0
+"""How much faster 16-bit products are nominally on an accelerator."""
+
+
+def nominal(device: str, *, half: bool = False) -> Hardware:
+    """One process on ``cpu`` or ``cuda`` with nominal rates."""
+    hardware = NOMINAL[device]
+    return replace(hardware, rate=hardware.rate * HALF_RATE) if half and device == "cuda" else hardware

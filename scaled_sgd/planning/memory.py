@@ -1,0 +1,68 @@
+"""A line for steps that are predicted to take more memory than there is."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from scaled_sgd.config import Config
+from scaled_sgd.config.combinations import with_strategy
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.choice import (
+    World,
+    cost_of,
+    hardware_of,
+    is_fused,
+    obstacle,
+    possible,
+)
+from scaled_sgd.planning.cost import Cost
+from scaled_sgd.planning.table import COSTS, predict
+from scaled_sgd.planning.units import size
+from scaled_sgd.planning.workload import Workload
+
+
+def memory_warning(config: Config, world: World, work: Workload) -> str | None:
+    """One line where a step is predicted to take more than a process may fill; it names what would fit.
+
+    Args:
+        config: whose strategy is decided.
+        world: as launched.
+        work: what a step works on.
+    """
+    if config.sharding.strategy not in COSTS:
+        return None
+    cost = cost_of(config, world, work)
+    if cost.peak_bytes <= world.memory:
+        return None
+    less = " or ".join(_smaller(config, world, work))
+    return (
+        f"warning: a step of {work.weights:,} weights on {work.batch:,} samples under {cost.label} is "
+        f"predicted to take {size(cost.peak_bytes)} of each process, {size(world.memory)} are available; "
+        f"what fits: {less or 'a smaller model.base_width, more processes or more memory'}"
+    )
+
+
+def _smaller(config: Config, world: World, work: Workload) -> Iterator[str]:
+    """Options that change one thing and make a step fit."""
+    name, hardware = config.sharding.strategy, hardware_of(world, work)
+    if world.size > 1 and world.launched is None:
+        for other in possible(config, world):
+            if cost_of(with_strategy(config, other), world, work).peak_bytes <= world.memory:
+                yield f"--sharding.strategy {other}"
+                break
+    if STRATEGIES[name].fused and obstacle(config, name, fused=True) is None:
+        cost = predict(name, work, hardware, fused=True)
+        if not is_fused(config, name) and cost.peak_bytes <= world.memory:
+            yield cost.update
+    batch = fitting_batch(work, world.memory, lambda part: cost_of(config, world, part))
+    if batch is not None:
+        yield f"--optim.batch_size {batch}"
+
+
+def fitting_batch(work: Workload, memory: float, cost_at: Callable[[Workload], Cost]) -> int | None:
+    """The largest of n/2, n/4, … samples whose step takes at most ``memory`` bytes; None: none does."""
+    batch = work.batch // 2
+    while batch >= work.accumulation:
+        if cost_at(replace(work, batch=batch)).peak_bytes <= memory:
+            return batch
+        batch //= 2
+    return None

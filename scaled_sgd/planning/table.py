@@ -1,0 +1,65 @@
+"""The cost of every strategy of :data:`scaled_sgd.parallel.strategies.STRATEGIES`, by its name."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from scaled_sgd.core.registry import Registry
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.cost import Cost
+from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.planning.replicas import ddp, ddp_fused
+from scaled_sgd.planning.shards import fsdp2, fsdp2_tensor, rows_fused, tensor
+from scaled_sgd.planning.workload import Workload
+from scaled_sgd.planning.zero import zero1, zero2, zero3
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """Costs of a workload on some hardware; ``parts`` too where ``sharding.tensor_processes`` counts.
+
+    Attributes:
+        autograd: of steps by autograd.
+        fused: of fused steps; None where there are none.
+    """
+
+    autograd: Callable[..., Cost]
+    fused: Callable[[Workload, Hardware], Cost] | None = None
+
+
+COSTS: Registry[Formulas] = Registry("sharding.strategy")
+for _name, _formulas in {
+    "ddp": Formulas(ddp, ddp_fused),
+    "fsdp2": Formulas(fsdp2, rows_fused),
+    "tensor": Formulas(tensor, rows_fused),
+    "fsdp2+tensor": Formulas(fsdp2_tensor, rows_fused),
+    "zero1": Formulas(zero1),
+    "zero2": Formulas(zero2),
+    "zero3": Formulas(zero3),
+}.items():
+    COSTS.add(_name, _formulas)
+
+
+def predict(
+    strategy: str, work: Workload, hardware: Hardware, *, fused: bool = False, parts: int = 1
+) -> Cost:
+    """What a strategy costs; ``parts`` processes share a layer where ``sharding.tensor_processes`` counts."""
+    formulas = COSTS[strategy]
+    if fused:
+        assert formulas.fused is not None
+        return replace(formulas.fused(work, hardware), strategy=strategy)
+    if STRATEGIES[strategy].shares_layers:
+        return formulas.autograd(work, hardware, parts=parts)
+    return formulas.autograd(work, hardware)
+
+
+def rows(hardware: Hardware, *, parts: int) -> Iterator[tuple[str, bool]]:
+    """Strategies, and whether fused, that differ on this hardware; from the simplest on."""
+    seen: list[Callable[..., Cost]] = []
+    for strategy in STRATEGIES:
+        if strategy not in COSTS or (STRATEGIES[strategy].shares_layers and not 1 < parts < hardware.ranks):
+            continue
+        yield strategy, False
+        fused = COSTS[strategy].fused
+        if fused is not None and fused not in seen:
+            seen.append(fused)
+            yield strategy, True

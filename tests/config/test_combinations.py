@@ -1,0 +1,110 @@
+"""Keys that do not go together, and what ``auto`` makes of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaled_sgd.config import KEYS
+from scaled_sgd.config.checks import check
+from scaled_sgd.config.combinations import COMBINATIONS, permits, with_update
+from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import PARAMETERIZATIONS
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.choice import World
+from scaled_sgd.steps.rules import RULES
+from scaled_sgd.train.resolution import check_launched
+from tests.launching import REPOSITORY
+
+DOCUMENT = REPOSITORY / "docs/configuration.md"
+
+
+@pytest.mark.parametrize(
+    ("options", "update"),
+    [
+        ((), "fused"),
+        (("--run.precision=tf32",), "fused"),
+        (("--run.precision=bf16",), "autograd"),
+        (("--run.precision=fp16",), "autograd"),
+        (("--optim.accumulation=2",), "autograd"),
+        (("--sharding.activation_checkpointing=true",), "autograd"),
+        (("--sharding.strategy=tensor",), "fused"),
+        (("--sharding.strategy=zero1",), "autograd"),
+        (("--optim.clip_norm=1", "--optim.momentum=0.9", "--scaling.static=true"), "fused"),
+        (("--optim.update=autograd",), "autograd"),
+    ],
+)
+def test_auto_takes_the_fused_step_where_it_is_exact(options, update):
+    assert with_update(parse(options)).optim.update == update
+
+
+@pytest.mark.parametrize(
+    ("options", "strategies"),
+    [
+        ((), set(STRATEGIES.names)),
+        (("--run.precision=fp16",), {"ddp"}),
+        (("--model.dtype=float64",), {"ddp", "fsdp2", "tensor", "fsdp2+tensor"}),
+        (("--optim.update=fused",), {"ddp", "fsdp2", "tensor", "fsdp2+tensor"}),
+        (("--sharding.exchange=factors",), {"ddp"}),
+        (("--sharding.tensor_processes=2",), {"fsdp2+tensor"}),
+    ],
+)
+def test_a_configuration_says_which_strategies_it_goes_with(options, strategies):
+    config = parse(options)
+    assert {name for name in STRATEGIES if permits(config, name)} == strategies
+
+
+STATED = [
+    ("--run.precision=fp16", "run.precision: 'fp16' is not usable; allowed: no, tf32, bf16"),
+    ("--model.dtype=float64", "model.dtype: 'float64' is not usable; allowed: float32"),
+    ("--optim.update=fused", "optim.update: 'fused' is not usable; allowed: auto, autograd"),
+    ("--sharding.exchange=factors", "sharding.exchange: 'factors' is not usable; allowed: auto"),
+    ("--sharding.tensor_processes=2", "sharding.tensor_processes: 2 is not usable; allowed: null"),
+]
+
+
+@pytest.mark.parametrize(("option", "message"), STATED)
+def test_a_strategy_is_refused_in_the_same_words_whether_given_or_launched(option, message):
+    with pytest.raises(UserError) as given:
+        parse([option, "--sharding.strategy=zero2"])
+    with pytest.raises(UserError) as launched:
+        check_launched(parse([option]), World(2, 2, False, 2**40, launched="zero2"))
+    assert str(given.value) == str(launched.value)
+    assert str(given.value).startswith(f"{message} with sharding.strategy zero2 (")
+
+
+def test_a_fused_step_needs_weights_in_full_precision_where_they_are_gathered():
+    world = World(2, 2, True, 2**40, launched="fsdp2", launched_half=True)
+    check_launched(parse([]), world)
+    with pytest.raises(
+        UserError, match=r"^optim\.update: 'fused' is not usable; allowed: auto, autograd with "
+    ):
+        check_launched(parse(["--optim.update=fused"]), world)
+
+
+def test_a_configuration_made_by_hand_is_checked_whole():
+    config = parse([])
+    for wrong in (
+        replace(config, model=replace(config.model, depth=0)),
+        replace(config, optim=replace(config.optim, normalize=True, clip_norm=1.0)),
+    ):
+        with pytest.raises(UserError, match="is not usable; allowed"):
+            check(wrong)
+
+
+def test_every_combination_is_of_keys_and_in_the_documentation():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for one in COMBINATIONS:
+        assert {one.key, one.given} <= KEYS.keys()
+        for key, allowed, given, reason in one.rows():
+            assert f"| `{key}` | {allowed} | `{given}` | {reason} |" in text
+
+
+def test_the_tables_of_readme_are_those_of_the_registries():
+    text = (Path(REPOSITORY) / "README.md").read_text(encoding="utf-8")
+    for rule in RULES.entries:
+        assert f"| `{rule.name}` | {rule.formula} | {rule.label}" in text
+    for entry in PARAMETERIZATIONS.entries:
+        name = f"{entry.label} `{entry.name}`" + (f" ({entry.remark})" if entry.remark else "")
+        assert f"| {name} | {entry.alpha} | {entry.std} | {entry.omega} |" in text

@@ -1,0 +1,106 @@
+"""Configurations of earlier versions mean what those versions did."""
+
+import pytest
+import yaml
+
+from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config.comparison import changed_keys, check_changes
+from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.config.sections import OptimConfig
+from scaled_sgd.config.stored import ABSENT, RENAMED, completed
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.study.grid.identity import run_id
+
+
+def before():
+    """As written before optim.update, optim.optimizer and run.plugins were there."""
+    values = as_dict(Config())
+    for name in ABSENT:
+        group, _, leaf = name.partition(".")
+        del values[group][leaf]
+    values["optim"]["fused_update"] = False
+    return values
+
+
+@pytest.mark.parametrize(("given", "update"), [("true", "fused"), ("false", "autograd")])
+def test_a_renamed_key_is_read_everywhere(given, update, tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"optim: {{fused_update: {given}}}\n")
+    assert parse([f"--optim.fused_update={given}"]).optim.update == update
+    assert parse([f"--config={file}"]).optim.update == update
+    assert from_dict(yaml.safe_load(file.read_text())).optim.update == update
+
+
+def test_a_renamed_key_gets_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("scaled_sgd.config.stored._said", set())
+    for _ in range(2):
+        parse(["--optim.fused_update=true"])
+    assert capsys.readouterr().err == "optim.fused_update: it is now optim.update, read as fused\n"
+
+
+def test_a_value_that_a_renamed_key_never_had_is_refused():
+    with pytest.raises(UserError) as error:
+        parse(["--optim.fused_update=auto"])
+    assert str(error.value) == (
+        "optim.fused_update: 'auto' does not fit; allowed: true, false; it is now optim.update"
+    )
+
+
+def test_a_stored_configuration_means_what_its_version_did():
+    found = completed(before())
+    assert (found["optim.update"], found["optim.optimizer"], found["run.plugins"]) == ("autograd", "sgd", [])
+    del (oldest := before())["optim"]["fused_update"]
+    assert completed(oldest)["optim.update"] == "autograd"
+    assert not RENAMED.keys() & found.keys()
+
+
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+    del (oldest := before())["optim"]["fused_update"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(oldest))
+    assert parse([f"--run.resume={tmp_path}"]).optim.update == "auto"
+    (tmp_path / "metrics.jsonl").touch()
+    assert parse([f"--run.resume={tmp_path}"]).optim.update == "autograd"
+    assert parse([f"--run.resume={tmp_path}", "--optim.update=fused"]).optim.update == "fused"
+
+
+def test_nothing_has_changed_since_an_earlier_version():
+    assert changed_keys(before(), as_dict(Config())) == []
+    assert check_changes(before(), as_dict(Config(optim=OptimConfig(update="fused"))), []) == []
+
+
+def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
+    now = as_dict(from_dict({"optim": {"lr": 1.0}}))
+    with pytest.raises(UserError, match=r"^optim\.lr: 1\.0 differs .* 4\.0; allowed: the same, or"):
+        check_changes(before(), now, [])
+    assert check_changes(before(), now, ["optim"]) == ["optim.lr 4.0 → 1.0"]
+    with pytest.raises(
+        UserError, match=r"^model\.depth: 2 differs from the checkpoint's 6; allowed: the same$"
+    ):
+        check_changes(before(), as_dict(from_dict({"model": {"depth": 2}})), ["model"])
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "ed4f2781419e"),
+        (
+            {"optim": {"accumulation": 4}, "sharding": {"strategy": "fsdp2"}},
+            "ed4f2781419e",
+        ),
+        (
+            {
+                "model": {"activation": [1, 2]},
+                "data": {"inputs": ["a", "b"]},
+                "optim": {"clip_norm": 2, "steps": 5},
+                "run": {"metrics": ["mse"], "trackers": ["x"], "seed": 3, "name": "a"},
+                "scaling": {"rule": "none"},
+                "checkpoint": {"keep_steps": [3, 4]},
+                "diagnostics": {"every": 3},
+            },
+            "22e10af72ff7",
+        ),
+    ],
+)
+def test_runs_of_studies_keep_their_names(values, name):
+    """As before optim.update, optim.optimizer and run.plugins were there."""
+    assert run_id(from_dict(values), {"digest": "x"}) == name

@@ -1,0 +1,232 @@
+"""What a package beside this one adds by one entry is seen wherever such things are named."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+
+from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.checkpoint import open_checkpoint
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
+from scaled_sgd.study.command import main as study
+from scaled_sgd.study.engine import unsuited
+from scaled_sgd.train.main import main
+from tests.launching import REPOSITORY, environment
+
+TOY = "tests.plugins.toy"
+PLUGIN = f"--run.plugins=[{TOY}]"
+SMALL = (
+    "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.batch_size=500",
+    "--optim.steps=4", "--optim.schedule=constant", "--run.log_every=1", "--checkpoint.every_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def forgotten(fresh_world):
+    """Nothing of the toy is known before a test, or after it."""
+    forget()
+    yield
+    forget()
+
+
+def forget():
+    sys.modules.pop(TOY, None)
+    for registry, name in ((RULES, "toy"), (OPTIMIZERS, "slowing"), (OPTIMIZERS, "adagrad")):
+        if name in registry:
+            registry.remove(name)
+
+
+def train(name, *options):
+    status = main([*SMALL, f"--run.name={name}", *options])
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert status == 0
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(f"runs/{name}/metrics.jsonl")
+    ]
+
+
+def python(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+def stored(name):
+    return yaml.safe_load(Path(f"runs/{name}/config.yaml").read_text())
+
+
+def test_a_rule_is_unknown_until_its_plugin_is_named():
+    with pytest.raises(
+        UserError, match=r"^scaling\.rule: 'toy' is not usable; allowed: none, norm, gain, kernel$"
+    ):
+        parse(["--scaling.rule=toy"])
+    assert parse([PLUGIN, "--scaling.rule=toy"]).scaling.rule == "toy"
+    assert from_dict({"scaling": {"rule": "toy"}, "run": {"plugins": [TOY]}}).scaling.rule == "toy"
+
+
+@pytest.mark.parametrize("update", ["fused", "autograd"])
+def test_a_rule_trains_and_is_in_the_metrics(update):
+    rows = train(
+        "run", PLUGIN, "--scaling.rule=toy", "--model.parameterization=ntp", f"--optim.update={update}"
+    )
+    assert all(row["scales"] == [0.5, 0.5, 0.5] for row in rows if "scales" in row)
+    plain = train("plain", "--scaling.rule=none", "--model.parameterization=ntp", "--optim.lr=2")
+    losses = [[row["loss"] for row in found if "loss" in row] for found in (rows, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_run_remembers_its_plugins_and_resumes_with_them():
+    whole = train("whole", PLUGIN, "--scaling.rule=toy")
+    assert stored("whole")["run"]["plugins"] == [TOY]
+    forget()
+    resumed = train("resumed", "--run.resume=runs/whole/checkpoints/step-2")
+    assert resumed == whole
+    assert stored("resumed")["run"]["plugins"] == [TOY]
+
+
+@pytest.mark.slow
+def test_help_shows_what_a_plugin_adds():
+    command = ["-m", "scaled_sgd.cli", "train", "--help", PLUGIN]
+    printed = python(*command)
+    lines = printed.stdout.splitlines()
+    assert "  --scaling.rule {none, norm, gain, kernel, toy}" in lines
+    assert "  --optim.optimizer {sgd, slowing, adagrad}" in lines
+
+
+def test_a_study_compares_a_rule_of_a_plugin(tmp_path, capsys):
+    Path("toy.yaml").write_text(
+        f"base: {{model.depth: 2, model.base_width: 2, optim.steps: 3, run.plugins: [{TOY}]}}\n"
+        "axes:\n  - scaling.rule: [none, toy]\n"
+    )
+    assert study(["run", "toy.yaml", "--workers=1"]) == 0
+    forget()
+    assert study(["collect", "toy.yaml"]) == 0
+    assert study(["run", "toy.yaml", "--workers=1"]) == 0
+    assert "2 runs" in capsys.readouterr().out
+
+
+def test_an_optimizer_trains_and_its_state_is_resumed():
+    slowing = (PLUGIN, "--optim.optimizer=slowing", "--optim.momentum=0.5")
+    rows = train("whole", *slowing)
+    _, first, second, *_ = (row["loss"] for row in rows if "loss" in row)
+    _, same, other, *_ = (row["loss"] for row in train("plain", "--optim.momentum=0.5") if "loss" in row)
+    assert first == pytest.approx(same, rel=1e-12)
+    assert second != pytest.approx(other, rel=1e-3)
+    optim = stored("whole")["optim"]
+    assert (optim["optimizer"], optim["update"]) == ("slowing", "autograd")
+    checkpoint = open_checkpoint(Path("runs/whole/checkpoints/step-2"))
+    assert {f"{kind}.{k}" for kind in ("weight", "momentum", "visits") for k in (1, 2, 3)} <= {
+        *checkpoint.names
+    }
+    forget()
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+
+
+def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
+    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert losses[-1] < losses[0]
+    assert rows[0]["scales"] == pytest.approx(train("plain")[0]["scales"], rel=1e-12)
+    checkpoint = open_checkpoint(Path("runs/whole/checkpoints/step-2"))
+    assert {f"squares.{k}" for k in (1, 2, 3)} <= {*checkpoint.names}
+    assert checkpoint.state["optimizer"] == {"step": 2.0}
+    forget()
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+
+
+def test_an_optimizer_of_a_plugin_is_for_the_trainer():
+    assert unsuited(parse([PLUGIN, "--optim.optimizer=slowing"])) == (
+        "optim.optimizer: 'slowing' is for the trainer; allowed in a small run: sgd"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--optim.update=fused",),
+            "optim.update: 'fused' is not usable; allowed: auto, autograd with optim.optimizer slowing "
+            "(it steps by gradients)",
+        ),
+        (
+            ("--sharding.strategy=fsdp2",),
+            "sharding.strategy: 'fsdp2' is not usable; allowed: auto, ddp with optim.optimizer slowing "
+            "(it steps whole weights)",
+        ),
+    ],
+)
+def test_an_optimizer_is_refused_where_it_cannot_go(options, message):
+    with pytest.raises(UserError) as error:
+        parse([PLUGIN, "--optim.optimizer=slowing", *options])
+    assert str(error.value) == message
+
+
+def test_an_entry_point_is_loaded_by_name_and_only_then(tmp_path, monkeypatch):
+    metadata = tmp_path / "toybox-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: toybox\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[scaled_sgd.plugins]\ntoybox = {TOY}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert parse([]).run.plugins == []
+    assert TOY not in sys.modules
+    assert parse(["--run.plugins=[toybox]", "--scaling.rule=toy"]).scaling.rule == "toy"
+
+
+def test_a_plugin_that_fails_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('two\\nlines')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as error:
+        parse(["--run.plugins=[broken]"])
+    assert str(error.value) == (
+        "run.plugins: 'broken' cannot be imported (RuntimeError: two lines); allowed: modules that Python "
+        "finds, and entry points of scaled_sgd.plugins"
+    )
+
+
+def test_a_name_that_is_taken_is_refused():
+    with pytest.raises(
+        UserError, match=r"^optim\.optimizer: 'sgd' is registered already; allowed: another name$"
+    ):
+        OPTIMIZERS.add("sgd", OPTIMIZERS["sgd"])
+
+
+@pytest.mark.slow
+def test_every_registry_can_be_read_without_torch():
+    code = (
+        "import sys\n"
+        "from scaled_sgd.config import KEYS, Config\n"
+        "from scaled_sgd.config.parsing import from_dict\n"
+        "from_dict({})\n"
+        "assert all(key.allowed and key.help for key in KEYS.values())\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+    )
+    python("-c", code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["--help"], 0), (["train", "--help"], 0), (["train", "--model.deph=3"], 2)]
+)
+def test_the_command_line_speaks_without_torch(arguments, status):
+    code = (
+        "import sys\n"
+        "from scaled_sgd.cli import main\n"
+        "try:\n"
+        f"    status = main({arguments!r})\n"
+        "except SystemExit as leaving:\n"
+        "    status = leaving.code\n"
+        f"assert status == {status}, status\n"
+        "assert 'torch' not in sys.modules, 'torch'\n"
+    )
+    python("-c", code)
