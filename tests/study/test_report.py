@@ -218,7 +218,7 @@ def test_a_browser_shows_every_figure_and_sentence_within_wide_and_narrow_window
     for facts in seen.facts.values():
         assert facts["overflow"] <= 0
         assert facts["escaping"] == []
-        assert len(facts["images"]) == len(facts["sentences"]) == len(FIGURES) - 1
+        assert len(facts["images"]) == len(facts["sentences"]) == len(FIGURES.names) - 1
         for natural_width, natural_height, shown_width, alt in facts["images"]:
             assert min(natural_width, natural_height) > 0
             assert shown_width > 300
