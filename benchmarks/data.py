@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for epoch in range(ROUNDS + 1):
         batches = resident.batches(batch_size=BATCH, seed=0, epoch=epoch)
         for name, found in (
-            ("resident", rate((len(batch.own[1]) for batch in batches), SAMPLES)),
+            ("resident", rate((len(batch.own()[1]) for batch in batches), SAMPLES)),
             ("DataLoader over a data set", rate((len(batch["y"]) for batch in data_set), part)),
             ("DataLoader over tensors", rate((len(batch[1]) for batch in tensors), SAMPLES)),
         ):

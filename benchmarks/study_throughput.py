@@ -61,7 +61,7 @@ def bare_steps(config: Config, data: Data) -> float:
     for update, batch in zip(updates, session.samples.minibatches(Ranks.alone()), strict=False):
         take_step(
             partition,
-            *batch.own,
+            *batch.own(),
             loss=session.loss,
             direct=session.strategy.scaling.direction,
             update=update,

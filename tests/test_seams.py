@@ -4,12 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
+import torch
 import yaml
 from accelerate.state import AcceleratorState
 
+from scaled_sgd import HomogeneousMLP
 from scaled_sgd.config.parsing import from_dict, parse
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import PARAMETERIZATIONS
+from scaled_sgd.data.formats import FORMATS
+from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.optimizers import OPTIMIZERS
@@ -37,7 +43,14 @@ def forgotten(fresh_world):
 
 def forget():
     sys.modules.pop(TOY, None)
-    for registry, name in ((RULES, "toy"), (OPTIMIZERS, "slowing"), (OPTIMIZERS, "adagrad")):
+    for registry, name in (
+        (RULES, "toy"),
+        (OPTIMIZERS, "slowing"),
+        (OPTIMIZERS, "adagrad"),
+        (QUANTITIES, "weight_norms"),
+        (FORMATS, ".words"),
+        (PARAMETERIZATIONS, "halves"),
+    ):
         if name in registry:
             registry.remove(name)
 
@@ -134,7 +147,9 @@ def test_an_optimizer_trains_and_its_state_is_resumed():
 
 
 def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
-    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1")
+    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1", "--diagnostics.every=2")
+    assert rows[0]["sharpness"] > 0
+    assert rows[0]["predicted_loss"] is rows[0]["edge_ratio"] is None
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < losses[0]
     assert rows[0]["scales"] == pytest.approx(train("plain")[0]["scales"], rel=1e-12)
@@ -170,6 +185,37 @@ def test_an_optimizer_is_refused_where_it_cannot_go(options, message):
     with pytest.raises(UserError) as error:
         parse([PLUGIN, "--optim.optimizer=slowing", *options])
     assert str(error.value) == message
+
+
+def test_a_diagnostic_is_in_metrics_checkpoints_and_tables(tmp_path):
+    options = (PLUGIN, "--diagnostics.every=1", "--diagnostics.quantities=[weight_norms]")
+    rows = train("whole", *options, "--diagnostics.sharpness=false")
+    measured = [row for row in rows if "weight_norms" in row]
+    start = HomogeneousMLP(64, 10, depth=3, base_width=4, seed=0, dtype=torch.float64)
+    norms = [float(W.norm()) for W in start.parameters()]
+    assert measured[0]["weight_norms"] == pytest.approx(norms, rel=1e-12)
+    assert [row["times"] for row in measured] == [1, 2, 3, 4]
+    forget()
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+    Path("toy.yaml").write_text(
+        f"base: {{model.depth: 2, model.base_width: 2, optim.steps: 3, run.plugins: [{TOY}], "
+        "diagnostics.every: 1, diagnostics.quantities: [weight_norms]}\naxes:\n  - optim.lr: [1, 2]\n"
+    )
+    assert study(["run", "toy.yaml", "--workers=1"]) == 0
+    assert study(["collect", "toy.yaml"]) == 0
+    table = pandas.read_parquet("studies/toy/metrics.parquet")
+    assert len(table["weight_norms.1"].dropna()) == 6
+
+
+def test_a_parameterization_and_a_data_format_are_used_by_name():
+    Path("rows.words").write_text("".join(f"{i % 5} {i % 3} 1 {i % 2}\n" for i in range(40)))
+    rows = train(
+        "run", PLUGIN, "--model.parameterization=halves", "--data.source=rows.words", "--optim.batch_size=10"
+    )
+    ntp = train(
+        "ntp", PLUGIN, "--model.parameterization=ntp", "--data.source=rows.words", "--optim.batch_size=10"
+    )
+    assert rows[0]["loss"] == pytest.approx(ntp[0]["loss"], rel=1e-12)
 
 
 def test_an_entry_point_is_loaded_by_name_and_only_then(tmp_path, monkeypatch):

@@ -11,13 +11,13 @@ def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     Args:
         package: its ``__name__``.
-        homes: the module of each name, below the package.
+        homes: the module of each name, below ``scaled_sgd``.
     """
 
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        found = getattr(import_module(f"{package}.{homes[name]}"), name)
+        found = getattr(import_module(f"scaled_sgd.{homes[name]}"), name)
         setattr(sys.modules[package], name, found)
         return found
 

@@ -8,7 +8,7 @@ middle of an epoch from the number b.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -39,7 +39,7 @@ def _moved(x: Tensor, y: Tensor, device: torch.device | str, dtype: torch.dtype)
     return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else y.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Batch:
     """One global minibatch, of which each rank takes its own rows or all.
 
@@ -57,15 +57,13 @@ class Batch:
     own_rows: slice
     cut: Callable[[slice], Samples]
 
-    @cached_property
     def own(self) -> Samples:
         """This rank's rows."""
         return self.cut(self.own_rows)
 
     def whole(self) -> Samples:
         """All rows."""
-        everything = slice(0, self.n_global)
-        return self.own if self.own_rows == everything else self.cut(everything)
+        return self.cut(slice(0, self.n_global))
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,9 @@ class Resident:
             cuts = map(partial, repeat(self._selected), minibatches)
         for number, (rows, cut) in enumerate(zip(minibatches, cuts, strict=True)):
             if number >= start:
-                own = rank_rows(len(rows), rank, world_size)
-                yield Batch(epoch, number, len(rows), own, cut)
+                n = len(rows)
+                own = slice(0, n) if world_size == 1 else rank_rows(n, rank, world_size)
+                yield Batch(epoch, number, n, own, cut)
 
     def _selected(self, minibatch: Tensor, rows: slice) -> Samples:
         chosen = minibatch[rows]
@@ -182,7 +181,7 @@ class Stream:
 
 
 def _rows(x: Tensor, y: Tensor, rows: slice) -> Samples:
-    return x[rows], y[rows]
+    return (x, y) if rows.stop - rows.start == len(x) else (x[rows], y[rows])
 
 
 def _only(samples: Samples, rows: slice, asked: slice) -> Samples:

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from scaled_sgd.core.errors import UserError
-
-READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json", ".arrow": "arrow"}
-ALLOWED = f"whole files ending in {', '.join(READERS)}, or a folder of them or of images"
+from scaled_sgd.data.formats import allowed
 
 
 @contextmanager
@@ -22,7 +20,7 @@ def reading(key: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{key}: cannot read {what}: {_reason(error)}; allowed: {ALLOWED}") from error
+        raise UserError(f"{key}: cannot read {what}: {_reason(error)}; allowed: {allowed()}") from error
 
 
 def _reason(error: Exception) -> str:

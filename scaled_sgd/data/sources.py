@@ -1,7 +1,5 @@
 """From `data.source` to its splits: local files and folders first, then the Hugging Face hub."""
 
-import csv
-import glob
 import importlib.util
 import logging
 import os
@@ -12,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.data.formats import FORMATS, allowed, check_header
 from scaled_sgd.data.hub import hub_is_reachable, offline
-from scaled_sgd.data.reading import ALLOWED, READERS, reading
+from scaled_sgd.data.reading import reading
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -36,7 +35,7 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     path = Path(os.path.expanduser(source))
     if source and os.path.exists(path):
         return _local(path.resolve(), source, streaming)
-    if source.startswith((".", "/", "~")) or path.suffix in READERS:
+    if source.startswith((".", "/", "~")) or path.suffix in FORMATS:
         raise UserError(
             f"data.source: no file or folder {source!r}; allowed: a local file or folder, a hub name, digits"
         )
@@ -50,31 +49,18 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
 def _local(path: Path, source: str, streaming: bool) -> dict[str, Any]:
     import datasets
 
-    if path.is_file() and path.suffix not in READERS:
-        raise UserError(f"data.source: {source!r} is of another kind; allowed: {ALLOWED}")
+    if path.is_file() and path.suffix not in FORMATS:
+        raise UserError(f"data.source: {source!r} is of another kind; allowed: {allowed()}")
     with reading("data.source", repr(source)):
-        _check_headers(path)
+        for file in sorted(path.rglob("*.csv")) if path.is_dir() else ():
+            check_header(file)
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
             return {k: v.to_iterable_dataset() for k, v in splits.items()} if streaming else dict(splits)
         if path.is_dir():
             return dict(datasets.load_dataset(str(path), streaming=streaming))
-        reader = READERS[path.suffix]
-        return dict(datasets.load_dataset(reader, data_files=glob.escape(str(path)), streaming=streaming))
-
-
-def _check_headers(path: Path) -> None:
-    """Refuse CSV files that name a column twice: their reader would rename the second in silence."""
-    found = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
-    for file in (file for file in found if file.suffix == ".csv" and file.is_file()):
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            names = next(csv.reader(lines), [])
-        twice = [name for name in names if name and names.count(name) > 1]
-        if twice:
-            raise UserError(
-                f"data.source: {file.name!r} has several columns {twice[0]!r}; allowed: each name once"
-            )
+        return FORMATS[path.suffix].splits(path, streaming=streaming)
 
 
 def _hub(name: str, streaming: bool) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Exact and cheap diagnostics of one global minibatch: curvature, Taylor terms, ranks (theory §4–7)."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scaled_sgd.core.lazy import attach
 
 if TYPE_CHECKING:
     from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
@@ -60,16 +61,4 @@ _HOMES = {
     "taylor_coefficients": "diagnostics.taylor",
     "top_eigenvalues": "diagnostics.kernels",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Names are imported when they are first used: the registry of quantities needs no torch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"scaled_sgd.{_HOMES.get(name, 'diagnostics.features')}"), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = attach(__name__, {name: _HOMES.get(name, "diagnostics.features") for name in __all__})

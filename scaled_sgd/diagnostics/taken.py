@@ -22,6 +22,7 @@ class StepTaken:
         weight_decay: λ_w.
         velocity: this process's rows of v_k before the step, (width(k), m_{k−1}), or None where it is zero;
             needed where μ > 0. Called once a layer, by all processes.
+        known: False where an optimizer makes another step of U than this one.
     """
 
     direction: Direction
@@ -30,6 +31,7 @@ class StepTaken:
     momentum: float = 0.0
     weight_decay: float = 0.0
     velocity: Callable[[int], Tensor | None] | None = None
+    known: bool = True
 
     @property
     def is_along_direction(self) -> bool:

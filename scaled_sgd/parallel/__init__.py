@@ -43,4 +43,4 @@ __all__ = [
 ]
 
 _HOMES = {"Partition": "partition", "Ranks": "ranks", "reshard": "partition"}
-__getattr__, __dir__ = attach(__name__, {name: _HOMES.get(name, "layout") for name in __all__})
+__getattr__, __dir__ = attach(__name__, {name: f"parallel.{_HOMES.get(name, 'layout')}" for name in __all__})

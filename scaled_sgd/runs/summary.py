@@ -53,7 +53,7 @@ def software_facts() -> dict[str, Any]:
 
 def summary_text(summary: dict[str, Any], path: str) -> str:
     """The summary of a finished run for a terminal."""
-    known = {"initial_loss", "train_loss", "eval_loss", "steps", "seconds", "parameters"}
+    known = {"initial_loss", "max_loss", "train_loss", "eval_loss", "steps", "seconds", "parameters"}
     metrics = {key: value for key, value in summary.items() if isinstance(value, float) and key not in known}
     lines = [
         ("train loss", f"{summary['train_loss']:.4g}"),

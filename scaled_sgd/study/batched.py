@@ -112,8 +112,8 @@ class Together:
 def together(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
     """Inputs and targets for a stack: one minibatch where all take the same, else one a network."""
     if all(batch is batches[0] for batch in batches):
-        return batches[0].own
-    x, y = zip(*(batch.own for batch in batches), strict=True)
+        return batches[0].own()
+    x, y = zip(*(batch.own() for batch in batches), strict=True)
     return torch.stack(x), torch.stack(y)
 
 

@@ -109,7 +109,7 @@ class Loop:
             self.losses.add(taken.loss, taken.n)
             if measure:
                 self._log(own, measured, taken)
-            if measure or self.losses.live:
+            if self.losses.live or measure:
                 self._leave_lost()
             at.pass_by(batches[0])
             for callback in self.callbacks:

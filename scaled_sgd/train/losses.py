@@ -40,7 +40,7 @@ class Losses:
     def add(self, loss: Tensor, n: int) -> None:
         """Take the sum of this process's losses, () or (B,), of a minibatch of ``n`` samples. Collective."""
         if self.live:
-            self._take([total / n for total in loss.reshape(-1).tolist()])
+            self._take([total / n for total in loss.tolist()] if loss.ndim else [loss.item() / n])
             return
         self._waiting.append(loss)
         self._sizes.append(n)

@@ -89,7 +89,7 @@ class Samples:
 
 def _gathering(batch: Batch, ranks: Ranks) -> Batch:
     """A minibatch of a stream, of which each rank decoded its own rows: all of them are gathered."""
-    own, rows = batch.own, batch.own_rows
+    own, rows = batch.own(), batch.own_rows
     shares = [rank_rows(batch.n_global, rank, ranks.size) for rank in range(ranks.size)]
     sizes = [share.stop - share.start for share in shares]
 

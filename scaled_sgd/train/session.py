@@ -93,7 +93,7 @@ class Session:
 
     def loss_on(self, batch: Batch) -> float:
         """Mean loss on ``batch`` as the network is now. Collective."""
-        return float(self.strategy.data.sum(self._total_loss(*batch.own))) / batch.n_global
+        return float(self.strategy.data.sum(self._total_loss(*batch.own()))) / batch.n_global
 
     def probe_loss(self) -> Tensor:
         """Sum of losses () on this process's samples of the probe. Collective where weights are in parts."""

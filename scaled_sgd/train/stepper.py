@@ -57,7 +57,7 @@ class OneNetwork:
         """A step on the only one of ``batches``. Collective."""
         (batch,) = batches
         self._watch.start_step(step)
-        x, y = batch.whole() if self._step.whole else batch.own
+        x, y = batch.whole() if self._step.whole else batch.own()
         taken = self._step(x, y, batch.n_global, self._session.schedule(step), measure=measure)
         self._watch.see(taken.loss, self._loss)
         return taken

@@ -13,6 +13,7 @@ from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
@@ -73,6 +74,7 @@ def step_taken(
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         velocity=velocity,
+        known=OPTIMIZERS[optim.optimizer].fused,
     )
 
 

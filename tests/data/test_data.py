@@ -393,8 +393,8 @@ def global_batches(
     ]
     joined = []
     for parts in zip(*ranks, strict=True):
-        assert {part.n_global for part in parts} == {sum(len(part.own[0]) for part in parts)}
-        x, y = (torch.cat(own) for own in zip(*(part.own for part in parts), strict=True))
+        assert {part.n_global for part in parts} == {sum(len(part.own()[0]) for part in parts)}
+        x, y = (torch.cat(own) for own in zip(*(part.own() for part in parts), strict=True))
         joined.append((x, y))
     return joined
 
@@ -442,6 +442,22 @@ def test_minibatches_do_not_depend_on_the_number_of_processes(train: Resident | 
         assert_same_batches(global_batches(train.batches, world_size, batch_size=9), alone)
 
 
+def test_every_rank_has_the_whole_minibatch_of_resident_data_and_only_its_own_of_a_stream(
+    train: Resident | Stream,
+) -> None:
+    alone = global_batches(train.batches, 1, batch_size=9)
+    for rank in range(2):
+        batches = train.batches(batch_size=9, seed=1, epoch=0, rank=rank, world_size=2)
+        for batch, (x, y) in zip(batches, alone, strict=True):
+            assert batch.own()[0].equal(x[batch.own_rows])
+            if isinstance(train, Resident):
+                assert batch.whole()[0].equal(x)
+                assert batch.whole()[1].equal(y)
+            elif len(batch.own()[0]) < len(x):
+                with pytest.raises(ValueError, match="allowed of a stream on this rank"):
+                    batch.whole()
+
+
 def test_the_order_is_chosen_by_seed_and_epoch(train: Resident | Stream) -> None:
     def order(seed: int, epoch: int) -> list[float]:
         joined = global_batches(train.batches, 1, batch_size=9, seed=seed, epoch=epoch)
@@ -460,7 +476,7 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(train: Resident | Stream, start
 
 def test_minibatches_come_in_the_type_asked_for(train: Resident | Stream) -> None:
     batch = next(train.to("cpu", torch.float64).batches(batch_size=3, seed=0, epoch=0))
-    assert [t.dtype for t in batch.own] == [torch.float64, torch.float64]
+    assert [t.dtype for t in batch.own()] == [torch.float64, torch.float64]
     assert Resident(torch.ones(2, 2), torch.tensor([0, 1])).to("cpu", torch.float64).y.dtype == torch.int64
 
 

@@ -146,6 +146,20 @@ def test_the_directional_edge_ratio_is_where_the_quadratic_model_stops_to_decrea
     assert float(terms.c1 * eta + terms.c2 * eta**2) == pytest.approx(0, abs=1e-14)
 
 
+def test_nothing_is_said_of_the_step_of_an_optimizer_that_is_not_known() -> None:
+    problem, _ = underway({})
+    said: list[str] = []
+    config = DiagnosticsConfig(every=1, ranks=False)
+    observer = Observer(config, problem.model, problem.x, problem.y, loss=problem.loss, say=said.append)
+    taken = StepTaken(Direction(torch.full((4,), 0.5, dtype=torch.float64)), 0.1, known=False)
+    row = observer.measure(minibatch(problem), taken)
+    assert set(row["taylor"].values()) == {None}
+    for name in ("predicted_loss", "directional_edge_ratio", "edge_ratio", "edge"):
+        assert row[name] is None
+    assert row["preconditioned_sharpness"] == pytest.approx(row["sharpness"] / 2, rel=1e-2)
+    assert len(said) == 2
+
+
 def test_a_step_uphill_has_no_directional_edge_ratio() -> None:
     problem, _ = underway({"momentum": 0.9})
     said: list[str] = []

@@ -9,9 +9,9 @@ import yaml
 from accelerate.commands.config import load_config_from_file
 
 from scaled_sgd.config.parsing import parse
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.accelerator import check_deepspeed
-from scaled_sgd.train.strategies import STRATEGIES
 from tests.launching import REPOSITORY, launch
 from tests.training import run_all
 

@@ -1,12 +1,13 @@
 """The trainer in real processes, against the trainer in one."""
 
-import subprocess
-import sys
 from functools import cache
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from scaled_sgd.train import accelerator
+from scaled_sgd.train.main import main
 from tests.launching import launch
 from tests.training import figures, run_all
 
@@ -14,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 BASE = [
     "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
-    "--optim.steps=50", "--run.log_every=1", "--run.eval_every=20",
+    "--optim.steps=24", "--run.log_every=1", "--run.eval_every=10",
 ]  # fmt: skip
 VARIANTS = {
     "ragged": ["--optim.batch_size=479", "--scaling.rule=gain", "--loss=mse", "--optim.lr=0.5"],
@@ -83,16 +84,11 @@ def test_only_one_rank_speaks_of_a_mistake(argument, expected, tmp_path):
     assert lines[0].startswith(expected)
 
 
-def test_a_single_torchrun_world_without_a_group_is_refused(tmp_path):
+@pytest.mark.usefixtures("fresh_world")
+def test_a_single_torchrun_world_without_a_group_is_refused(monkeypatch, capsys):
     """A WORLD_SIZE that no process group backs: the trainer must not train alone."""
-    script = (
-        "import os, sys; os.environ['WORLD_SIZE'] = '2'\n"
-        "from unittest import mock\nfrom scaled_sgd import train\n"
-        "from scaled_sgd.config import RunConfig\nfrom accelerate import Accelerator\n"
-        "with mock.patch.object(train, 'Accelerator', lambda **_: Accelerator(cpu=True)):\n"
-        "    del os.environ['WORLD_SIZE']; Accelerator(cpu=True); os.environ['WORLD_SIZE'] = '2'\n"
-        "    sys.exit(train.main(['--optim.steps=1']))\n"
-    )
-    started = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
-    assert started.returncode == 2
-    assert "launch: 2 processes were started but they see a world of 1" in started.stderr
+    alone = Accelerator(cpu=True)
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **_: alone)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["--optim.steps=1"]) == 2
+    assert "launch: 2 processes were started but they see a world of 1" in capsys.readouterr().err

@@ -1,9 +1,12 @@
-"""What somebody else's package may add: a rule and an optimizer, registered when this module is imported."""
+"""What somebody else's package may add, registered when this module is imported."""
 
 from typing import Any
 
 import torch
 
+from scaled_sgd.core.parameterization import PARAMETERIZATIONS, LayerConstants, Parameterization
+from scaled_sgd.data.formats import register_format
+from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
 from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.optimizers import Optimizer, register_optimizer
 from scaled_sgd.steps.rules import register_rule
@@ -48,3 +51,54 @@ register_optimizer(
         counts=("step",),
     )
 )
+
+
+class WeightNorms:
+    """‖W_k‖_F, and how many times it was measured."""
+
+    def __init__(self, config: Any) -> None:
+        self.count = torch.zeros(1)
+
+    def measure(self, context: Any) -> dict[str, Any]:
+        self.count += 1
+        layers = context.minibatch.partition.layers
+        norms = [float(layer.weight.detach().norm()) for layer in layers]
+        return {"weight_norms": norms, "times": float(self.count)}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.count = state["count"]
+
+
+QUANTITIES.add(
+    "weight_norms",
+    Measured(
+        "tests.plugins.toy:WeightNorms",
+        "norms of weights",
+        (Column("weight_norms", "‖W_k‖_F", "all"), Column("times", "measurements so far")),
+        ("minibatch",),
+        cost=0,
+        source="this test",
+    ),
+)
+
+
+def read_words(path: Any, *, streaming: bool) -> dict[str, Any]:
+    """Numbers between spaces, one row a line; the last is the class."""
+    import datasets
+
+    rows = [[float(word) for word in line.split()] for line in path.read_text().splitlines()]
+    columns = {"x": [row[:-1] for row in rows], "label": [int(row[-1]) for row in rows]}
+    return {"train": datasets.Dataset.from_dict(columns)}
+
+
+register_format(".words", read_words)
+
+
+def halves(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> LayerConstants:
+    return LayerConstants(0.5 * fan_in**-0.5, 2.0, 1.0)
+
+
+PARAMETERIZATIONS.add("halves", Parameterization("halves", "halved", halves, "1/(2√m_{k−1})", "2", "1"))

@@ -112,7 +112,7 @@ def test_preactivations_change_by_what_the_steps_move_the_weights():
     x, _ = samples.probe(Ranks.alone())
     batch = next(samples.train.batches(batch_size=400, seed=3, epoch=0))
     before = model(x)
-    inputs, targets = batch.own
+    inputs, targets = batch.own()
     (G,) = torch.autograd.grad((model(inputs) - targets).square().sum() / 800, model.parameters())
     moved = model.layers[0].multiplier * 0.5 * (x @ G.T)
     expected = (moved.norm() / before.norm()).item()

@@ -33,13 +33,15 @@ class Sharpness:
         taken, probe = context.taken, context.probe
         plain = self._eigenpairs("plain", probe, None)
         scaled = self._scaled(context, plain)
-        ratio = None if scaled is None else taken.edge_ratio(float(scaled.values[0]))
+        has_edge = scaled is not None and taken.known
+        if not taken.known:
+            context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv")
         found = [plain] if scaled is None else [plain, scaled]
         row: dict[str, Any] = {
             "sharpness": float(plain.values[0]),
             "preconditioned_sharpness": None if scaled is None else float(scaled.values[0]),
-            "edge_ratio": ratio,
-            "edge": None if scaled is None else taken.edge,
+            "edge_ratio": taken.edge_ratio(float(scaled.values[0])) if scaled and has_edge else None,
+            "edge": taken.edge if has_edge else None,
             "sharpness_residuals": [float(pairs.residuals[0]) for pairs in found],
         }
         if self._k > 1:

@@ -23,6 +23,10 @@ class Taylor:
     def measure(self, context: Context) -> dict[str, Any]:
         """``taylor``, ``predicted_loss`` and ``directional_edge_ratio``."""
         taken = context.taken
+        if not taken.known:
+            context.say("taylor, predicted_loss: null, for the optimizer does not step by −ηv")
+            empty = dict.fromkeys(_TERMS)
+            return {"taylor": empty, "predicted_loss": None, "directional_edge_ratio": None}
         terms = taylor_of(context.minibatch, taken.along(context.minibatch))
         ratio = terms.directional_edge_ratio(taken.rate)
         if ratio is None:

@@ -1,0 +1,83 @@
+"""The package's rooms: imports point down, in no circle, and launchers are imported in few places."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import scaled_sgd
+
+PACKAGE = Path(scaled_sgd.__file__).parent
+ROOMS = (
+    "core", "parallel", "steps", "diagnostics", "config", "data", "runs", "planning", "train", "study",
+)  # fmt: skip
+"""From the lowest floor to the highest."""
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path):
+    parts = ("scaled_sgd", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imported(path, *, late):
+    """Names of modules that a file imports; ``late``: inside functions and for types too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if late else tree.body
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[0] == "scaled_sgd" and parts[1] in ROOMS else None
+
+
+def test_there_is_nothing_at_the_top_but_the_doors():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "cli.py"}
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.rglob("*.py"))} == {*ROOMS}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down(room):
+    above = ROOMS[ROOMS.index(room) + 1 :]
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        up = [name for name in imported(path, late=True) if room_of(name) in above]
+        assert not up, f"{module_of(path)} imports {up}"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    edges = {
+        module: {name for name in imported(path, late=False) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+        # A room's own list of names is read by others, not part of what it lists.
+        if path.name != "__init__.py"
+    }
+    done, walking = set(), []
+
+    def walk(module):
+        if module in done or module not in edges:
+            return
+        assert module not in walking, f"circle: {' → '.join([*walking[walking.index(module) :], module])}"
+        walking.append(module)
+        for name in sorted(edges[module]):
+            walk(name)
+        walking.pop()
+        done.add(module)
+
+    for module in edges:
+        walk(module)
+
+
+def test_launchers_are_imported_where_processes_are_launched():
+    for path in FILES:
+        if room_of(module_of(path)) not in ("train", "planning", "study"):
+            found = {name.split(".")[0] for name in imported(path, late=False)}
+            assert not found & {"accelerate", "deepspeed"}, module_of(path)
