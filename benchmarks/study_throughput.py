@@ -27,9 +27,9 @@ from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.engine import train, unsuited
+from scaled_sgd.study.execution.schedule import make_schedule, run_schedule
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.runner import make_plan, run_plan
 from scaled_sgd.study.small import small_session
 
 SEEDS = 4
@@ -99,7 +99,7 @@ def one_core(options: argparse.Namespace) -> dict[str, Figure]:
             runs = expand(study, DataShelf())
             folder = StudyFolder(Path(place, str(number)))
             folder.write_plan(study, runs)
-            counts = run_plan(make_plan(study, runs, folder, unsuited), folder, bare, workers=1)
+            counts = run_schedule(make_schedule(study, runs, folder, unsuited), folder, bare, workers=1)
             whole = time.perf_counter() - start - bare.outside
             assert counts == {"finished": len(runs)}
             if number:  # The first round warms up.

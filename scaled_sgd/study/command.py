@@ -1,8 +1,6 @@
 """``scaled-sgd study``: list, run, status, collect, report."""
 
 import argparse
-import hashlib
-import shutil
 import signal
 import sys
 import threading
@@ -10,20 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from scaled_sgd.core.errors import INTERRUPTED_STATUS, LOST_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
-from scaled_sgd.runs.records import replace_file
-from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.changes import changes
-from scaled_sgd.study.cluster import Cluster, submit
-from scaled_sgd.study.engine import train, unsuited
-from scaled_sgd.study.estimate import duration, seconds_left
-from scaled_sgd.study.folder import State, StudyFolder
-from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
-from scaled_sgd.study.jobs import FOLDER
+from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.study.execution.run import run_study
+from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.grid import read_study
 from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
-from scaled_sgd.study.runner import default_workers, make_plan, run_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,13 +76,6 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
     return folder
 
 
-def _home(path: Path, options: argparse.Namespace) -> Path:
-    """Where a study is run: where it was, when its file is the one that a run left."""
-    if options.name is None and path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file():
-        return path.parent
-    return Path(options.dir) / (options.name or path.stem)
-
-
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     paths = sorted(Path("configs/studies").glob("*.yaml"))
     for path in paths:
@@ -109,135 +91,18 @@ def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
-    parameters = checked_parameters(options)
-    path = find_study(options.study)
-    study = read_study(path, overrides)
-    folder = StudyFolder(_home(path, options))
-    shelf = DataShelf()
-    runs = expand(study, shelf)
-    if options.share is not None:
-        with folder.locked(by_jobs=True):
-            return _execute(options, study, _shared(runs, options.share.split(",")), folder)
-    plan = make_plan(study, runs, folder, unsuited)
-    print(
-        f"{folder.name}: {plan.ended + plan.pending} runs, {plan.ended} ended, {len(plan.small)} small and "
-        f"{len(plan.large)} large to do; {_weights(runs)}; in {folder.path}",
-        file=sys.stderr,
-    )
-    cluster = None
-    if options.executor is not None and plan.pending:
-        jobs = max(1, min(options.jobs, plan.pending))
-        cluster = Cluster(options.executor, jobs, options.at_once, options.minutes, parameters)
-        print(
-            f"jobs: {cluster.jobs} by {cluster.executor}, {cluster.at_once or 'all'} at once, "
-            f"{cluster.minutes} minutes each, {-(-plan.pending // cluster.jobs)} runs each",
-            file=sys.stderr,
-        )
-    workers = options.workers or (cluster.cores if cluster else default_workers())
-    side_by_side = workers * cluster.side_by_side if cluster else workers
-    seconds = seconds_left(folder, runs)
-    if plan.pending and seconds is not None:
-        print(f"time: about {duration(seconds / min(side_by_side, plan.pending))}", file=sys.stderr)
-    if options.dry_run:
-        return 0
-    if options.executor is None:
-        with folder.locked():
-            _write(study, runs, folder)
-            return _execute(options, study, runs, folder)
-    user = folder.user
-    if user is not None:
-        raise UserError(f"study: {str(folder.path)!r} is being run by {user}; allowed: one at a time")
-    _write(study, runs, folder)
-    if cluster is None:
-        return 0
-    told = _for_jobs(options, folder, workers)
-    identifiers = submit(cluster, folder.path, told, [*plan.small, *plan.large])
-    print(
-        f"submitted: {', '.join(identifiers)}; scaled-sgd study status {folder.path} tells", file=sys.stderr
-    )
-    if cluster.executor == "slurm":
-        return 0
-    left = make_plan(study, runs, folder, unsuited).pending
-    return _told_what_is_left(left, folder)
-
-
-def _write(study: Study, runs: Sequence[Run], folder: StudyFolder) -> None:
-    changed = changes(folder, study, runs)
-    folder.write_plan(study, runs)
-    if changed is not None:
-        print(changed, file=sys.stderr)
-
-
-def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], folder: StudyFolder) -> int:
-    plan = make_plan(study, runs, folder, unsuited)
-    workers = options.workers or default_workers()
-    counts = run_plan(plan, folder, train, workers=workers, group=_grouped(options.batched, plan.small))
-    ended = ", ".join(f"{counts[state]:,} {state}" for state in State if counts[state])
-    print(f"done: {ended or 'nothing'}; scaled-sgd study report {folder.path} shows it", file=sys.stderr)
-    return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
-
-
-def _told_what_is_left(left: int, folder: StudyFolder) -> int:
-    if left:
-        print(
-            f"{left} runs failed or are made by others; scaled-sgd study status {folder.path} tells",
-            file=sys.stderr,
-        )
-    return LOST_STATUS if left else 0
-
-
-def _grouped(asked: str, small: Sequence[Run]) -> bool:
-    """Whether runs of one shape train together; on a CPU only where asked for, for rounding would differ."""
-    if asked != "auto" or not small or not torch.cuda.is_available():
-        return asked == "yes"
-    from scaled_sgd.study.batched import faster_batched
-
-    return faster_batched([run.config for run in small])
-
-
-def _shared(runs: Sequence[Run], mine: Sequence[str]) -> list[Run]:
-    """The runs of a job.
-
-    Raises:
-        UserError: the study has not all of them.
-    """
-    by_id = {run.id: run for run in runs}
-    for name in mine:
-        if name not in by_id:
-            raise UserError(
-                f"share: run {name!r} is none of this study's, whose data or package changed since it was "
-                "submitted; allowed: submit it again"
-            )
-    return [by_id[name] for name in mine]
-
-
-def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) -> list[str]:
-    """What jobs are told: the study as it is submitted, whatever becomes of its file and folder meanwhile."""
-    source = folder.path / "study.yaml"
-    kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
-    kept.parent.mkdir(exist_ok=True)
-    replace_file(kept, lambda path: shutil.copyfile(source, path))
-    told = [str(kept.resolve()), "--dir", str(folder.path.parent), "--name", folder.name]
-    told += ["--batched", options.batched]
-    # A job under Slurm finds out what it has; here it has a core, or a GPU.
-    own = options.workers or (workers if options.executor == "local" else None)
-    return told if own is None else [*told, "--workers", str(own)]
-
-
-def _weights(runs: Sequence[Run]) -> str:
-    fewest, most = min(run.weights for run in runs), max(run.weights for run in runs)
-    return f"{fewest:,} weights" if fewest == most else f"{fewest:,} to {most:,} weights"
+    return run_study(options, overrides, checked_parameters(options), command=main)
 
 
 def _status(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.status import describe
+    from scaled_sgd.study.execution.status import describe
 
     print(describe(_folder(options)))
     return 0
 
 
 def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.collect import collect
+    from scaled_sgd.study.tables.collect import collect
 
     folder = _folder(options)
     collected = collect(folder.path)
@@ -248,7 +113,7 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    from scaled_sgd.study.report import write_report
+    from scaled_sgd.study.page.report import write_report
 
     print(write_report(_folder(options).path))
     return 0
@@ -261,7 +126,3 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace, Mapping[str, Any]], int]] = {
     "collect": _collect,
     "report": _report,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

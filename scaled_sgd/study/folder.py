@@ -76,6 +76,30 @@ class StudyFolder:
                 f"dir: cannot write in {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
             ) from error
 
+    def planned(self) -> list[dict[str, Any]]:
+        """The planned runs: id, axes and configuration of each.
+
+        Raises:
+            UserError: there is no plan, or it holds something else.
+        """
+        path = self.path / "plan.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            entries: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+            for entry in entries:
+                if not isinstance(entry["id"], str) or "id" in dict(entry["axes"]):
+                    raise ValueError("a line is no run")
+                dict(entry["config"])
+        except OSError as error:
+            raise UserError(
+                f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"study: {str(path)!r} is damaged: {error}; allowed: lines with id, axes, config"
+            ) from error
+        return entries
+
     def summary(self, run: str) -> dict[str, Any] | None:
         """The summary of a run that has ended; None for others."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):

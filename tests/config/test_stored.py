@@ -9,7 +9,7 @@ from scaled_sgd.config.parsing import from_dict, parse
 from scaled_sgd.config.sections import OptimConfig
 from scaled_sgd.config.stored import ABSENT, RENAMED, completed
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.identity import run_id
+from scaled_sgd.study.grid.identity import run_id
 
 
 def before():

@@ -1,16 +1,27 @@
-"""A ``train`` for tests of what runs studies: quick, and with the faults that a test asks for."""
+"""Stand-ins for tests of what runs studies: quick, and with the faults and waits that a test asks for."""
 
+import importlib
+import itertools
 import json
 import os
 import signal
 import time
+from pathlib import Path
+
+from scaled_sgd.study import command
+from scaled_sgd.study.folder import StudyFolder
+
+study_command = command.main
 
 
 def train(configs, data, folders):
+    """A file ``hold-SEED`` in the folder of the study keeps runs of that seed from ending."""
     found = []
     for config, folder in zip(configs, folders, strict=True):
         (folder / "metrics.jsonl").write_text('{"step": 0}\n')
         time.sleep(0.02)
+        while (folder.parents[1] / f"hold-{config.run.seed}").exists():
+            time.sleep(0.01)
         if config.optim.lr == 13:
             raise ZeroDivisionError("by design")
         if config.optim.lr == 9:
@@ -25,3 +36,26 @@ def train(configs, data, folders):
 
 def nothing(config):
     return None
+
+
+def hold(arguments):
+    """``scaled-sgd study run --share RUNS`` that never ends: it holds the first of its runs."""
+    options = dict(itertools.pairwise(arguments))
+    folder = StudyFolder(Path(options["--dir"], options["--name"]))
+    with folder.hold(options["--share"].split(",")[0]):
+        while True:
+            signal.pause()
+
+
+def wait_for_go(arguments):
+    """``scaled-sgd study`` that begins once the working folder has a file ``go``."""
+    while not Path("go").exists():
+        time.sleep(0.1)
+    return study_command(arguments)
+
+
+def with_jobs_of(name):
+    """``scaled-sgd study`` as a function, whose jobs are one of these stand-ins."""
+    # By their module's name, so that a job finds them.
+    command.main = getattr(importlib.import_module("tests.study.standin"), name)
+    return study_command

@@ -1,6 +1,6 @@
 """The same study as jobs, on this machine and under a real Slurm."""
 
-import json
+import contextlib
 import os
 import shutil
 import signal
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from scaled_sgd.study.folder import State, StudyFolder
-from tests.distributed.slurm import LoopbackCluster, wait_until, why_not
-from tests.launching import REPOSITORY, environment
+from tests.distributed.slurm import LoopbackCluster, why_not
+from tests.holding import Hold
+from tests.launching import PATIENCE, REPOSITORY, environment, finished, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -24,39 +25,32 @@ def clone(tmp_path):
     return tmp_path
 
 
-def run(clone, *options, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", *options],
-        cwd=clone,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
+def command(*arguments, jobs="study_command"):
+    """``scaled-sgd study`` whose jobs are a stand-in."""
+    code = (
+        f"import sys; from tests.study.standin import with_jobs_of as w; sys.exit(w({jobs!r})(sys.argv[1:]))"
     )
+    return [sys.executable, "-c", code, *arguments]
+
+
+def run(clone, *options, jobs="study_command", **variables):
+    return finished(*command("run", "smoke", *options, jobs=jobs), cwd=clone, **variables)
 
 
 def status(clone, **variables):
-    told = subprocess.run(
-        [sys.executable, "-m", "scaled_sgd.cli", "study", "status", "smoke"],
-        cwd=clone,
-        env=environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    told = finished(*command("status", "smoke"), cwd=clone, **variables)
     assert told.returncode == 0, told.stderr
     return told.stdout
 
 
-def rows(folder, run):
-    path = folder.run(run) / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
+def rows(folder):
+    """Of the metrics of all runs."""
+    return sum(path.read_text().count("\n") for path in folder.path.glob("runs/*/metrics.jsonl"))
 
 
 def states(clone):
     folder = StudyFolder(clone / "studies/smoke")
-    plan = [json.loads(line) for line in (folder.path / "plan.jsonl").read_text().splitlines()]
-    return [folder.state(entry["id"]) for entry in plan]
+    return [folder.state(entry["id"]) for entry in folder.planned()]
 
 
 def test_nothing_is_submitted_before_the_plan_is_shown_and_a_dry_run_stops_there(clone):
@@ -77,26 +71,53 @@ def test_local_jobs_share_a_study(clone):
     assert "studies/smoke: 8 runs, 8 finished" in shown
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_local_jobs_end_with_the_study(number, code, clone):
-    command = [sys.executable, "-m", "scaled_sgd.cli", "study", "run", "smoke", "--optim.steps=200000"]
+@pytest.fixture
+def held(clone):
+    """A study of two local jobs that hold a run each, and that cannot end by themselves."""
     started = subprocess.Popen(
-        [*command, "--executor=local", "--jobs=2"],
+        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs="hold"),
         cwd=clone,
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    plan = clone / "studies/smoke/plan.jsonl"
-    wait_until(lambda: plan.exists() and State.RUNNING in states(clone), seconds=90, what="a run to begin")
+    try:
+        plan = clone / "studies/smoke/plan.jsonl"
+        wait_until(lambda: plan.exists() and states(clone).count(State.RUNNING) == 2, what="two jobs")
+        yield started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.communicate()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code, held, clone):
     # As a terminal does with Ctrl-C, and a scheduler with SIGTERM.
-    (os.killpg if number == signal.SIGINT else os.kill)(started.pid, number)
-    _, errors = started.communicate(timeout=60)
-    assert started.returncode == code
+    (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
+    _, errors = held.communicate(timeout=PATIENCE)
+    assert held.returncode == code
     assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
     assert "Traceback" not in errors
     assert states(clone) == [State.PENDING] * 8
+
+
+def test_local_jobs_end_with_a_study_that_is_killed(held, clone):
+    held.kill()
+    wait_until(lambda: states(clone) == [State.PENDING] * 8, what="the jobs to end")
+    # Their controllers have the group of the study, as they have.
+    wait_until(lambda: not members_of(held.pid), what="their controllers to end")
+
+
+def members_of(group):
+    """Processes of a group that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its = stat.read_text().rpartition(")")[2].split()[:3]
+            found += [stat.parent.name] * (its == str(group) and state not in "ZX")
+    return found
 
 
 def test_a_cluster_that_is_not_here_is_one_line(clone):
@@ -107,34 +128,46 @@ def test_a_cluster_that_is_not_here_is_one_line(clone):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-def test_a_slurm_array_does_a_study_and_a_job_whose_time_is_over_goes_on(clone):
-    """A job makes a small run and then a large one, in which it is told that its time is over."""
-    study, folder = clone / "configs/studies/smoke.yaml", StudyFolder(clone / "studies/smoke")
-    text = study.read_text().replace("[4, 8]", "[4, 40]").replace("[2, 8]", "[2]")
-    study.write_text(f"{text}large_weights: 10000\n")
-    options = ("--executor=slurm", "--jobs=2", "--at-once=1", "--workers=1", "--slurm", "mem=500M")
-    sizes = ("--optim.steps=3000", "--diagnostics.every=0", "--run.eval_every=0")
-    with tempfile.TemporaryDirectory(prefix="slurm-") as place, LoopbackCluster(Path(place)) as cluster:
-        submitted = run(clone, *options, *sizes, **cluster.environment)
-        assert submitted.returncode == 0, submitted.stderr
-        first, second = submitted.stderr.split("submitted: ")[1].split(";")[0].split(", ")
-        logs = folder.path / "launches"
-        wait_until(lambda: any(logs.glob("*.log")), seconds=90, what="a large run")
-        # One at a time.
-        assert cluster.state(second) == "PENDING"
-        assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
-        wait_until(
-            lambda: any(rows(folder, log.stem) > 5 for log in logs.glob("*.log")),
-            seconds=90,
-            what="steps of a large run",
-        )
-        cluster.run("scancel", "--signal=USR2", first)
-        wait_until(lambda: cluster.state(first) == "PENDING", seconds=60, what=f"job {first} to be queued")
-        cluster.run("scontrol", "update", f"JobId={first}", "StartTime=now")
-        ends = [cluster.end(job, seconds=150) for job in (first, second)]
-        assert "jobs: 2 ended\n" in f"{status(clone, **cluster.environment)}\n"
-    assert ends == ["COMPLETED"] * 2
+@pytest.fixture
+def cluster():
+    if why_not() is not None:
+        pytest.skip(str(why_not()))
+    with tempfile.TemporaryDirectory(prefix="slurm-") as place, LoopbackCluster(Path(place)) as found:
+        yield found
+
+
+def submitted(clone, cluster, *options, jobs="study_command"):
+    """Names of the jobs of the study."""
+    slurm = ("--executor=slurm", "--slurm=mem=500M", "--workers=1")
+    told = run(clone, *slurm, *options, jobs=jobs, **cluster.environment)
+    assert told.returncode == 0, told.stderr
+    return told.stderr.split("submitted: ")[1].split(";")[0].split(", ")
+
+
+def test_a_slurm_array_does_a_study_so_many_jobs_at_a_time(clone, cluster):
+    study = clone / "configs/studies/smoke.yaml"
+    study.write_text(study.read_text().replace("[4, 8]", "[4, 40]") + "large_weights: 10000\n")
+    options = ("--jobs=2", "--at-once=1", "--optim.lr=2")
+    first, second = submitted(clone, cluster, *options, jobs="wait_for_go")
+    wait_until(lambda: cluster.state(first) == "RUNNING", what="the first job")
+    assert cluster.state(second) == "PENDING"
+    assert "jobs: 1 running, 1 pending" in status(clone, **cluster.environment)
+    (clone / "go").touch()
+    assert [cluster.end(job) for job in (first, second)] == ["COMPLETED"] * 2
+    assert "jobs: 2 ended\n" in f"{status(clone, **cluster.environment)}\n"
     assert states(clone) == [State.FINISHED] * 4
-    told = [log.read_text() for log in logs.glob("*.log")]
-    assert sorted("resumed: " in text for text in told) == [False, True]
+
+
+def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(clone, cluster):
+    hold, folder = Hold(clone), StudyFolder(clone / "studies/smoke")
+    one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--run.eval_every=10")
+    (job,) = submitted(clone, cluster, *one, "--run.metrics", f"[{hold.script}]")
+    wait_until(lambda: hold.holds, what="the run to hold")
+    cluster.run("scancel", "--signal=USR2", job)
+    wait_until(lambda: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
+    assert states(clone) == [State.PENDING]
+    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    assert cluster.end(job) == "COMPLETED"
+    assert states(clone) == [State.FINISHED]
+    (log,) = (folder.path / "launches").glob("*.log")
+    assert "resumed: " in log.read_text()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.collect import collect
+from scaled_sgd.study.tables.collect import collect
 from tests.study.folders import FIRST_LOSS, diagnosed, diverged, finished, identifier, make_study, write_run
 
 AXES = {

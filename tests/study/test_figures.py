@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from matplotlib import _pylab_helpers
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.collect import collect
-from scaled_sgd.study.figures import RECIPES, View, draw_figures
-from scaled_sgd.study.figures.panels import MOST_PANELS, Panels
-from scaled_sgd.study.figures.rates import best, largest_stable
-from scaled_sgd.study.figures.words import number
+from scaled_sgd.study.figures import View, draw_figures
+from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
+from scaled_sgd.study.figures.reading.rates import best, largest_stable
+from scaled_sgd.study.figures.reading.words import number
+from scaled_sgd.study.grid.figures import FIGURES
+from scaled_sgd.study.tables.collect import collect
 from tests.study.folders import diagnosed, diverged, finished, make_study
 
 RATES = [2.0**k for k in range(-1, 5)]
@@ -485,7 +486,7 @@ def test_without_metrics_the_figures_of_steps_are_left_out_with_the_reason(tmp_p
 def test_without_any_run_nothing_is_drawn(tmp_path):
     drawings = draw_figures(collect(make_study(tmp_path, GRID, lambda a: None)))
     assert drawings.figures == ()
-    assert len(drawings.lacking) == len(RECIPES)
+    assert len(drawings.lacking) == len(FIGURES.names)
 
 
 def test_no_more_panels_than_one_can_read_and_what_is_left_out_is_said(tmp_path):
@@ -504,7 +505,7 @@ def test_panels_of_one_long_axis_are_the_first_ones():
     runs = pd.DataFrame({"method": pd.Categorical([f"m{k:02}" for k in range(30)], ordered=True)})
     panels = Panels.of(runs, ["method"])
     assert [panel.title for panel in panels.shown] == [f"m{k:02}" for k in range(MOST_PANELS)]
-    assert panels.left_out == "Shown: the first 12 of 30 panels."
+    assert panels.notes == ("Shown: the first 12 of 30 panels.",)
 
 
 def test_names_are_drawn_as_they_are(draw):
@@ -528,7 +529,7 @@ def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_state(tmp_path):
 
 def test_an_unknown_figure_is_named_with_those_that_there_are(tmp_path):
     collected = collect(make_study(tmp_path, GRID, lambda a: None))
-    with pytest.raises(UserError, match="report: 'pie' is no figure; allowed: loss_against_lr, "):
+    with pytest.raises(UserError, match="report: 'pie' is unknown; allowed: loss_against_lr, "):
         draw_figures(collected, ["pie"])
 
 
@@ -544,7 +545,7 @@ def test_every_figure_says_what_it_shows_and_how_to_read_it(tmp_path):
         "optim.lr": [1.0, 2.0],
     }
     figures = draw_figures(collect(make_study(tmp_path, axes, run))).figures
-    assert [figure.name for figure in figures] == list(RECIPES)
+    assert [figure.name for figure in figures] == list(FIGURES)
     for figure in figures:
         assert figure.title.endswith("?")
         assert figure.sentence.endswith(".")

@@ -10,7 +10,7 @@ from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
-from scaled_sgd.study.matching import matching_base_width
+from scaled_sgd.study.grid.matching import matching_base_width
 from tests.launching import REPOSITORY
 
 SHELF = DataShelf()
@@ -185,8 +185,8 @@ MISTAKES = [
     (grid({"a": 1, "b": 2}), "axes: not a list of single entries; allowed: - model.base_width: [4, 8]"),
     (grid(match={"by": "weights"}), "match: {'by': 'weights'} is not usable; allowed: …"),
     (grid(match={"by": "equal_parameters", "expnent": 1.0}), "match: … is not usable; allowed: …"),
-    (grid(report=["best_lr"]), "report: 'best_lr' is no figure; allowed: loss_against_lr, …"),
-    (grid(report="all"), "report: 'all' is not usable; allowed: a list of figures, or nothing for all"),
+    (grid(report=["best_lr"]), "report: 'best_lr' is unknown; allowed: loss_against_lr, …"),
+    (grid(report="all"), "report: 'all' is no list; allowed: a list of loss_against_lr, …"),
     (grid(large_weights="many"), "large_weights: 'many' is not usable; allowed: numbers from 0"),
 ]
 

@@ -9,9 +9,9 @@ import yaml
 
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.launches import Launches
 from tests.holding import Hold
 from tests.launching import PATIENCE, environment, wait_until
 
@@ -23,11 +23,11 @@ from pathlib import Path
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.launches import Launches
+from scaled_sgd.study.execution.launches import launch
 
 folder = StudyFolder(Path("studies/s"))
 (run,) = expand(read_study(Path("s.yaml")), DataShelf())
-Launches(folder).make(run)
+launch(run, folder)
 """
 HELD, TOTAL = 25, 60
 """Steps before the evaluation in which a run holds until it is told to stop, and of a whole run."""
@@ -61,7 +61,7 @@ def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, nu
     assert steps(folder, run) == list(range(HELD + 1))
     assert (folder.run(run.id) / f"checkpoints/step-{HELD + 1}").is_dir()
     monkeypatch.chdir(tmp_path)
-    assert Launches(folder).make(run) == "finished"
+    assert launch(run, folder) == "finished"
     assert steps(folder, run) == list(range(TOTAL + 1))
     assert "resumed: " in (folder.path / f"launches/{run.id}.log").read_text()
 
@@ -70,6 +70,6 @@ def test_a_large_run_that_fails_says_why(tmp_path):
     run, folder = planned(tmp_path)
     folder.run(run.id).mkdir(parents=True)
     (folder.run(run.id) / "metrics.jsonl").mkdir()
-    assert Launches(folder).make(run) == "failed"
+    assert launch(run, folder) == "failed"
     assert folder.state(run.id) == State.FAILED
     assert folder.error(run.id).startswith("exit status 2: error: run.dir: cannot write in ")

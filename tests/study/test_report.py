@@ -1,4 +1,5 @@
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -6,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.figures import RECIPES
-from scaled_sgd.study.report import write_report
+from scaled_sgd.study.grid.figures import FIGURES
+from scaled_sgd.study.page.report import write_report
 from tests.study.browser import BROWSER, look
 from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
 
@@ -52,7 +53,7 @@ def page(tmp_path_factory):
 def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     text = page.read_text(encoding="utf-8")
     drawn = re.findall(r'<section id="(\w+)">', text)
-    assert drawn == [name for name in RECIPES if name != "best_lr_against_depth"]
+    assert drawn == [name for name in FIGURES if name != "best_lr_against_depth"]
     files = sorted(file.name for file in (page.parent / "figures").iterdir())
     assert files == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "csv"))
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
@@ -82,9 +83,9 @@ def test_a_page_loads_nothing_and_runs_nothing(page):
 
 def test_names_and_titles_are_shown_as_they_were_written(page):
     text = page.read_text(encoding="utf-8")
-    assert "Does η·λ &lt;stay&gt; at 2?" in text
-    assert "Widths m·k² &amp; &#x27;quotes&#x27; &quot;too&quot;." in text
-    assert "&lt;script&gt;document.title=&#x27;owned&#x27;&lt;/script&gt;" in text
+    assert "<h1>Does η·λ &lt;stay&gt; at 2? &lt;script&gt;document" in text
+    assert "Widths m·k² & 'quotes' \"too\"." in unescape(text)
+    assert text.count("<script>") == 0 < unescape(text).count("<script>document.title='owned'</script>")
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
     assert "<script" not in summary
     assert "<img" not in summary
@@ -139,7 +140,7 @@ def test_a_study_names_its_figures_and_older_ones_go(tmp_path):
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        (["pie"], "report: 'pie' is no figure; allowed: loss_against_lr,"),
+        (["pie"], "report: 'pie' is unknown; allowed: loss_against_lr,"),
         ("methods", "report: 'methods' is no list; allowed: a list of loss_against_lr,"),
     ],
 )
@@ -205,8 +206,8 @@ def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
 def test_the_documentation_names_every_figure():
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
-    documented = [name for row in rows for name in row.replace(",", " ").split() if name in RECIPES]
-    assert sorted(documented) == sorted(RECIPES)
+    documented = [name for row in rows for name in row.replace(",", " ").split() if name in FIGURES]
+    assert sorted(documented) == sorted(FIGURES)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
@@ -217,7 +218,7 @@ def test_a_browser_shows_every_figure_and_sentence_within_wide_and_narrow_window
     for facts in seen.facts.values():
         assert facts["overflow"] <= 0
         assert facts["escaping"] == []
-        assert len(facts["images"]) == len(facts["sentences"]) == len(RECIPES) - 1
+        assert len(facts["images"]) == len(facts["sentences"]) == len(FIGURES.names) - 1
         for natural_width, natural_height, shown_width, alt in facts["images"]:
             assert min(natural_width, natural_height) > 0
             assert shown_width > 300

@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import random
-import signal
 import socket
 import sys
 import time
@@ -16,11 +15,11 @@ import pytest
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.cluster import shares
+from scaled_sgd.study.execution.assignment import shares
+from scaled_sgd.study.execution.schedule import _tasks, make_schedule, run_schedule
+from scaled_sgd.study.execution.status import describe
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.runner import _tasks, make_plan, run_plan
-from scaled_sgd.study.status import describe
 from tests.study.standin import nothing, train
 
 SHELF = DataShelf()
@@ -37,8 +36,8 @@ def study(tmp_path, lines):
 
 
 def do(found, runs, folder, *, workers):
-    plan = make_plan(found, runs, folder, nothing)
-    return run_plan(plan, folder, train, workers=workers)
+    plan = make_schedule(found, runs, folder, nothing)
+    return run_schedule(plan, folder, train, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -72,8 +71,8 @@ def test_one_of_a_stack_that_is_at_fault_fails_alone(kind, tmp_path):
             raise kind("by design")
         return train(configs, data, folders)
 
-    plan = make_plan(found, runs, folder, nothing)
-    assert run_plan(plan, folder, together, workers=1, group=True) == Counter(finished=2, failed=1)
+    plan = make_schedule(found, runs, folder, nothing)
+    assert run_schedule(plan, folder, together, workers=1, group=True) == Counter(finished=2, failed=1)
     assert folder.error(runs[1].id).endswith("by design")
 
 
@@ -96,20 +95,25 @@ def alone(tmp_path, lines):
 def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     lines = "  - run.seed: {range: [40]}\n"
     found, runs, folder = study(tmp_path, lines)
+    last = folder.path / "hold-39"
+    last.touch()
     context, chance = multiprocessing.get_context("fork"), random.Random(0)
     for _ in range(3):
         process = context.Process(target=whole, args=(tmp_path, lines))
         process.start()
-        deadline = time.monotonic() + 20
         ended = sum(folder.state(run.id).ended for run in runs)
-        while sum(folder.state(run.id).ended for run in runs) == ended and time.monotonic() < deadline:
+        while sum(folder.state(run.id).ended for run in runs) == ended < 39 and process.is_alive():
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.1))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     before = sum(folder.state(run.id).ended for run in runs)
     assert 0 < before < 40
-    time.sleep(0.1)
+    last.unlink()
+    # Its workers notice.
+    while State.RUNNING in map(folder.state, (run.id for run in runs)):
+        time.sleep(0.01)
+    before = sum(folder.state(run.id).ended for run in runs)
     assert do(found, runs, folder, workers=2) == Counter(finished=40 - before)
     assert all(folder.state(run.id) == State.FINISHED for run in runs)
     log = (folder.path / "log").read_text().split()
@@ -211,8 +215,8 @@ def test_jobs_take_about_as_long_as_each_other(tmp_path):
 def test_large_networks_and_several_processes_are_launched_by_themselves(tmp_path):
     found, runs, folder = study(tmp_path, "  - run.seed: [0, 1]\n  - run.processes: [null, 2]\n")
     assert len({run.id for run in runs}) == 2
-    plan = make_plan(found, runs[::2], folder, nothing)
+    plan = make_schedule(found, runs[::2], folder, nothing)
     assert (len(plan.small), len(plan.large)) == (2, 0)
-    assert len(make_plan(found, runs[1::2], folder, nothing).large) == 2
-    unsuited = make_plan(found, runs[::2], folder, lambda config: "it streams")
+    assert len(make_schedule(found, runs[1::2], folder, nothing).large) == 2
+    unsuited = make_schedule(found, runs[::2], folder, lambda config: "it streams")
     assert (len(unsuited.small), len(unsuited.large)) == (0, 2)

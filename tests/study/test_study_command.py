@@ -14,11 +14,13 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
+from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.command import main
-from scaled_sgd.study.estimate import duration, seconds_left
+from scaled_sgd.study.execution import run as run_module
+from scaled_sgd.study.execution.estimate import duration, seconds_left
+from scaled_sgd.study.execution.jobs import Job, jobs, record
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
-from scaled_sgd.study.jobs import Job, jobs, record
 from scaled_sgd.study.options import split_overrides
 from tests.launching import REPOSITORY
 
@@ -161,7 +163,7 @@ def test_a_study_that_is_being_run_is_left_alone(folder, capsys):
 
 def test_runs_that_others_make_are_not_done(folder, capsys):
     study = read_study(find_study("smoke"), {"optim.steps": 4, "diagnostics.every": 0, "run.seed": 0})
-    first, *others = expand(study, command.DataShelf())
+    first, *others = expand(study, DataShelf())
     with folder.hold(first.id):
         assert run("--run.seed=0") == 4
     assert "1 runs failed or are made by others; scaled-sgd study status" in capsys.readouterr().err
@@ -172,9 +174,7 @@ def test_runs_that_others_make_are_not_done(folder, capsys):
 def test_a_job_does_its_share_of_what_was_submitted_and_no_more(folder, monkeypatch):
     """Though the folder has another plan by then."""
     submitted = []
-    monkeypatch.setattr(
-        command, "submit", lambda cluster, path, told, runs: submitted.append((told, runs)) or ["1", "2"]
-    )
+    monkeypatch.setattr(run_module, "submit", lambda *given: submitted.append(given[-2:]) or ["1", "2"])
     assert main(["run", "smoke", *SMALL, "--run.seed=0", "--executor=slurm", "--jobs=2"]) == 0
     ((told, runs),) = submitted
     assert len(runs) == 4
@@ -187,16 +187,14 @@ def test_a_job_does_its_share_of_what_was_submitted_and_no_more(folder, monkeypa
 
 def test_local_jobs_have_a_core_each(monkeypatch):
     submitted = []
-    monkeypatch.setattr(
-        command, "submit", lambda cluster, path, told, runs: submitted.append(told) or ["1", "2"]
-    )
+    monkeypatch.setattr(run_module, "submit", lambda *given: submitted.append(given[-2]) or ["1", "2"])
     main(["run", "smoke", *SMALL, "--executor=local", "--jobs=2"])
     assert submitted[0][-2:] == ["--workers", "1"]
 
 
 def test_the_time_left_goes_by_what_was_measured(folder):
     study = read_study(find_study("smoke"), {"model.base_width": 4, "optim.lr": 2, "run.seed": [0, 1, 2]})
-    runs = expand(study, command.DataShelf())
+    runs = expand(study, DataShelf())
     assert seconds_left(folder, runs) is None
     for one in runs[:2]:
         folder.run(one.id).mkdir(parents=True)

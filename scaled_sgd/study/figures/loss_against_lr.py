@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.rates import best, by_rate, end_notes, seed_note
-from scaled_sgd.study.figures.style import BAND, GREY, category, log_axis, ordered
-from scaled_sgd.study.figures.transfer import lines_of, name_of, sentence
-from scaled_sgd.study.figures.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
-from scaled_sgd.study.figures.words import axis_label, number
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import BAND, GREY, category, log_axis, ordered
+from scaled_sgd.study.figures.reading.rates import best, by_rate, end_notes, seed_note
+from scaled_sgd.study.figures.reading.transfer import lines_of, name_of, sentence
+from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
+from scaled_sgd.study.figures.reading.words import axis_label, number
 
 _TITLE = "Does the learning rate transfer?"
 _CEILING = 3.0
@@ -56,7 +56,7 @@ def draw(view: View) -> Drawn:
     runs = view.runs.drop_duplicates("id")
     diverged = int((runs["status"] == "diverged").sum())
     notes = [
-        *([panels.left_out] if panels.left_out else []),
+        *panels.notes,
         *([f"{diverged} of {len(runs)} runs diverged."] if diverged else []),
         *end_notes(choices, "The best learning rate"),
         *seed_note(table["seeds"]),
@@ -135,4 +135,4 @@ def _table(view: View, line: str | None) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(columns={RATE: axis_label(RATE)})
 
 
-RECIPE = Recipe("loss_against_lr", _TITLE, lacks, draw)
+LOSS_AGAINST_LR = Recipe("loss_against_lr", _TITLE, lacks, draw)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels
-from scaled_sgd.study.figures.rates import Choice, best, end_notes, seed_note
-from scaled_sgd.study.figures.style import category, log_axis
-from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, title
-from scaled_sgd.study.figures.words import listing, number, shortened
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels
+from scaled_sgd.study.figures.drawing.style import category, log_axis
+from scaled_sgd.study.figures.reading.rates import Choice, best, end_notes, seed_note
+from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, title
+from scaled_sgd.study.figures.reading.words import listing, number, shortened
 
 _TITLE = "Which method ends lowest at its own best learning rate?"
 
@@ -58,7 +58,7 @@ def draw(view: View) -> Drawn:
     picture.set_size_inches(width, 0.6 + rows * (0.6 + 0.3 * len(names)))
     panels.label(axes, view.loss_label(view.runs), "")
     notes = [
-        *([panels.left_out] if panels.left_out else []),
+        *panels.notes,
         *end_notes([(_both(e), e.choice) for e in entries], "The best learning rate"),
         *seed_note([e.choice.seeds for e in entries if e.choice.found]),
     ]
@@ -184,4 +184,4 @@ def _table(entries: list[_Entry]) -> pd.DataFrame:
     ).rename(columns={RATE: "learning rate η"})
 
 
-RECIPE = Recipe("methods", _TITLE, lacks, draw)
+METHODS = Recipe("methods", _TITLE, lacks, draw)

@@ -2,21 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.rates import Choice
-from scaled_sgd.study.figures.style import GREY, category, log_axis, spread_out
-from scaled_sgd.study.figures.view import FINAL, RATE, View, groups, label, title, values
-from scaled_sgd.study.figures.words import axis_label, listing, number, sentence_of, span, times
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, category, log_axis, spread_out
+from scaled_sgd.study.figures.reading.rates import Choice
+from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, label, title, values
+from scaled_sgd.study.figures.reading.words import axis_label, listing, number, sentence_of, span, times
 
-_ALONG = {"model.base_width": "width", "model.depth": "depth"}
+ALONG = {"model.base_width": "width", "model.depth": "depth"}
+"""What an axis is called in sentences."""
 
+_ENDINGS = {
+    "final loss": FINAL,
+    "held-out loss": "eval_loss",
+    "accuracy": "accuracy",
+    "edge ratio": "late_edge_ratio",
+}
 MOST_LINES = 7
 """Lines that one panel can hold: more methods get a panel each."""
 
@@ -110,7 +116,7 @@ class Curves:
 
     def sentence(self, what: str) -> str:
         """Whether the chosen rate stays where it is along the axis."""
-        along = _ALONG[self.axis]
+        along = ALONG[self.axis]
         parts = [(s.name, self._fate(s)) for s in self.all]
         said = sentence_of(parts, opening=f"{what} ")
         if said is not None:
@@ -135,8 +141,8 @@ class Curves:
         ranges = [f"{m} {span(rates)}" if rates else f"{m} none" for m, rates in by_method.items()]
         return f"{opening}; over all of them it is {', '.join(ranges)}."
 
-    def table(self, columns: dict[str, Callable[[Choice], Any]]) -> pd.DataFrame:
-        """One row a point, of all panels."""
+    def table(self) -> pd.DataFrame:
+        """One row a point, of all panels, with medians over the seeds at the chosen rate."""
         rows = [
             {
                 "series": s.name or "all",
@@ -146,7 +152,7 @@ class Curves:
                 "highest seed": choice.high,
                 "end of the grid": choice.end,
                 "seeds": choice.seeds,
-                **{name: measure(choice) for name, measure in columns.items()},
+                **{name: choice.median(column) for name, column in _ENDINGS.items()},
             }
             for s in self.all
             for x, choice in s.points
@@ -154,7 +160,7 @@ class Curves:
         return pd.DataFrame(rows)
 
     def _fate(self, series: Series) -> str:
-        along, rates = _ALONG[self.axis], series.rates
+        along, rates = ALONG[self.axis], series.rates
         (first, start), (last, end) = series.points[0], series.points[-1]
         if not rates:
             return "does not exist"
@@ -170,16 +176,6 @@ class Curves:
             f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} "
             f"{number(first)} to {number(end.rate)} at {along} {number(last)}"
         )
-
-
-def final_columns() -> dict[str, Callable[[Choice], Any]]:
-    """How the runs at the chosen rate ended, for tables: medians over seeds."""
-    return {
-        "final loss": lambda choice: choice.median(FINAL),
-        "held-out loss": lambda choice: choice.median("eval_loss"),
-        "accuracy": lambda choice: choice.median("accuracy"),
-        "edge ratio": lambda choice: choice.median("late_edge_ratio"),
-    }
 
 
 def _series(

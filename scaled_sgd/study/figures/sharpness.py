@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.over_steps import curve, late, over_seeds, telling_rates, widest
-from scaled_sgd.study.figures.panels import Panel, Panels, key_of_lines
-from scaled_sgd.study.figures.rates import seed_note
-from scaled_sgd.study.figures.style import GREY, log_axis, ordered, step_axis
-from scaled_sgd.study.figures.view import RATE, SEED, WIDTH, View, groups, label
-from scaled_sgd.study.figures.words import number, sentence_of, share, span
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered, step_axis
+from scaled_sgd.study.figures.reading.over_steps import late, over_seeds, telling_rates, widest
+from scaled_sgd.study.figures.reading.rates import seed_note
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, label
+from scaled_sgd.study.figures.reading.words import number, sentence_of, share, span
 
 _TITLES = {
     "preconditioned_sharpness": "Does training run at the edge of stability?",
@@ -50,7 +50,7 @@ def lacks(view: View, column: str) -> str:
 def draw(view: View, column: str) -> Drawn:
     """Median and range over seeds at up to three learning rates."""
     several = view.runs[RATE].nunique() > 1
-    runs, left_out = widest(view, view.runs) if several else (view.runs, "")
+    runs, left_out = widest(view, view.runs) if several else (view.runs, [])
     panels = Panels.of(runs, view.without(WIDTH))
     lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
     shown = sorted({line.value for line in lines})
@@ -70,13 +70,16 @@ def draw(view: View, column: str) -> Drawn:
         "and normalising."
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
-    notes = [note for note in (panels.left_out, left_out) if note]
-    notes += seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)])
+    notes = (
+        *panels.notes,
+        *left_out,
+        *seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)]),
+    )
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
     said = tell(lines, "rate" if several else "width")
     if momentum:
         said = said.replace("η λ / 2", "η λ / 2(1 + μ)")
-    return Drawn(column, _TITLES[column], said, caption, tuple(notes), table, picture)
+    return Drawn(column, _TITLES[column], said, caption, notes, table, picture)
 
 
 def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
@@ -116,7 +119,7 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
-        look = ordered(shown.index(line.value), len(shown))
+        look = ordered(shown.index(line.value), len(shown)) | {"markersize": 3.5}
         curve(ax, data, look, label=line.name)
         rates = line.steps.groupby("step")["rate"].median()
         rates = rates[rates > 0]

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from scaled_sgd.study.figures.drawn import Drawn, Recipe
-from scaled_sgd.study.figures.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.style import GREY, category
-from scaled_sgd.study.figures.view import DEPTH, RATE, SEED, STEP_LOSS, WIDTH, View
-from scaled_sgd.study.figures.words import count, number, sentence_of, share
+from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.style import GREY, category
+from scaled_sgd.study.figures.reading.view import DEPTH, RATE, SEED, STEP_LOSS, WIDTH, View
+from scaled_sgd.study.figures.reading.words import count, number, sentence_of, share
 
 _TITLE = "Does the Taylor polynomial of a step predict what the loss does?"
 _COLUMNS = ("predicted_loss", STEP_LOSS, "loss_after")
@@ -45,7 +45,7 @@ def draw(view: View) -> Drawn:
     panels.label(axes, "actual change of the loss", "predicted change")
     key_of_lines(picture, axes)
     said = sentence_of(parts, opening="The prediction has the right sign in ") or _overall(changes)
-    notes = [panels.left_out] if panels.left_out else []
+    notes = list(panels.notes)
     if everything:
         notes.append("No run is stable: the steps of all runs are shown.")
     elif len(stable) < len(view.runs):
@@ -143,4 +143,4 @@ def _overall(changes: pd.DataFrame) -> str:
     return f"Over all panels the prediction has the right sign in {_words(changes, found)}."
 
 
-RECIPE = Recipe("taylor", _TITLE, lacks, draw)
+TAYLOR = Recipe("taylor", _TITLE, lacks, draw)

@@ -1,0 +1,113 @@
+"""The jobs of a study: which were submitted, and how they are."""
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scaled_sgd.runs.records import write_atomically
+from scaled_sgd.study.execution.endings import is_alive
+
+Executor = Literal["local", "slurm"]
+
+FOLDER = "jobs"
+"""Of scripts, logs and results of the jobs, in the folder of a study."""
+
+_RECORD = "submitted.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job.
+
+    Attributes:
+        id: as its executor has it.
+        state: ended, with its status where that is not 0; failed; gone: it ended without a word; unknown;
+            else the scheduler's word in small letters, such as pending or running.
+        error: last line that a failed one said.
+    """
+
+    id: str
+    state: str
+    error: str | None = None
+
+
+def record(logs: Path, executor: Executor, identifiers: Sequence[str]) -> None:
+    """Remember submitted jobs in their folder."""
+    line = json.dumps({"executor": executor, "jobs": list(identifiers)}) + "\n"
+    with (logs / _RECORD).open("a", encoding="utf-8") as stream:
+        stream.write(line)
+
+
+def jobs(logs: Path) -> list[Job]:
+    """Every job that was submitted, in order, as the folder ``logs`` and the scheduler say."""
+    try:
+        text = (logs / _RECORD).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    submissions = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    queue = _queue() if any(one["executor"] == "slurm" for one in submissions) else {}
+    return [
+        _job(logs, one["executor"], identifier, queue) for one in submissions for identifier in one["jobs"]
+    ]
+
+
+def note_begin() -> None:
+    """In a job: forget an end that was noted before the job was queued again."""
+    import submitit
+
+    paths = submitit.JobEnvironment().paths
+    _end(paths.folder, paths.job_id).unlink(missing_ok=True)
+
+
+def note_end(status: int) -> None:
+    """In a job: note that it has come to its end, with the exit status of its command."""
+    import submitit
+
+    paths = submitit.JobEnvironment().paths
+    write_atomically(_end(paths.folder, paths.job_id), f"{status}\n")
+
+
+def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str] | None) -> Job:
+    if queue and identifier in queue:
+        return Job(identifier, queue[identifier])
+    with contextlib.suppress(OSError):
+        status = _end(folder, identifier).read_text(encoding="utf-8").strip()
+        return Job(identifier, "ended" if status == "0" else f"ended with status {status}")
+    # submitit writes a result of failures too.
+    if (folder / f"{identifier}_0_result.pkl").is_file():
+        return Job(identifier, "failed", _last_line(folder / f"{identifier}_0_log.err"))
+    if executor == "local":
+        return Job(identifier, "running" if is_alive(int(identifier)) else "gone")
+    return Job(identifier, "gone" if queue is not None else "unknown, since squeue does not answer")
+
+
+def _queue() -> dict[str, str] | None:
+    """Slurm's word for each job and member of an array that it knows; None where it does not answer."""
+    try:
+        listed = subprocess.run(
+            ["squeue", "--noheader", "--array", "--format=%i %T"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    named = (line.partition(" ") for line in listed.stdout.splitlines())
+    return {name: state.lower() for name, _, state in named}
+
+
+def _end(folder: Path, identifier: str) -> Path:
+    return folder / f"{identifier}_end.txt"
+
+
+def _last_line(path: Path) -> str | None:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

@@ -1,0 +1,22 @@
+"""``scaled-sgd train`` in a process that ends when the one that started it does."""
+
+import signal
+import sys
+
+from scaled_sgd.study.execution.endings import end_with
+
+
+def main() -> int:
+    """Train; returns the exit status."""
+    starter, *arguments = sys.argv[1:]
+    # Schedulers send these to all processes; the starter passes on what is meant.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    end_with(int(starter), signal.SIGTERM)
+    from scaled_sgd.cli import main as scaled_sgd
+
+    return scaled_sgd(["train", *arguments])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Jobs on this machine, which end with the process that submits them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from scaled_sgd.study.execution.assignment import MAX_TIMEOUTS, Assignment
+from scaled_sgd.study.execution.jobs import record
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def visible_gpus() -> list[int]:
+    """Numbers of the GPUs of this machine that its jobs may have."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    numbers = [int(name) for name in named if name.strip().isdigit()]
+    return numbers if len(numbers) == there else list(range(there))
+
+
+def make_locally(
+    job: Assignment, parts: Sequence[Sequence[str]], logs: Path, *, at_once: int, minutes: int, warning: int
+) -> list[str]:
+    """Make jobs, so many at a time, since submitit starts all at once; their names.
+
+    Args:
+        job: what each does.
+        parts: of the runs.
+        logs: their folder.
+        at_once: how many run at a time, each with a GPU if there is one.
+        minutes: that a job may take before it is started again.
+        warning: seconds before that in which it is told.
+    """
+    import submitit
+
+    gpus, slots, stopped = visible_gpus(), SimpleQueue[int](), threading.Event()
+    for slot in range(at_once):
+        slots.put(slot)
+
+    def make(runs: Sequence[str]) -> str:
+        slot = slots.get()
+        mine = [gpus[slot % len(gpus)]] if gpus else []
+        executor = submitit.LocalExecutor(folder=logs, max_num_timeout=MAX_TIMEOUTS)
+        executor.update_parameters(
+            timeout_min=minutes, signal_delay_s=warning, gpus_per_node=len(mine), visible_gpus=mine
+        )
+        submitted = executor.submit(job, runs)
+        name = str(submitted.job_id)
+        record(logs, "local", [name])
+        while not submitted.done():
+            if stopped.is_set():
+                # Its controller passes it on, from the moment that it can.
+                os.kill(int(name), signal.SIGTERM)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        slots.put(slot)
+        return name
+
+    # Jobs do not see Ctrl-C, which would end their controllers in a traceback: they are told.
+    ignored = (signal.SIG_BLOCK, {signal.SIGINT})
+    with ThreadPoolExecutor(at_once, "", signal.pthread_sigmask, ignored) as threads:
+        try:
+            return list(threads.map(make, parts))
+        finally:
+            stopped.set()

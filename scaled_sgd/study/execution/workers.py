@@ -1,0 +1,123 @@
+"""Processes that train the small runs of a study, one task at a time each."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from scaled_sgd.study.attempt import DataShelf, Train, attempt
+from scaled_sgd.study.execution.endings import end_with
+from scaled_sgd.study.folder import State, StudyFolder
+from scaled_sgd.study.grid import Run
+
+Task = Sequence[Run]
+"""Runs that are trained together; mostly one."""
+Told = Callable[[Run, str], None]
+"""Called with each run that ends, and how."""
+
+
+def run_tasks(tasks: Sequence[Task], folder: StudyFolder, train: Train, *, workers: int, told: Told) -> None:
+    """Train all tasks, longest first as given, in ``workers`` processes; in this one where that is enough.
+
+    A worker that dies takes its runs down as failed, and another takes its place.
+    """
+    if workers == 1 or len(tasks) <= 1:
+        shelf, threads = DataShelf(), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for task in tasks:
+                _tell(told, task, attempt(task, folder, train, shelf))
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        _run_in_processes(tasks, folder, train, min(workers, len(tasks)), told)
+
+
+def _run_in_processes(
+    tasks: Sequence[Task], folder: StudyFolder, train: Train, count: int, told: Told
+) -> None:
+    """A thread waits for each worker, which it starts when it first has a task for it."""
+    workers: dict[int, _Worker] = {}
+    stopped, places = threading.Event(), SimpleQueue[int]()
+    for place in range(count):
+        places.put(place)
+
+    def make(task: Task) -> list[str]:
+        place = places.get()
+        worker = workers.get(place) or workers.setdefault(place, _Worker(place, folder, train))
+        if stopped.is_set():
+            worker.process.kill()
+        try:
+            return worker.make(task)
+        except (EOFError, OSError):
+            cause = workers.pop(place).cause_of_death()
+            for run in () if stopped.is_set() else task:
+                folder.fail(run.id, f"its process was ended by {cause}, perhaps for want of memory")
+            return [State.FAILED.value] * len(task)
+        finally:
+            places.put(place)
+
+    with ThreadPoolExecutor(count) as threads:
+        futures = {threads.submit(make, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                _tell(told, futures[future], future.result())
+        finally:
+            # What is under way now is left for another time.
+            stopped.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            for worker in list(workers.values()):
+                worker.process.kill()
+
+
+def _tell(told: Told, task: Task, statuses: Sequence[str]) -> None:
+    for run, status in zip(task, statuses, strict=True):
+        told(run, status)
+
+
+class _Worker:
+    """A process with a pipe, on the ``place``-th GPU where there are some."""
+
+    def __init__(self, place: int, folder: StudyFolder, train: Train) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, os.getpid(), place, folder, train)
+        self.process = context.Process(target=_work, args=arguments, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def make(self, task: Task) -> list[str]:
+        """How its runs ended; EOFError or OSError where the process did."""
+        self._pipe.send(task)
+        statuses: list[str] = self._pipe.recv()
+        return statuses
+
+    def cause_of_death(self) -> str:
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _work(pipe: "Connection[Any, Any]", study: int, place: int, folder: StudyFolder, train: Train) -> None:
+    """Take tasks until the pipe is closed or the process of the study has ended."""
+    # Ctrl-C reaches the whole group, and Slurm's signals all of a job: the study ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    end_with(study, signal.SIGKILL)
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    shelf = DataShelf()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(attempt(task, folder, train, shelf))

@@ -1,0 +1,1 @@
+"""How figures are drawn: looks, panels, and what a figure is."""

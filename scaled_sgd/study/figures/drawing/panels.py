@@ -1,0 +1,151 @@
+"""Small multiples: which groups of runs get a panel, and where it is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES
+from scaled_sgd.study.figures.reading.view import groups, is_task, label, title, values
+from scaled_sgd.study.figures.reading.words import listing, shortened
+
+MOST_PANELS = 12
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The runs of one panel.
+
+    Attributes:
+        title: values of the axes it stands for; empty for the only one.
+        key: these values.
+        runs: its rows.
+    """
+
+    title: str
+    key: tuple[Any, ...]
+    runs: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The panels of a figure, at most ``MOST_PANELS``.
+
+    Attributes:
+        shown: in reading order.
+        columns: how many stand beside each other.
+        notes: which values have no panel, a sentence, if there are some.
+    """
+
+    shown: tuple[Panel, ...]
+    columns: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, runs: pd.DataFrame, axes: Sequence[str], *, most: int = MOST_PANELS) -> "Panels":
+        """A panel for each group of ``axes``.
+
+        Where there are too many, axes are held at one value, the middle one of numbers and the first
+        of names; what says how networks are trained is held last.
+        """
+        free, held = list(axes), []
+        while len(free) > 1 and _count(runs, free) > most:
+            axis = min(reversed(free), key=_weight)
+            found = values(runs, axis)
+            kept = found[(len(found) - 1) // 2 if is_task(axis) and axis != "loss" else 0]
+            held.append(f"{label(axis, kept)} of {listing([label(axis, v) for v in found])}")
+            runs = runs[runs[axis] == kept]
+            free.remove(axis)
+        found = [Panel(title(free, key), tuple(key), rows) for key, rows in groups(runs, free)]
+        if len(found) > most:
+            held.append(f"the first {most} of {len(found)} panels")
+        notes = (f"Shown: {'; '.join(held)}.",) if held else ()
+        return cls(tuple(found[:most]), _columns(runs, free, min(len(found), most)), notes)
+
+    def figure(self, *, share_y: bool) -> tuple[Figure, list[Axes]]:
+        """An empty figure with an axes for each panel, titled."""
+        rows = math.ceil(len(self.shown) / self.columns)
+        width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
+        height = {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
+        picture = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
+        layout: Any = picture.get_layout_engine()
+        layout.set(w_pad=0.06, h_pad=0.06)
+        grid = picture.subplots(rows, self.columns, squeeze=False, sharex=False, sharey=share_y)
+        places = list(grid.flat)
+        for unused in places[len(self.shown) :]:
+            unused.remove()
+        room = int(26 * width / self.columns / 2.4)
+        for ax, panel in zip(places, self.shown, strict=False):
+            ax.set_title(shortened(panel.title, room), loc="left")
+        return picture, places[: len(self.shown)]
+
+    def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
+        """Name x below the lowest panel of each column and y beside the first of each row."""
+        for position, ax in enumerate(axes):
+            if position + self.columns >= len(axes):
+                ax.set_xlabel(x)
+            if position % self.columns == 0:
+                ax.set_ylabel(y)
+
+
+def key_of_lines(
+    picture: Figure,
+    axes: Sequence[Axes],
+    heading: str = "",
+    *,
+    order: Sequence[str] = (),
+    extra: Sequence[Any] = (),
+) -> None:
+    """One legend below all panels, every label once: those of ``order`` first, ``extra`` handles last."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(text, handle)
+    handles = {text: handles[text] for text in order if text in handles} | handles
+    for handle in extra:
+        handles.setdefault(handle.get_label(), handle)
+    if not handles:
+        return
+    inches = [0.58 + 0.062 * len(shortened(text)) for text in handles]
+    fitting = len(handles)
+    while fitting > 1 and not _fits(inches, fitting, picture):
+        fitting -= 1
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / fitting))
+    picture.legend(
+        handles.values(),
+        [shortened(text) for text in handles],
+        loc="outside lower center",
+        ncols=columns,
+        title=heading or None,
+    )
+
+
+def _fits(inches: Sequence[float], columns: int, picture: Figure) -> bool:
+    """Whether a legend of so many columns, filled column by column, is no wider than the figure."""
+    rows = math.ceil(len(inches) / columns)
+    width = sum(max(inches[start : start + rows]) for start in range(0, len(inches), rows))
+    return bool(width <= picture.get_figwidth())
+
+
+def _count(runs: pd.DataFrame, axes: Sequence[str]) -> int:
+    return len(runs[list(axes)].drop_duplicates())
+
+
+def _weight(axis: str) -> int:
+    """How much a panel of its own means for an axis."""
+    order = ("matching", "model.width_exponent", "model.depth", "model.base_width", "loss")
+    if axis in order:
+        return 1 + order.index(axis)
+    return 0 if is_task(axis) else 6
+
+
+def _columns(runs: pd.DataFrame, axes: Sequence[str], panels: int) -> int:
+    if len(axes) > 1:
+        last = len(values(runs, axes[-1]))
+        if last <= 4 and panels == last * (panels // last):
+            return last
+    return panels if panels <= 3 else 2 if panels == 4 else 3

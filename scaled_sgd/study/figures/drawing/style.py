@@ -1,0 +1,107 @@
+"""How figures look: sizes, colours that people with colour blindness tell apart, ticks in plain numbers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from scaled_sgd.study.figures.reading.words import number
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.labelcolor": "#222222",
+    "text.color": "#222222",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "scaled_sgd",
+    # Names of methods may hold a dollar sign, which is not mathematics.
+    "text.parse_math": False,
+}
+PNG_DPI = 160
+WIDTH_INCHES = 9.4
+BAND = 0.16
+"""Opacity of the band between the smallest and the largest seed."""
+GREY = "#777777"
+
+_CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+
+
+def category(position: int) -> dict[str, Any]:
+    """Colour, marker and line of the ``position``-th of several unordered things."""
+    return {
+        "color": _CATEGORIES[position % 7],
+        "marker": _MARKERS[position % 7],
+        "linestyle": _DASHES[position // 7 % 3],
+    }
+
+
+def ordered(position: int, count: int) -> dict[str, Any]:
+    """Colour and marker of the ``position``-th of ``count`` ordered things, from dark to light."""
+    place = 0.0 if count == 1 else 0.86 * position / (count - 1)
+    return {"color": colormaps["viridis"](place), "marker": _MARKERS[position % 7]}
+
+
+def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
+    """The column ``median`` against the index, with a band from ``low`` to ``high``."""
+    ax.plot(data.index, data["median"], label=label, **look)
+    ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)
+
+
+def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -> None:
+    """Make an axis logarithmic with plain numbers, at the given values where there are any.
+
+    An axis without positive numbers stays as it is.
+    """
+    if math.isinf(ax.dataLim.minposx if which == "x" else ax.dataLim.minposy):
+        return
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    if len(at):
+        stride = math.ceil(len(at) / most)
+        axis.set_major_locator(FixedLocator(list(at)[::stride]))
+        axis.set_minor_locator(NullLocator())
+    else:
+        low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+        decades = math.log10(high / low) if low > 0 else 9
+        subs = (1, 2, 3, 5, 7) if decades < 1.0 else (1, 2, 5) if decades < 2.5 else (1,)
+        narrow = decades < 0.5
+        axis.set_major_locator(MaxNLocator(nbins=4) if narrow else LogLocator(base=10, subs=subs, numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def step_axis(ax: Axes) -> None:
+    """Ticks of an axis that counts."""
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def spread_out(position: int, count: int) -> float:
+    """A factor for x on a logarithmic axis that keeps ``count`` markers of one place apart."""
+    by = min(0.035, 0.2 / count)
+    return math.exp(by * (position - (count - 1) / 2))

@@ -1,0 +1,51 @@
+"""Quantities against step: medians and ranges over seeds, and which runs stand for a study."""
+
+from typing import Any
+
+import pandas as pd
+
+from scaled_sgd.study.figures.reading.rates import best, by_rate, largest_stable
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, values
+from scaled_sgd.study.figures.reading.words import listing, value_label
+
+
+def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Runs of the largest width that has any, and a note on the others."""
+    if WIDTH not in view.varied:
+        return runs, []
+    *others, largest = values(runs, WIDTH)
+    left, shown = [value_label(WIDTH, width) for width in others], value_label(WIDTH, largest)
+    notes = [f"Shown at {shown}; left out: {listing(left)}."] if left else []
+    return runs[runs[WIDTH] == largest], notes
+
+
+def telling_rates(runs: pd.DataFrame) -> list[float]:
+    """At most three rates of a group: the lowest, the best and the largest stable one."""
+    chosen = {float(runs[RATE].min())}
+    chosen |= {choice.rate for choice in (best(runs), largest_stable(runs)) if choice.found}
+    return sorted(chosen)
+
+
+def at_best_rate(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Runs at the best rate of a group, or at its lowest where all diverged, and the rate."""
+    choice = best(runs)
+    rate = choice.rate if choice.found else float(by_rate(runs)[RATE].iloc[0])
+    return runs[runs[RATE] == rate], rate
+
+
+def over_seeds(steps: pd.DataFrame, column: str) -> pd.DataFrame:
+    """median, low and high (steps,) over seeds, indexed by step."""
+    grouped = steps.dropna(subset=[column]).groupby("step")[column]
+    return pd.DataFrame({"median": grouped.median(), "low": grouped.min(), "high": grouped.max()})
+
+
+def late(steps: pd.DataFrame, column: str) -> Any:
+    """Values of the last half of each run's steps, as ``late_edge_ratio`` has them."""
+    known = steps.dropna(subset=[column])
+    return known.loc[2 * known["step"] >= known["end"], column].to_numpy()
+
+
+def last(steps: pd.DataFrame, column: str) -> pd.Series:
+    """The last value of every run that came to the last measured step, by seed."""
+    known = steps.dropna(subset=[column])
+    return known[known["step"] == known["step"].max()].set_index(SEED)[column]

@@ -1,0 +1,167 @@
+"""What figures see of a study: roles of its axes, labels of their values, one loss to compare by."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from scaled_sgd.study.figures.reading.words import value_label
+from scaled_sgd.study.tables.collect import Collected
+
+RATE, WIDTH, DEPTH, SEED = "optim.lr", "model.base_width", "model.depth", "run.seed"
+FINAL = "final"
+"""Column of the loss that runs are compared by; infinite where a run has none."""
+
+STEP_LOSS = "minibatch loss"
+"""Column of a step's loss."""
+
+_ROLES = (RATE, WIDTH, DEPTH, SEED)
+_TASK = (WIDTH, DEPTH, "model.width_exponent", "matching", "loss", "model.activation", "model.dtype")
+_LOSSES = {"mse": "½‖f − y‖²", "cross_entropy": "cross-entropy, nats"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A study as figures take it.
+
+    Attributes:
+        runs: the table of runs. Columns RATE, WIDTH, DEPTH and SEED are always there, as numbers, and
+            FINAL; other varied axes are ordered categories of labels.
+        metrics: the table of metric streams, with STEP_LOSS for ``loss``.
+        varied: axes of more than one value, in the study's order, without RATE, SEED and those that
+            another axis decides (zipped ones).
+        objective: what FINAL is, in words.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    varied: tuple[str, ...]
+    objective: str
+
+    @classmethod
+    def of(cls, collected: Collected) -> "View":
+        """The view of a collected study."""
+        runs, plan = collected.runs.copy(), collected.plan
+        for key in _ROLES:
+            source = key if key in runs else f"config.{key}"
+            runs[key] = pd.to_numeric(runs[source]) if source in runs else math.nan
+        varied = _varied(plan)
+        for axis in varied:
+            if axis not in _ROLES:
+                runs[axis] = pd.Categorical(
+                    [value_label(axis, _plain(value)) for value in runs[axis]],
+                    categories=_labels(axis, plan[axis]),
+                    ordered=True,
+                )
+        column, objective = _objective(runs)
+        final = runs[column].astype("float64")
+        runs[FINAL] = final.where((runs["status"] == "finished") & final.notna(), math.inf)
+        runs["stable"] = runs["stable"].fillna(False).astype(bool)
+        # The loss of a step and the axis called loss meet in one table.
+        metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
+        return cls(runs, metrics, varied, objective)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Varied axes that say how a network is trained."""
+        return tuple(axis for axis in self.varied if not is_task(axis))
+
+    @cached_property
+    def seeds(self) -> int:
+        """The largest number of seeds behind a point."""
+        groups = self.runs.groupby([*self.varied, RATE], observed=True, dropna=False)
+        return int(groups[SEED].nunique().max()) if len(self.runs) else 0
+
+    def without(self, *axes: str | None) -> tuple[str, ...]:
+        """The varied axes but for the given ones."""
+        return tuple(axis for axis in self.varied if axis not in axes)
+
+    def several(self, axis: str) -> bool:
+        """Whether runs that have ended have two values of a varied axis or more."""
+        return axis in self.varied and self.runs[axis].nunique() > 1
+
+    def has(self, *columns: str) -> bool:
+        """Whether the metrics have all of these, with at least one number each."""
+        return all(name in self.metrics and self.metrics[name].notna().any() for name in columns)
+
+    def layered(self, prefix: str) -> list[str]:
+        """Columns ``prefix.1``, ``prefix.2``, … that have numbers, in the order of layers."""
+        names = [name for name in self.metrics if name.startswith(f"{prefix}.") and self.has(name)]
+        return sorted(names, key=lambda name: int(name.rpartition(".")[2]))
+
+    def steps(self, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+        """Rows of these runs' metrics that have any of ``columns``, with step, lr, axes and roles.
+
+        ``end`` is the last step that the run logged anything of.
+        """
+        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
+        rows = logged.dropna(subset=list(columns), how="all")
+        return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
+
+    def loss_label(self, runs: pd.DataFrame) -> str:
+        """The objective with its unit, where these runs share one loss."""
+        losses = set(runs["config.loss"]) if "config.loss" in runs else set()
+        unit = _LOSSES.get(losses.pop()) if len(losses) == 1 else None
+        return f"{self.objective} ({unit})" if unit else self.objective
+
+
+def is_task(axis: str) -> bool:
+    """Whether an axis says what is trained, not how."""
+    return axis in _TASK or axis.startswith("data.")
+
+
+def values(frame: pd.DataFrame, axis: str) -> list[Any]:
+    """The values of an axis among these rows, in order."""
+    if isinstance(frame[axis].dtype, pd.CategoricalDtype):
+        present = set(frame[axis])
+        return [value for value in frame[axis].cat.categories if value in present]
+    return sorted(frame[axis].dropna().unique().tolist())
+
+
+def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """Rows by the values of ``axes``, in their order; all of them under () without axes."""
+    if not axes:
+        yield (), frame
+        return
+    yield from frame.groupby(list(axes), observed=True, sort=True)
+
+
+def label(axis: str, value: Any) -> str:
+    """A value that :class:`View` holds, in words."""
+    return value_label(axis, value) if axis in _ROLES else str(value)
+
+
+def title(axes: Sequence[str], key: Sequence[Any]) -> str:
+    """A group of :func:`groups` in words."""
+    return " · ".join(label(axis, value) for axis, value in zip(axes, key, strict=True))
+
+
+def _varied(plan: pd.DataFrame) -> tuple[str, ...]:
+    many = [axis for axis in plan.columns[1:] if plan[axis].nunique(dropna=False) > 1]
+    kept: list[str] = []
+    for axis in sorted(many, key=lambda axis: axis not in _ROLES):
+        if not any((plan.groupby(k, dropna=False)[axis].nunique(dropna=False) == 1).all() for k in kept):
+            kept.append(axis)
+    return tuple(axis for axis in many if axis in kept and axis not in (RATE, SEED))
+
+
+def _labels(axis: str, column: pd.Series) -> list[str]:
+    distinct = [_plain(value) for value in column.drop_duplicates()]
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        distinct.sort(key=lambda value: math.inf if value is None else value)
+    return list(dict.fromkeys(value_label(axis, value) for value in distinct))
+
+
+def _plain(value: Any) -> Any:
+    return None if pd.isna(value) else value
+
+
+def _objective(runs: pd.DataFrame) -> tuple[str, str]:
+    for column, words in (("train_loss", "final train loss"), ("eval_loss", "final held-out loss")):
+        if runs[column].notna().any():
+            return column, words
+    return "train_loss", "final train loss"

@@ -1,0 +1,151 @@
+"""A study file: what it may hold, and every mistake in it as one line."""
+
+import contextlib
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from scaled_sgd.config import KEYS
+from scaled_sgd.config.dotted import unknown_key
+from scaled_sgd.config.stored import renamed
+from scaled_sgd.config.yaml_files import read_yaml
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
+from scaled_sgd.study.grid.figures import check_figures
+from scaled_sgd.study.grid.matching import MATCHINGS
+
+_KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file.
+
+    Attributes:
+        name: of the file.
+        title: a question.
+        about: a sentence or two.
+        base: keys of all runs, dotted.
+        axes: what is varied, crossed in order.
+        matchings: how base widths of other width exponents are chosen.
+        like: the width exponent that they are matched to.
+        figures: of the report; None: all that apply.
+        large_weights: networks with more weights are runs of their own.
+        source: all of it as plain values.
+    """
+
+    name: str
+    title: str
+    about: str
+    base: Mapping[str, Any]
+    axes: Sequence[Axis]
+    matchings: tuple[str, ...]
+    like: float
+    figures: tuple[str, ...] | None
+    large_weights: float
+    source: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """How many combinations it has."""
+        return math.prod(len(axis) for axis in self.axes) * len(self.matchings)
+
+
+def find_study(name: str) -> Path:
+    """The file of a study: ``configs/studies/NAME.yaml`` here, a path, or a folder that a study was run in.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = [Path("configs/studies") / f"{name}.yaml", Path(name), Path(name) / "study.yaml"]
+    for place in places:
+        if place.is_file():
+            return place
+    known = sorted(path.stem for path in Path("configs/studies").glob("*.yaml"))
+    shown = ", ".join(known) or "a YAML file"
+    raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
+
+
+def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """A study file, with some of its keys replaced.
+
+    Args:
+        path: of the file.
+        overrides: configuration keys, dotted; one that is an axis gets these values, another this base value.
+
+    Raises:
+        UserError: any mistake in it.
+    """
+    source = copy.deepcopy(read_yaml(path))
+    for key in source:
+        if key not in _KEYS:
+            raise UserError(f"{path.name}: unknown key {key!r}; allowed: {', '.join(_KEYS)}")
+    base, axes = source.setdefault("base", {}), source.setdefault("axes", [])
+    if not isinstance(base, dict):
+        raise UserError(f"base: {base!r} is not a group; allowed: keys of a run's configuration")
+    base = dotted(base)
+    if not isinstance(axes, list):
+        raise UserError("axes: not a list; allowed: - model.base_width: [4, 8]")
+    for key, value in [renamed(*each) for each in (overrides or {}).items()]:
+        if replace_values(axes, key, value):
+            continue
+        if key in _KEYS:
+            raise UserError(f"{key}: it stands in the study's file; allowed here: keys of a run, and axes")
+        if key not in KEYS:
+            labels = [name for axis in read_axes(axes) for choice in axis for name in choice.labels]
+            names = [] if "." in key else [name for name in labels if "." not in name]
+            if close := get_close_matches(key, names, n=1):
+                raise UserError(f"{key}: unknown key; did you mean {close[0]}?")
+            raise UserError(unknown_key(key))
+        base[key] = value
+    source["base"] = base
+    for key in ("run.name", "run.dir", "run.resume"):
+        if key in base:
+            raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
+    for key in base:
+        if key not in KEYS:
+            raise UserError(f"base.{unknown_key(key)}")
+    read = read_axes(axes)
+    varied = {key for axis in read for choice in axis for key in choice.changes}
+    if both := sorted(varied & base.keys()):
+        raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
+    matchings, like = _match(source.get("match"))
+    figures = source.get("report")
+    check_figures(figures)
+    large = source.get("large_weights", 2e7)
+    with contextlib.suppress(ValueError, TypeError):
+        large = float(large) if isinstance(large, str) else large  # YAML has 2e7 for text.
+    if isinstance(large, bool) or not isinstance(large, int | float) or not large >= 0:
+        raise UserError(f"large_weights: {large!r} is not usable; allowed: numbers from 0")
+    return Study(
+        name=path.stem,
+        title=str(source.get("title", path.stem)),
+        about=str(source.get("about", "")),
+        base=base,
+        axes=read,
+        matchings=matchings,
+        like=like,
+        figures=None if figures is None else tuple(figures),
+        large_weights=float(large),
+        source=source,
+    )
+
+
+def _match(found: object) -> tuple[tuple[str, ...], float]:
+    if found is None:
+        return ("equal_base_width",), 2.0
+    by: Any = found.get("by") if isinstance(found, dict) else None
+    like: Any = found.get("exponent", 2.0) if isinstance(found, dict) else None
+    by = [by] if isinstance(by, str) else by
+    known = isinstance(by, list) and by and all(name in MATCHINGS for name in by)
+    known = known and isinstance(found, dict) and found.keys() <= {"by", "exponent"}
+    if not known or not isinstance(like, int | float) or isinstance(like, bool) or not 0 <= like < 64:
+        raise UserError(
+            f"match: {found!r} is not usable; allowed: {{by: {' | '.join(MATCHINGS)}, exponent: 2.0}}, or "
+            "both names as a list"
+        )
+    return tuple(by), float(like)

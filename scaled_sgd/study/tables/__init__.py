@@ -1,0 +1,1 @@
+"""Tables of a study: one row a run, and one row a logged step."""

@@ -1,0 +1,164 @@
+"""The tables of a study: one row a run, and one row a logged step of every run."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.records import replace_file
+from scaled_sgd.study.folder import StudyFolder
+from scaled_sgd.study.tables.ended import Ended, read_run
+from scaled_sgd.study.tables.tidy import column, flat, in_order
+
+_SUMMARY = (
+    "status", "steps", "step", "layer", "initial_loss", "max_loss", "train_loss", "eval_loss", "accuracy",
+    "parameters", "widths",
+)  # fmt: skip
+_DERIVED = ("stable", "largest_edge_ratio", "late_edge_ratio")
+_METRICS = (
+    "id", "step", "epoch", "samples", "lr", "loss", "grad_norm", "eval_loss", "accuracy", "loss_after",
+    "predicted_loss", "sharpness", "preconditioned_sharpness", "edge_ratio", "edge",
+    "directional_edge_ratio",
+)  # fmt: skip
+_TIMES = ("seconds",)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A study as tables (``docs/report.md`` lists the columns).
+
+    Attributes:
+        runs: one row for each planned run that has ended, in the order of the plan.
+        metrics: one row a logged step, runs in the order of the plan; ``id`` joins it with ``runs``.
+        plan: one row a planned run, ended or not: ``id`` and the axes.
+        pending: planned runs that have not ended; damaged ones are not among them.
+        warnings: one line for each run folder that could not be read, or only in part.
+        damaged: of these, runs whose result is lost.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    plan: pd.DataFrame
+    pending: int
+    damaged: int
+    warnings: tuple[str, ...]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Columns of ``runs`` that the study varies, in the order of its file."""
+        return tuple(self.plan.columns[1:])
+
+    @property
+    def planned(self) -> int:
+        """How many different runs the plan has."""
+        return int(self.plan["id"].nunique())
+
+    def ended(self, status: str) -> int:
+        """How many runs are ``finished`` or ``diverged``."""
+        return int((self.runs.drop_duplicates("id")["status"] == status).sum())
+
+    def describe(self) -> str:
+        """The counts, as a line for a person."""
+        line = (
+            f"{self.planned} runs: {self.ended('finished')} finished, {self.ended('diverged')} diverged, "
+            f"{self.pending} pending"
+        )
+        return line + (f", {self.damaged} damaged" if self.damaged else "")
+
+
+def collect(folder: Path) -> Collected:
+    """Read every run of a study's plan and write ``runs.parquet`` and ``metrics.parquet`` beside it.
+
+    The same runs give the same tables in whatever order, and by whatever number of workers, they were
+    made; only ``seconds``, the last column of both, is a measurement of the machine.
+
+    Raises:
+        UserError: the folder has no plan, or an axis has the name of a column that every run has.
+    """
+    folder = Path(folder)
+    plan = StudyFolder(folder).planned()
+    found: dict[str, Ended] = {}
+    warnings: list[str] = []
+    pending = damaged = 0
+    for identifier in dict.fromkeys(entry["id"] for entry in plan):
+        try:
+            run = read_run(folder / "runs" / identifier, warnings)
+        except (OSError, ValueError, TypeError) as error:
+            damaged += 1
+            warnings.append(f"runs/{identifier}: left out: {' '.join(str(error).split())}")
+            continue
+        if run is None:
+            pending += 1
+        else:
+            found[identifier] = run
+    axes = _axes(plan)
+    ended = [entry["id"] in found for entry in plan]
+    facts = _facts([entry for entry in plan if entry["id"] in found], plan, found)
+    metrics = _metrics(found)
+    # The loss of a run is an axis of many studies; that of a step is another thing.
+    for axis in axes.columns[1:]:
+        if axis in facts or (axis in metrics and axis != "loss"):
+            raise UserError(f"axes: {axis!r} is a column of every run; allowed: another name for this axis")
+    collected = Collected(
+        pd.concat([axes[ended].reset_index(drop=True), facts], axis="columns"),
+        metrics,
+        axes,
+        pending,
+        damaged,
+        tuple(warnings),
+    )
+    for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
+        replace_file(folder / f"{name}.parquet", partial(table.to_parquet, engine="pyarrow", index=False))
+    return collected
+
+
+def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    names = dict.fromkeys(name for entry in plan for name in entry["axes"])
+    columns = {name: column([entry["axes"].get(name) for entry in plan]) for name in names}
+    return pd.DataFrame({"id": column([entry["id"] for entry in plan]), **columns})
+
+
+def _facts(
+    ended: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]], found: dict[str, Ended]
+) -> pd.DataFrame:
+    """Configuration and summary of runs that have ended; the keys are those of the whole plan."""
+    configs = [{f"config.{key}": value for key, value in flat(entry["config"])} for entry in ended]
+    keys = dict.fromkeys(f"config.{key}" for entry in plan for key, _ in flat(entry["config"]))
+    summaries = [dict(flat(found[entry["id"]].summary)) for entry in ended]
+    names = in_order(
+        {name for summary in summaries for name in summary} | {*_SUMMARY, *_DERIVED, *_TIMES},
+        first=_SUMMARY,
+        last=(*_DERIVED, *_TIMES),
+    )
+    columns = {key: column([config.get(key) for config in configs]) for key in keys}
+    columns |= {name: column([summary.get(name) for summary in summaries]) for name in names}
+    columns["stable"] = columns["stable"].astype("boolean")
+    return pd.DataFrame(columns)
+
+
+def _metrics(found: dict[str, Ended]) -> pd.DataFrame:
+    names = in_order(
+        {name for run in found.values() for name in run.metrics} | {"id", "step", *_TIMES},
+        first=_METRICS,
+        last=_TIMES,
+    )
+    lengths = [len(run.metrics.get("step", ())) for run in found.values()]
+    columns: dict[str, Any] = {
+        "id": column([i for i, n in zip(found, lengths, strict=True) for _ in range(n)])
+    }
+    for name in names[1:]:
+        parts = list(_parts(name, found, lengths))
+        columns[name] = np.concatenate(parts) if parts else np.empty(0)
+    frame = pd.DataFrame(columns)
+    return frame.astype({"step": "int64"})
+
+
+def _parts(name: str, found: dict[str, Ended], lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    for run, length in zip(found.values(), lengths, strict=True):
+        yield run.metrics[name] if name in run.metrics else np.full(length, math.nan)
