@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from scaled_sgd.train.main import main
-from scaled_sgd.train.trainer import Trainer
+from scaled_sgd.train.stepper import OneNetwork
 from tests.faults.cases import QUICK, Content, Row, assert_refused, write
 
 TABLE = "a,b,label\n" + "".join(f"{i},{i * i % 7},{i % 2}\n" for i in range(20))
@@ -693,14 +693,14 @@ SHARDS: dict[str, Content] = {
 def test_a_file_that_vanishes_while_training_ends_the_run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    update = Trainer._update
+    take = OneNetwork.take
 
-    def vanishing(self: Trainer, step: int, *arguments: Any, **options: Any) -> Any:
+    def vanishing(self: OneNetwork, step: int, *arguments: Any, **options: Any) -> Any:
         for file in Path("d").glob("train-*"):
             file.unlink()
-        return update(self, step, *arguments, **options)
+        return take(self, step, *arguments, **options)
 
-    monkeypatch.setattr(Trainer, "_update", vanishing)
+    monkeypatch.setattr(OneNetwork, "take", vanishing)
     arguments = (*STREAM, "--optim.batch_size=8", "--optim.steps=50", "--data.shuffle_buffer=4")
     message = f"data.split: cannot read split 'train': …No such file or directory…; allowed: {KINDS}"
     assert_refused(Row(message, arguments, SHARDS), capfd, started=True)
