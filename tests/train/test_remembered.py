@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 
+from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.train import saver
 from scaled_sgd.train.main import main
 from scaled_sgd.train.snapshot import Progressed
 
@@ -57,15 +57,15 @@ def test_a_resumed_run_remembers_its_largest_loss_and_its_first_preactivations()
 
 def test_a_checkpoint_of_an_earlier_version_continues_from_what_is_known(monkeypatch):
     """Those hold neither the largest loss nor the first preactivations."""
-    as_dict, tensors = Progressed.as_dict, saver.observer_tensors
+    as_dict, tensors = Progressed.as_dict, Observer.state_dict
     with monkeypatch.context() as earlier:
         earlier.setattr(
             Progressed, "as_dict", lambda self: {k: v for k, v in as_dict(self).items() if k != "max_loss"}
         )
         earlier.setattr(
-            saver,
-            "observer_tensors",
-            lambda state: {k: v for k, v in tensors(state).items() if not k.startswith("preactivation")},
+            Observer,
+            "state_dict",
+            lambda self: {k: v for k, v in tensors(self).items() if not k.startswith("change.")},
         )
         whole, _ = run("whole", *OBSERVED, "--run.log_every=4")
     resumed, _ = run("resumed", *OBSERVED, "--run.log_every=4", "--run.resume=runs/whole/checkpoints/step-10")
