@@ -47,7 +47,6 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
 
 _SUITED: dict[str, tuple[object, ...]] = {
     "data.streaming": (False,),
-    "optim.optimizer": tuple(one.name for one in OPTIMIZERS.entries if one.stacked),
     "run.precision": ("no",),
     "run.processes": (1,),
     "run.resume": ("no",),
@@ -68,7 +67,9 @@ may be any: a step is the same in one piece.
 
 def unsuited(config: Config) -> str | None:
     """Why a run has to go through the trainer, in one line; None where :func:`train` can take it."""
-    for key, allowed in _SUITED.items():
+    # A plugin may have added an optimizer since this module was imported.
+    optimizers = tuple(one.name for one in OPTIMIZERS.entries if one.stacked)
+    for key, allowed in {"optim.optimizer": optimizers, **_SUITED}.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         asked = value if isinstance(value, list) else [] if value is None else [value]
