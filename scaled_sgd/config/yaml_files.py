@@ -60,6 +60,17 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
+    """Numbers with a leading zero stay text: YAML 1.1 reads 010 as 8, and nobody means that."""
+    text = str(loader.construct_scalar(node))
+    if re.fullmatch(r"[-+]?0[0-9_]+", text):
+        return text
+    number: int = loader.construct_yaml_int(node)
+    return number
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+
 # YAML 1.1 takes 1e-3 and -.1 for text.
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+)$")
 _PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

@@ -80,3 +80,11 @@ def test_a_mistake_leaves_nothing_for_the_next_command(capsys):
 @pytest.mark.parametrize("name", ["digits"])
 def test_shipped_experiments_are_valid(name):
     assert parse(["--config", f"configs/experiments/{name}.yaml"]).data.source == "digits"
+
+
+@pytest.mark.parametrize("written", ["010", "0_10", "-010"])
+def test_an_integer_with_a_leading_zero_is_no_octal_number(written):
+    with pytest.raises(
+        UserError, match=r"^optim\.steps: '-?0_?10' does not fit; allowed: integers from 1, or null$"
+    ):
+        parse([f"--optim.steps={written}"])
