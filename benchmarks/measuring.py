@@ -33,7 +33,7 @@ from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.steps import make_step
 from scaled_sgd.train.strategies import Strategy
-from scaled_sgd.train.strategies.build import build_strategy
+from scaled_sgd.train.strategies.build import Request, build_strategy
 
 IN_FEATURES, OUT_FEATURES, LR = 784, 10, 1e-3
 
@@ -167,7 +167,7 @@ def prepared(
 
     The step is told whether to ``measure`` what logged steps do.
     """
-    built = build_strategy(config, accelerator, in_features, out_features)
+    built = build_strategy(Request(config, accelerator, in_features, out_features))
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
     step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
     rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)

@@ -11,6 +11,7 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizers import OPTIMIZERS
@@ -121,7 +122,7 @@ class FusedStep:
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
-        self.whole = strategy.name != "ddp"
+        self.whole = STRATEGIES[strategy.name].rows
         ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
 

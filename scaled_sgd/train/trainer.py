@@ -27,7 +27,7 @@ from scaled_sgd.train.session import Session
 from scaled_sgd.train.snapshot import Progressed
 from scaled_sgd.train.stepper import OneNetwork
 from scaled_sgd.train.steps import make_step
-from scaled_sgd.train.strategies.build import build_strategy
+from scaled_sgd.train.strategies.build import Request, build_strategy
 from scaled_sgd.train.strategies.launched import world_of
 
 
@@ -54,7 +54,7 @@ class Trainer:
         agree_on_run(config, data, accelerator.device, accelerator.num_processes)
         start = find_start(config)
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, data)
-        self.strategy = build_strategy(config, accelerator, data.in_features, data.out_features)
+        self.strategy = build_strategy(Request(config, accelerator, data.in_features, data.out_features))
         agree_on_places(self.strategy, config)
         metrics = on_first_rank(lambda: load_metrics(config.run.metrics or [], data.task))
         self.session = Session(config, data, self.strategy, metrics)

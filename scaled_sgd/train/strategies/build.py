@@ -1,5 +1,8 @@
 """From a resolved configuration to the strategy it names."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,7 +13,7 @@ from torch.optim import Optimizer
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.core.registry import load
+from scaled_sgd.core.registry import Registry, load
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.parallel.strategies import STRATEGIES
@@ -25,64 +28,93 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def build_strategy(
-    config: Config, accelerator: "Accelerator", in_features: int, out_features: int
-) -> Strategy:
-    """The network of a run, laid out and ready to train. Collective.
+@dataclass(frozen=True)
+class Request:
+    """What a strategy is built from.
 
-    Args:
+    Attributes:
         config: resolved (:func:`scaled_sgd.train.resolution.resolve`).
         accelerator: the world.
         in_features: m_0.
         out_features: m_l.
     """
-    optim, scaling, sharding = config.optim, config.scaling, config.sharding
-    name, device = sharding.strategy, accelerator.device
 
-    def make_network(where: torch.device | str) -> HomogeneousMLP:
-        return network_of(config, in_features, out_features, device=where)
+    config: Config
+    accelerator: "Accelerator"
+    in_features: int
+    out_features: int
 
-    entry = OPTIMIZERS[optim.optimizer]
+    def network(self, where: torch.device | str) -> HomogeneousMLP:
+        """The run's network at step 0; on ``meta`` without memory."""
+        return network_of(self.config, self.in_features, self.out_features, device=where)
 
-    def make(network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
+    @property
+    def optimizer(self) -> MakeOptimizer:
+        """Builds the run's optimizer."""
+        return MakeOptimizer(self._optimizer, OPTIMIZERS[self.config.optim.optimizer].state)
+
+    def _optimizer(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
+        optim, scaling = self.config.optim, self.config.scaling
+        entry = OPTIMIZERS[optim.optimizer]
         build = load(entry.build)
         options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
-        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": accelerator.scaler}
+        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.accelerator.scaler}
         if entry.folds:
             folding = build(network, optim.lr, **options, **rule)
             return folding, folding.scaling
         optimizer = build(network, optim.lr, **options)
         return optimizer, DepthwiseScaling(network, optimizer, **rule)
 
-    make_optimizer = MakeOptimizer(make, entry.state)
-    if name == "ddp" and optim.update == "fused":
-        return Whole(device, make_network, make_optimizer, partial(choose_exchange, config))
-    if name == "ddp":
-        return Replicas(accelerator, make_network, make_optimizer)
-    if (stage := STRATEGIES[name].zero_stage) is not None:
-        from scaled_sgd.train.strategies.zero import Zero
 
-        return Zero(
-            stage,
-            accelerator,
-            make_network,
-            lambda network: DepthwiseScaling(network, rule=scaling.rule, static=scaling.static),
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-        )
-    shares = tensor_processes(sharding, world_of(accelerator))
-    if name == "tensor":
-        return Sharded(
-            name, device, make_network, make_optimizer, tensor_processes=shares, autocast=accelerator.autocast
-        )
+BUILDERS: Registry[Callable[[Request], Strategy]] = Registry("sharding.strategy")
+"""What builds each strategy of :data:`scaled_sgd.parallel.strategies.STRATEGIES`. Collective."""
+
+
+def build_strategy(request: Request) -> Strategy:
+    """The network of a run, laid out and ready to train. Collective."""
+    return BUILDERS[request.config.sharding.strategy](request)
+
+
+def _replicas(request: Request) -> Strategy:
+    accelerator, config = request.accelerator, request.config
+    if config.optim.update == "fused":
+        choose = partial(choose_exchange, config)
+        return Whole(accelerator.device, request.network, request.optimizer, choose)
+    return Replicas(accelerator, request.network, request.optimizer)
+
+
+def _rows(request: Request) -> Strategy:
+    accelerator, sharding = request.accelerator, request.config.sharding
+    gathers = STRATEGIES[sharding.strategy].splits_samples
     return Sharded(
-        name,
-        device,
-        make_network,
-        make_optimizer,
-        tensor_processes=shares,
-        policy=fsdp_policy(config, accelerator),
+        sharding.strategy,
+        accelerator.device,
+        request.network,
+        request.optimizer,
+        tensor_processes=tensor_processes(sharding, world_of(accelerator)),
+        policy=fsdp_policy(request.config, accelerator) if gathers else None,
+        autocast=nullcontext if gathers else accelerator.autocast,
     )
+
+
+def _zero(request: Request) -> Strategy:
+    from scaled_sgd.train.strategies.zero import Zero
+
+    optim, scaling = request.config.optim, request.config.scaling
+    stage = STRATEGIES[request.config.sharding.strategy].zero_stage
+    assert stage is not None
+    return Zero(
+        stage,
+        request.accelerator,
+        request.network,
+        lambda network: DepthwiseScaling(network, rule=scaling.rule, static=scaling.static),
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+    )
+
+
+for _entry in STRATEGIES.entries:
+    BUILDERS.add(_entry.name, _rows if _entry.rows else _replicas if _entry.zero_stage is None else _zero)
 
 
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
