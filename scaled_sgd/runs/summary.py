@@ -24,6 +24,7 @@ def run_facts(
         **network_facts(config, data, widths),
         "world_size": processes,
         "strategy": config.sharding.strategy,
+        "update": config.optim.update,
         "exchange": None if exchange is None else described(exchange),
         "device": device,
         **software_facts(),

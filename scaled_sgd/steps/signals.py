@@ -154,8 +154,21 @@ def _statistics(batch: Minibatch) -> Statistics:
         F += square_norms(signals.h)
         D += square_norms([signals.delta[k] for k in range(1, partition.depth + 1)])
     F, D = F * partition.alpha_squares / n, partition.sum(D) / n
-    layers = slice(0, partition.depth)
-    return Statistics(layers, partition.depth, F, D, D[-1], partition.omega, lambda: _gradient_squares(batch))
+
+    def grams(i: int) -> tuple[Tensor, Tensor]:
+        h, delta = batch.first.h[i], batch.first.delta[i + 1]
+        return partition.sum(delta @ delta.T), h @ h.T
+
+    return Statistics(
+        slice(0, partition.depth),
+        partition.depth,
+        F,
+        D,
+        D[-1],
+        partition.omega,
+        lambda: _gradient_squares(batch),
+        None if batch.chunked else grams,
+    )
 
 
 @torch.no_grad()
