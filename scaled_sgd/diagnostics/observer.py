@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 Say = Callable[[str], object]
 

@@ -14,8 +14,8 @@ from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
-from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
