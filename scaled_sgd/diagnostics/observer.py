@@ -131,8 +131,6 @@ class Observer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up :meth:`state_dict`, or what earlier checkpoints have; what is not measured now is left."""
-        if not state:
-            return
         parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.quantities}
         for full, tensor in state.items():
             owner, _, name = full.partition(".")

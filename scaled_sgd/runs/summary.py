@@ -1,6 +1,6 @@
 """What remains of a run: facts for ``summary.json``, and a few lines for a person."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaled_sgd.config import Config
@@ -18,6 +18,7 @@ def run_facts(
     processes: int,
     exchange: Sequence[bool] | None,
     device: str,
+    software: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What the summary says of a run however it ended, of a resolved configuration."""
     return {
@@ -27,7 +28,7 @@ def run_facts(
         "update": config.optim.update,
         "exchange": None if exchange is None else described(exchange),
         "device": device,
-        **software_facts(),
+        **(software_facts() if software is None else software),
     }
 
 
