@@ -20,16 +20,16 @@ from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norm
 
 @dataclass(frozen=True)
 class Signals:
-    """What a forward and a backward pass over some samples leave behind, rows being samples.
+    """The signals of a forward and a backward pass; rows are samples.
 
     Attributes:
         partition: the network and this process's slice of it.
         loss: ℓ.
         y: targets of these samples.
-        total: n, the number of samples that means are taken over (more than are here, with chunks).
+        total: n, the number of samples in every mean (more than in this chunk, if chunked).
         h: h_0..h_{l−1}, each (samples, m_k), complete on every process.
-        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself when its
-            sign tells, else z_k.
+        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself if it
+            determines that sign, else z_k.
         f: the output z_l, complete on every process.
         delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
     """
@@ -45,7 +45,7 @@ class Signals:
 
     @property
     def samples(self) -> int:
-        """Number of samples here."""
+        """Number of samples in this chunk."""
         return len(self.f)
 
     @property
@@ -65,8 +65,8 @@ class Signals:
 def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
     """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
 
-    Written as the backward pass of a leaky ReLU, whose choice of slopes is one fused pass over t;
-    ``torch.where`` with numbers is not, and takes longer than a matrix product of a narrow layer.
+    Implemented as the backward pass of a leaky ReLU, which is one fused pass over t; ``torch.where`` with
+    numbers is not, and takes longer than a matrix product of a narrow layer.
     """
     if phi.positive_slope == 0:
         return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
@@ -76,18 +76,18 @@ def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
 
 
 class Minibatch:
-    """The global minibatch of all processes, whole or in chunks of at most ``chunk_size`` samples.
+    """The global minibatch of all processes, in one piece or in chunks of at most ``chunk_size`` samples.
 
-    Iterating yields the :class:`Signals` of each chunk. The whole batch's are computed once and kept;
-    those of chunks are computed anew each time, so that memory does not grow with the batch.
+    Iterating yields the :class:`Signals` of each chunk. Those of an unchunked batch are computed once and
+    kept; those of chunks are recomputed each time, so that memory does not grow with the batch.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be.
-        x: this process's samples, which are gathered, or all of them where ``whole``.
-        y: their targets, as the loss takes them.
+        model: a HomogeneousMLP, possibly wrapped or sharded.
+        x: this process's samples, which are gathered, or all samples if ``whole``.
+        y: their targets, in the form that the loss takes.
         loss: ``cross_entropy`` or ``mse``.
-        chunk_size: at most so many samples at once; None: all.
-        whole: every process brings the same, whole minibatch.
+        chunk_size: largest number of samples at a time; None: all.
+        whole: every process passes the same, full minibatch.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class Minibatch:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """F, D, R, and ‖G_k‖² on demand, of all samples. Collective where weights are in parts."""
+        """F, D, R, and ‖G_k‖² on demand, of all samples. Collective if weights are sharded."""
         return _statistics(self)
 
     @property
     def chunked(self) -> bool:
-        """Whether it takes more than one chunk."""
+        """Whether there is more than one chunk."""
         return self.chunk_size < self.total
 
     def __iter__(self) -> Iterator[Signals]:
@@ -138,7 +138,7 @@ class Minibatch:
 
     @property
     def first(self) -> Signals:
-        """The signals of the first chunk, which is the whole batch when there is only one."""
+        """The signals of the first chunk, which is the full batch if there is only one."""
         if self.chunked:
             return next(iter(self))
         if self._whole is None:
@@ -160,7 +160,7 @@ def _statistics(batch: Minibatch) -> Statistics:
 
 @torch.no_grad()
 def _gradient_squares(batch: Minibatch) -> Tensor:
-    """‖G_k‖_F² (l,), float64; of chunks by rows of their sum."""
+    """‖G_k‖_F² (l,), float64; for chunks from the rows of their sum."""
     partition, layers = batch.partition, range(1, batch.partition.depth + 1)
     if batch.chunked:
         G = gradient_rows(batch)
@@ -184,7 +184,7 @@ def gradient_rows(batch: Minibatch) -> dict[int, Tensor]:
 
 @torch.no_grad()
 def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total: int) -> Signals:
-    """Forward and backward over the samples x (samples, m_0) that every process has, without a graph."""
+    """Forward and backward pass over samples x (samples, m_0) that every process has, without a graph."""
     h, gate, f = forward(partition, x)
     if y.is_floating_point():
         y = y.to(partition.dtype)
@@ -198,9 +198,9 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 def forward(
     networks: Networks, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness (…) of each z_k, and k.
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` gets a witness (…) of each z_k, and k.
 
-    To be called without gradients.
+    Call it without gradients.
     """
     phi = networks.activation
     sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
