@@ -13,11 +13,11 @@ SMALL = {
     "data": [],
     "study_throughput": ["--runs", "16"],
 }
-"""Each benchmark at a size for a laptop; ``python -m benchmarks.NAME --help`` has the full ones."""
+"""Each benchmark at laptop size; ``python -m benchmarks.NAME --help`` shows the full size."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for, everything when nothing is."""
+    """Run the named benchmarks, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SMALL))
     parser.add_argument("--json", metavar="FOLDER", type=Path, help="write NAME.json of each there")

@@ -1,9 +1,9 @@
-"""Samples a second of resident data against a per-example DataLoader, 60,000 × 784 in batches of 256.
+"""Samples per second of resident data against a per-example DataLoader, 60,000 × 784 in batches of 256.
 
     python -m benchmarks.data [--json FILE]
 
-One peer indexes a Hugging Face data set in torch format, as most training scripts do, the other tensors.
-Medians of rounds in turns. Target: 20 times.
+One peer indexes a Hugging Face dataset in torch format, as most training scripts do; the other, tensors.
+Medians over alternating rounds. Target: 20 times.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ROUNDS = 5
 
 
 def rate(batch_sizes: Iterable[int], samples: int) -> float:
-    """Thousand samples a second over the first ``samples``."""
+    """Thousands of samples per second over the first ``samples``."""
     seen, start = 0, time.perf_counter()
     for size in batch_sizes:
         seen += size
@@ -37,7 +37,7 @@ def rate(batch_sizes: Iterable[int], samples: int) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; write it as JSON where asked."""
+    """Print the table; write JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
     parser.add_argument("--json")
     options = parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.diagnostics [--threads 1] [--json results.json] [--only cost|warm|memory|processes]
 
-Float32, cross-entropy, two networks. Each ratio is measured in one run with all candidates in turns.
+Float32, cross-entropy, two networks. Each ratio is measured in one run, with all candidates taking turns.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def gradient(model: HomogeneousMLP, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 
 
 def train(model: HomogeneousMLP, x: Tensor, y: Tensor, steps: int, lr: float = 0.5) -> None:
-    """Some plain SGD, since spectra after it are those that a run meets."""
+    """A little plain SGD, so that the spectrum is one that occurs in training."""
     for _ in range(steps):
         for p, g in zip(model.parameters(), gradient(model, x, y), strict=True):
             p.data.sub_(g, alpha=lr)
 
 
 def cost(shape: str, repeats: int) -> dict[str, float]:
-    """Times over the gradient's: one product, c0..c3, and the top eigenvalue at residual 1e-3."""
+    """Time in gradients: one Hessian product, c0..c3, and the top eigenvalue at residual 1e-3."""
     model, x, y = problem(**SHAPES[shape])
     train(model, x, y, 20)
     space = HessianSpace(Minibatch(model, x, y, loss="cross_entropy"))
@@ -79,7 +79,7 @@ def cost(shape: str, repeats: int) -> dict[str, float]:
 
 
 def warm(shape: str, steps: int = 40, lr: float = 0.5) -> dict[str, float]:
-    """Products a call on a fixed probe batch while SGD on other samples moves the weights."""
+    """Hessian products per call on a fixed probe batch while SGD on other samples moves the weights."""
     model, x, y = problem(**SHAPES[shape])
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     generator = torch.Generator().manual_seed(1)
@@ -101,7 +101,7 @@ def warm(shape: str, steps: int = 40, lr: float = 0.5) -> dict[str, float]:
 
 
 def memory() -> dict[str, float]:
-    """Growth of the peak resident memory over the parameters' bytes, 100 million parameters, n = 256."""
+    """Growth of peak resident memory over the size of the parameters, 100 million parameters, n = 256."""
     model, x, y = problem(base_width=128, depth=9, samples=256)
     parameter_bytes = sum(p.numel() * 4 for p in model.parameters())
     model(x[:2])
@@ -118,7 +118,7 @@ def memory() -> dict[str, float]:
 def processes(
     rank: int, world_size: int, shape: str, folder: str, repeats: int, seconds: "mp.SimpleQueue[float]"
 ) -> None:
-    """Seconds of one product in this many processes with one thread each."""
+    """Seconds per product in this many processes with one thread each."""
     torch.set_num_threads(1)
     if world_size > 1:
         torch.distributed.init_process_group(
@@ -141,7 +141,7 @@ def processes(
 
 
 def speed_up(shape: str, repeats: int) -> dict[str, float]:
-    """One process over two, one product, one thread each, three rounds."""
+    """Speed-up from one process to two: one product, one thread each, three rounds."""
     import tempfile
 
     rounds = []

@@ -2,8 +2,8 @@
 
     python -m benchmarks.factor_exchange [--width 2048] [--rows 16 64 256] [--json FILE]
 
-Float32, gloo, one thread a process; a ratio is the median over rounds within one run of the peer's step time
-over ours. Targets at width 2048: 1.8 against DDP at 16 rows a process, 2 against FSDP2 at 64.
+Float32, gloo, one thread per process. A ratio is the peer's step time over ours, the median over the rounds
+of one run. Targets at width 2048: 1.8 against DDP at 16 rows per process, 2 against FSDP2 at 64.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def network(width: int) -> HomogeneousMLP:
 
 
 def candidates(width: int, rows: int) -> dict[str, Callable[[], object]]:
-    """One step of each kind on ``rows`` samples a process."""
+    """One step of each kind on ``rows`` samples per process."""
     x, y = torch.randn(rows, width), torch.randint(width, (rows,))
     mesh = init_device_mesh("cpu", (PROCESSES,))
     options: dict[str, Any] = {"loss": get_loss("cross_entropy"), "update": Update(LR)}
@@ -100,7 +100,7 @@ def process(rank: int, folder: str, width: int, rows: Sequence[int], rounds: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; write it as JSON where asked."""
+    """Print the table; write JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.factor_exchange", description=__doc__)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64, 256])

@@ -1,4 +1,4 @@
-"""Side-by-side timing and its record: candidates take turns, so that a busy machine slows all alike."""
+"""Side-by-side timing: candidates take turns, so that a busy machine slows all of them equally."""
 
 import json
 import os
@@ -17,13 +17,13 @@ Candidates = Mapping[str, Callable[[], Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of a table.
+    """One number in a table.
 
     Attributes:
-        value: what was measured, mostly a ratio.
-        seconds: median time behind it, where it is one of time.
-        most: target that it should not exceed.
-        least: target that it should reach.
+        value: the measurement, usually a ratio.
+        seconds: the median time behind it, if it is a ratio of times.
+        most: upper target.
+        least: lower target.
     """
 
     value: float
@@ -44,11 +44,11 @@ class Figure:
 
 @dataclass
 class Report:
-    """Tables of one benchmark, printed as they come.
+    """The tables of one benchmark, printed as they are filled.
 
     Attributes:
         benchmark: its name.
-        limit: what its ratios are over.
+        limit: the reference that its ratios divide by.
     """
 
     benchmark: str
@@ -56,7 +56,7 @@ class Report:
     tables: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, case: Mapping[str, Any], figures: Mapping[str, Figure]) -> None:
-        """One case: its shapes and settings, and what was measured."""
+        """Add one case: its shapes and settings, and its measurements."""
         words = ", ".join(f"{key} {value}" for key, value in case.items())
         print(f"\n{self.benchmark}, over {self.limit}: {words}")
         width = max(map(len, figures), default=0)
@@ -66,7 +66,7 @@ class Report:
         self.tables.append({"case": dict(case), "figures": rows})
 
     def write(self, path: str | None) -> None:
-        """Write all of it as JSON, with the machine it was measured on; nothing when ``path`` is None."""
+        """Write everything as JSON, with facts about the machine; do nothing if ``path`` is None."""
         if path is not None:
             found = {
                 "benchmark": self.benchmark,
@@ -78,7 +78,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Facts about the machine and its software."""
     return {
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -90,16 +90,16 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: str | None, results: Any) -> None:
-    """Write the results where asked, nothing when ``path`` is None."""
+    """Write the results as JSON; do nothing if ``path`` is None."""
     if path is not None:
         Path(path).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def paired(candidates: Candidates, *, unit: str, rounds: int = 15) -> dict[str, Figure]:
-    """Median over rounds of each candidate's time over that of ``unit`` in the same round.
+    """Each candidate's time divided by that of ``unit`` in the same round, the median over rounds.
 
-    Slow changes of the machine's speed cancel within a round; the order alternates, so that none gains
-    from its place.
+    Slow drift of the machine's speed cancels within a round; the order alternates, so that position gives no
+    advantage.
     """
     names = list(candidates)
     for name in names:

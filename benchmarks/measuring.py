@@ -1,4 +1,4 @@
-"""Memory and traffic of a strategy's steps in the processes that run them; Linux only."""
+"""Measures memory and traffic of a strategy's steps in the processes that run them; Linux only."""
 
 import contextlib
 import gc
@@ -38,40 +38,40 @@ from scaled_sgd.train.strategies.build import Request, build_strategy
 IN_FEATURES, OUT_FEATURES, LR = 784, 10, 1e-3
 
 ENVIRONMENT = {
-    # Large blocks go back to the system when they are freed, so that the resident size is what lives.
+    # Large blocks return to the system when freed, so that the resident size counts live memory only.
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "OMP_NUM_THREADS": "1",
     "DS_ACCELERATOR": "cpu",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
-"""Variables that measured processes need from their start."""
+"""Environment variables that measured processes need at start-up."""
 
 _BYTES_SENT = 200
-"""Where ``struct tcp_info`` of Linux has tcpi_bytes_sent, 64 bits."""
+"""Offset of tcpi_bytes_sent (64 bits) in the Linux ``struct tcp_info``."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Options of a run, strategy aside, the number of processes and that of measured steps."""
+    """Options of a run without the strategy, the number of processes and the number of measured steps."""
 
     options: tuple[str, ...]
     processes: int
     steps: int = 3
 
     def config(self, strategy: str) -> Config:
-        """The configuration of a run under a strategy, ``+fused`` where its steps are to be."""
+        """The configuration of a run under a strategy; a name that ends in ``+fused`` means fused steps."""
         update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
         own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
         return parse([*self.options, *own])
 
     def workload(self, strategy: str) -> Workload:
-        """What is planned for."""
+        """The workload to plan for."""
         return Workload.of(self.config(strategy), IN_FEATURES, OUT_FEATURES)
 
     def planned(self, strategy: str, exchange: Sequence[bool] | None = None) -> Cost:
-        """What is predicted, for what a run has chosen to move of each layer."""
+        """The predicted cost, given what a run chose to exchange for each layer."""
         work, count, config = self.workload(strategy), self.processes, self.config(strategy)
         hardware = replace(nominal("cpu"), ranks=count, per_machine=count)
         if exchange is not None:
@@ -83,14 +83,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a process took.
+    """Measurements of one process.
 
     Attributes:
-        start: most bytes until the network was ready.
-        peak: most bytes during steps.
-        sent: bytes a step.
-        seconds: of a step, the median.
-        exchange: what moves of each layer, where that was chosen.
+        start: peak bytes until the network was ready.
+        peak: peak bytes during steps.
+        sent: bytes sent per step.
+        seconds: median step time.
+        exchange: what is exchanged for each layer, where that was chosen.
     """
 
     start: int
@@ -101,9 +101,9 @@ class Figures:
 
 
 def run(strategies: Sequence[str], work: Work) -> dict[str, Figures]:
-    """Measure strategies one after another in the same processes; the most of any of them, the mean traffic.
+    """Measure strategies one after another in the same processes: largest peak of any process, mean traffic.
 
-    ZeRO must be alone, since it needs a launch of its own. Set :data:`ENVIRONMENT` before.
+    ZeRO must be the only strategy, since it needs its own launch. Set :data:`ENVIRONMENT` first.
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (strategies, work, free_port(), folder)
@@ -137,7 +137,7 @@ def _process(rank: int, strategies: Sequence[str], work: Work, port: int, folder
 
 
 def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
-    """Memory, traffic and time of this process's steps. Collective."""
+    """Measure memory, traffic and time of this process's steps. Collective."""
     warm_up(config, accelerator)
     barrier()
     idle = status("VmRSS")
@@ -153,7 +153,7 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
         began = time.perf_counter()
         step(measure=False)
         seconds.append(time.perf_counter() - began)
-    barrier()  # what connections have taken may not have left yet
+    barrier()  # data that the sockets have accepted may not have been sent yet
     moved = (bytes_sent() - before) / steps
     step(measure=True)
     exchange = None if built.exchange is None else list(built.exchange)
@@ -163,9 +163,9 @@ def measure(config: Config, accelerator: Accelerator, steps: int) -> Figures:
 def prepared(
     config: Config, accelerator: Accelerator, in_features: int, out_features: int
 ) -> tuple[Strategy, Callable[..., object]]:
-    """A strategy with a step on random samples, of which this process holds what the step takes.
+    """A strategy and a step on random samples; this process holds the part that the step needs.
 
-    The step is told whether to ``measure`` what logged steps do.
+    ``measure``: whether the step also measures what logged steps do.
     """
     built = build_strategy(Request(config, accelerator, in_features, out_features))
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
@@ -178,7 +178,7 @@ def prepared(
 
 
 def warm_up(config: Config, accelerator: Accelerator) -> None:
-    """Have libraries take what they keep: train a tiny network, multiply matrices of the shapes to come."""
+    """Make libraries allocate what they keep: train a tiny network, multiply matrices of the later shapes."""
     tiny = replace(config, model=replace(config.model, depth=3, base_width=8))
     built, step = prepared(tiny, accelerator, 8, 4)
     for _ in range(2):
@@ -203,7 +203,7 @@ def barrier() -> None:
 
 
 def status(key: str) -> int:
-    """Bytes that Linux counts for this process."""
+    """A memory counter of this process, in bytes (Linux)."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
@@ -211,19 +211,19 @@ def status(key: str) -> int:
 
 
 def forget_peak() -> None:
-    """Have VmHWM begin anew."""
+    """Reset VmHWM."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def bytes_sent() -> int:
-    """What all TCP connections of this process have sent so far, retransmissions included, headers not."""
+    """Bytes sent so far by all TCP connections of this process, with retransmissions, without headers."""
     total = 0
     for name in os.listdir("/proc/self/fd"):
         try:
             with socket.socket(fileno=os.dup(int(name))) as connection:
                 found = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_SENT + 8)
         except OSError:
-            continue  # no socket, or none of TCP's
+            continue  # not a TCP socket
         total += struct.unpack_from("Q", found, _BYTES_SENT)[0] if len(found) >= _BYTES_SENT + 8 else 0
     return total
 

@@ -1,4 +1,4 @@
-"""Hessian products and eigenvalues of other libraries, those that are installed, on the same network."""
+"""Hessian products and eigenvalues by other installed libraries, on the same network."""
 
 import importlib.util
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def installed(name: str) -> bool:
 
 
 def hessian_products(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Product]:
-    """One product after set-up, by every way at hand."""
+    """One product after set-up, by every available method."""
     values = {name: p.detach() for name, p in model.named_parameters()}
     vectors = {name: torch.randn_like(p) for name, p in values.items()}
     gradient = grad(lambda v: criterion(functional_call(model, v, (x,)), y))
@@ -53,7 +53,7 @@ def eigenthings_operator(model: nn.Module, x: Tensor, y: Tensor):
 
 
 def eigenthings_lanczos(model: nn.Module, x: Tensor, y: Tensor, *, tolerance: float) -> tuple[Product, int]:
-    """Its Lanczos with the fewest steps that reach the residual; it does not stop by itself."""
+    """hessian-eigenthings' Lanczos with the fewest steps that reach the residual; it has no stopping rule."""
     from hessian_eigenthings import lanczos
 
     def run(steps: int):

@@ -1,4 +1,4 @@
-"""What depthwise scaling costs a training step, over torch.optim.SGD(foreach=True) on the same network.
+"""The cost of depthwise scaling per training step, relative to torch.optim.SGD(foreach=True).
 
     python -m benchmarks.scaling_overhead [--widths 1024 2048 4096] [--batches 256 1024] [--json FILE]
 
@@ -22,7 +22,7 @@ DEPTH = 4
 
 
 def candidates(width: int, batch: int, device: str) -> dict[str, Callable[[], None]]:
-    """One training step of each kind, on networks of their own."""
+    """One training step of each kind, each on its own network."""
     x = torch.randn(batch, width, device=device)
     y = torch.randint(10, (batch,), device=device)
 
@@ -64,7 +64,7 @@ def candidates(width: int, batch: int, device: str) -> dict[str, Callable[[], No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; write it as JSON where asked."""
+    """Print the table; write JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_overhead", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048, 4096])
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024])

@@ -1,14 +1,14 @@
-"""A whole training step over the bare matrix products of the same shapes, and what it holds in memory.
+"""A whole training step over the bare matrix products of the same shapes, and its memory.
 
     python -m benchmarks.step_time [--widths 1024 2048] [--batches 256 1024] [--json FILE]
     python -m benchmarks.step_time --device cuda --widths 64 --exponent 2 --depth 8 --batches 4096 \\
         --precisions tf32 bf16
 
-The limit is three products a layer and step (two for the first layer, whose input needs no gradient):
+The limit is three products per layer and step (two for the first layer, whose input needs no gradient):
 forward, backward, weight gradient. Target: 1.15 times that on a CPU for widths from 1024 and batches from
-256; on a GPU three quarters of the rate. Memory is the peak growth of a process of its own over the weights,
-the inputs and the activations h_k, z_k that a step must hold, without what the matrix library keeps for
-itself; target for the fused step: 1.1.
+256; on a GPU three quarters of the rate. Memory is the peak growth of a separate process over the weights,
+the inputs and the activations h_k, z_k that a step must hold, without the matrix library's own buffers;
+target for the fused step: 1.1.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from scaled_sgd.steps.update import Update
 LR = 1e-6
 LIMIT = "bare products"
 GPU_SHARE = 0.75
-"""Of the rate of bare products that a step should reach on a GPU."""
+"""Fraction of the rate of bare products that a step should reach on a GPU."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and how it is run."""
+    """A network and its settings."""
 
     width: int
     exponent: float
@@ -68,7 +68,7 @@ class Case:
 
 
 def bare_products(case: Case) -> Callable[[], None]:
-    """The products of one step, into tensors that are there already."""
+    """The products of one step, into preallocated tensors."""
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     where: dict[str, Any] = {"device": case.device, "dtype": dtype}
     layers = []
@@ -90,7 +90,7 @@ def bare_products(case: Case) -> Callable[[], None]:
 
 
 def steps(case: Case) -> dict[str, Callable[[], None]]:
-    """One training step of each kind, on networks of their own."""
+    """One training step of each kind, each on its own network."""
     x, y = case.minibatch()
     found = {"autograd + ScaledSGD": step_by_autograd(case, case.network(), x, y)}
     if case.precision != "bf16":
@@ -132,17 +132,17 @@ def synchronize(device: str) -> None:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process since it was started (Linux)."""
+    """Peak resident memory of this process since it started (Linux)."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
     return int(line.split()[1]) * 1024
 
 
 def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> None:
-    """Peak growth of this process's memory over a few steps, the weights included, over what must be held."""
+    """Peak memory growth over a few steps, weights included, divided by what must be held."""
     h, W = torch.ones(batch, width), torch.ones(width, width)
     W.addmm_((h @ W).T, h)
     del h, W
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current resident size
     before = peak_bytes()
     case = Case(width, 0.0, 4, batch, "cpu", "no")
     model = case.network()
@@ -157,8 +157,8 @@ def peak(kind: str, width: int, batch: int, found: "mp.SimpleQueue[float]") -> N
 
 
 def memory(width: int, batch: int) -> dict[str, float]:
-    """The peaks of both kinds of step, each in a fresh process."""
-    # Large blocks go back to the system when they are freed, so that the resident size is what lives.
+    """Peaks of both kinds of step, each in a fresh process."""
+    # Large blocks return to the system when freed, so that the resident size counts live memory only.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "262144"
     ratios = {}
     for kind in ("autograd + ScaledSGD", "fused step"):
@@ -173,7 +173,7 @@ def _peak(_rank: int, kind: str, width: int, batch: int, queue: "mp.SimpleQueue[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; write them as JSON where asked."""
+    """Print the tables; write JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_time", description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[1024, 2048])
     parser.add_argument(

@@ -1,14 +1,13 @@
-"""What each strategy of ``sharding.strategy`` holds and moves, measured and planned, on this machine.
+"""Memory and traffic of each ``sharding.strategy`` on this machine, measured and predicted.
 
     python -m benchmarks.strategies [--strategies ddp fsdp2 …] [--processes 1 2 4] [--json FILE]
 
-Memory is measured: the largest resident size of any process during steps (VmHWM) less that of the same
-process before the network is made and after it has trained a tiny one, so that what libraries keep for
-themselves is not counted. So is traffic: what the processes' connections sent (TCP_INFO), over steps and
-processes.
+Memory is the largest resident size of any process during steps (VmHWM) minus that of the same process after
+it has trained a tiny network and before it makes the real one, so that the libraries' own memory is not
+counted. Traffic is what the processes' connections sent (TCP_INFO), per step and process.
 
-Beside each stands what :mod:`scaled_sgd.planning` predicts, and predicted over measured. Ten seconds a line.
-Times on one machine say nothing of a cluster.
+Each number is printed beside the prediction of :mod:`scaled_sgd.planning` and their ratio. Ten seconds per
+line. Times on one machine say nothing about a cluster.
 """
 
 import argparse
@@ -32,7 +31,7 @@ PLANNED = [
 
 
 def line(strategy: str, work: Work) -> dict[str, Any]:
-    """The figures of one strategy, per process: the largest memory, the mean traffic."""
+    """Figures of one strategy per process: largest memory, mean traffic."""
     measured = run([strategy], work)[strategy]
     planned = work.planned(strategy, measured.exchange)
     return {
@@ -49,7 +48,7 @@ def line(strategy: str, work: Work) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; write it as JSON where asked."""
+    """Print the table; write JSON if asked."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.strategies",
         description=__doc__,
@@ -102,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ratio(found: dict[str, Any], what: str) -> float:
-    """Planned over measured; 1 where nothing is sent."""
+    """Predicted over measured; 1 where nothing is sent."""
     planned, measured = found[f"{what}_planned_mib"], found[f"{what}_mib"]
     return planned / measured if planned else 1.0
 

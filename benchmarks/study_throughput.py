@@ -2,10 +2,10 @@
 
     python -m benchmarks.study_throughput [--runs 64] [--steps 300] [--depth 6] [--base-width 8] [--json FILE]
 
-The study goes the way of ``scaled-sgd study run --workers 1``: file, plan, run folders, configuration,
-metrics, summary, evaluation at the end. The limit is the fused steps of the same runs alone, minibatches cut
-from data in memory; they are taken right after each run, so that a busy machine slows both. Target: 1.2,
-and 50 ms a run. Where there is a GPU, the same runs as stacks are compared with one by one, too.
+The study takes the same path as ``scaled-sgd study run --workers 1``: file, plan, run folders, configuration,
+metrics, summary, final evaluation. The limit is only the fused steps of the same runs, on minibatches cut
+from data in memory; they are timed right after each run, so that a busy machine slows both. Target: 1.2,
+and 50 ms per run. With a GPU, stacked runs are also compared with one run at a time.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SEEDS = 4
 
 
 class Bare:
-    """A ``train`` that takes the bare steps of every run again and adds up their time."""
+    """A ``train`` that repeats the bare steps of every run and adds up their time."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -53,7 +53,7 @@ class Bare:
 
 
 def bare_steps(config: Config, data: Data) -> float:
-    """Seconds of a run's fused steps and nothing else."""
+    """Seconds of a run's fused steps only."""
     session = small_session(config, data)
     partition = Partition.of(session.strategy.network, ranks=Ranks.alone())
     updates = [Update(session.schedule(step)) for step in range(session.steps)]
@@ -87,7 +87,7 @@ def study_file(options: argparse.Namespace, device: str) -> dict[str, Any]:
 
 
 def one_core(options: argparse.Namespace) -> dict[str, Figure]:
-    """The study over its bare steps."""
+    """Time of the study over that of its bare steps."""
     ratios, overheads, bare = [], [], Bare()
     with tempfile.TemporaryDirectory() as place:
         file = Path(place, "study.yaml")
@@ -114,7 +114,7 @@ def one_core(options: argparse.Namespace) -> dict[str, Figure]:
 
 
 def on_gpu(options: argparse.Namespace) -> dict[str, Figure]:
-    """Stacks over one by one."""
+    """Time of stacked runs over that of single runs."""
     with tempfile.TemporaryDirectory() as place:
         file, shelf = Path(place, "study.yaml"), DataShelf()
         file.write_text(yaml.safe_dump(study_file(options, "cuda")))
@@ -134,7 +134,7 @@ def on_gpu(options: argparse.Namespace) -> dict[str, Figure]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; write them as JSON where asked."""
+    """Print the tables; write JSON if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study_throughput", description=__doc__)
     parser.add_argument("--runs", type=int, default=64)
     parser.add_argument("--steps", type=int, default=300)

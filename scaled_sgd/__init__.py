@@ -1,4 +1,4 @@
-"""Training wide networks beyond the edge of stability, and seeing exactly what happens there."""
+"""Trains wide networks beyond the edge of stability, with exact diagnostics of what happens there."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""``scaled-sgd``: the package on the command line."""
+"""The command line ``scaled-sgd``."""
 
 import logging
 import os
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    """Train here, or in ``run.processes`` local processes started once the configuration is checked."""
+    """Train in this process, or in ``run.processes`` local ones, started after the configuration check."""
     from scaled_sgd.config.parsing import parse
 
     try:
@@ -64,7 +64,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _doctor(arguments: list[str]) -> int:
-    """Examine here, or in so many local processes; plan without any."""
+    """Examine in this process or in several local ones; plan without starting any."""
     if any(argument == "--plan" or argument.startswith("--plan.") for argument in arguments):
         from scaled_sgd.planning.doctor.plan import main as plan
 
@@ -83,7 +83,7 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _start_processes(count: int, module: str, arguments: list[str]) -> int:
-    """The exit status of the process that failed first, without the launcher's trace; 0 if none did."""
+    """The exit status of the first process that failed, without the launcher's trace; 0 if none failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

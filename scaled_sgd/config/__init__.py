@@ -1,4 +1,4 @@
-"""Every key of a run's configuration, and how a configuration is read and checked."""
+"""Configuration keys, and how a configuration is read and checked."""
 
 from scaled_sgd.config.keys import KEYS, as_dict, flat
 from scaled_sgd.config.sections import (

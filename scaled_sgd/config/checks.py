@@ -1,4 +1,4 @@
-"""Refuses values that have the right type but cannot be meant, or not together."""
+"""Validates value ranges and key combinations."""
 
 from scaled_sgd.config.combinations import check_combinations
 from scaled_sgd.config.keys import KEYS, value_of
@@ -7,10 +7,10 @@ from scaled_sgd.config.sections import Config
 
 
 def check(config: Config) -> None:
-    """See that every value is within its limits and that keys go together.
+    """Check that every value is within its limits and that all keys are compatible.
 
     Raises:
-        UserError: names the first key that is not.
+        UserError: names the first offending key.
     """
     for name in KEYS:
         read_key(name, value_of(config, name))

@@ -1,4 +1,4 @@
-"""Keys that do not go together, each combination stated once; checks, ``auto``, planner and docs read it."""
+"""Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,17 +13,17 @@ from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
 from scaled_sgd.steps.rules import RULES
 
 Allowed = tuple[Any, ...] | Limit | None
-"""Values, a limit, or None: whatever the key's type allows."""
+"""Values, a limit, or None for whatever the key's type allows."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What the value of one key leaves to another.
+    """The values of one key that the value of another key permits.
 
     Attributes:
-        key: what is limited.
-        given: the other key.
-        allowed: what ``key`` may be, from the value of ``given``.
+        key: the limited key.
+        given: the limiting key.
+        allowed: permitted values of ``key`` for a value of ``given``.
         reason: why.
     """
 
@@ -33,7 +33,7 @@ class Combination:
     reason: str
 
     def violation(self, config: Config) -> str | None:
-        """What is wrong with a configuration, in one line."""
+        """One line about what is wrong with a configuration."""
         value, given = value_of(config, self.key), value_of(config, self.given)
         allowed = self.allowed(given)
         if allowed is None or (value in allowed if isinstance(allowed, tuple) else allowed.holds(value)):
@@ -44,9 +44,9 @@ class Combination:
         )
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """Key, what it is limited to, with which values of the other key, and why: for each limit.
+        """For each limit: the key, its permitted values, the values of the other key, and the reason.
 
-        Of numbers and text null and one number stand for all.
+        Null and one number stand for all numbers and texts.
         """
         own = choices(KEYS[self.key].hint)
         limited: dict[str, list[str]] = {}
@@ -194,12 +194,12 @@ def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
 
 
 def violations(config: Config) -> Iterator[str]:
-    """What is wrong with the combinations of a configuration."""
+    """Violated combinations of a configuration."""
     return (found for one in COMBINATIONS if (found := one.violation(config)) is not None)
 
 
 def check_combinations(config: Config) -> None:
-    """Refuse keys that do not go together.
+    """Refuse incompatible keys.
 
     Raises:
         UserError: names the first.
@@ -213,7 +213,7 @@ def check_combinations(config: Config) -> None:
 
 
 def with_update(config: Config) -> Config:
-    """The configuration with ``optim.update`` ``auto`` decided: fused wherever a fused step is exact."""
+    """The configuration with ``optim.update: auto`` resolved: fused wherever a fused step is exact."""
     if config.optim.update != "auto":
         return config
     fused = _updated(config, "fused")
@@ -230,5 +230,5 @@ def with_strategy(config: Config, strategy: str) -> Config:
 
 
 def permits(config: Config, strategy: str) -> bool:
-    """Whether a configuration goes together with a strategy."""
+    """Whether a configuration is compatible with a strategy."""
     return next(violations(with_update(with_strategy(config, strategy))), None) is None

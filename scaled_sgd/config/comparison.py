@@ -12,9 +12,9 @@ _FREE = (Decides.RECORDS, Decides.NOTHING)
 
 
 def changed_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Key, saved value and present value wherever two configurations differ in what decides the weights.
+    """Key, saved value and current value of every difference that affects the weights.
 
-    Both are nested, of this version or an earlier one.
+    Both configurations are nested and come from this version or an earlier one.
     """
     before, after = (flat(_deciding(values)) for values in (saved, now))
     keys = sorted(before.keys() | after.keys())
@@ -30,10 +30,10 @@ def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], accepted: Sequence[str]) -> list[str]:
-    """The accepted changes, in words.
+    """The accepted changes as text.
 
     Raises:
-        UserError: a change that is not accepted by name, or cannot be.
+        UserError: a change was not accepted by name, or cannot be accepted.
     """
     said = []
     for key, before, after in changed_keys(saved, now):

@@ -1,4 +1,4 @@
-"""Dotted keys: from nested mappings, and what is wrong with those that no configuration has."""
+"""Dotted keys: flattens nested mappings and explains unknown keys."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -11,10 +11,10 @@ from scaled_sgd.core.errors import UserError
 
 
 def leaves(values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of a nested mapping, as YAML has it.
+    """Dotted keys and values of a nested mapping read from YAML.
 
     Raises:
-        UserError: a key that no configuration has, or that stands in another place.
+        UserError: an unknown key, or a key in the wrong place.
     """
     for name, value in values.items():
         if name in SECTIONS:
@@ -37,7 +37,7 @@ def leaves(values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def unknown_key(key: str) -> str:
-    """What is wrong with a dotted key that no configuration has, with the nearest ones that it has."""
+    """The message for an unknown dotted key, with the nearest known keys."""
     known = list(KEYS)
     group, _, leaf = key.rpartition(".")
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
@@ -49,6 +49,6 @@ def unknown_key(key: str) -> str:
 
 
 def not_a_group(name: str, value: str) -> str:
-    """What is wrong with a value that stands where keys should."""
+    """The message for a value where a group of keys is expected."""
     inner = ", ".join(key.removeprefix(f"{name}.") for key in KEYS if key.startswith(f"{name}."))
     return f"{name}: {value} is not a group; allowed: the keys {inner}"

@@ -1,4 +1,4 @@
-"""What ``--help`` and ``--print_config`` print."""
+"""The output of ``--help`` and ``--print_config``."""
 
 import textwrap
 from shutil import get_terminal_size
@@ -15,7 +15,7 @@ _FLAGS = ("skip_default", "skip_null")
 
 
 def help_text(prog: str) -> str:
-    """Every key with what it may be, its default and its meaning."""
+    """Every key with its allowed values, default and meaning."""
     width = max(60, min(get_terminal_size().columns, 120) - 2)
     lines = [
         f"usage: {prog} [--config FILE] [--KEY VALUE …]",
@@ -43,8 +43,8 @@ def printed(config: Config, flags: str) -> str:
     """The configuration as YAML.
 
     Args:
-        config: as resolved so far.
-        flags: ``skip_default``, ``skip_null``, or both with a comma between.
+        config: the configuration, as far as it is resolved.
+        flags: ``skip_default``, ``skip_null``, or both separated by a comma.
 
     Raises:
         UserError: another flag.

@@ -1,4 +1,4 @@
-"""Every configuration key with its type, default, line of help and what it decides; values as plain data."""
+"""Every configuration key with type, default, help line and effect; values as plain data."""
 
 import ast
 import inspect
@@ -18,9 +18,9 @@ class Key:
     """One key.
 
     Attributes:
-        name: dotted.
+        name: dotted name.
         hint: its type with its limits.
-        default: where nothing is said.
+        default: its default value.
         decides: what depends on it.
         stacked: whether networks of one stack may differ in it.
     """
@@ -33,12 +33,12 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """What it may be, in words; a plugin may add to it."""
+        """The allowed values as text; plugins may add to them."""
         return allowed(self.hint)
 
     @property
     def help(self) -> str:
-        """What it means: its docstring."""
+        """Its meaning, from its docstring."""
         return _docstrings()[self.name]
 
 
@@ -57,9 +57,9 @@ def _keys(section: type, prefix: str = "", inherited: Decides = Decides.WEIGHTS)
 
 
 SECTIONS: dict[str, type] = {}
-"""Classes of the groups of keys."""
+"""The class of each group of keys."""
 KEYS: Mapping[str, Key] = {key.name: key for key in _keys(Config)}
-"""By dotted name, in the order of the sections."""
+"""All keys by dotted name, in the order of the sections."""
 
 
 @cache
@@ -95,12 +95,12 @@ def build(values: Mapping[str, Any]) -> Config:
 
 
 def as_dict(config: Config) -> dict[str, Any]:
-    """Nested plain values, as ``config.yaml`` holds them."""
+    """Nested plain values, as in ``config.yaml``."""
     return nested({name: value_of(config, name) for name in KEYS})
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as groups, tuples as lists."""
+    """Dotted keys as nested groups, tuples as lists."""
     plain: dict[str, Any] = {}
     for name, value in values.items():
         group, _, leaf = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""The network that a configuration describes."""
+"""Builds the network that a configuration describes."""
 
 import torch
 

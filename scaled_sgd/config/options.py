@@ -1,4 +1,4 @@
-"""Options of a command line: names, and values as text or YAML."""
+"""Command-line options: names, and values as text or YAML."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ from scaled_sgd.core.errors import UserError
 
 
 def options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options and their values as they were typed.
+    """Options and their values as typed.
 
     Raises:
-        UserError: an argument is no option, or an option has no value.
+        UserError: an argument is not an option, or an option has no value.
     """
     waiting = [*arguments]
     while waiting:
@@ -50,7 +50,7 @@ def _no_value(name: str) -> str:
 
 
 def option_value(name: str, text: str) -> dict[str, Any]:
-    """What an option sets, by dotted key: text where its key takes it, else YAML.
+    """What an option sets, by dotted key: as text if the key accepts it, else as YAML.
 
     Raises:
         UserError: there is no such key.

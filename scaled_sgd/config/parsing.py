@@ -1,4 +1,4 @@
-"""A configuration from a command line, YAML or a dictionary; every mistake becomes one line."""
+"""Reads a configuration from a command line, YAML or a dictionary; every mistake becomes one line."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ from scaled_sgd.core.errors import UserError
 def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config:
     """The checked configuration that a command line asks for.
 
-    ``--config FILE`` is read first wherever it stands, so that options beside it always win.
-    ``--print_config`` and ``--help`` print and leave with status 0.
+    ``--config FILE`` is read first regardless of position, so that options always win.
+    ``--print_config`` and ``--help`` print and exit with status 0.
 
     Raises:
-        UserError: any mistake, one line that names the key, the value and what is allowed.
+        UserError: any mistake, in one line that names the key, the value and what is allowed.
     """
     files: list[str] = []
     given: list[dict[str, Any]] = []
@@ -60,10 +60,10 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def read_key(name: str, value: Any) -> Any:
-    """A plain value of a dotted key, as its type has it.
+    """Convert a plain value to the type of its dotted key.
 
     Raises:
-        UserError: it is of another type or outside the key's limits.
+        UserError: the value has the wrong type or is outside the key's limits.
     """
     key = KEYS[name]
     try:
@@ -77,7 +77,7 @@ def read_key(name: str, value: Any) -> Any:
 
 
 def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:
-    """Of values by dotted key; later sources win, and mistakes of earlier ones are mistakes."""
+    """The checked configuration from values by dotted key; later sources win, but all of them are checked."""
     _load_plugins(sources)
     config = build({name: read_key(name, value) for source in sources for name, value in source.items()})
     check_combinations(config)
@@ -85,13 +85,13 @@ def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:
 
 
 def _load_plugins(sources: Sequence[Mapping[str, Any]]) -> None:
-    """They come first, for they may register what other keys name."""
+    """Plugins are loaded first, because they may register what other keys name."""
     named = [source["run.plugins"] for source in sources if "run.plugins" in source]
     load_plugins(read_key("run.plugins", named[-1] if named else []))
 
 
 def _of_resumed(path: str) -> list[str]:
-    """The configuration of the run that ``run.resume`` names, which comes before all others."""
+    """The configuration of the run that ``run.resume`` names; all other sources override it."""
     if path in ("", "no", "auto"):
         return []
     places = [place / "config.yaml" for place in (Path(path), Path(path).parent.parent)]
@@ -99,6 +99,6 @@ def _of_resumed(path: str) -> list[str]:
 
 
 def _from_file(file: str) -> dict[str, Any]:
-    """What a YAML file sets, by dotted key; beside a run's metrics it was stored by a run, with every key."""
+    """What a YAML file sets, by dotted key; beside a run's metrics it is that run's file, with every key."""
     before = ABSENT if (Path(file).parent / "metrics.jsonl").is_file() else {}
     return {**before, **dict(leaves(read_yaml(file, option="--config")))}

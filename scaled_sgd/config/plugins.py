@@ -1,4 +1,4 @@
-"""Foreign code that a configuration names: modules that register rules, optimizers or diagnostics."""
+"""Plugins: modules named in a configuration that register rules, optimizers or diagnostics."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -7,14 +7,14 @@ from importlib.metadata import entry_points
 from scaled_sgd.core.errors import UserError
 
 GROUP = "scaled_sgd.plugins"
-"""Entry points that may be named in ``run.plugins``; none is loaded unless it is named."""
+"""Group of the entry points that ``run.plugins`` may name; none is loaded unless named."""
 
 
 def load_plugins(names: Sequence[str]) -> None:
-    """Import each: the entry point of that name, else the module. What is imported already stays.
+    """Import each plugin: the entry point of that name, else the module. Nothing is imported twice.
 
     Raises:
-        UserError: there is neither, or its import fails; whatever it registered until then is kept.
+        UserError: neither exists, or the import fails; what was registered before the failure is kept.
     """
     for name in names:
         points = list(entry_points(group=GROUP, name=name))

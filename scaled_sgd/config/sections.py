@@ -1,6 +1,6 @@
-"""The configuration of a run: a section a class; beside each key its type, its limits and what it decides.
+"""The configuration of a run: one class per section; each key states its type, limits and what it decides.
 
-A key's docstring is its line of ``--help``. What goes together: :mod:`scaled_sgd.config.combinations`.
+A key's docstring is its line in ``--help``. For incompatible keys see :mod:`scaled_sgd.config.combinations`.
 """
 
 import re
@@ -18,7 +18,7 @@ from scaled_sgd.steps.rules import RULES
 
 
 class Decides(Enum):
-    """What a key decides, and so when it may change."""
+    """What a key decides, and hence when it may change."""
 
     SHAPES = "shapes of weights: a resumed run may not change it"
     WEIGHTS = "weights: a resumed run may change it where run.accept_changes names it"
@@ -27,7 +27,7 @@ class Decides(Enum):
 
 
 class Stacked(Enum):
-    """Marks keys that may differ among networks that are trained as one stack."""
+    """Marks keys that may differ among networks trained as one stack."""
 
     YES = True
 
@@ -265,7 +265,7 @@ class CheckpointConfig:
     """steps that are saved and kept for good"""
 
     def due(self, step: int, last: int) -> bool:
-        """Whether to save after ``step`` updates of ``last``."""
+        """Whether to save after ``step`` of ``last`` updates."""
         if step == last:
             return self.at_end or step in self.keep_steps
         return step in self.keep_steps or (self.every_steps is not None and step % self.every_steps == 0)

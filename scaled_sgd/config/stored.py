@@ -1,4 +1,4 @@
-"""Keys of earlier versions: what they are called now, and what a stored configuration without a key means."""
+"""Keys of earlier versions: their current names, and the meaning of a key that a stored file lacks."""
 
 import sys
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from scaled_sgd.core.errors import UserError
 
 @dataclass(frozen=True)
 class Renamed:
-    """What became of a key: its new name, the type it had and what its values are called now."""
+    """A renamed key: its new name, its former type and the new names of its values."""
 
     name: str
     hint: Any
@@ -28,15 +28,15 @@ ABSENT: Mapping[str, Any] = {
     "run.plugins": [],
     "diagnostics.quantities": [],
 }
-"""What the versions before a key did. A key that is not here means its default."""
+"""What versions without a key did. A key not listed means its default."""
 
 _said: set[str] = set()
 
 
 def renamed(name: str, value: Any, *, say: bool = True) -> tuple[str, Any]:
-    """A dotted key and its value as they are called now; a line about it, once a process.
+    """The current name and value of a dotted key; prints a line about it once per process.
 
-    A list is one of values, as studies have it.
+    A list is a list of values, as in studies.
 
     Raises:
         UserError: the key never had such a value.
@@ -57,9 +57,9 @@ def renamed(name: str, value: Any, *, say: bool = True) -> tuple[str, Any]:
 
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that a run stored, nested, as this version has it: dotted, with every key.
+    """A stored, nested configuration converted to this version: dotted, with every key.
 
-    Lists stay whole. Keys of other versions stay as they are.
+    Lists are kept whole. Keys of other versions are kept unchanged.
     """
     found = {key.name: ABSENT.get(key.name, key.default) for key in KEYS.values()}
     for name, value in _leaves(stored).items():

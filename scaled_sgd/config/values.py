@@ -1,7 +1,7 @@
-"""What a key's type and its limits allow: read a value by them, and say them in words.
+"""Types and limits of keys: reads values by them and describes them as text.
 
-A hint is a type of :mod:`scaled_sgd.config.sections`: int, float, bool, str, None, a Literal, a list, a tuple
-of numbers, or a union of these, each perhaps Annotated with limits.
+A hint is a type used in :mod:`scaled_sgd.config.sections`: int, float, bool, str, None, a Literal, a list, a
+tuple of numbers, or a union of these, each optionally Annotated with limits.
 """
 
 import math
@@ -14,20 +14,20 @@ _INTEGERS = 2**63
 
 
 class Limit(Protocol):
-    """A condition on values of one type."""
+    """A condition on the values of one type."""
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is allowed."""
         ...
 
     def words(self, hint: Any) -> str:
-        """What is allowed of a type."""
+        """The allowed values of a type as text."""
         ...
 
 
 @dataclass(frozen=True)
 class Within:
-    """Bounds of a finite number, closed (``least``, ``most``) or open (``above``, ``below``)."""
+    """Bounds on a finite number, closed (``least``, ``most``) or open (``above``, ``below``)."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -39,7 +39,7 @@ class Within:
         return self.least <= value <= self.most and self.above < value < self.below and math.isfinite(value)
 
     def words(self, hint: Any) -> str:
-        """Such as ``integers from 1``."""
+        """The bounds as text, such as ``integers from 1``."""
         kind = "integers" if hint is int else "numbers"
         if math.isfinite(self.above) and math.isfinite(self.below):
             return f"{kind} between {_number(self.above)} and {_number(self.below)}"
@@ -57,7 +57,7 @@ def _number(bound: float) -> str:
 
 @dataclass(frozen=True)
 class Holds:
-    """Any other condition, with its words."""
+    """Any other condition, with its description."""
 
     test: Callable[[Any], bool]
     says: str
@@ -67,24 +67,24 @@ class Holds:
         return self.test(value)
 
     def words(self, _hint: Any) -> str:
-        """The words."""
+        """The description."""
         return self.says
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Text that names an entry of a registry, or one of a few words beside it."""
+    """Text that names a registry entry or one of a few extra words."""
 
     registry: Iterable[str]
     also: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that is allowed now: a plugin may add to the registry."""
+        """All names that are allowed now; plugins may add to the registry."""
         return (*self.also, *self.registry)
 
     def holds(self, value: Any) -> bool:
-        """Whether ``value`` is a name."""
+        """Whether ``value`` is an allowed name."""
         return value in self.names
 
     def words(self, _hint: Any) -> str:
@@ -93,15 +93,15 @@ class OneOf:
 
 
 class MisfitError(ValueError):
-    """A value of the right type is outside a limit; ``args``: the value, and what is allowed in words."""
+    """A value of the right type is outside a limit; ``args``: the value, and the allowed values as text."""
 
 
 def read(hint: Any, value: Any) -> Any:
-    """A plain ``value`` as ``hint`` has it: integers become floats, lists tuples, and nothing else changes.
+    """Convert a plain ``value`` to ``hint``: integers become floats, lists tuples, nothing else changes.
 
     Raises:
-        TypeError: it is of another type.
-        MisfitError: it is outside a limit.
+        TypeError: the value has another type.
+        MisfitError: the value is outside a limit.
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -141,7 +141,7 @@ def _read_one_of(hints: tuple[Any, ...], value: Any) -> Any:
 
 
 def takes_text(hint: Any, text: str) -> bool:
-    """Whether ``text`` is a value as it stands, without being read as YAML."""
+    """Whether ``text`` is a value by itself, without being parsed as YAML."""
     inner = get_args(hint)
     if get_origin(hint) is Annotated:
         return takes_text(inner[0], text)
@@ -151,7 +151,7 @@ def takes_text(hint: Any, text: str) -> bool:
 
 
 def takes_none(hint: Any) -> bool:
-    """Whether null is a value."""
+    """Whether null is allowed."""
     return hint is NoneType or any(takes_none(part) for part in get_args(hint) if _is_union(hint, part))
 
 
@@ -162,7 +162,7 @@ def _is_union(hint: Any, part: Any) -> bool:
 
 
 def allowed(hint: Any) -> str:
-    """What a hint allows, in words."""
+    """The values that a hint allows, as text."""
     plain = {int: "integers", float: "numbers", bool: "true, false", str: "text", NoneType: "null"}
     origin, inner = get_origin(hint), get_args(hint)
     if hint in plain:
@@ -180,7 +180,7 @@ def allowed(hint: Any) -> str:
 
 
 def choices(hint: Any) -> tuple[Any, ...] | None:
-    """All values of a hint where it has finitely many, else None."""
+    """All values of a hint if it has finitely many, else None."""
     origin, inner = get_origin(hint), get_args(hint)
     if hint is bool:
         return (False, True)
@@ -193,7 +193,7 @@ def choices(hint: Any) -> tuple[Any, ...] | None:
 
 
 def shown(value: Any) -> str:
-    """A value as a message has it: text in quotes, the rest as in YAML."""
+    """A value as messages show it: text in quotes, anything else as in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(list(value) if isinstance(value, tuple) else value)

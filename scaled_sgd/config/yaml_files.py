@@ -1,4 +1,4 @@
-"""YAML as configurations have it: plain values, each key once."""
+"""Reads YAML files with plain values, each key once."""
 
 import re
 from pathlib import Path
@@ -12,10 +12,10 @@ _PLAIN = "allowed: keys and values in plain YAML"
 
 
 def read_yaml(name: str | Path, *, option: str = "file") -> dict[str, Any]:
-    """The mapping that a YAML file holds, empty where it holds nothing.
+    """The mapping in a YAML file; empty for an empty file.
 
     Raises:
-        UserError: there is no such file, or it holds anything else; ``option`` is what the message names.
+        UserError: the file does not exist or holds something else; the message names ``option``.
     """
     path, name = Path(name), str(name)
     if not path.is_file():
@@ -39,13 +39,13 @@ def load_plain(text: str) -> Any:
     """The value of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is none, or has tags, aliases or a key twice.
+        yaml.YAMLError: it is not YAML, or has tags, aliases or duplicate keys.
     """
     return yaml.load(text, _PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Neither tags, nor aliases, whose expansion may be endless, nor keys given twice."""
+    """Refuses tags, duplicate keys, and aliases, whose expansion may be endless."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -71,6 +71,6 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 
-# YAML 1.1 takes 1e-3 and -.1 for text.
+# YAML 1.1 reads 1e-3 and -.1 as text.
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+)$")
 _PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

@@ -1,1 +1,1 @@
-"""Formulas without processes, files or configuration: network, parameterizations, losses, schedules."""
+"""Network, parameterizations, losses, schedules: formulas without processes, files or configuration."""

@@ -1,4 +1,4 @@
-"""Checks of tensors that public functions are given; each refuses in one line."""
+"""Checks tensor arguments of public functions; each refuses in one line."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_samples(x: object, features: int, device: torch.device) -> None:
-    """Refuse all but a tensor (n, ``features``) of real numbers on ``device``.
+    """Refuse anything but a tensor (n, ``features``) of real numbers on ``device``.
 
     Raises:
         UserError: it is something else.
@@ -24,6 +24,6 @@ def check_samples(x: object, features: int, device: torch.device) -> None:
 
 
 def check_device(name: str, t: Tensor, device: torch.device) -> None:
-    """Refuse a tensor that is not where the model is."""
+    """Refuse a tensor on another device than the model."""
     if t.device != device:
         raise UserError(f"{name}: it is on {t.device}; allowed: {device}, where the model is")

@@ -1,4 +1,4 @@
-"""The ways a run ends early, each with its own exit status."""
+"""Errors that end a run, each with its own exit status."""
 
 USAGE_STATUS = 2
 DIVERGED_STATUS = 3
@@ -8,9 +8,9 @@ TERMINATED_STATUS = 143
 
 
 class UserError(ValueError):
-    """A mistake that a user can make and mend: exit status 2, one line, no traceback.
+    """A mistake that the user can correct: exit status 2, one line, no traceback.
 
-    The message names the configuration key (or argument), the value that was given and what is
+    The message names the configuration key (or argument), the given value and what is
     allowed, in that order: ``data.target: no column 'lable'; allowed: image, label``.
     """
 
@@ -21,16 +21,16 @@ class UserError(ValueError):
 class CheckpointError(UserError):
     """A checkpoint could not be written (full disk, read-only folder, quota): the same on every rank.
 
-    What was saved before is untouched.
+    Earlier checkpoints are untouched.
     """
 
 
 class DivergedError(ArithmeticError):
-    """The loss stopped being finite: exit status 3. The message names the first bad layer."""
+    """The loss became non-finite: exit status 3. The message names the first bad layer."""
 
 
 class StoppedError(KeyboardInterrupt):
-    """A signal ended the run after a step: exit status 128 + signal. The message says what is saved."""
+    """A signal ended the run after a step: exit status 128 + signal. The message says what was saved."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)

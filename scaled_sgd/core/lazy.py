@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Imports the public names of a package on first use."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` for a package: a command that only prints imports no torch.
+    """``__getattr__`` and ``__dir__`` for a package, so that commands that only print do not import torch.
 
     Args:
         package: its ``__name__``.

@@ -1,7 +1,7 @@
 """Losses ℓ(f, y) of one sample with their first three derivatives in f, closed form (theory §4).
 
-Everything is per sample: f is (n, m_l), values are (n,), so that a mean over the global minibatch is
-the caller's to take. ``y`` holds int64 class ids (n,) for cross-entropy, floats (n, m_l) for mean
+Everything is per sample: f is (n, m_l), values are (n,); the caller takes the mean over the global
+minibatch. ``y`` holds int64 class ids (n,) for cross-entropy, floats (n, m_l) for mean
 squared error.
 """
 
@@ -17,7 +17,7 @@ LossName = Literal["cross_entropy", "mse"]
 
 
 class Loss(Protocol):
-    """A twice and thrice differentiable loss of the network's output f (n, m_l)."""
+    """A loss of the network's output f (n, m_l) with its first three derivatives."""
 
     name: str
 
@@ -30,7 +30,7 @@ class Loss(Protocol):
         ...
 
     def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Both at once, for less than one after the other."""
+        """Both at once, cheaper than one after the other."""
         ...
 
     def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class CrossEntropy:
         return self.value_and_gradient(f, y)[1]
 
     def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """From one pass of exponentials."""
+        """Both from one pass of exponentials."""
         logp, ids = f.log_softmax(-1), y.unsqueeze(-1)
         value = -logp.gather(-1, ids).squeeze(-1)
         return value, logp.exp_().scatter_add_(-1, ids, logp.new_full((), -1.0).expand_as(ids))
@@ -118,11 +118,11 @@ def get_loss(name: str) -> Loss:
 def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
     """Refuse targets whose shape or type does not fit ``n`` samples of ``out_features`` outputs.
 
-    The range of class ids is checked on the CPU alone, since that would wait for another device;
-    :mod:`scaled_sgd.data` checks it once when it reads them.
+    The range of class ids is checked only on the CPU, since on another device the check would synchronise;
+    :mod:`scaled_sgd.data` checks the range once when it reads the data.
 
     Raises:
-        UserError: wrong number of dimensions, samples, outputs, or a wrong kind of number.
+        UserError: wrong number of dimensions, samples or outputs, or a wrong type of number.
     """
     if not isinstance(y, Tensor):
         raise UserError(f"y: {type(y).__name__} does not fit; allowed: a tensor of {n} targets")

@@ -20,9 +20,9 @@ _COPIED_ELEMENTS = 1 << 21
 def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
     """Rows ``start`` to ``stop`` of W_k at step 0: float32, N(0, std²), shape (stop − start, fan_in).
 
-    Rows are drawn in fixed blocks, each from a generator of its own keyed by (seed, layer, block), so
-    any slice of a layer can be made anywhere without making the rest, and weights do not depend on
-    processes, sharding, devices or precision.
+    Rows are drawn in fixed blocks, each from its own generator keyed by (seed, layer, block), so that any
+    process can make any slice of a layer without the rest, and weights do not depend on processes,
+    sharding, devices or precision.
     """
     rows_per_block = max(1, _BLOCK_ELEMENTS // fan_in)
     parts = []
@@ -95,7 +95,7 @@ class ScaledLinear(nn.Module):
         return F.linear(h if self.multiplier == 1 else self.multiplier * h, self.weight)
 
     def extra_repr(self) -> str:
-        """Shape and constants, as ``print(model)`` shows them."""
+        """Shape and constants, for ``print(model)``."""
         return (
             f"{self.in_features} -> {self.out_features}, multiplier={self.multiplier:.4g}, "
             f"init_std={self.init_std:.4g}, layer_weight={self.layer_weight:.4g}"
@@ -113,8 +113,8 @@ def activate(phi: Activation, z: Tensor) -> Tensor:
 class HomogeneousMLP(nn.Module):
     """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s|, without biases.
 
-    The network is l-homogeneous in its weights and 1-homogeneous in its input. Feed it samples with
-    ‖x‖ = √m_0 (:mod:`scaled_sgd.data` does), for then preactivations have unit second moment at step 0
+    The network is l-homogeneous in its weights and 1-homogeneous in its input. Give it samples with
+    ‖x‖ = √m_0, as :mod:`scaled_sgd.data` does: preactivations then have unit second moment at step 0
     in every parameterization, up to the output multiplier of νP and μP.
 
     Args:
@@ -125,14 +125,14 @@ class HomogeneousMLP(nn.Module):
         width_exponent: r.
         activation: ``"relu"``, ``"abs"``, ``"linear"`` or a pair (a, b), normalised to a² + b² = 1.
         parameterization: ``"nup"``, ``"ntp"``, ``"sp"`` or ``"mup"``.
-        seed: fixes the initial weights whatever the processes, the devices or the precision; None
-            draws one from torch's global generator.
+        seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
+            torch's global generator.
         device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.
         dtype: of the weights; torch's default dtype when None.
 
     Attributes:
-        activation_checkpointing: keep the signals of every √l-th layer alone and compute the others again in
-            the backward pass; set it before training.
+        activation_checkpointing: keep the signals of every √l-th layer only and recompute the others in the
+            backward pass; set it before training.
 
     Raises:
         UserError: impossible widths, activation, parameterization or seed.
@@ -198,7 +198,7 @@ class HomogeneousMLP(nn.Module):
 
     @property
     def scaled_layers(self) -> list[ScaledLinear]:
-        """The layers in order of application, typed."""
+        """The layers in order of application."""
         return [layer for layer in self.layers if isinstance(layer, ScaledLinear)]
 
     def apply_activation(self, z: Tensor) -> Tensor:

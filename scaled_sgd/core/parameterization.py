@@ -1,6 +1,6 @@
 """Widths, activation and parameterizations: numbers only, no tensors.
 
-Terjék, arXiv 2502.13110; the νP table is our own derivation that matches its published goals.
+Terjék, arXiv 2502.13110; the νP table is our own derivation and matches the published goals.
 """
 
 import math
@@ -13,7 +13,7 @@ from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.registry import Registry
 
 MAX_WIDTH = 2**31 - 1
-"""The widest layer that matrix libraries index."""
+"""The largest width that matrix libraries can index."""
 MAX_DEPTH = 100_000
 
 
@@ -27,8 +27,7 @@ def width_pattern(
 ) -> tuple[int, ...]:
     """Widths (m_0, …, m_l) with m_k = max(1, round(m·k^r)) for 1 ≤ k < l and l = ``depth`` layers.
 
-    ``exponent`` r = 0 gives constant widths, 1 linear, 2 quadratic ones. The concentration theory
-    behind the package asks for r = 2.
+    ``exponent`` r = 0 gives constant, 1 linear, 2 quadratic widths. The concentration theory requires r = 2.
 
     Raises:
         UserError: a width, the depth or the exponent is impossible.
@@ -106,7 +105,7 @@ _NAMED_ACTIVATIONS = {"relu": (1.0, 1.0), "abs": (0.0, 1.0), "linear": (1.0, 0.0
 
 @dataclass(frozen=True)
 class LayerConstants:
-    """What a parameterization says of one layer: α_k, the standard deviation of W_k at step 0, ω_k."""
+    """Constants of one layer: α_k, the standard deviation of W_k at step 0, ω_k."""
 
     multiplier: float
     init_std: float
@@ -114,21 +113,21 @@ class LayerConstants:
 
 
 Constants = Callable[[int, int, bool, bool], LayerConstants]
-"""Of a layer, from m_{k−1}, m_k, and whether it is the first or the last."""
+"""Constants of a layer from m_{k−1}, m_k, and whether it is the first or the last."""
 
 
 @dataclass(frozen=True)
 class Parameterization:
-    """How multipliers, initial weights and update sizes depend on widths (theory §1).
+    """The dependence of multipliers, initial weights and update sizes on widths (theory §1).
 
     Attributes:
-        name: as ``model.parameterization`` has it.
-        label: as tables and figures have it.
-        constants: of a layer.
+        name: its name in ``model.parameterization``.
+        label: its name in tables and figures.
+        constants: computes the constants of a layer.
         alpha: formula of α_k.
         std: formula of the standard deviation of W_k at step 0.
         omega: formula of ω_k.
-        remark: what the documentation adds to the label.
+        remark: addition to the label in the documentation.
     """
 
     name: str
@@ -168,7 +167,7 @@ def _sp(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> LayerC
 
 
 def _mup(fan_in: int, fan_out: int, is_input: bool, is_output: bool) -> LayerConstants:
-    """μP for SGD in the form with one learning rate for all layers (Yang & Hu, arXiv 2011.14522, Table 1).
+    """μP for SGD, in the form with one learning rate for all layers (Yang & Hu, arXiv 2011.14522, Table 1).
 
     Equal to Table 3 of arXiv 2203.03466, whose per-layer learning rates are folded into α. ω is ours:
     as for νP, α_k ω_k = √(m_k / m_{k−1}), and 1/√m_{l−1} at the output.

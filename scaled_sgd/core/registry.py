@@ -1,6 +1,6 @@
-"""Named entries that other code reads: the one place to add a rule, a parameterization or a diagnostic.
+"""Registries of named entries: the one place to add a rule, a parameterization or a diagnostic.
 
-Importing a registry imports neither torch nor the code behind its entries where an entry names it by text.
+Importing a registry does not import torch, nor the code of entries that are given as text.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ class Registry(Generic[T]):
     """Entries by name, in the order in which they were added.
 
     Args:
-        key: what a wrong name is called in messages, such as ``scaling.rule``.
+        key: the key that messages about an unknown name start with, such as ``scaling.rule``.
     """
 
     def __init__(self, key: str) -> None:
@@ -35,7 +35,7 @@ class Registry(Generic[T]):
         return entry
 
     def remove(self, name: str) -> None:
-        """Forget an entry, as a plugin's test does."""
+        """Remove an entry, for tests of plugins."""
         del self._entries[name]
 
     @property
@@ -58,7 +58,7 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such entry.
         """
         if name not in self:
             raise UserError(f"{self.key}: {name!r} is unknown; allowed: {', '.join(self._entries)}")
@@ -66,7 +66,7 @@ class Registry(Generic[T]):
 
 
 def load(target: Any) -> Any:
-    """What the text ``"package.module:name"`` names, imported now; anything else as it is."""
+    """Import what the text ``"package.module:name"`` names; return anything else unchanged."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")

@@ -1,4 +1,4 @@
-"""Learning rate against step."""
+"""Learning-rate schedules."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Schedule:
     warmup_steps: int = 0
 
     def __call__(self, step: int) -> float:
-        """η of step 0, 1, …"""
+        """η at step 0, 1, …"""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":

@@ -1,4 +1,4 @@
-"""Real data as (x, y) tensors: Hugging Face datasets, local files, or the embedded digits."""
+"""Data as (x, y) tensors: Hugging Face datasets, local files, or the embedded digits."""
 
 from scaled_sgd.data.batches import Batch, Resident, Stream, rank_rows
 from scaled_sgd.data.loading import Data, load_data

@@ -1,7 +1,7 @@
-"""Minibatches that are the same for any number of processes.
+"""Minibatches that do not depend on the number of processes.
 
-The order of an epoch is a function of (seed, epoch) alone. It is cut into global minibatches first and
-into ranks second, so the rows of minibatch b do not depend on the world size, and a run resumes in the
+The order of an epoch is a function of (seed, epoch) only. It is first cut into global minibatches, then
+into ranks, so the rows of minibatch b do not depend on the world size, and a run can resume in the
 middle of an epoch from the number b.
 """
 
@@ -20,18 +20,18 @@ Samples = tuple[Tensor, Tensor]
 """Inputs (n, m_0), and class ids (n,) or targets (n, d)."""
 
 SHUFFLED_WHOLE = 1 << 20
-"""Up to so many numbers are put in an epoch's order at once, which takes less time than by minibatches."""
+"""Data of at most this many elements are permuted once per epoch, which is faster than per minibatch."""
 
 
 def rank_rows(n: int, rank: int, world_size: int) -> slice:
-    """Rows of n that belong to a rank: contiguous, sizes differ by at most one, possibly empty."""
+    """This rank's share of n rows: contiguous, sizes differ by at most one, possibly empty."""
     if not 0 <= rank < world_size:
         raise ValueError(f"rank: {rank}; allowed: 0..{world_size - 1}")
     return slice(n * rank // world_size, n * (rank + 1) // world_size)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """One 64-bit seed for each (seed, epoch); neighbours give unrelated orders."""
+    """One 64-bit seed per (seed, epoch); neighbouring pairs give unrelated orders."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
@@ -41,7 +41,7 @@ def _moved(x: Tensor, y: Tensor, device: torch.device | str, dtype: torch.dtype)
 
 @dataclass(slots=True)
 class Batch:
-    """One global minibatch, of which each rank takes its own rows or all.
+    """One global minibatch; each rank takes its own rows or all rows.
 
     Attributes:
         epoch: whose it is.
@@ -70,7 +70,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Resident:
-    """Data held as one tensor per process; a minibatch is one indexed read.
+    """Data held as one tensor per process; reading a minibatch is one indexing operation.
 
     Args:
         x: Inputs (N, m_0).
@@ -85,24 +85,24 @@ class Resident:
         return self.x.shape[0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Resident":
-        """Move to a device, with inputs and targets in dtype; class ids stay integers."""
+        """Move to a device, with inputs and float targets in ``dtype``; class ids stay integers."""
         return Resident(*_moved(self.x, self.y, device, dtype))
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Minibatches in one epoch, the ragged last one included."""
+        """Minibatches per epoch, including the possibly smaller last one."""
         return math.ceil(len(self) / batch_size)
 
     def with_targets(self, targets: Callable[[Tensor], Tensor]) -> "Resident":
-        """The same inputs, and what ``targets`` makes of the targets."""
+        """The same inputs, with ``targets`` applied to the targets."""
         return Resident(self.x, targets(self.y))
 
     def batches(
         self, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yield the global minibatches of an epoch, from minibatch `start` on.
+        """Yield the global minibatches of an epoch, starting with minibatch `start`.
 
         `batch_size` counts the rows of all ranks together. The last minibatch may be smaller, and a rank's
-        part of it empty. Every rank has all data, so none has to be asked for its rows.
+        part of it empty. Every rank has all data, so no communication is needed.
         """
         order = self._order(seed, epoch)
         minibatches = torch.split(order, batch_size)
@@ -129,14 +129,14 @@ class Resident:
 
 @dataclass(frozen=True)
 class Stream:
-    """Data read while training. Each rank walks the same order and decodes only its own rows.
+    """Data read during training. Every rank follows the same order and decodes only its own rows.
 
     Args:
-        tables: (seed, batch_size) to the undecoded global minibatches of one epoch, in shuffled order.
+        tables: maps (seed, batch_size) to the undecoded global minibatches of one epoch, in shuffled order.
             A table has a length and `slice(offset, length)`.
-        decode: (table, number of its first row) to float32 inputs and targets.
-        empty: Inputs and targets of zero rows, for a rank that has no row in the last minibatch.
-        device: Where minibatches are put.
+        decode: maps (table, number of its first row) to float32 inputs and targets.
+        empty: Inputs and targets with zero rows, for a rank without rows in the last minibatch.
+        device: Device of the minibatches.
         dtype: Type of their inputs and float targets.
     """
 
@@ -147,7 +147,7 @@ class Stream:
     dtype: torch.dtype = torch.float32
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Stream":
-        """Put later minibatches on a device, as `Resident.to` does at once."""
+        """Put all later minibatches on a device."""
         return replace(self, device=device, dtype=dtype)
 
     def steps_per_epoch(self, batch_size: int) -> None:
@@ -155,7 +155,7 @@ class Stream:
         return None
 
     def with_targets(self, targets: Callable[[Tensor], Tensor]) -> "Stream":
-        """The same inputs, and what ``targets`` makes of the targets."""
+        """The same inputs, with ``targets`` applied to the targets."""
         decode, (x, y) = self.decode, self.empty
 
         def decoded(table: Any, first_row: int) -> Samples:
@@ -167,9 +167,9 @@ class Stream:
     def batches(
         self, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """Yield as `Resident.batches` does, but a rank has its own rows only.
+        """Yield minibatches like `Resident.batches`, with this rank's own rows only.
 
-        Minibatches before `start` are read and not decoded.
+        Minibatches before `start` are read but not decoded.
         """
         for index, table in enumerate(self.tables(epoch_seed(seed, epoch), batch_size)):
             if index < start:
@@ -187,7 +187,7 @@ def _rows(x: Tensor, y: Tensor, rows: slice) -> Samples:
 
 
 def _only(samples: Samples, rows: slice, asked: slice) -> Samples:
-    """``samples``, which are ``rows`` of a minibatch."""
+    """``samples``, if exactly their ``rows`` are asked for."""
     if asked != rows:
         raise ValueError(f"rows: {asked}; allowed of a stream on this rank: {rows}")
     return samples

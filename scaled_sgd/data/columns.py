@@ -1,4 +1,4 @@
-"""Which columns are the inputs and which is the target, told from the features of a data set."""
+"""Finds the input columns and the target column from the features of a data set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 from scaled_sgd.core.errors import UserError
 
 TARGET_NAMES = ("label", "labels", "target", "y", "class")
-INDEX_NAMES = ("__index_level_0__", "Unnamed: 0")  # what pandas leaves of a table's row numbers
+INDEX_NAMES = ("__index_level_0__", "Unnamed: 0")  # row numbers that pandas writes as a column
 INPUT_KINDS = ("image", "vector", "number")
 
 Kind = Literal["image", "class", "vector", "number", "text", "other"]
@@ -15,7 +15,7 @@ Kind = Literal["image", "class", "vector", "number", "text", "other"]
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the input columns, in order, of the target column, and of those not used."""
+    """Names of the input columns, in order, of the target column, and of unused columns."""
 
     inputs: tuple[str, ...]
     target: str
@@ -23,7 +23,7 @@ class Columns:
 
 
 def kind_of(feature: Any) -> Kind:
-    """What a `datasets` feature holds; a vector is a list or array of numbers of any rank."""
+    """The kind of a `datasets` feature; a vector is a list or array of numbers of any rank."""
     import pyarrow.types as arrow
     from datasets import ClassLabel, Features, Image
 
@@ -44,14 +44,14 @@ def kind_of(feature: Any) -> Kind:
 
 
 def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str | None) -> Columns:
-    """The named columns where names are given, else those that the features point to.
+    """The named columns if names are given, else columns chosen by their features.
 
     Target: the only class-label column, else the first column called label, labels, target, y or class.
-    Inputs: the image column, else the list column, else all numeric columns but the target and an index
-    left by pandas.
+    Inputs: the image column, else the list column, else all numeric columns except the target and an index
+    written by pandas.
 
     Raises:
-        UserError: A named column is missing or of no use, or the choice is not clear.
+        UserError: A named column is missing or unusable, or the choice is ambiguous.
     """
     kinds = {name: kind_of(feature) for name, feature in features.items()}
     if target is None:

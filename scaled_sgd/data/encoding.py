@@ -1,4 +1,4 @@
-"""From an Arrow table to arrays, one column at a time; fitted to one split and used for every other."""
+"""Converts Arrow tables to arrays, column by column; fitted on one split and used for all."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +16,13 @@ MAX_CLASSES = 10_000
 
 @dataclass(frozen=True)
 class Encoding:
-    """How columns become numbers.
+    """The conversion of columns to numbers.
 
     Args:
         columns: Names of the inputs and of the target.
         image_modes: Pillow mode of each image column: "L", "F" (more than 8 bits) or "RGB".
         classes: Label values in the order of their ids; None for regression.
-        class_names: The same as text, or the names that the data set gives them.
+        class_names: The same as text, or the data set's own names.
     """
 
     columns: Columns
@@ -31,10 +31,10 @@ class Encoding:
     class_names: tuple[str, ...] | None
 
     def encode(self, table: Any, first_row: int = 0) -> Examples:
-        """The rows of a `pyarrow.Table`, the first of which has the number `first_row` in messages.
+        """Encode the rows of a `pyarrow.Table`; `first_row` is the number of its first row in messages.
 
         Raises:
-            UserError: A value is missing, not finite, of another size, or a label that was not fitted.
+            UserError: A value is missing, not finite or of another size, or a label is not among the classes.
         """
         parts = [self._input(table, name, first_row) for name in self.columns.inputs]
         x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -51,11 +51,11 @@ class Encoding:
 
 
 def fit_encoding(table: Any, features: dict[str, Any], columns: Columns, task: str = "auto") -> Encoding:
-    """Fix image modes and classes from one split.
+    """Determine image modes and classes from one split.
 
     Images are read in grey unless one of them has colour. Class labels, strings, booleans and integers
-    without gaps from 0 or 1 are classes; other numbers are regression targets. ``task`` may insist on
-    "classification", for any integers, or on "regression", for any numbers.
+    without gaps from 0 or 1 are classes; other numbers are regression targets. ``task`` can force
+    "classification" for any integers, or "regression" for any numbers.
     """
     images = [name for name in columns.inputs if kind_of(features[name]) == "image"]
     modes = {name: features[name].mode or image_mode(table.column(name), name) for name in images}
@@ -75,7 +75,7 @@ def fit_encoding(table: Any, features: dict[str, Any], columns: Columns, task: s
 
 
 def find_classes(column: Any, name: str, *, any_integers: bool = False) -> tuple[Any, ...] | None:
-    """Label values of a column in sorted order; None where the column is a regression target."""
+    """Label values of a column in sorted order; None if the column is a regression target."""
     import pyarrow.compute as pc
     import pyarrow.types as arrow
 
@@ -119,7 +119,7 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
 
 
 def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
-    """A column of numbers, lists or arrays as rows (N, d), in float32 where that loses nothing."""
+    """A column of numbers, lists or arrays as rows (N, d), in float32 if that is lossless."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as arrow

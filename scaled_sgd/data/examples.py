@@ -1,4 +1,4 @@
-"""Decoded rows on their way to tensors: held out, standardised, scaled."""
+"""Decoded rows before they become tensors: splits off held-out rows, standardises, scales."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +13,20 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of inputs (N, m_0), not normalised yet, and class ids (N,) or float32 targets (N, d)."""
+    """Input rows (N, m_0), not yet normalised, and class ids (N,) or float32 targets (N, d)."""
 
     x: Array
     y: Array
 
     def take(self, rows: Array) -> "Examples":
-        """The rows with these numbers, in their order."""
+        """The rows with these indices, in this order."""
         return Examples(self.x[rows], self.y[rows])
 
 
 def hold_out(
     examples: Examples, fraction: float, generator: np.random.Generator
 ) -> tuple[Examples, Examples]:
-    """Training and held-out rows, chosen at random; at least one of each where there are two rows."""
+    """Random training and held-out rows; at least one of each if there are two rows."""
     n = len(examples.x)
     held_out = min(max(1, round(n * fraction)), n - 1)
     order = generator.permutation(n)
@@ -36,7 +36,7 @@ def hold_out(
 def standardize(train: Examples, evaluation: Examples) -> tuple[Examples, Examples]:
     """Zero mean and unit variance of every feature by the training rows; constant features become 0."""
     mean = train.x.mean(axis=0, dtype=np.float64)
-    # A constant is told by its range: rounding gives 0.1, 0.1, ... a deviation of 1e-17.
+    # Constants are detected by their range: rounding gives 0.1, 0.1, ... a deviation of 1e-17.
     varies = train.x.max(axis=0) > train.x.min(axis=0)
     deviation = np.where(varies, train.x.std(axis=0, dtype=np.float64), 1)
     train_x, evaluation_x = ((part.x - mean) * (varies / deviation) for part in (train, evaluation))
@@ -45,7 +45,7 @@ def standardize(train: Examples, evaluation: Examples) -> tuple[Examples, Exampl
 
 def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
     """Rows scaled to ‖x‖ = √m_0 in float32, and their targets; a row of zeros stays zero."""
-    # Entries are divided by the largest before they are squared, so none leaves the range of float32.
+    # Entries are divided by the largest one before squaring, so that none leaves the range of float32.
     # The norm is then at least 1, except for a row of zeros.
     peak = np.abs(examples.x).max(axis=1, keepdims=True)
     x = torch.from_numpy(np.asarray(examples.x / np.where(peak > 0, peak, 1), dtype=np.float32))

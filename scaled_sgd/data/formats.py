@@ -1,4 +1,4 @@
-"""Formats of data files by the end of their names; :func:`register_format` serves plugins too."""
+"""Formats of data files by suffix; plugins add theirs with :func:`register_format`."""
 
 import csv
 import glob
@@ -16,10 +16,10 @@ Read = Callable[..., Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Format:
-    """One format.
+    """A file format.
 
     Attributes:
-        suffix: how names of its files end, such as ``.csv``.
+        suffix: end of its file names, such as ``.csv``.
         read: splits by name, ``datasets.Dataset`` or, where ``streaming``, ``IterableDataset``, of (path,
             streaming=); text ``"module:name"`` is imported when it is used.
     """
@@ -28,7 +28,7 @@ class Format:
     read: str | Read
 
     def splits(self, path: Path, *, streaming: bool) -> dict[str, Any]:
-        """What ``path`` holds."""
+        """The splits in ``path``."""
         return dict(load(self.read)(path, streaming=streaming))
 
 
@@ -45,15 +45,15 @@ def register_format(suffix: str, read: str | Read) -> Format:
 
 
 def allowed() -> str:
-    """What a local source may be, in words."""
+    """The allowed local sources as text."""
     return f"whole files ending in {', '.join(FORMATS)}, or a folder of them or of images"
 
 
 def check_header(path: Path) -> None:
-    """Refuse a CSV file that names a column twice: its reader would rename the second in silence.
+    """Refuse a CSV file that names a column twice: its reader would silently rename the second.
 
     Raises:
-        UserError: it does.
+        UserError: a column is named twice.
     """
     with path.open(encoding="utf-8-sig", newline="") as lines:
         names = next(csv.reader(lines), [])
@@ -65,7 +65,7 @@ def check_header(path: Path) -> None:
 
 
 def _by_datasets(builder: str, path: Path, *, streaming: bool) -> Mapping[str, Any]:
-    """With a packaged reader of ``datasets``."""
+    """Read with one of the readers packaged with ``datasets``."""
     import datasets
 
     if builder == "csv":

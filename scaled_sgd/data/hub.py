@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers, found out in seconds; its clients retry for half a minute."""
+"""Finds out in seconds whether the Hugging Face hub answers; its clients retry for half a minute."""
 
 import threading
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from types import ModuleType
 def hub_is_reachable(timeout: float = 5.0) -> bool:
     """Whether the configured endpoint (HF_ENDPOINT, proxies) answers; False at once under HF_HUB_OFFLINE.
 
-    Any HTTP status is an answer. The request runs in a thread because no socket time-out covers a name
-    server that does not answer.
+    Any HTTP status counts as an answer. The request runs in a thread because no socket time-out covers an
+    unresponsive name server.
     """
     from huggingface_hub import constants, get_session
 
@@ -33,7 +33,7 @@ def hub_is_reachable(timeout: float = 5.0) -> bool:
 
 @contextmanager
 def offline(*switches: tuple[ModuleType, str]) -> Iterator[None]:
-    """Set module flags such as HF_HUB_OFFLINE, so that clients look into their local cache only."""
+    """Set module flags such as HF_HUB_OFFLINE, so that clients use only their local cache."""
     before = [getattr(module, name) for module, name in switches]
     for module, name in switches:
         setattr(module, name, True)

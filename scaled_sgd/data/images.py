@@ -1,4 +1,4 @@
-"""Image columns as rows of numbers: decoded once, all in one mode, all of one size."""
+"""Converts image columns to rows of numbers: decoded once, in one mode, of one size."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _ALLOWED = "allowed: whole images in a format that Pillow reads"
 
 
 def image_mode(column: Any, name: str) -> str:
-    """The simplest mode that keeps what the images show; reads headers only."""
+    """The simplest lossless mode for all images; reads headers only."""
     modes = {image.mode for image in _images(column, name, 0)}
     if modes <= GREY_MODES:
         return "L"
@@ -51,7 +51,7 @@ def pixels(column: Any, mode: str, name: str, first_row: int) -> NDArray[np.floa
 
 
 def _images(column: Any, name: str, first_row: int) -> Iterator[Any]:
-    """Opened images, not decoded yet."""
+    """Opened images, not yet decoded."""
     import fsspec
     from PIL import Image, UnidentifiedImageError
 

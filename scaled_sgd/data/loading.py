@@ -1,4 +1,4 @@
-"""From the `data.` configuration to training and held-out tensors."""
+"""Loads training and held-out tensors from the `data.` configuration."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Data:
         in_features: Width of an input, m_0.
         out_features: Number of classes, or width of a target.
         task: Whether targets are class ids or vectors.
-        class_names: Names in the order of their ids; None for regression.
-        columns: Where inputs and targets come from.
+        class_names: Class names in the order of their ids; None for regression.
+        columns: Columns of the inputs and targets.
     """
 
     train: Resident | Stream
@@ -46,7 +46,7 @@ class Data:
     columns: Columns
 
     def describe(self) -> str:
-        """One line on what was found and what was left out."""
+        """One line about the data: columns that are used and columns that are not."""
         size = f"{len(self.train)}" if isinstance(self.train, Resident) else "a stream of"
         inputs = ", ".join(self.columns.inputs)
         text = f"{size} training and {len(self.evaluation)} held-out samples; inputs {inputs}"
@@ -60,15 +60,15 @@ class Data:
 
 
 def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
-    """Load, decode and normalise a data set; every rank gets the same.
+    """Load, decode and normalise a data set; the same on every rank.
 
     Args:
         config: The `data.` section.
-        seed: Chooses the examples held out and those kept by `limit`.
+        seed: Selects the held-out examples and those kept by `limit`.
         quiet: Show no progress bars.
 
     Raises:
-        UserError: The configuration and the data do not fit; one line says where.
+        UserError: The configuration does not fit the data; one line says where.
     """
     _check(config)
     if config.streaming:
@@ -134,7 +134,7 @@ def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
 def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixels (1797, 64) and digits (1797,) of ``sklearn.datasets.load_digits``.
 
-    From the file that it reads: to import the package takes longer than a short run.
+    Reads its file directly: importing scikit-learn takes longer than a short run.
     """
     package = importlib.util.find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
@@ -163,7 +163,7 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
-    """What only all rows can tell, image modes and integer classes, is told by the held-out split."""
+    """Load a stream; image modes and integer classes, which need all rows, come from the held-out split."""
     split, held_out = _open(config, quiet)
     assert held_out is not None
     features = split.features()

@@ -1,4 +1,4 @@
-"""Whatever a reader of files raises becomes one line."""
+"""Turns every exception of a file reader into one line."""
 
 import textwrap
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from scaled_sgd.data.formats import allowed
 
 @contextmanager
 def reading(key: str, what: str) -> Iterator[None]:
-    """Read `what`, which the configuration's `key` asks for.
+    """Context for reading `what`, which the configuration's `key` names.
 
     Raises:
-        UserError: it cannot be read, be it damaged, gone or empty.
+        UserError: it is damaged, missing or empty.
     """
     try:
         yield
@@ -24,7 +24,7 @@ def reading(key: str, what: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The root cause: readers wrap it in a general error of their own."""
+    """The root cause, which readers wrap in general errors of their own."""
     cause = error.__cause__ or error
     text = str(cause) or type(cause).__name__
     if isinstance(cause, StopIteration) or "corresponds to no data" in text:

@@ -1,4 +1,4 @@
-"""From `data.source` to its splits: local files and folders first, then the Hugging Face hub."""
+"""Opens the splits of `data.source`: local files and folders first, then the Hugging Face hub."""
 
 import importlib.util
 import logging
@@ -28,10 +28,10 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     if importlib.util.find_spec("datasets") is None:
         raise UserError(f"data.source: {source!r} needs the package 'datasets'; allowed without it: digits")
     datasets = importlib.import_module("datasets")
-    datasets.logging.set_verbosity(logging.CRITICAL)  # its readers log what they raise
+    datasets.logging.set_verbosity(logging.CRITICAL)  # the readers also log what they raise
     if quiet or not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    # os.path, unlike pathlib, has no error for a name that is too long, holds a NUL or an unknown ~user.
+    # os.path, unlike pathlib, raises nothing for a name that is too long or holds a NUL or unknown ~user.
     path = Path(os.path.expanduser(source))
     if source and os.path.exists(path):
         return _local(path.resolve(), source, streaming)

@@ -1,4 +1,4 @@
-"""Arrow tables out of a split, resident or streamed alike; images stay undecoded in them."""
+"""Arrow tables from a split, resident or streamed, with undecoded images."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ CHUNK = 1000
 
 @dataclass(frozen=True)
 class Split:
-    """A split and the configuration key that asked for it.
+    """A split and the configuration key that names it.
 
     Args:
         rows: `datasets.Dataset` or `datasets.IterableDataset`.
@@ -27,7 +27,7 @@ class Split:
     key: str
 
     def features(self) -> dict[str, Any]:
-        """Features by column; read from the first row where a stream does not declare them."""
+        """Features by column; read from the first row if a stream does not declare them."""
         from datasets import Features
 
         if self.rows.features is not None:
@@ -37,7 +37,7 @@ class Split:
         return dict(Features.from_arrow_schema(first.schema)) if first is not None else self._refuse_empty()
 
     def first(self) -> "Split":
-        """A split of the first row only."""
+        """A split with only the first row."""
         return replace(self, rows=self.rows.take(1))
 
     def table(self, columns: Columns) -> Any:
@@ -49,13 +49,13 @@ class Split:
             return pa.concat_tables(chunks, promote_options="permissive") if chunks else self._refuse_empty()
 
     def shuffled_tables(self, columns: Columns, buffer: int, seed: int, batch_size: int) -> Iterator[Any]:
-        """Minibatches of a stream, in an order that seed and buffer choose and nothing else."""
+        """Minibatches of a stream, in an order that depends only on the seed and the buffer."""
         with self._reading():
             rows = self._selected(columns).shuffle(seed=seed, buffer_size=buffer)
             yield from rows.iter(batch_size=batch_size)
 
     def check_like(self, trained: "Split", columns: Columns) -> None:
-        """Refuse a split without the training split's columns, or with other names for its classes."""
+        """Refuse a split without the training split's columns, or with other class names."""
         features = self.features()
         for column in (*columns.inputs, columns.target):
             if column not in features:
@@ -81,7 +81,7 @@ class Split:
 
 
 def pick_split(splits: Mapping[str, Any], name: str, key: str) -> Split:
-    """The split of that name."""
+    """The split with this name."""
     if name not in splits:
         raise UserError(f"{key}: no split {name!r}; allowed: {', '.join(splits)}")
     return Split(splits[name], name, key)

@@ -20,8 +20,8 @@ class SpectralDensity:
     """A distribution of eigenvalues: each probe's quadrature nodes and weights, float64 on the CPU.
 
     Attributes:
-        nodes: Ritz values, shape (probes, steps); nan after a probe has exhausted its Krylov space.
-        weights: shares of the spectrum, each probe's summing to 1, shape (probes, steps).
+        nodes: Ritz values, shape (probes, steps); nan where a probe has exhausted its Krylov space.
+        weights: fractions of the spectrum, summing to 1 for each probe, shape (probes, steps).
     """
 
     nodes: Tensor
@@ -32,7 +32,7 @@ class SpectralDensity:
         return (self.weights * self.nodes.nan_to_num() ** power).sum(1).mean()
 
     def density(self, grid: Tensor, width: float) -> Tensor:
-        """The density on ``grid``, every node widened to a Gaussian of standard deviation ``width``.
+        """The density on ``grid``, with every node broadened to a Gaussian of standard deviation ``width``.
 
         Raises:
             UserError: the width is not positive.
@@ -58,11 +58,11 @@ def spectral_density(
 ) -> SpectralDensity:
     """The density of all eigenvalues of H, or of Ξ^{1/2} H Ξ^{1/2}, on the global minibatch.
 
-    Each probe runs ``steps`` of Lanczos with full reorthogonalisation from Gaussian weights, holding
-    steps + 2 vectors the size of this process's share of the weights.
+    Each probe runs ``steps`` steps of Lanczos with full reorthogonalisation from Gaussian weights and holds
+    steps + 2 vectors of the size of this process's share of the weights.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     for name, value in (("steps", steps), ("probes", probes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -1,4 +1,4 @@
-"""Directions u of a step θ + ηu as a diagnostic takes them: factors of the signals, or rows (theory §3b)."""
+"""Directions u of a step θ + ηu for diagnostics: factors of the signals, or rows (theory §3b)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from scaled_sgd.steps.signals import Signals
 
 @dataclass(frozen=True)
 class Factors:
-    """α_k u_k = scale · weightedᵀ h_{k−1} for the samples at hand.
+    """α_k u_k = scale · weightedᵀ h_{k−1} for the samples of the chunk.
 
     Attributes:
         scale: −ξ_k α_k²/n, ().
@@ -38,10 +38,10 @@ Updates = Callable[[int], Tensor | Factors]
 
 
 def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
-    """``direction`` in the type of the computations.
+    """``direction`` in the dtype of the computations.
 
     Raises:
-        UserError: numbers or matrices of another shape, or matrices with a minibatch in chunks.
+        UserError: numbers or matrices of the wrong shape, or matrices with a chunked minibatch.
     """
     partition, n = batch.partition, batch.total
     depth, dtype, device = partition.depth, partition.dtype, partition.device
@@ -64,10 +64,10 @@ def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
 
 
 def given_direction(direction: object, batch: Minibatch) -> Direction | Updates:
-    """What a user gives: a :class:`Direction` K, u_k = −U_k, or dense tensors u_k.
+    """The user's direction: a :class:`Direction` K, u_k = −U_k, or dense tensors u_k.
 
     Raises:
-        UserError: it is neither, or does not fit.
+        UserError: it is neither, or does not fit the network.
     """
     if isinstance(direction, Direction):
         fitted = fit_direction(direction, batch)
@@ -82,7 +82,7 @@ def given_direction(direction: object, batch: Minibatch) -> Direction | Updates:
 
 
 def _own_rows(partition: Partition, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """This process's rows of each layer, from whole tensors or from rows."""
+    """This process's rows of each layer, from full tensors or from rows."""
     shapes = [(partition.width(k), partition.model.widths[k - 1]) for k in range(1, partition.depth + 1)]
     if [tuple(t.shape) for t in tensors] == shapes and not any(is_sharded(t) for t in tensors):
         for k, t in enumerate(tensors, start=1):
@@ -92,7 +92,7 @@ def _own_rows(partition: Partition, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def updates_along(signals: Signals, direction: Direction) -> Updates:
-    """In rows where forming them costs less than factors do, judged by multiplications; else in factors."""
+    """Each layer as rows where forming them takes fewer multiplications than factors do, else as factors."""
     partition, n = signals.partition, signals.samples
 
     def update(k: int) -> Tensor | Factors:
@@ -106,7 +106,7 @@ def updates_along(signals: Signals, direction: Direction) -> Updates:
 
 
 def update_rows(batch: Minibatch, direction: Direction) -> Callable[[int], Tensor]:
-    """This process's rows of α_k u_k, for a layer at a time; of a minibatch in chunks all are held."""
+    """This process's rows of α_k u_k, one layer at a time; for a chunked minibatch all are held."""
     partition = batch.partition
     if batch.chunked:
         held = gradient_rows(batch)

@@ -18,7 +18,7 @@ from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
 
 BASIS_BYTES = 1 << 27
-"""What a default basis may take on one process, when half the weights' own bytes are less."""
+"""Bytes that a default basis may take on one process if half the weights' own bytes are less."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Eigenpairs:
     """Eigenpairs of a minibatch Hessian, best first.
 
     Attributes:
-        values: λ, shape (k,), float64 on the CPU; fewer when H has no more on its range; one nan, not
-            converged, when the network is not finite. Of a multiple eigenvalue one copy is found.
-        vectors: coefficients (k, ·) of this process's share, as the space they were found in stores
-            them. Give them, or the whole object, as ``warm_start`` of a later call; keeping them alone
-            frees the minibatch's activations, which :meth:`expand` needs.
+        values: λ, shape (k,), float64 on the CPU; fewer if the range of H has fewer dimensions; one nan, not
+            converged, if the network is not finite. Only one copy of a multiple eigenvalue is found.
+        vectors: coefficients (k, ·) of this process's share, stored as in their space. Pass them, or the
+            whole object, as ``warm_start`` of a later call; keeping only the vectors frees the minibatch's
+            activations, which :meth:`expand` needs.
         residuals: ‖Hv − λv‖ / |λ|, shape (k,).
-        iterations: Hessian products taken.
+        iterations: number of Hessian products.
         converged: whether every residual is within the tolerance.
     """
 
@@ -44,7 +44,7 @@ class Eigenpairs:
     _expand: Callable[[Tensor], list[Tensor]] = field(repr=False)
 
     def expand(self, index: int = 0) -> list[Tensor]:
-        """Eigenvector ``index`` in weight space, of norm 1: this process's rows of each layer."""
+        """Eigenvector ``index`` in weight space, with norm 1: this process's rows of each layer."""
         return self._expand(self.vectors[index])
 
 
@@ -68,24 +68,24 @@ def sharpness(
     """The top ``k`` eigenpairs of H, or of Ξ^{1/2} H Ξ^{1/2} with ``scales``, on the global minibatch.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be; other networks take the generic path.
+        model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path.
         x: this process's samples.
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ: None for 1, a rule by name, or a tensor (l,).
-        k: how many pairs.
+        k: number of eigenpairs.
         which: ``largest`` (algebraic) or ``magnitude``.
-        space: how vectors are stored: ``dense`` as weights, ``factor`` as factors, exact too, or
-            ``auto``, layer by layer whichever makes products cheaper.
+        space: how vectors are stored: ``dense`` as weights, ``factor`` as factors, also exact, or
+            ``auto``: for each layer whichever makes products cheaper.
         tolerance: on the residuals.
-        max_iterations: Hessian products.
-        basis: vectors held at a time; by default what fits in half the weights' bytes or 128 MiB.
-        warm_start: an earlier result on the same samples; the weights may have moved.
-        chunk_size: at most so many samples at a time; vectors are then dense.
-        seed: of the start vector.
+        max_iterations: largest number of Hessian products.
+        basis: number of basis vectors held; by default what fits in half the weights' bytes or 128 MiB.
+        warm_start: an earlier result on the same samples; the weights may have changed.
+        chunk_size: largest number of samples at a time; vectors are then dense.
+        seed: seed of the start vector.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     if is_homogeneous(model):
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
@@ -125,10 +125,10 @@ def sharpness_of(
     warm_start: Eigenpairs | Tensor | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
-    """As :func:`sharpness`, on a space that may serve several calls.
+    """Like :func:`sharpness`, on a space that can be reused for several calls.
 
     Raises:
-        UserError: unfit numbers, or a warm start of another space.
+        UserError: invalid numbers, or a warm start from another space.
     """
     check_integer("k", k, most=space.weight_bytes // (torch.finfo(space.dtype).bits // 8))
     check_integer("seed", seed, least=0, most=2**63 - 1)
@@ -149,10 +149,10 @@ def sharpness_of(
 
 
 def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
-    """The sum of earlier vectors: their coefficients, taken with the new signals.
+    """The sum of earlier vectors: their coefficients, combined with the new signals.
 
     Raises:
-        UserError: they are of another space.
+        UserError: they belong to another space.
     """
     if not isinstance(warm_start, Tensor | Eigenpairs):
         raise UserError(
@@ -168,7 +168,7 @@ def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
 
 
 def default_basis(space: HessianOperator, k: int) -> int:
-    """As many vectors as the memory allows, from k + 3 to 2k + 10."""
+    """The number of vectors that the memory allows, from k + 3 to 2k + 10."""
     itemsize = torch.finfo(space.dtype).bits // 8
     allowed = max(BASIS_BYTES, space.weight_bytes // 2) // max(1, space.size * itemsize)
     return max(k + 3, min(2 * k + 10, allowed))

@@ -16,7 +16,7 @@ from scaled_sgd.steps.signals import forward
 class FeatureRanks:
     """Soft ranks of features H (n, m) with singular values σ: 1 when all samples are parallel.
 
-    0-dimensional float64 tensors; all features 0 give nan, and so does one that is not finite.
+    0-dimensional float64 tensors; nan if all features are 0 or any is not finite.
 
     Attributes:
         stable: ‖H‖_F² / ‖H‖_2².
@@ -41,7 +41,7 @@ def feature_ranks(features: Tensor) -> FeatureRanks:
     """Ranks of features (n, m) on this process, from the smaller of their two Gram matrices.
 
     Raises:
-        UserError: not a matrix of real numbers with at least one row and column.
+        UserError: not a non-empty matrix of real numbers.
     """
     if not isinstance(features, Tensor):
         raise UserError(f"features: {type(features).__name__} does not fit; allowed: a real tensor (n, m)")
@@ -52,9 +52,9 @@ def feature_ranks(features: Tensor) -> FeatureRanks:
 
 @torch.no_grad()
 def kernel_ranks(K: Tensor) -> FeatureRanks:
-    """The same from a Gram matrix K (n, n), whose eigenvalues are σ²."""
+    """Ranks from a Gram matrix K (n, n), whose eigenvalues are σ²."""
     K = K.to(torch.float64)
-    # eigvalsh raises where a number is not finite; here all become nan, without a look at the device.
+    # eigvalsh raises on non-finite numbers; here everything becomes nan, without a device synchronisation.
     squares = torch.linalg.eigvalsh(K.nan_to_num(0, 0, 0)).clamp(min=0) + 0 * K.sum()
     total = squares.sum()
     shares = squares / total
@@ -84,18 +84,18 @@ def gradient_soft_ranks(
 ) -> Tensor:
     """S_k = F_k D_k / ‖G_k‖_F², shape (l,), float64, of the global minibatch.
 
-    1 when the samples' rank-one gradients of layer k are parallel, growing as features separate;
-    nan without a gradient.
+    1 when the samples' rank-one gradients of layer k are parallel, larger as features separate; nan where
+    there is no gradient.
 
     Raises:
-        UserError: another kind of network, or unfit x or y.
+        UserError: another kind of network, or invalid x or y.
     """
     return soft_ranks_of(Minibatch(model, x, y, loss=loss, chunk_size=chunk_size))
 
 
 @torch.no_grad()
 def soft_ranks_of(batch: Minibatch) -> Tensor:
-    """S_k of a minibatch whose signals may serve other diagnostics too."""
+    """S_k of a minibatch whose signals can be shared with other diagnostics."""
     return batch.statistics.soft_ranks
 
 
@@ -116,7 +116,7 @@ def feature_drift(H: Tensor, H_0: Tensor) -> Tensor:
     """:func:`kernel_drift` of K = H Hᵀ and K_0 = H_0 H_0ᵀ from features (n, m), 0-dimensional.  [ours]
 
     With D = H − H_0 and S = H + H_0, K − K_0 = (D Sᵀ + S Dᵀ)/2 and ‖K − K_0‖² = (tr DᵀD SᵀS + tr (SᵀD)²)/2:
-    matrices (m, m), and no digits lost where features have hardly moved.
+    matrices (m, m), and no cancellation when features have hardly moved.
 
     Raises:
         UserError: unequal shapes.
@@ -135,7 +135,7 @@ def feature_drift(H: Tensor, H_0: Tensor) -> Tensor:
 def kernel_alignment(K: Tensor, K_0: Tensor, *, centred: bool = False) -> Tensor:
     """⟨K, K_0⟩_F / (‖K‖_F ‖K_0‖_F), in [0, 1] for Gram matrices, 0-dimensional.
 
-    ``centred`` takes the samples' mean feature out first, K ← C K C with C = I − 11ᵀ/n: centred kernel
+    ``centred`` first subtracts the samples' mean feature, K ← C K C with C = I − 11ᵀ/n: centred kernel
     alignment (CKA).
 
     Raises:

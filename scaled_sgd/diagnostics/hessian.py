@@ -36,20 +36,20 @@ def hessian_vector_product(
     """H V of the global minibatch loss, or Ξ^{1/2} H Ξ^{1/2} V with ``scales``.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be; other networks take the generic path.
+        model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path.
         x: this process's samples.
         y: this process's targets.
-        vectors: one a layer, in the shape of W_k, the same on every process; for a sharded layer a
-            DTensor of its layout.
+        vectors: one per layer, in the shape of W_k, the same on every process; for a sharded layer a
+            DTensor with its layout.
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ as in :func:`~scaled_sgd.diagnostics.taylor.taylor_coefficients`.
-        chunk_size: at most so many samples at a time.
+        chunk_size: largest number of samples at a time.
 
     Returns:
-        The product, laid out as ``vectors`` are.
+        The product, in the layout of ``vectors``.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     if not is_homogeneous(model):
         return generic_product(model, x, y, vectors, loss=loss, scales=scales)
@@ -61,15 +61,15 @@ def hessian_vector_product(
 
 
 def is_homogeneous(model: nn.Module) -> bool:
-    """Whether the formulas of the family apply, wrapped or not."""
+    """Whether ``model`` is a HomogeneousMLP, wrapped or not, so that its formulas apply."""
     return isinstance(unwrap(model), HomogeneousMLP)
 
 
 def local_rows(partition: Partition, vectors: Sequence[Tensor], name: str = "vectors") -> list[Tensor]:
-    """This process's rows of every layer of a vector, which is the argument ``name``.
+    """This process's rows of every layer of a vector; ``name`` is the argument in messages.
 
     Raises:
-        UserError: another number of layers, or a layer of another shape.
+        UserError: wrong number of layers, or a layer of the wrong shape.
     """
     check_vectors(vectors, name)
     if len(vectors) != partition.depth:
@@ -87,7 +87,7 @@ def local_rows(partition: Partition, vectors: Sequence[Tensor], name: str = "vec
 
 
 def like_vectors(partition: Partition, rows: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
-    """Every layer in the layout of ``vectors``: one gather a layer that is not row-sharded."""
+    """Every layer in the layout of ``vectors``: one gather per layer that is not row-sharded."""
     return [
         lay_out(partition, own, vector, k)
         for k, (own, vector) in enumerate(zip(rows, vectors, strict=True), start=1)
@@ -95,7 +95,7 @@ def like_vectors(partition: Partition, rows: Sequence[Tensor], vectors: Sequence
 
 
 def lay_out(partition: Partition, own: Tensor, vector: Tensor, k: int) -> Tensor:
-    """Rows of layer k as a tensor like ``vector``: a DTensor of row shards, or complete."""
+    """Rows of layer k as a tensor like ``vector``: a DTensor of row shards, or a full tensor."""
     if is_sharded(vector) and holds_rows(vector, partition.ranks):
         return like_shard(own, vector)
     return partition.gather(own.T, k).T

@@ -30,7 +30,7 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
 
     z_k^(p) = α_k (h^(p) W_kᵀ + h^(p−1) u_kᵀ). The last level is never propagated: by the adjoint
     identity Σ ℓ'·f_p = Σ_k α_k ⟨δ_k, h_{k−1}^(p−1) u_kᵀ⟩. Level p vanishes before layer p, so the
-    stack of levels grows by one a layer until it is complete.
+    stack of levels grows by one per layer until it is complete.
     """
     partition, n = signals.partition, signals.samples
     top = signals.f.new_zeros(())
@@ -52,7 +52,7 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
 
 
 def push_update(signals: Signals, update: Tensor | Factors, levels: Tensor, k: int, *, out: Tensor) -> Tensor:
-    """``out`` ← α_k h^(p−1) u_kᵀ for the levels p that ``out`` has rows for.
+    """``out`` ← α_k h^(p−1) u_kᵀ for the levels p in ``out``.
 
     Returns this process's part of α_k ⟨δ_k, h^(p−1) u_kᵀ⟩ for the level p above those, or 0. With u_k in
     factors, α_k h^(p−1) u_kᵀ = scale · (h^(p−1) hᵀ) K_kᵀ δ_k and scale = −ξ_k α_k²/n.

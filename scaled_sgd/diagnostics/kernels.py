@@ -1,4 +1,4 @@
-"""The network's tangent kernel on a probe batch, through Gram matrices (theory §1, §3)."""
+"""The network's tangent kernel on a probe batch, by Gram matrices (theory §1, §3)."""
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ def tangent_kernel(
     """Θ = J Ξ Jᵀ of the global batch, J the derivative of all outputs in all weights.
 
     Θ_{(i,c),(j,d)} = Σ_k ξ_k α_k² ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩ with δ^{(c)}_l = e_c,
-    shape (n·m_l, n·m_l), outputs fastest; or with ``trace_outputs`` its sum over c = d, (n, n), which
-    never holds more than one output's signals.
+    shape (n·m_l, n·m_l), outputs vary fastest; or with ``trace_outputs`` its sum over c = d, (n, n), which
+    never holds the signals of more than one output.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be.
+        model: a HomogeneousMLP, possibly wrapped or sharded.
         x: this process's samples.
         scales: ξ, a tensor (l,), or None for 1; for ``model``'s scales see
             :func:`~scaled_sgd.steps.scales.resolve_scales`.
         trace_outputs: sum over outputs.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     partition = Partition.of(model)
     widths = partition.model.widths
@@ -64,7 +64,7 @@ def top_eigenvalues(kernel: Tensor, k: int = 1) -> Tensor:
     """The ``k`` largest eigenvalues of a symmetric kernel, largest first, float64.
 
     Raises:
-        UserError: not a square, or k out of range.
+        UserError: not a square matrix, or k out of range.
     """
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
         raise UserError(f"kernel: shape {tuple(kernel.shape)} is not square; allowed: (n, n)")

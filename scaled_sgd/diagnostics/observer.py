@@ -1,4 +1,4 @@
-"""What a run measures at diagnostic steps, as a row of ``metrics.jsonl``."""
+"""Measures a run's quantities at diagnostic steps, for a row of ``metrics.jsonl``."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ from scaled_sgd.steps.minibatch import Minibatch
 Say = Callable[[str], object]
 
 _NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
-"""Whose state it is that earlier checkpoints name without its quantity."""
+"""The quantity of each state that earlier checkpoints name without a quantity."""
 
 
 class Settings(Protocol):
-    """The ``diagnostics.`` section, as far as it is looked at here. A quantity's own switch has its name."""
+    """The keys of the ``diagnostics.`` section that are used here. A quantity's switch has its name."""
 
     every: int
     chunk: int
@@ -31,13 +31,13 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a quantity measures. Everything in it is collective.
+    """The input of a quantity. All its members are collective.
 
     Attributes:
-        minibatch: of the coming step.
+        minibatch: the minibatch of the coming step.
         taken: that step.
-        make_probe: the fixed probe with the weights of now.
-        say: tells the user one line, once.
+        make_probe: makes the fixed probe with the current weights.
+        say: prints one line for the user, once.
     """
 
     minibatch: Minibatch
@@ -47,27 +47,27 @@ class Context:
 
     @cached_property
     def probe(self) -> Minibatch:
-        """The probe, whose signals all quantities share."""
+        """The probe; all quantities share its signals."""
         return self.make_probe()
 
 
 class Quantity(Protocol):
-    """Something that a run measures; made once a run, from the ``diagnostics.`` section."""
+    """Something that a run measures; made once per run, from the ``diagnostics.`` section."""
 
     def measure(self, context: Context) -> dict[str, Any]:
-        """Its part of a row, plain numbers and lists, the same on every process; null where undefined."""
+        """Its columns of a row: plain numbers and lists, the same on every process; None where undefined."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What later measurements depend on, by name.
+        """Tensors that later measurements depend on, by name.
 
-        Names that begin with ``start.`` are this process's share, which fits one world; all others are the
+        Names that begin with ``start.`` are this process's share and fit only this world; all others are the
         same on every process.
         """
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`; names may be missing."""
+        """Restore :meth:`state_dict`; names may be missing."""
         ...
 
 
@@ -76,14 +76,14 @@ class Observer:
 
     Args:
         config: what to measure.
-        model: a HomogeneousMLP, wrapped and sharded as may be.
+        model: a HomogeneousMLP, possibly wrapped or sharded.
         x: the probe, the same on every rank.
-        y: their targets, as the loss takes them.
+        y: targets of the probe, in the form that the loss takes.
         loss: ``cross_entropy`` or ``mse``.
-        say: told on every rank, once, why something is absent; by default the first one prints it.
+        say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
 
     Attributes:
-        quantities: what is measured, by name.
+        quantities: the measured quantities, by name.
         say: as above.
 
     Raises:
@@ -106,9 +106,9 @@ class Observer:
         return self._every > 0 and step % self._every == 0
 
     def measure(self, minibatch: Minibatch, taken: StepTaken) -> dict[str, Any]:
-        """All that is measured before the step ``taken`` on ``minibatch``.
+        """All measurements before the step ``taken`` on ``minibatch``.
 
-        In full float32 even when training runs in TF32, whose products have three digits.
+        In full float32 even when training runs in TF32, whose products have three significant digits.
         """
         context = Context(minibatch, taken, self._make_probe, self._say_once)
         shorter = torch.backends.cuda.matmul.allow_tf32
@@ -148,7 +148,7 @@ class Observer:
 
 
 def switched_on(config: Settings) -> list[str]:
-    """Names of the quantities that the section asks for, in the order of the registry.
+    """Names of the quantities that the section switches on, in the order of the registry.
 
     Raises:
         UserError: an unknown name.

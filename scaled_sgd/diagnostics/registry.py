@@ -1,6 +1,6 @@
-"""What a run can measure along the way, by name: the one place to add a diagnostic.
+"""The quantities that a run can measure, by name: the one place to add a diagnostic.
 
-Reading it imports neither torch nor the classes that measure.
+Importing it imports neither torch nor the classes that measure.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ Need = Literal["minibatch", "probe", "step"]
 
 @dataclass(frozen=True)
 class Column:
-    """One key of a row, nested ones joined by dots.
+    """One key of a row; nested keys are joined by dots.
 
     Attributes:
-        name: such as ``taylor.c1``.
-        meaning: what the number is, with its unit where it has one.
-        layers: whether it is one number, or a list with one a layer or a hidden layer.
-        figure: how it is drawn; None: in a table only.
+        name: its name, such as ``taylor.c1``.
+        meaning: what the number is, with its unit if it has one.
+        layers: whether it is one number, or a list with one per layer or hidden layer.
+        figure: how it is drawn; None: in tables only.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Measured:
     Attributes:
         make: ``"module:Class"`` or a callable that takes the ``diagnostics.`` section and returns a
             :class:`~scaled_sgd.diagnostics.observer.Quantity`.
-        label: what it tells, in a few words.
-        columns: what it adds to a row.
-        needs: the minibatch of the coming step, the fixed probe, the step itself.
-        cost: about, in gradients of the minibatch or the probe.
-        source: where the formulas are.
-        always: whether it is measured whatever the switches say.
+        label: a short description.
+        columns: the columns that it adds to a row.
+        needs: its inputs: the minibatch of the coming step, the fixed probe, the step itself.
+        cost: approximate cost, in gradients of the minibatch or the probe.
+        source: reference for the formulas.
+        always: whether it is measured regardless of the switches.
     """
 
     make: str | Callable[..., Any]
@@ -55,8 +55,8 @@ class Measured:
 
 
 QUANTITIES: Registry[Measured] = Registry("diagnostics.quantities")
-"""In the order in which they are measured. A name is on where the section's key of that name is true, or
-where ``diagnostics.quantities`` has it."""
+"""In the order of measurement. A quantity is on if the section's key of its name is true or
+``diagnostics.quantities`` lists it."""
 
 _HERE = "scaled_sgd.diagnostics.quantities"
 

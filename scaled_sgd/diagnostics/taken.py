@@ -1,4 +1,4 @@
-"""The step that a run is about to take, as diagnostics see it (theory §3b, "Momentum")."""
+"""The step that a run is about to take, for diagnostics (theory §3b)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class StepTaken:
     """W_k ← W_k − η v_k with v_k = μ v_k + c U_k + λ_w W_k.
 
     Attributes:
-        direction: of U.
+        direction: the direction K of U.
         lr: η.
-        factor: c, what clipping or normalising makes of U.
+        factor: c, the factor on U from clipping or normalising.
         momentum: μ.
         weight_decay: λ_w.
-        velocity: this process's rows of v_k before the step, (width(k), m_{k−1}), or None where it is zero;
-            needed where μ > 0. Called once a layer, by all processes.
-        known: False where an optimizer makes another step of U than this one.
+        velocity: gives this process's rows of v_k before the step, (width(k), m_{k−1}), or None if zero;
+            needed if μ > 0. Called once per layer, by all processes.
+        known: False if the optimizer takes another step than this one.
     """
 
     direction: Direction
@@ -35,16 +35,16 @@ class StepTaken:
 
     @property
     def is_along_direction(self) -> bool:
-        """Whether v is c U."""
+        """Whether v = c U."""
         return self.momentum == 0 and self.weight_decay == 0
 
     @property
     def rate(self) -> float:
-        """The step's length in units of what Taylor terms are taken along: ηc along U, else η along v."""
+        """The step size along the direction of the Taylor terms: ηc along U, else η along v."""
         return self.lr * self.factor if self.is_along_direction else self.lr
 
     def along(self, batch: Minibatch) -> Direction | Updates:
-        """What Taylor terms are taken along: U where v is c U, else −α_k v_k in rows, a layer at a time."""
+        """The direction of the Taylor terms: U if v = c U, else −α_k v_k in rows, one layer at a time."""
         direction = fit_direction(self.direction, batch)
         if self.is_along_direction:
             return direction
@@ -64,15 +64,15 @@ class StepTaken:
         return held.__getitem__
 
     def edge_ratio(self, sharpness: float) -> float:
-        """η(cλ + λ_w) / (2(1 + μ)): 1 where heavy ball on a fixed quadratic stops being stable.
+        """η(cλ + λ_w) / (2(1 + μ)): 1 at the stability limit of heavy ball on a fixed quadratic.
 
-        For a scalar rule, whose preconditioned sharpness is λ.
+        For a scalar rule with preconditioned sharpness λ.
         """
         return self.lr * (self.factor * sharpness + self.weight_decay) / (2 * (1 + self.momentum))
 
     @property
     def edge(self) -> float | None:
-        """The λ whose edge ratio is 1, (2(1 + μ)/η − λ_w)/c; None at rate 0."""
+        """The λ whose edge ratio is 1, (2(1 + μ)/η − λ_w)/c; None for η = 0."""
         if self.lr * self.factor == 0:
             return None
         return (2 * (1 + self.momentum) / self.lr - self.weight_decay) / self.factor

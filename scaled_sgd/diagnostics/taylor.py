@@ -25,13 +25,12 @@ from scaled_sgd.steps.scales import resolve_scales
 class TaylorCoefficients:
     """L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³ + O(η⁴), as 0-dimensional tensors.
 
-    The expansion is exact while no activation changes sign. Coefficients above the order asked for
-    are None.
+    The expansion is exact while no activation changes sign. Coefficients above the requested order are None.
 
     Attributes:
         gauss_newton: mean ½ℓ''(f1, f1), the part of c2 from moving outputs.
         feature: mean ℓ'·f2, the part of c2 from moving features.
-        scales: the numbers of the direction, shape (l,): ξ where u = (−ξ_k G_k)_k; None along dense tensors.
+        scales: the numbers of the direction, shape (l,): ξ if u = (−ξ_k G_k)_k; None along dense tensors.
     """
 
     c0: Tensor
@@ -54,7 +53,7 @@ class TaylorCoefficients:
         return 2 * self.c2 / self.c1.abs()
 
     def directional_edge_ratio(self, lr: float) -> float | None:
-        """ρ = η c2/|c1|, at 1 the quadratic model predicts no decrease; None unless c1 < 0 < c2.
+        """ρ = η c2/|c1|; at ρ = 1 the quadratic model predicts no decrease; None unless c1 < 0 < c2.
 
         Raises:
             UserError: the coefficients stop at order 1.
@@ -85,18 +84,18 @@ def taylor_coefficients(
     """c0..c3 of the global minibatch loss along u = (−ξ_k G_k)_k, or along any other direction.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be.
+        model: a HomogeneousMLP, possibly wrapped or sharded.
         x: this process's samples (n, m_0).
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ: None for 1, a rule of :mod:`scaled_sgd.steps.rules` by name, or a tensor (l,).
         direction: instead of ``scales``: K, for u_k = −U_k = −(α_k/n) δ_kᵀ K_k h_{k−1}, with samples in the
-            order of ranks; or u itself, one tensor a layer, in the shape of W_k or this process's rows of it.
+            order of ranks; or u itself, one tensor per layer, shaped like W_k or this process's rows of it.
         order: 1, 2 or 3.
-        chunk_size: at most so many samples at a time; the update is then held, row-sharded.
+        chunk_size: largest number of samples at a time; the update is then held, row-sharded.
 
     Raises:
-        UserError: another kind of network, unfit x, y, scales or direction, or another order.
+        UserError: another kind of network, invalid x, y, scales or direction, or another order.
     """
     if order not in (1, 2, 3):
         raise UserError(f"order: {order!r} is not available; allowed: 1, 2, 3")
@@ -112,9 +111,9 @@ def taylor_coefficients(
 
 @torch.no_grad()
 def taylor_of(batch: Minibatch, along: Direction | Updates, *, order: int = 3) -> TaylorCoefficients:
-    """The coefficients of a minibatch whose signals may serve other diagnostics too.
+    """The coefficients of a minibatch whose signals can be shared with other diagnostics.
 
-    ``along`` is a direction that :func:`~scaled_sgd.diagnostics.directions.fit_direction` gave, or α_k u_k.
+    ``along`` is a result of :func:`~scaled_sgd.diagnostics.directions.fit_direction`, or α_k u_k.
     """
     rows = along
     if isinstance(along, Direction) and batch.chunked:

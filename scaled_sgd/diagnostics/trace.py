@@ -1,4 +1,4 @@
-"""The trace of the minibatch Hessian: exact in one backward pass an output, or estimated (theory §4)."""
+"""The trace of the minibatch Hessian: exact in one backward pass per output, or estimated (theory §4)."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ class HessianTrace:
     """tr H, or tr Ξ^{1/2} H Ξ^{1/2}.
 
     Attributes:
-        value: 0-dimensional.
+        value: the trace, 0-dimensional.
         layers: the trace of each layer's diagonal block, shape (l,); None from the generic path.
-        standard_error: of the estimate; 0 where the value is exact.
+        standard_error: standard error of the estimate; 0 if the value is exact.
     """
 
     value: Tensor
@@ -47,10 +47,10 @@ def hessian_trace(
         tr H_kk = (α_k²/n) Σ_c Σ_i ‖h_{k−1,i}‖² ‖δ^{(c)}_{k,i}‖²,   δ^{(c)}_l = s_c.  [ours]
 
     Other networks get Hutchinson's estimate from ``probes`` random signs with its standard error;
-    ``probes``, ``seed`` and ``chunk_size`` have no meaning on the respective other path.
+    ``probes`` and ``seed`` are used only for the estimate, ``chunk_size`` only for the exact trace.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     if not is_homogeneous(model):
         space = GenericSpace(model, x, y, loss=loss, scales=scales)
@@ -62,7 +62,7 @@ def hessian_trace(
 
 @torch.no_grad()
 def trace_of(batch: Minibatch, xi: Tensor) -> HessianTrace:
-    """The exact trace of a minibatch whose signals may serve other diagnostics too."""
+    """The exact trace of a minibatch whose signals can be shared with other diagnostics."""
     partition = batch.partition
     layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
     for signals in batch:

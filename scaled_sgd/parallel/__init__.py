@@ -1,7 +1,7 @@
-"""How the rows of a network's weights lie over processes, and the collectives over them (theory §6).
+"""The layout of weights over processes, and the collectives between them (theory §6).
 
-Every process works on a slice of the rows of each W_k, which is a slice of the columns of z_k. Samples
-and activations move between processes, weights never do when a process already holds whole rows.
+Every process works on a slice of the rows of each W_k, that is, a slice of the columns of z_k. Samples and
+activations move between processes; weights do not if every process already holds full rows.
 """
 
 from typing import TYPE_CHECKING

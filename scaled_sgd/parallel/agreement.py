@@ -1,4 +1,4 @@
-"""What goes wrong on one rank goes wrong on all, so that none waits for the others for ever."""
+"""Makes an error on one rank an error on all ranks, so that none waits for the others forever."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Which exceptions are told to other ranks, and how.
+    """Which exceptions are reported to other ranks, and how.
 
     Attributes:
-        raises: what one becomes there.
-        told: these exceptions. Others are raised where they happen, and the other ranks wait.
-        expected: those of them that become ``raises`` where they happened, too.
-        line: one in a line.
+        raises: the exception raised on the other ranks.
+        told: the reported exceptions. Others are raised only where they occur, and the other ranks wait.
+        expected: those that become ``raises`` also where they occur.
+        line: formats an exception as one line.
     """
 
     raises: type[UserError] = UserError
@@ -34,10 +34,10 @@ def is_first_rank() -> bool:
 
 
 def on_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T:
-    """Do something on every rank. Collective.
+    """Run an action on every rank. Collective.
 
     Raises:
-        mistakes.raises: a mistake on any rank; the line of the lowest such rank everywhere.
+        mistakes.raises: an exception on any rank; everywhere with the line of the lowest such rank.
     """
     error: Exception | None = None
     try:
@@ -54,12 +54,12 @@ def on_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T
 
 
 def on_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T | None:
-    """Do something on rank 0 alone, None elsewhere. Collective, raises as :func:`on_every_rank`."""
+    """Run an action on rank 0 only; None elsewhere. Collective, raises like :func:`on_every_rank`."""
     return on_every_rank(action if is_first_rank() else lambda: None, mistakes)
 
 
 def from_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T:
-    """What an action gives on rank 0, on every rank. Collective, raises as :func:`on_every_rank`."""
+    """Run an action on rank 0; its result on every rank. Collective, raises like :func:`on_every_rank`."""
     shared = [on_first_rank(action, mistakes)]
     if dist.is_initialized():
         dist.broadcast_object_list(shared)

@@ -1,7 +1,7 @@
-"""Whether a layer's factors or its gradient move between processes that hold all weights (theory §6).
+"""Decides whether replicas exchange a layer's factors or its gradient (theory §6).
 
-A layer's gradient δ_kᵀ h_{k−1} of n samples is known when its factors are, n (m_k + m_{k−1}) numbers instead
-of m_k m_{k−1}: :func:`scaled_sgd.steps.step.take_step` moves either. The choice is ours.
+The factors determine a layer's gradient δ_kᵀ h_{k−1} of n samples with n (m_k + m_{k−1}) numbers instead of
+m_k m_{k−1}; :func:`scaled_sgd.steps.step.take_step` exchanges either. The criterion is ours.
 """
 
 import time
@@ -16,11 +16,11 @@ from scaled_sgd.parallel import Ranks
 
 @dataclass(frozen=True)
 class Link:
-    """What exchanging and multiplying cost here.
+    """Measured speed of communication and products.
 
     Attributes:
-        bandwidth: bytes a second that a process sends in an all-gather.
-        rate: multiplications and additions a second of one process.
+        bandwidth: bytes per second that a process sends in an all-gather.
+        rate: multiplications and additions per second of one process.
     """
 
     bandwidth: float
@@ -28,7 +28,7 @@ class Link:
 
 
 def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link:
-    """Time an all-gather and a matrix product, a tenth of a second; the same on every rank. Collective."""
+    """Time an all-gather and a matrix product for a tenth of a second; the same on every rank. Collective."""
     t = torch.ones(512, 1024, device=device, dtype=dtype)
     square = torch.ones(1024, 1024, device=device, dtype=dtype)
 
@@ -52,7 +52,7 @@ def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link
 
 
 def choose_factors(widths: Sequence[int], n: int, ranks: int, link: Link, *, itemsize: int) -> list[bool]:
-    """For each layer, whether exchanging the factors of n samples takes less time than its gradient does.
+    """For each layer, whether exchanging the factors of n samples is faster than exchanging its gradient.
 
     A gathered factor costs n (W − 1)/W · (m_k + m_{k−1}) numbers and the products of all ranks' samples;
     a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's.
@@ -66,7 +66,7 @@ def choose_factors(widths: Sequence[int], n: int, ranks: int, link: Link, *, ite
 
 
 def described(by_factors: Sequence[bool]) -> str:
-    """A choice in words."""
+    """A choice as text."""
     moved = {
         "factors": [k for k, factors in enumerate(by_factors, start=1) if factors],
         "gradients": [k for k, factors in enumerate(by_factors, start=1) if not factors],

@@ -1,7 +1,7 @@
-"""How a weight lies over processes.
+"""The layout of a weight over processes.
 
-Every layout of this package gives each process one contiguous range of a weight's row-major numbers: a
-replica all of them, FSDP2 and tensor parallelism whole rows, ZeRO-3 a flat part.
+Every layout in this package gives each process one contiguous range of a weight's row-major elements: a
+replica all of them, FSDP2 and tensor parallelism full rows, ZeRO-3 a flat partition.
 """
 
 import itertools
@@ -34,28 +34,28 @@ def even_offsets(width: int, parts: int) -> tuple[int, ...]:
 
 
 def chunk_offsets(width: int, parts: int) -> tuple[int, ...]:
-    """Offsets of ``torch.chunk``, which is how DTensor lays Shard(0) over a mesh, shape (parts + 1,)."""
+    """Offsets of ``torch.chunk``, which DTensor uses for Shard(0) over a mesh, shape (parts + 1,)."""
     size = -(-width // parts)
     return tuple(min(i * size, width) for i in range(parts + 1))
 
 
 def is_sharded(weight: Tensor) -> bool:
-    """Whether ``weight`` is a DTensor, of which a process holds a part."""
+    """Whether ``weight`` is a DTensor."""
     return dist.is_available() and isinstance(weight, DTensor)
 
 
 def is_whole(weight: Tensor) -> bool:
-    """Whether this process holds all of ``weight`` as an ordinary tensor."""
+    """Whether this process holds the full ``weight`` as an ordinary tensor."""
     return not (is_sharded(weight) or zero_weights.is_partitioned(weight))
 
 
 def is_replica(model: nn.Module) -> bool:
-    """Whether this process holds every weight whole."""
+    """Whether this process holds every weight in full."""
     return all(is_whole(p) for p in model.parameters())
 
 
 def local_shard(weight: Tensor) -> Tensor:
-    """What this process holds of ``weight``."""
+    """This process's part of ``weight``."""
     held: Tensor = weight.to_local() if dist.is_available() and isinstance(weight, DTensor) else weight
     return held.detach()
 
@@ -69,7 +69,7 @@ def like_shard(own: Tensor, like: Tensor) -> Tensor:
 
 
 def full_weight(weight: Tensor) -> Tensor:
-    """The whole of one layer's weight, whatever its layout. Collective when it is sharded."""
+    """The full weight of one layer, for any layout. Collective if it is sharded."""
     if dist.is_available() and isinstance(weight, DTensor):
         return weight.full_tensor().detach()
     if zero_weights.is_partitioned(weight):
@@ -78,9 +78,9 @@ def full_weight(weight: Tensor) -> Tensor:
 
 
 def row_order(weight: Tensor) -> tuple[int, ...] | None:
-    """Global ranks in the order of the rows of ``weight`` they hold; None where none holds whole rows.
+    """Global ranks in the order of the rows of ``weight`` that they hold; None if they do not hold full rows.
 
-    On a mesh (data, tensor) rows are cut over tensor first, and each cut over data.
+    On a mesh (data, tensor) rows are divided over tensor first, and each part over data.
     """
     if not (dist.is_available() and isinstance(weight, DTensor)):
         return None
@@ -91,7 +91,7 @@ def row_order(weight: Tensor) -> tuple[int, ...] | None:
 
 
 def row_offsets(weight: Tensor) -> tuple[int, ...]:
-    """Offsets of the rows that the processes of :func:`row_order` hold, shape (processes + 1,)."""
+    """Offsets of the rows held by the processes of :func:`row_order`, shape (processes + 1,)."""
     assert isinstance(weight, DTensor)
     *data, tensor = weight.device_mesh.mesh.shape
     offsets = [0]
@@ -101,15 +101,15 @@ def row_offsets(weight: Tensor) -> tuple[int, ...]:
 
 
 def holds_rows(weight: Tensor, ranks: Ranks) -> bool:
-    """Whether each of ``ranks``, in their order, holds whole rows."""
+    """Whether the ``ranks``, in this order, hold full rows."""
     return row_order(weight) == ranks.members
 
 
 def row_range(weight: Tensor) -> tuple[int, int]:
-    """First row held here of a weight that lies in rows, and the one after the last; all of a replica.
+    """First row of a row-sharded weight on this process, and one past the last; all rows of a replica.
 
     Raises:
-        UserError: it lies otherwise.
+        UserError: the weight has another layout.
     """
     if not (dist.is_available() and isinstance(weight, DTensor)):
         return 0, len(weight)

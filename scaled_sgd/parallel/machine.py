@@ -1,11 +1,11 @@
-"""What this machine has."""
+"""Cores and memory of this machine."""
 
 import os
 from pathlib import Path
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""A network with the slice of rows of every W_k that this process works on (theory §6)."""
+"""A network and this process's slice of the rows of every W_k (theory §6)."""
 
 import itertools
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ if dist.is_available():
 
 
 def reshard(network: nn.Module) -> None:
-    """Have FSDP2 give up what a forward pass left gathered, so that weights are row shards again."""
+    """Make FSDP2 free weights that a forward pass left gathered, so that all weights are row shards again."""
     if dist.is_available():
         for module in network.modules():
             if isinstance(module, FSDPModule):
@@ -38,17 +38,17 @@ def reshard(network: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Partition:
-    """A network with the slice of rows of every W_k that this process works on.
+    """A network and this process's slice of the rows of every W_k.
 
-    A replica is cut evenly. The local rows of an FSDP2 or column-wise tensor-parallel shard, or of both at
-    once (DTensors with Shard(0) over all processes), are taken as they lie. Any other layout (row-wise
-    shards, ZeRO-3) is gathered one layer at a time and cut evenly.
+    A replica is divided evenly. The local rows of an FSDP2 or column-wise tensor-parallel shard, or of both
+    combined (DTensors with Shard(0) over all processes), are used as they are. Any other layout (row-wise
+    shards, ZeRO-3) is gathered one layer at a time and divided evenly.
 
     Attributes:
         model: the network, unwrapped.
         ranks: the processes, in the order of their slices.
-        offsets: for each k = 0..l, where the slices of the m_k columns begin and end.
-        dtype: of all computations: the weights' own, float32 for narrower ones.
+        offsets: for each k = 0..l, the bounds of the slices of the m_k columns.
+        dtype: type of all computations: that of the weights, at least float32.
     """
 
     model: HomogeneousMLP
@@ -58,7 +58,7 @@ class Partition:
 
     @classmethod
     def of(cls, model: nn.Module, *, ranks: Ranks | None = None) -> "Partition":
-        """The partition of ``model`` as it lies now over ``ranks``, all processes when None.
+        """The partition of ``model`` in its current layout over ``ranks``; all processes if None.
 
         Raises:
             UserError: the model is not a HomogeneousMLP.
@@ -83,12 +83,12 @@ class Partition:
 
     @cached_property
     def layers(self) -> list[ScaledLinear]:
-        """The network's layers, 1..l at 0..l−1."""
+        """The network's layers; layer k at index k − 1."""
         return self.model.scaled_layers
 
     @cached_property
     def blank(self) -> Tensor:
-        """A number () that nothing reads, for products that start from nothing."""
+        """A number () that is never read, for products with beta = 0."""
         return torch.empty((), dtype=self.dtype, device=self.device)
 
     @property
@@ -121,7 +121,7 @@ class Partition:
 
     @cached_property
     def whole(self) -> list[Tensor] | None:
-        """W_1..W_l where this process alone has each as an ordinary tensor of ``dtype``."""
+        """W_1..W_l if there is one process and each is an ordinary tensor of ``dtype``."""
         weights = [layer.weight for layer in self.layers]
         if self.ranks.size > 1 or not all(is_whole(W) and W.dtype == self.dtype for W in weights):
             return None
@@ -139,11 +139,11 @@ class Partition:
         return sum(m_in * m_out for m_in, m_out in widths) * (torch.finfo(self.dtype).bits // 8)
 
     def columns(self, k: int) -> slice:
-        """This process's slice of the m_k columns of z_k, which are the rows of W_k."""
+        """This process's slice of the m_k columns of z_k, that is, of the rows of W_k."""
         return slice(self.offsets[k][self.ranks.rank], self.offsets[k][self.ranks.rank + 1])
 
     def width(self, k: int) -> int:
-        """How many columns of z_k are this process's."""
+        """Number of columns of z_k on this process."""
         own = self.columns(k)
         return int(own.stop - own.start)
 
@@ -152,7 +152,7 @@ class Partition:
         return self.layers[k - 1].multiplier
 
     def local(self, k: int) -> Tensor:
-        """This process's rows of W_k, shape (width(k), m_{k−1}): a view where possible."""
+        """This process's rows of W_k, shape (width(k), m_{k−1}): a view if possible."""
         if self.whole is not None:
             return self.whole[k - 1]
         weight = self.layers[k - 1].weight
@@ -177,7 +177,7 @@ class Partition:
         return self.ranks.sum(t)
 
     def start(self, x: Tensor) -> Tensor:
-        """h_0 in the precision of all computations."""
+        """h_0 in the dtype of all computations."""
         return x.to(self.dtype)
 
     def preactivation(self, h: Tensor, k: int) -> Tensor:
@@ -189,10 +189,10 @@ class Partition:
         return self.own(self.sum(self._product(delta, self.local(k), k)), k - 1)
 
     def check_in_place(self) -> None:
-        """Refuse weights that :meth:`local` could only give as a copy.
+        """Refuse weights that :meth:`local` can only return as a copy.
 
         Raises:
-            UserError: the weights do not lie in rows over the processes, or are narrower than float32.
+            UserError: the weights are not sharded by rows over the processes, or are narrower than float32.
         """
         if self.whole is not None:
             return
@@ -208,11 +208,11 @@ class Partition:
                 )
 
     def numbers(self, values: Tensor) -> list[float | Tensor]:
-        """``values`` (layers,) one by one: numbers on a CPU, else tensors (), for which nothing waits."""
+        """The elements of ``values`` (layers,): numbers on a CPU, else tensors (), so that nothing waits."""
         return values.tolist() if values.device.type == "cpu" else list(values.unbind())
 
     def _product(self, rows: Tensor, matrix: Tensor, k: int) -> Tensor:
-        """α_k rows @ matrix for rows (…, m); the factor is part of the product, without a pass of its own."""
+        """α_k rows @ matrix for rows (…, m); the factor is fused into the product."""
         if rows.ndim > 2:
             product = self._product(rows.flatten(0, -2), matrix, k)
             return product.view(*rows.shape[:-1], matrix.shape[1])

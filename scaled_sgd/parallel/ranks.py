@@ -1,4 +1,4 @@
-"""The processes that work together, and the collectives between them."""
+"""Groups of processes, and the collectives between them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from scaled_sgd.core.errors import UserError
 
 
 def _collective(name: str, before: str) -> Callable[..., Any]:
-    """A function of torch.distributed by its name, or by the one that it had before torch 2.13."""
+    """A function of torch.distributed by its name or its name before torch 2.13."""
     found: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, before)
     return found
 
@@ -22,11 +22,11 @@ if dist.is_available():
 
 
 class Ranks:
-    """The processes that share a minibatch; one process when torch.distributed is not initialised.
+    """The processes that share a minibatch; one process if torch.distributed is not initialised.
 
     Args:
-        group: a process group, the default one when None.
-        order: the order in which its processes bring their parts, as global ranks; the group's own when None.
+        group: a process group; the default group if None.
+        order: order of the processes' parts, as global ranks; the order of the group if None.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Ranks:
 
     @classmethod
     def alone(cls) -> "Ranks":
-        """This process by itself, whatever the others do."""
+        """Only this process."""
         ranks = cls()
         ranks.members, ranks.size, ranks.rank = (ranks.members[ranks.rank],), 1, 0
         return ranks
@@ -54,11 +54,11 @@ class Ranks:
         return t
 
     def gather(self, t: Tensor, sizes: list[int]) -> Tensor:
-        """Concatenate every process's ``t`` along dimension 0; process i brings ``sizes[i]`` rows."""
+        """Concatenate every process's ``t`` along dimension 0; process i contributes ``sizes[i]`` rows."""
         return self.gather_later(t, sizes)()
 
     def gather_later(self, t: Tensor, sizes: list[int]) -> Callable[[], Tensor]:
-        """Start :meth:`gather`; the result waits for it."""
+        """Start :meth:`gather`; calling the result waits for it."""
         if self.size == 1:
             return lambda: t
         longest = max(sizes)
@@ -83,7 +83,7 @@ class Ranks:
         return gathered
 
     def sum_and_cut(self, t: Tensor, sizes: list[int]) -> Tensor:
-        """Sum the processes' ``t`` and keep this one's ``sizes[rank]`` rows: the reverse of a gather."""
+        """Sum the processes' ``t`` and keep this one's ``sizes[rank]`` rows: the adjoint of a gather."""
         if self.size == 1:
             return t
         longest = max(sizes)
@@ -103,7 +103,7 @@ class Ranks:
         return [int(count) for count in self.gather(mine, [1] * self.size).tolist()]
 
     def gather_samples(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The global minibatch, in the order of ranks, from every process's part of any size, 0 too.
+        """The global minibatch, in the order of ranks, from the processes' parts, which may be empty.
 
         Raises:
             UserError: the minibatch is empty.

@@ -1,4 +1,4 @@
-"""What each sharding strategy can do: a table without code that checks, planner, doctor and docs read."""
+"""Capabilities of each sharding strategy: a table that checks, planner, doctor and docs read."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ class Capabilities:
     """One strategy.
 
     Attributes:
-        name: as ``sharding.strategy`` has it.
-        label: what it does, in a few words.
-        precisions: values of ``run.precision`` with steps by autograd.
+        name: its name in ``sharding.strategy``.
+        label: a short description.
+        precisions: values of ``run.precision`` for autograd steps.
         dtypes: values of ``model.dtype``.
-        fused: whether weights lie where fused steps can update them.
-        exchange: whether a fused step may move factors or gradients between processes, as chosen.
-        rows: whether a process holds whole rows of every weight, instead of all of it.
+        fused: whether fused steps can update its weights.
+        exchange: whether fused steps can exchange either factors or gradients.
+        rows: whether a process holds full rows of every weight instead of the full weight.
         splits_samples: whether processes work on different samples of a minibatch.
         shares_layers: whether ``sharding.tensor_processes`` may be set.
-        zero_stage: of DeepSpeed; None: no DeepSpeed.
-        launch_file: below configs/accelerate, where the strategy needs a launch of its own; None: any launch.
+        zero_stage: DeepSpeed's ZeRO stage; None: no DeepSpeed.
+        launch_file: file in configs/accelerate, if the strategy needs its own launch; None: any launch.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Capabilities:
 
 
 STRATEGIES: Registry[Capabilities] = Registry("sharding.strategy")
-"""From the simplest to the one with most parts."""
+"""From the simplest to the most complex."""
 
 for _entry in (
     Capabilities(

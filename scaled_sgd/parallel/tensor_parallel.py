@@ -1,9 +1,9 @@
 """Tensor parallelism: each process computes its columns of z_k from its rows of W_k (theory §6).
 
-h_{k−1} is gathered before layer k, and the gradient that flows back through the gathering is summed and
-cut again. Both are functions of autograd whose backward pass is the other one, so they can be
-differentiated any number of times; x, which every process has, and f, which every process gets, likewise.
-(DTensor's own plans give wrong second derivatives without saying so.)
+h_{k−1} is gathered before layer k; the gradient that flows back through the gather is reduced and scattered.
+Both are autograd functions whose backward pass is the other one, so they can be differentiated any number of
+times. The same holds for x, which every process has, and f, which every process gets. (DTensor's own plans
+silently give wrong second derivatives.)
 """
 
 import itertools
@@ -21,7 +21,7 @@ from scaled_sgd.parallel.ranks import Ranks
 
 
 class _Gather(torch.autograd.Function):
-    """This process's columns (n, own) to all (n, m), each process going on with a part of the work."""
+    """Gathers columns (n, own) to (n, m); every process then does a part of the work."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, ranks: Ranks, sizes: list[int]) -> Tensor:
@@ -34,7 +34,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumAndCut(torch.autograd.Function):
-    """The sum of the processes' (n, m), of which each keeps its columns (n, own)."""
+    """Sums the processes' (n, m); every process keeps its columns (n, own)."""
 
     @staticmethod
     def forward(ctx: Any, partial: Tensor, ranks: Ranks, sizes: list[int]) -> Tensor:
@@ -47,7 +47,7 @@ class _SumAndCut(torch.autograd.Function):
 
 
 class _GatherForAll(torch.autograd.Function):
-    """As :class:`_Gather` where every process goes on with the same work, so that gradients are equal."""
+    """Like :class:`_Gather`, but every process then does the same work, so that gradients are equal."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, ranks: Ranks, sizes: list[int]) -> Tensor:
@@ -73,7 +73,7 @@ class _Cut(torch.autograd.Function):
 
 
 class _Share(torch.autograd.Function):
-    """A tensor that every process has (n, m), each process going on with a part of the work."""
+    """A tensor (n, m) that every process has; every process then does a part of the work."""
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor, ranks: Ranks) -> Tensor:
@@ -86,7 +86,7 @@ class _Share(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of the processes' (n, m), which every process has."""
+    """Sums the processes' (n, m); every process gets the sum."""
 
     @staticmethod
     def forward(ctx: Any, partial: Tensor, ranks: Ranks) -> Tensor:
@@ -99,13 +99,13 @@ class _Sum(torch.autograd.Function):
 
 
 class ColumnParallelLinear(ScaledLinear):
-    """This process's columns of z_k = α_k h_{k−1} W_kᵀ; its weight is a DTensor cut by rows over a mesh.
+    """This process's columns of z_k = α_k h_{k−1} W_kᵀ; its weight is a DTensor sharded by rows over a mesh.
 
     Args:
-        layer: the layer to take the place of; only its shape and constants are read.
+        layer: the layer to replace; only its shape and constants are read.
         ranks: the processes that share the layer.
-        mesh: the same, one-dimensional.
-        gathers: whether the input comes in columns; the first layer's comes whole.
+        mesh: the same processes as a one-dimensional mesh.
+        gathers: whether the input is in columns; the first layer's input is complete.
 
     Attributes:
         parts: number of processes that share the layer.
@@ -138,7 +138,7 @@ class ColumnParallelLinear(ScaledLinear):
                 stride=layer.weight.stride(),
             )
         )
-        # Before the layer, not in it, so that whoever hooks the layer sees all of h_{k−1}.
+        # Before the layer, not inside, so that hooks on the layer see all of h_{k−1}.
         self.register_forward_pre_hook(_whole_input)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -147,26 +147,26 @@ class ColumnParallelLinear(ScaledLinear):
         return F.linear(h if self.multiplier == 1 else self.multiplier * h, weight)
 
     def whole_input(self, h: Tensor) -> Tensor:
-        """All of h_{k−1} (n, m_{k−1}), from this process's columns where it comes in columns."""
+        """All of h_{k−1} (n, m_{k−1}), gathered if the input is in columns."""
         if self.in_sizes is None:
             return cast(Tensor, _Share.apply(h, self._ranks))  # type: ignore[no-untyped-call]
         return cast(Tensor, _Gather.apply(h, self._ranks, self.in_sizes))  # type: ignore[no-untyped-call]
 
     def gather_output(self, own: Tensor) -> Tensor:
-        """All of z_k (n, m_k), to be used in the same way by every process."""
+        """All of z_k (n, m_k), for the same use on every process."""
         return cast(Tensor, _GatherForAll.apply(own, self._ranks, self.out_sizes))  # type: ignore[no-untyped-call]
 
 
 def column_sizes(width: int, ranks: Ranks) -> list[int]:
-    """How many of ``width`` columns each process has."""
+    """Number of the ``width`` columns on each process."""
     return [b - a for a, b in itertools.pairwise(chunk_offsets(width, ranks.size))]
 
 
 def parallelize(network: HomogeneousMLP, mesh: DeviceMesh) -> None:
-    """Cut every layer of a network on the meta device by rows over ``mesh``, one-dimensional.
+    """Shard every layer of a network on the meta device by rows over the one-dimensional ``mesh``.
 
-    Every process of the mesh must see the same samples; each gets the whole output. Memory for the rows
-    is taken by ``network.to_empty``.
+    Every process of the mesh must get the same samples; each gets the full output. ``network.to_empty``
+    allocates the rows.
     """
     ranks = Ranks(mesh.get_group())
     layers = [

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO partitions. deepspeed is imported only where one is at hand."""
+"""DeepSpeed's ZeRO partitions. Imports deepspeed only if a weight is partitioned."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def is_partitioned(weight: Tensor) -> bool:
-    """Whether ZeRO-3 has cut ``weight`` up, so that its shape says nothing."""
+    """Whether ZeRO-3 has partitioned ``weight``, so that its shape is meaningless."""
     return hasattr(weight, "ds_id")
 
 
 def gathered(weight: Any, rows: slice = slice(None)) -> Tensor:
-    """Rows of a weight that ZeRO-3 has cut up, all of them by default. Collective."""
+    """Rows of a weight that ZeRO-3 has partitioned; all rows by default. Collective."""
     from deepspeed import zero
 
     with zero.GatheredParameters([weight]):
@@ -21,14 +21,14 @@ def gathered(weight: Any, rows: slice = slice(None)) -> Tensor:
 
 
 def cut_up(layer: torch.nn.Module, config: dict[str, Any]) -> None:
-    """Turn the weights of ``layer`` into ZeRO-3 partitions. Collective."""
+    """Partition the weights of ``layer`` by ZeRO-3. Collective."""
     from deepspeed import zero
 
     zero.Init(module=layer, config_dict_or_path=config)
 
 
 def partition(weight: Any, name: str | None = None) -> Tensor:
-    """This process's part of a ZeRO-3 weight's fp32 master, or of an optimizer state by name; padded."""
+    """This process's padded part of a ZeRO-3 weight's float32 master, or of an optimizer state by name."""
     from deepspeed import utils
 
     held: Tensor = (
@@ -40,7 +40,7 @@ def partition(weight: Any, name: str | None = None) -> Tensor:
 
 
 def gradient_partition(weight: Any) -> Tensor:
-    """This process's part of a ZeRO-3 weight's gradient, padded. In place where it is float32."""
+    """This process's padded part of a ZeRO-3 weight's gradient: a view if it is float32."""
     from deepspeed import utils
 
     held: Tensor = utils.safe_get_local_grad(weight)
@@ -48,14 +48,14 @@ def gradient_partition(weight: Any) -> Tensor:
 
 
 def put_gradient(weight: Any, padded: Tensor) -> None:
-    """Replace what :func:`gradient_partition` gave."""
+    """Replace the result of :func:`gradient_partition`."""
     from deepspeed import utils
 
     utils.safe_set_local_grad(weight, padded)
 
 
 def without_compiled_communication() -> None:
-    """Keep DeepSpeed on the CPU from compiling an extension of its own, for which gloo stands in."""
+    """Stop DeepSpeed on the CPU from compiling its own communication extension; gloo replaces it."""
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False

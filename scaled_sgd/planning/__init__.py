@@ -1,4 +1,4 @@
-"""Memory, traffic and time of a step, predicted from sizes; nothing is allocated and nothing sent."""
+"""Predicts memory, traffic and time of a step from sizes; allocates and sends nothing."""
 
 from scaled_sgd.planning.advice import Advice, advise, fits
 from scaled_sgd.planning.cost import Cost

@@ -1,4 +1,4 @@
-"""Which of several strategies to take."""
+"""Recommends one of several strategies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.units import duration, size
 
 USABLE = 0.9
-"""The share of a process's memory that a step may fill. The rest is for the data set, the runtime and what
-lies between blocks, which are not predicted."""
+"""Fraction of a process's memory that a step may fill. The rest is for the data set, the runtime and
+fragmentation, which are not predicted."""
 SAME = 1.1
-"""Times that differ by less are taken for equal: rates are not known better."""
+"""Times that differ by less count as equal: rates are not known more precisely."""
 SHORT = 1e-3
-"""Seconds under which all steps are taken for equal: what is not predicted, between operations, is more."""
+"""Steps shorter than this, in seconds, count as equal: the overhead between operations is not predicted."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to take.
+    """A recommendation.
 
     Attributes:
-        cost: of it; None where nothing fits.
-        reason: why, without its name.
+        cost: cost of the recommended strategy; None if nothing fits.
+        reason: the reason, without the strategy's name.
     """
 
     cost: Cost | None
@@ -35,7 +35,7 @@ def fits(cost: Cost, hardware: Hardware) -> bool:
 
 
 def advise(costs: Sequence[Cost], hardware: Hardware) -> Advice:
-    """The fastest that fits; of equally fast ones the first, which is to be the simplest."""
+    """The fastest strategy that fits; of equally fast ones the first, which should be the simplest."""
     fitting = [cost for cost in costs if fits(cost, hardware)]
     if not fitting:
         least = min(costs, key=lambda cost: cost.peak_bytes)

@@ -1,4 +1,4 @@
-"""Which strategy a run takes, whether this launch can do it, and what it costs there."""
+"""Resolves the strategy of a run, checks it against the launch, and predicts its cost."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,15 +16,15 @@ from scaled_sgd.planning.workload import Workload
 
 @dataclass(frozen=True)
 class World:
-    """What a launch gave.
+    """The world of a launch.
 
     Attributes:
         size: number of processes.
-        local_size: of them on this machine.
-        cuda: whether each has a GPU of its own.
-        memory: bytes a process may fill.
-        launched: the strategy that the launcher's configuration file names; None: any.
-        launched_half: whether it gathers weights in 16 bits.
+        local_size: number of processes on this machine.
+        cuda: whether each process has its own GPU.
+        memory: bytes that a process may fill.
+        launched: the strategy in the launcher's configuration file; None: any.
+        launched_half: whether that file makes it gather weights in 16 bits.
     """
 
     size: int
@@ -36,18 +36,18 @@ class World:
 
 
 def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
-    """The section with ``auto`` decided, and the rest checked.
+    """The section with ``auto`` resolved and everything else checked.
 
-    ``auto`` is what the launcher names, ``ddp`` on one process, else what :mod:`scaled_sgd.planning` advises
-    for nominal rates: nothing is measured, so that every process of every launch decides alike.
+    ``auto`` becomes what the launcher names, ``ddp`` on one process, else what :mod:`scaled_sgd.planning`
+    recommends for nominal rates: nothing is measured, so that all processes decide alike in every launch.
 
     Args:
-        config: with the section as configured.
-        world: as launched.
-        work: what a step works on.
+        config: the configuration with the unresolved section.
+        world: the launched world.
+        work: the workload of a step.
 
     Raises:
-        UserError: the launch cannot do what is asked for.
+        UserError: the launch cannot do what is configured.
     """
     sharding = config.sharding
     name: str = sharding.strategy
@@ -64,7 +64,7 @@ def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
 
 
 def cost_of(config: Config, world: World, work: Workload) -> Cost:
-    """What a step of a run whose strategy is decided is predicted to take of each process.
+    """The predicted cost of a step, per process, of a run with a resolved strategy.
 
     Raises:
         UserError: the configured number of processes that share a layer does not fit.
@@ -85,20 +85,20 @@ def hardware_of(world: World, work: Workload) -> Hardware:
 
 
 def obstacle(config: Config, strategy: str, *, fused: bool) -> str | None:
-    """Why a strategy cannot train this by fused steps, or by autograd; None: it can."""
+    """Why a strategy cannot train this configuration by fused steps, or by autograd; None if it can."""
     optim = replace(config.optim, update="fused" if fused else "autograd")
     return next(violations(replace(with_strategy(config, strategy), optim=optim)), None)
 
 
 def _advised(config: Config, world: World, work: Workload) -> str:
-    """The fastest strategy of any launch that fits, else the one that needs least."""
+    """The fastest strategy for any launch that fits, else the one that needs the least memory."""
     costs = [cost_of(with_strategy(config, name), world, work) for name in possible(config, world)]
     advice = advise(costs, hardware_of(world, work))
     return (advice.cost or min(costs, key=lambda cost: cost.peak_bytes)).strategy
 
 
 def possible(config: Config, world: World) -> list[str]:
-    """Strategies that need no launch of their own, can do what is configured and differ here."""
+    """Strategies without their own launch that support the configuration and differ on this world."""
     natives = [can.name for can in STRATEGIES.entries if can.launch_file is None and can.name in COSTS]
     names = [name for name in natives if permits(config, name)] or ["ddp"]
     if len(names) == 1:
@@ -112,17 +112,17 @@ def possible(config: Config, world: World) -> list[str]:
 
 
 def tensor_processes(sharding: ShardingConfig, world: World) -> int:
-    """How many processes share each layer; 1 where none do.
+    """Number of processes that share each layer; 1 if layers are not shared.
 
     Raises:
-        UserError: the number that is configured does not fit the world.
+        UserError: the configured number does not fit the world.
     """
     asked, can = sharding.tensor_processes, STRATEGIES[sharding.strategy]
     if not can.shares_layers:
         return 1 if can.splits_samples else world.size
     if asked is None:
         several = 1 < world.local_size < world.size
-        # Of machines that are not all full, so many that none of their groups reaches into the next machine.
+        # If not all machines are full, choose a number such that no group spans two machines.
         asked = math.gcd(world.size, world.local_size if several else 2)
     if world.size % asked:
         divisors = [str(d) for d in range(1, world.size + 1) if world.size % d == 0]

@@ -1,4 +1,4 @@
-"""What a step costs a process under one strategy."""
+"""The cost of a step for a process under one strategy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ class Cost:
     """Memory, traffic and time.
 
     Attributes:
-        strategy: as ``sharding.strategy`` has it.
-        held_bytes: between steps.
-        peak_bytes: at the worst moment of a step.
-        moment: which one that is.
-        traffic: sent in a step.
+        strategy: its name in ``sharding.strategy``.
+        held_bytes: memory between steps.
+        peak_bytes: memory at the peak of a step.
+        moment: the moment of that peak.
+        traffic: traffic of a step.
         multiplying: seconds of matrix products in a step.
-        seconds: of a step; products and traffic at the same time where the strategy overlaps them.
+        seconds: time of a step; products and traffic overlap if the strategy overlaps them.
         fused: whether steps are fused.
-        parts: processes that share each layer, where ``sharding.tensor_processes`` says so.
-        factors: for each layer, whether factors move instead of gradients; empty where none do.
+        parts: number of processes that share each layer, where ``sharding.tensor_processes`` applies.
+        factors: for each layer, whether factors are exchanged instead of gradients; empty if none are.
     """
 
     strategy: str
@@ -38,17 +38,17 @@ class Cost:
 
     @property
     def label(self) -> str:
-        """The strategy and how it updates, in one word."""
+        """The strategy and its update as one word."""
         return f"{self.strategy}+fused" if self.fused else self.strategy
 
     @property
     def update(self) -> str:
-        """The option with which steps are fused or not."""
+        """The value of ``optim.update`` for these steps."""
         return f"--optim.update {'fused' if self.fused else 'autograd'}"
 
     @property
     def options(self) -> str:
-        """What of a command line asks for this."""
+        """The command-line options that select this."""
         shared = "" if self.parts is None else f" --sharding.tensor_processes {self.parts}"
         return f"--sharding.strategy {self.strategy}{shared} {self.update}"
 
@@ -60,8 +60,8 @@ def worst(moments: Mapping[str, float]) -> tuple[float, str]:
 
 
 def direction_traffic(work: Workload, hardware: Hardware) -> Traffic:
-    """What the direction of a step needs of all samples, signals and gradients aside.
+    """Traffic for the direction of a step, besides signals and gradients.
 
-    One number ξ_k a layer: F_k, D_k and R in float64, by one all-reduce.
+    For one number ξ_k per layer: F_k, D_k and R in float64, in one all-reduce.
     """
     return all_reduce(8 * (2 * work.depth + 1), hardware.everyone, hardware)

@@ -1,4 +1,4 @@
-"""Bytes of signals in a fused step (:mod:`scaled_sgd.steps.step`), which holds no gradient."""
+"""Signal memory of a fused step (:mod:`scaled_sgd.steps.step`), which holds no gradient."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ from scaled_sgd.steps.step import HELD
 def fused_peak(
     work: Workload, hardware: Hardware, rows: int, *, parts: int = 1, factors: Sequence[bool]
 ) -> tuple[float, str]:
-    """Most bytes beside what is held, and when.
+    """The largest number of bytes beside what is held, and its moment.
 
-    What a layer's update needs (δ_k, h_{k−1}, gathered factors or the summed gradient) lives until the next
-    layer's is there; in small steps, and where the whole gradient is limited, until all layers' are. Logged
-    steps measure ‖G_k‖ by a product of a layer's factors or by their Gram matrices.
+    The inputs of a layer's update (δ_k, h_{k−1}, gathered factors or the summed gradient) live until those of
+    the next layer exist; in small steps, and if the whole gradient is limited, until all exist. Logged steps
+    measure ‖G_k‖ by a product of a layer's factors or by their Gram matrices.
 
     Args:
         work: the network and the minibatch.
         hardware: the processes.
-        rows: samples of this process.
-        parts: processes that share each layer.
-        factors: for each layer, whether its factors are gathered, not its gradient summed.
+        rows: number of samples of this process.
+        parts: number of processes that share each layer.
+        factors: for each layer, whether its factors are gathered instead of its gradient summed.
     """
     depth, size, several = work.depth, work.itemsize, hardware.ranks // parts
     whole = [rows * width * size for width in work.widths]

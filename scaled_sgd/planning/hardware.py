@@ -1,15 +1,15 @@
-"""Where a step runs: processes, machines and how fast they multiply and send."""
+"""Hardware of a step: processes, machines and their speed."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Group:
-    """Processes that exchange something.
+    """A group of communicating processes.
 
     Attributes:
-        size: how many.
-        neighbours: how many of them share a machine.
+        size: number of processes.
+        neighbours: number of them that share a machine.
     """
 
     size: int
@@ -18,18 +18,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Processes numbered machine by machine, and the rates that one of them has.
+    """Processes numbered machine by machine, and the rates of one process.
 
     Attributes:
         ranks: number of processes W.
-        per_machine: of them on a machine.
+        per_machine: number of processes on a machine.
         memory: bytes that a process may fill.
-        inside: bytes a second it sends to others on its machine.
-        across: bytes a second it sends to other machines, its share of their links.
-        latency: seconds until a message of no length arrives.
-        rate: multiplications and additions a second, each counted.
-        gloo: collectives go through gloo, which reduces and scatters by an all-reduce, gathers through a copy
-            and, but for DistributedDataParallel, lets products wait; else NCCL.
+        inside: bytes per second that it sends within its machine.
+        across: bytes per second that it sends to other machines: its share of the links.
+        latency: seconds for an empty message.
+        rate: multiplications and additions per second, each counted.
+        gloo: collectives use gloo, which implements reduce-scatter by an all-reduce, gathers through a copy
+            and, except under DistributedDataParallel, does not overlap with products; else NCCL.
     """
 
     ranks: int
@@ -56,7 +56,7 @@ class Hardware:
         return Group(size, min(max(1, self.per_machine // stride), size))
 
     def product(self, rows: float, weights: float) -> float:
-        """Seconds of the product of ``rows`` samples with a matrix of so many weights."""
+        """Seconds of the product of ``rows`` samples with a matrix of this many weights."""
         return 2 * rows * weights / self.rate
 
 
@@ -64,12 +64,12 @@ NOMINAL = {
     "cpu": Hardware(1, 1, 16 * 2**30, inside=1e9, across=1e9, latency=1e-4, rate=5e10, gloo=True),
     "cuda": Hardware(1, 1, 80 * 2**30, inside=1.5e11, across=2.5e10, latency=1e-5, rate=6e13, gloo=False),
 }
-"""Rates where none are given, by kind of device: a core or two with gloo over a fast Ethernet; an accelerator
-of 80 GiB with float32 products on its matrix units, NVLink within a machine and a 200 Gbit/s adapter for each
-process. They order strategies; they are not measured."""
+"""Default rates by kind of device: a core or two with gloo over fast Ethernet; an accelerator with 80 GiB,
+float32 products on its matrix units, NVLink within a machine and a 200 Gbit/s adapter per process. They
+serve to order strategies; they are not measured."""
 
 HALF_RATE = 4.0
-"""How much faster 16-bit products are nominally on an accelerator."""
+"""Nominal speed-up of 16-bit products on an accelerator."""
 
 
 def nominal(device: str, *, half: bool = False) -> Hardware:

@@ -1,4 +1,4 @@
-"""A line for steps that are predicted to take more memory than there is."""
+"""The warning about a step whose predicted memory exceeds the available memory."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,12 +21,12 @@ from scaled_sgd.planning.workload import Workload
 
 
 def memory_warning(config: Config, world: World, work: Workload) -> str | None:
-    """One line where a step is predicted to take more than a process may fill; it names what would fit.
+    """One line if the predicted peak of a step exceeds a process's memory; it names what would fit.
 
     Args:
-        config: whose strategy is decided.
-        world: as launched.
-        work: what a step works on.
+        config: a configuration with a resolved strategy.
+        world: the launched world.
+        work: the workload of a step.
     """
     if config.sharding.strategy not in COSTS:
         return None
@@ -42,7 +42,7 @@ def memory_warning(config: Config, world: World, work: Workload) -> str | None:
 
 
 def _smaller(config: Config, world: World, work: Workload) -> Iterator[str]:
-    """Options that change one thing and make a step fit."""
+    """Single options that make a step fit."""
     name, hardware = config.sharding.strategy, hardware_of(world, work)
     if world.size > 1 and world.launched is None:
         for other in possible(config, world):
@@ -59,7 +59,7 @@ def _smaller(config: Config, world: World, work: Workload) -> Iterator[str]:
 
 
 def fitting_batch(work: Workload, memory: float, cost_at: Callable[[Workload], Cost]) -> int | None:
-    """The largest of n/2, n/4, … samples whose step takes at most ``memory`` bytes; None: none does."""
+    """The largest of n/2, n/4, … samples whose step takes at most ``memory`` bytes; None if none does."""
     batch = work.batch // 2
     while batch >= work.accumulation:
         if cost_at(replace(work, batch=batch)).peak_bytes <= memory:

@@ -1,4 +1,4 @@
-"""``ddp``: all weights on every process. Gradients are averaged in buckets; fused steps move what is less."""
+"""``ddp``: all weights on every process. Gradients are averaged; fused steps may exchange factors instead."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ BUCKET = 25 * 2**20
 
 def ddp(work: Workload, hardware: Hardware) -> Cost:
     """Replicas by autograd. Several processes keep buckets of the size of the weights, into which gradients
-    are copied; with several microbatches gradients lie beside the buckets until the last one."""
+    are copied; with several microbatches gradients exist beside the buckets until the last one."""
     several, size = hardware.ranks > 1, work.weights * work.itemsize
     held, gradients = size * (1 + work.states), size
     kept = not several or work.accumulation > 1
@@ -33,16 +33,16 @@ def ddp(work: Workload, hardware: Hardware) -> Cost:
 def autograd_moments(
     work: Workload, hardware: Hardware, *, data: int, parts: int = 1, kept: bool
 ) -> dict[str, float]:
-    """Bytes beside what is held, at each layer's backward pass, where weights stay where they are.
+    """Bytes beside what is held, at each layer's backward pass, if weights are not gathered.
 
-    Autocast keeps 16-bit copies of the weights until their gradients are there.
+    Autocast keeps 16-bit copies of the weights until their gradients exist.
 
     Args:
         work: the network and the minibatch.
         hardware: the processes.
-        data: how many of them work on different samples.
-        parts: how many share each layer.
-        kept: whether gradients gather up beside what is held.
+        data: number of processes that work on different samples.
+        parts: number of processes that share each layer.
+        kept: whether gradients accumulate beside what is held.
     """
     found, sizes = signals(work, hardware, data=data, parts=parts), work.rows_of_weights(parts)
     all_there = work.itemsize * sum(sizes) if kept and work.accumulation > 1 else 0
@@ -58,7 +58,7 @@ def autograd_moments(
 
 
 def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None = None) -> Cost:
-    """Replicas without gradients: of each layer its factors move or its gradient, by time where not given."""
+    """Replicas with fused steps: each layer exchanges its factors or its gradient, by default the faster."""
     factors = exchanged(work, hardware) if factors is None else factors
     held = work.weights * work.itemsize * (1 + work.states)
     rows = work.samples_of_a_rank(hardware.ranks)
@@ -72,7 +72,7 @@ def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None
         flowing = forward if k else 0.0
         gradient = hardware.product(work.batch if by_factors else rows, work.sizes[k])
         multiplying += forward + flowing + gradient
-        # Factors are gathered while the product of δ_k and W_k goes on.
+        # Factors are gathered during the product of δ_k and W_k.
         seconds += max(flowing, moved.seconds) if by_factors else flowing + moved.seconds
         seconds += forward + gradient
     moving = tuple(factors) if hardware.ranks > 1 else ()
@@ -80,7 +80,7 @@ def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None
 
 
 def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
-    """For each layer, whether its factors move instead of its gradient."""
+    """For each layer, whether its factors are exchanged instead of its gradient."""
     if work.exchange != "auto" or hardware.ranks == 1:
         return [work.exchange == "factors" and hardware.ranks > 1] * work.depth
     gigabyte = all_gather(1e9, hardware.everyone, hardware)
@@ -89,7 +89,7 @@ def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
 
 
 def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: bool) -> Traffic:
-    """What moves of layer k + 1 between processes that hold all weights: its factors or its gradient."""
+    """Traffic of layer k + 1 between replicas: its factors or its gradient."""
     everyone, size = hardware.everyone, work.itemsize
     if not by_factors:
         return all_reduce(work.sizes[k] * size, everyone, hardware) + all_reduce(16, everyone, hardware)

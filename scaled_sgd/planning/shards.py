@@ -1,4 +1,4 @@
-"""``fsdp2``, ``tensor`` and ``fsdp2+tensor``: some rows of each weight on every process."""
+"""``fsdp2``, ``tensor`` and ``fsdp2+tensor``: each process holds some rows of each weight."""
 
 from scaled_sgd.planning.cost import Cost, direction_traffic, worst
 from scaled_sgd.planning.fused import fused_peak
@@ -10,7 +10,7 @@ from scaled_sgd.planning.workload import Workload
 
 
 def tensor(work: Workload, hardware: Hardware) -> Cost:
-    """⌈m_k / W⌉ rows of each weight, and activations that are gathered before a layer."""
+    """⌈m_k / W⌉ rows of each weight; activations are gathered before each layer."""
     parts = hardware.ranks
     gradients = work.itemsize * sum(work.rows_of_weights(parts))
     held = gradients * (1 + work.states)
@@ -22,12 +22,12 @@ def tensor(work: Workload, hardware: Hardware) -> Cost:
 
 
 def fsdp2(work: Workload, hardware: Hardware) -> Cost:
-    """An even part of each layer, gathered layer by layer, forward and again backward."""
+    """An even part of each layer; layers are gathered one by one, in the forward and in the backward pass."""
     return _sharded("fsdp2", work, hardware)
 
 
 def fsdp2_tensor(work: Workload, hardware: Hardware, *, parts: int) -> Cost:
-    """As ``fsdp2`` for ⌈m_k / parts⌉ rows of each layer, which ``parts`` neighbouring processes share."""
+    """``fsdp2`` on ⌈m_k / parts⌉ rows of each layer, which ``parts`` neighbouring processes share."""
     return _sharded("fsdp2+tensor", work, hardware, parts)
 
 
@@ -68,11 +68,11 @@ def _sharded(name: str, work: Workload, hardware: Hardware, parts: int | None = 
 def _gathered_moments(
     work: Workload, hardware: Hardware, even: list[int], *, data: int, parts: int
 ) -> dict[str, float]:
-    """Bytes beside what is held while FSDP2 works on ``even`` numbers a layer.
+    """Bytes beside what is held while FSDP2 works on ``even`` elements per layer.
 
-    In a layer's backward pass there are its gathered weights, the next layer's gathered ahead, its gradient
-    and the input of the last reduce-scatter; then the gradient beside the input of its own. A layer that was
-    computed again stays gathered. gloo copies what it moves.
+    A layer's backward pass holds its gathered weights, the next layer's prefetched ones, its gradient and the
+    input of the last reduce-scatter; then the gradient beside the input of its own reduce-scatter. A
+    recomputed layer stays gathered. gloo copies what it communicates.
     """
     found, sizes = signals(work, hardware, data=data, parts=parts), work.rows_of_weights(parts)
     several = data > 1
@@ -94,7 +94,7 @@ def _gathered_moments(
 
 
 def _signal_traffic(work: Workload, hardware: Hardware, group: Group, *, data: int) -> Traffic:
-    """h_1..h_{l−1} and f gathered, the gradients of h_1..h_{l−1} summed and cut, each microbatch."""
+    """All-gathers of h_1..h_{l−1} and f, reduce-scatters of the gradients of h_1..h_{l−1}, per microbatch."""
     rows, traffic = work.rows(data), Traffic()
     for k, width in enumerate(work.widths[1:], start=1):
         columns = group.size * -(-width // group.size)
@@ -108,7 +108,7 @@ def _signal_traffic(work: Workload, hardware: Hardware, group: Group, *, data: i
 
 
 def rows_fused(work: Workload, hardware: Hardware) -> Cost:
-    """Fused steps on rows of each weight: all samples on every process, and only signals move."""
+    """Fused steps on rows of each weight: all samples on every process; only signals are exchanged."""
     ranks, everyone, size = hardware.ranks, hardware.everyone, work.itemsize
     held = size * sum(work.rows_of_weights(ranks)) * (1 + work.states)
     peak, moment = fused_peak(work, hardware, work.batch, parts=ranks, factors=[False] * work.depth)

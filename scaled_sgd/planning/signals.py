@@ -1,7 +1,7 @@
-"""Bytes of signals in a pass by autograd (torch 2.9 to 2.13).
+"""Signal memory of an autograd step (torch 2.9 to 2.13).
 
-A product saves its input α_k h_{k−1}, an activation its input z_k. On the way back a layer holds δ_k, the new
-gradient and δ_k W_k beside what the layers below have saved; nothing on the way forward takes more.
+A product saves its input α_k h_{k−1}, an activation its input z_k. In the backward pass a layer holds δ_k,
+the new gradient and δ_k W_k beside what the layers below have saved; the forward pass never needs more.
 """
 
 import math
@@ -17,13 +17,13 @@ class Signals:
     """Bytes on one process, by layer k − 1.
 
     Attributes:
-        samples: those of the whole step.
-        first: index of the first layer whose saved signals are there: 0 without recomputed activations.
-        saved: samples and what layers up to k have saved, z_k aside, when the backward pass is at k.
+        samples: samples of the whole step.
+        first: index of the first layer whose saved signals exist: 0 without recomputed activations.
+        saved: samples and what layers up to k have saved, without z_k, when the backward pass is at k.
         flowing: δ_k and δ_k W_k.
-        copied: instead of them and of the gradient, at another time: the gradient of h_{k−1} while processes
-            that share layers sum it, or 16-bit signals and the float32 copy of which a CPU takes a norm.
-        loss: all that is saved, f and its gradients; or the samples before they are cut to 16 bits.
+        copied: at another time, instead of ``flowing`` and the gradient: the gradient of h_{k−1} while the
+            processes that share layers sum it, or 16-bit signals and the float32 copy for norms on a CPU.
+        loss: everything saved, f and its gradients; or the samples before conversion to 16 bits.
     """
 
     samples: float
@@ -35,7 +35,7 @@ class Signals:
 
 
 def signals(work: Workload, hardware: Hardware, *, data: int, parts: int = 1) -> Signals:
-    """Of one microbatch over ``data`` processes with different samples, each layer over ``parts``."""
+    """Signals of one microbatch over ``data`` processes with different samples, each layer over ``parts``."""
     depth, rows, size = work.depth, work.rows(data), work.signal_size
     whole = [rows * width * size for width in work.widths]
     own = [rows * -(-width // parts) * size for width in work.widths]

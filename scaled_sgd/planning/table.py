@@ -1,4 +1,4 @@
-"""The cost of every strategy of :data:`scaled_sgd.parallel.strategies.STRATEGIES`, by its name."""
+"""The cost of every strategy of :data:`scaled_sgd.parallel.strategies.STRATEGIES`, by name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +15,11 @@ from scaled_sgd.planning.zero import zero1, zero2, zero3
 
 @dataclass(frozen=True)
 class Formulas:
-    """Costs of a workload on some hardware; ``parts`` too where ``sharding.tensor_processes`` counts.
+    """Cost functions of workload and hardware, and of ``parts`` where ``sharding.tensor_processes`` applies.
 
     Attributes:
-        autograd: of steps by autograd.
-        fused: of fused steps; None where there are none.
+        autograd: cost of autograd steps.
+        fused: cost of fused steps; None if there are none.
     """
 
     autograd: Callable[..., Cost]
@@ -42,7 +42,7 @@ for _name, _formulas in {
 def predict(
     strategy: str, work: Workload, hardware: Hardware, *, fused: bool = False, parts: int = 1
 ) -> Cost:
-    """What a strategy costs; ``parts`` processes share a layer where ``sharding.tensor_processes`` counts."""
+    """The cost of a strategy; ``parts`` processes share a layer if ``sharding.tensor_processes`` applies."""
     formulas = COSTS[strategy]
     if fused:
         assert formulas.fused is not None
@@ -53,7 +53,7 @@ def predict(
 
 
 def rows(hardware: Hardware, *, parts: int) -> Iterator[tuple[str, bool]]:
-    """Strategies, and whether fused, that differ on this hardware; from the simplest on."""
+    """Strategies, fused or not, that differ on this hardware; simplest first."""
     seen: list[Callable[..., Cost]] = []
     for strategy in STRATEGIES:
         if strategy not in COSTS or (STRATEGIES[strategy].shares_layers and not 1 < parts < hardware.ranks):

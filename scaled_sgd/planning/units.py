@@ -1,4 +1,4 @@
-"""Bytes, seconds and operations for people, both ways."""
+"""Formats and parses bytes, seconds and operations."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _PREFIXES = {"": 1.0, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 
 @dataclass(frozen=True)
 class Units:
-    """Units by name, ``""`` for a number by itself, and in words what is allowed."""
+    """Units by name, ``""`` for a plain number, and the allowed values as text."""
 
     units: Mapping[str, float]
     allowed: str
@@ -28,7 +28,7 @@ OPERATIONS = Units(_PREFIXES, "operations a second such as 60T or 5e10")
 
 
 def size(count: float) -> str:
-    """Bytes in a binary unit, in three digits."""
+    """Bytes in a binary unit, with three digits."""
     power = 0
     while count >= 1000 and power < len(_BINARY) - 1:
         count, power = count / 1024, power + 1
@@ -36,12 +36,12 @@ def size(count: float) -> str:
 
 
 def speed(rate: float) -> str:
-    """Bytes a second in a decimal unit, in three digits."""
+    """Bytes per second in a decimal unit, with three digits."""
     return f"{_decimal(rate)}B/s"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in a unit of their size, in three digits."""
+    """Seconds in a suitable unit, with three digits."""
     for name, unit in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
@@ -49,7 +49,7 @@ def duration(seconds: float) -> str:
 
 
 def operations(rate: float) -> str:
-    """Operations a second in a decimal unit, in three digits."""
+    """Operations per second in a decimal unit, with three digits."""
     return f"{_decimal(rate)}FLOP/s"
 
 
@@ -57,7 +57,7 @@ def parse(key: str, text: str, units: Units) -> float:
     """A positive quantity from text such as ``80GiB``.
 
     Raises:
-        UserError: it is none, or 0.
+        UserError: the text is not a quantity, or it is 0.
     """
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*", text)
     unit = units.units.get(found[2]) if found else None

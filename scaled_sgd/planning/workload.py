@@ -1,4 +1,4 @@
-"""What a step works on: a network and a minibatch, as numbers."""
+"""The workload of a step: a network and a minibatch, as numbers."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,21 +14,21 @@ from scaled_sgd.steps.optimizers import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Workload:
-    """The network, the minibatch and what the step does with them.
+    """The network, the minibatch and the kind of step.
 
     Attributes:
         widths: (m_0..m_l).
-        batch: n, samples of the global minibatch.
+        batch: n, number of samples of the global minibatch.
         activation: φ.
-        parameterization: fixes which multipliers α_k are 1, whose products α_k h need no room.
-        dtype: of the weights.
-        precision: of products, as ``run.precision`` has it.
-        states: tensors of the size of each weight that the optimizer keeps.
-        accumulation: microbatches a step.
-        checkpointing: activations are computed again in the backward pass.
+        parameterization: determines which multipliers α_k are 1, whose products α_k h need no memory.
+        dtype: type of the weights.
+        precision: precision of products, as in ``run.precision``.
+        states: number of tensors of each weight's size that the optimizer keeps.
+        accumulation: microbatches per step.
+        checkpointing: activations are recomputed in the backward pass.
         loss: ``cross_entropy`` or ``mse``.
         limited: the whole gradient is clipped or normalised; a fused step then holds all layers' factors.
-        exchange: what of a layer moves under ``ddp`` with fused steps.
+        exchange: what is exchanged for a layer under ``ddp`` with fused steps.
     """
 
     widths: tuple[int, ...]
@@ -83,7 +83,7 @@ class Workload:
         return sum(self.sizes)
 
     def rows_of_weights(self, parts: int) -> tuple[int, ...]:
-        """⌈m_k / parts⌉ m_{k−1} for k = 1..l, what one of ``parts`` processes has of each layer."""
+        """⌈m_k / parts⌉ m_{k−1} for k = 1..l: the largest part of each layer over ``parts`` processes."""
         return tuple(-(-rows // parts) * fan_in for fan_in, rows in pairwise(self.widths))
 
     @property
@@ -98,7 +98,7 @@ class Workload:
 
     @property
     def signal_size(self) -> int:
-        """Bytes of a number of h, z or δ."""
+        """Bytes per element of h, z or δ."""
         return 2 if self.half else self.itemsize
 
     @cached_property
@@ -108,15 +108,15 @@ class Workload:
         return tuple(layer.multiplier != 1 for layer in constants)
 
     def samples_of_a_rank(self, ranks: int) -> int:
-        """Most samples of a minibatch that one of ``ranks`` processes works on."""
+        """Largest number of samples of a minibatch on one of ``ranks`` processes."""
         return -(-self.batch // ranks)
 
     def rows(self, ranks: int) -> int:
-        """Most samples of a microbatch that one of ``ranks`` processes works on."""
+        """Largest number of samples of a microbatch on one of ``ranks`` processes."""
         return -(-self.samples_of_a_rank(ranks) // self.accumulation)
 
     def products(self, hardware: Hardware, *, data: int, parts: int = 1) -> tuple[float, float]:
-        """Seconds of a process's products in the forward and the backward pass by autograd.
+        """Seconds of a process's products in the forward and backward passes by autograd.
 
         z_k = h_{k−1} W_kᵀ; then δ_kᵀ h_{k−1} and, for k > 1, δ_k W_k; with recomputed activations z_k again.
         """

@@ -1,7 +1,7 @@
-"""``zero1``, ``zero2`` and ``zero3``: what is held in flat parts (DeepSpeed 0.17 to 0.19).
+"""``zero1``, ``zero2`` and ``zero3``: state in flat partitions (DeepSpeed 0.17 to 0.19).
 
-DeepSpeed copies gradients into a bucket that it allocates whole, B numbers however small the network is; on a
-CPU only the pages that are written take room. It averages a bucket through a flat copy, by an all-reduce.
+DeepSpeed copies gradients into a bucket of B elements, allocated in full however small the network is; on a
+CPU only written pages take memory. It averages a bucket through a flat copy, by an all-reduce.
 """
 
 from itertools import accumulate
@@ -13,21 +13,21 @@ from scaled_sgd.planning.traffic import all_gather, all_reduce, reduce_scatter
 from scaled_sgd.planning.workload import Workload
 
 BUCKET = 500_000_000
-"""``reduce_bucket_size``: numbers that are reduced at a time."""
+"""``reduce_bucket_size``: elements that are reduced at a time."""
 AHEAD, LIVE = 50_000_000, 1_000_000_000
-"""Numbers that stage 3 gathers ahead (``prefetch_bucket_size``) and has gathered at most
+"""Elements that stage 3 prefetches (``prefetch_bucket_size``) and the most that it keeps gathered
 (``max_live_parameters``)."""
 MASTER = 4
-"""Bytes of a master, of its momentum, and of a number that is summed."""
+"""Bytes of a master element, of its momentum, and of a summed element."""
 
 
 def zero1(work: Workload, hardware: Hardware) -> Cost:
-    """Gradients whole until the step, masters and momentum in parts."""
+    """Full gradients until the step; masters and momentum in parts."""
     return _replicated(1, work, hardware)
 
 
 def zero2(work: Workload, hardware: Hardware) -> Cost:
-    """As ``zero1``; each microbatch's gradients are averaged at once and kept in parts."""
+    """Like ``zero1``, but each microbatch's gradients are averaged immediately and kept in parts."""
     return _replicated(2, work, hardware)
 
 
@@ -37,7 +37,7 @@ def _replicated(stage: int, work: Workload, hardware: Hardware) -> Cost:
     widened = narrow + (MASTER if work.half else 0)
     held = narrow * work.weights + MASTER * part * (1 + work.states)
     bucket = narrow * (filled if hardware.gloo else BUCKET)
-    # Of an average a process keeps each layer of which its part has any number.
+    # A process keeps the average of every layer that its part overlaps.
     average = narrow * min(work.weights, part + largest)
     earlier = average if stage == 2 and work.accumulation > 1 else 0
     gradients = narrow * work.weights if stage == 1 and not hardware.gloo else 0
@@ -68,11 +68,11 @@ def _replicated(stage: int, work: Workload, hardware: Hardware) -> Cost:
 
 
 def zero3(work: Workload, hardware: Hardware) -> Cost:
-    """An even flat part of each layer, of its gradient, master and momentum.
+    """An even flat part of each layer, its gradient, master and momentum.
 
-    Layers of less than ``AHEAD`` numbers are gathered several in a buffer and copied out of it. Networks of
-    less than ``LIVE`` numbers stay gathered until the backward pass; of larger ones the last layers do, half
-    as many numbers, and the others are gathered twice a microbatch.
+    Layers of less than ``AHEAD`` elements are gathered together in a buffer and copied out of it. Networks of
+    less than ``LIVE`` elements stay gathered until the backward pass; of larger ones only the last layers do,
+    ``LIVE`` / 2 elements in total, and the others are gathered twice per microbatch.
     """
     ranks, narrow, everyone = hardware.ranks, work.signal_size, hardware.everyone
     copies, several, largest = 2 if hardware.gloo else 1, ranks > 1, max(work.sizes)

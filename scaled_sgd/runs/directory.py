@@ -1,4 +1,4 @@
-"""The run directory: configuration, metrics, checkpoints, summary; one process group at a time writes it."""
+"""The run directory: configuration, metrics, checkpoints, summary; written by one process group at a time."""
 
 import itertools
 import json
@@ -16,14 +16,14 @@ _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class RunDirectory:
-    """``<dir>/<name>/`` of one run, locked for as long as this process lives or :meth:`close` is not called.
+    """The directory ``<dir>/<name>/`` of a run, locked until :meth:`close` or the end of this process.
 
     Args:
-        path: of the folder, which is there.
-        durable: have every whole file on the disk when it is written.
+        path: the folder, which must exist.
+        durable: flush every complete file to the disk when it is written.
 
     Raises:
-        UserError: another process writes it, or it cannot be written.
+        UserError: another process uses it, or it cannot be written.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
@@ -45,15 +45,15 @@ class RunDirectory:
 
     @classmethod
     def make(cls, parent: str, name: str, *, numbered: bool = False) -> "RunDirectory":
-        """A new one.
+        """Make a new run directory.
 
         Args:
             parent: folder of all runs.
-            name: of a new folder.
-            numbered: where ``name`` is taken, try ``name-2``, ``name-3``, … .
+            name: name of the new folder.
+            numbered: if ``name`` is taken, try ``name-2``, ``name-3``, … .
 
         Raises:
-            UserError: the folder exists already or cannot be made.
+            UserError: the folder already exists or cannot be created.
         """
         path = Path(parent) / name
         for number in itertools.count(2):
@@ -76,7 +76,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of its checkpoints."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -90,6 +90,6 @@ class RunDirectory:
         write_atomically(self.path / "summary.json", text, durable=self._durable)
 
     def close(self) -> None:
-        """Flush the metrics and let others write here."""
+        """Flush the metrics and release the lock."""
         self.metrics.close()
         self._lock.release()

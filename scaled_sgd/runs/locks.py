@@ -1,4 +1,4 @@
-"""Locks that go with the process that holds them, however it ends."""
+"""File locks that are released when their process ends, however it ends."""
 
 import fcntl
 import os
@@ -11,20 +11,20 @@ _SECONDS_BETWEEN = 0.02
 
 
 class HeldError(RuntimeError):
-    """Another process holds the lock; the message says which."""
+    """Another process holds the lock; the message says which one."""
 
 
 class Lock:
-    """A lock on the file ``path``, from now to :meth:`release` or the end of this process.
+    """A lock on the file ``path``, held until :meth:`release` or the end of this process.
 
-    On a file system without locks it always succeeds.
+    On a file system without locks, locking always succeeds.
 
     Args:
-        path: of a file, made where there is none.
-        shared: let other shared locks be held too.
+        path: the file, created if missing.
+        shared: allow other shared locks at the same time.
 
     Attributes:
-        descriptor: of the file; a process that inherits it holds the lock too.
+        descriptor: its file descriptor; a process that inherits it holds the lock too.
 
     Raises:
         HeldError: another process holds it.
@@ -40,7 +40,7 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         os.close(self.descriptor)
 
     def __enter__(self) -> "Lock":
@@ -56,7 +56,7 @@ class Lock:
                 fcntl.flock(self.descriptor, kind | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                # Whoever asks for the holder has the lock for a moment.
+                # A process that asks for the holder takes the lock for a moment.
                 if attempt == _ATTEMPTS - 1:
                     raise HeldError(_name(self.descriptor)) from None
                 time.sleep(_SECONDS_BETWEEN)
@@ -67,7 +67,7 @@ class Lock:
 
 
 def holder(path: Path, *, shared: bool = False) -> str | None:
-    """Who holds the lock on ``path``, or ``shared``, keeps others from sharing it; None for nobody."""
+    """The holder of the lock on ``path``, or with ``shared`` of an exclusive one; None if there is none."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run writes: a stream of metrics that survives a kill, whole files, facts of the software."""
+"""Files that a run writes: a metrics stream that survives a kill, atomic files, software versions."""
 
 import contextlib
 import json
@@ -19,10 +19,10 @@ _REPORTED_PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate
 
 
 class MetricsStream:
-    """``metrics.jsonl``: one JSON object a line, appended by a single write each.
+    """``metrics.jsonl``: one JSON object per line, each appended by a single write.
 
-    Every line that :meth:`write` returned from is on the file, complete, after a SIGKILL. Numbers that
-    JSON does not have become null.
+    After a SIGKILL the file holds every line for which :meth:`write` has returned. Non-finite numbers become
+    null.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,12 +31,12 @@ class MetricsStream:
 
     @property
     def size(self) -> int:
-        """Bytes so far; on the disk when this returns."""
+        """Length in bytes; flushed to the disk on return."""
         self.flush()
         return os.fstat(self._descriptor).st_size
 
     def cut(self, size: int) -> None:
-        """Forget what comes after the first ``size`` bytes."""
+        """Truncate to the first ``size`` bytes."""
         os.ftruncate(self._descriptor, size)
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -44,9 +44,9 @@ class MetricsStream:
         self.append((json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode())
 
     def append(self, lines: bytes) -> None:
-        """Append whole rows as they are.
+        """Append complete rows unchanged.
 
-        Where the disk is full they wait for the next call, after a warning; no row is ever left in half.
+        If the disk is full they are kept for the next call, with a warning; a row is never left incomplete.
         """
         warned = bool(self._waiting)
         self._waiting += lines
@@ -68,7 +68,7 @@ class MetricsStream:
             self._waiting = b""
 
     def flush(self) -> None:
-        """Return when all of it is on the disk."""
+        """Flush everything to the disk."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     """Rows of a ``metrics.jsonl``; a half-written last line is skipped.
 
     Raises:
-        UserError: the file is not there.
+        UserError: the file does not exist.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Have ``write`` make a file beside ``path``, then put it there: a reader sees the old or the new one.
+    """Let ``write`` make a temporary file, then move it to ``path``: a reader sees the old or the new file.
 
     Raises:
         OSError: the folder cannot be written.
@@ -112,10 +112,9 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Put ``text`` at ``path``, so that a reader or a crash sees the old file or the new one.
+    """Write ``text`` to ``path``, so that a reader or a crash sees the old or the new file.
 
-    Unless ``durable`` it may take seconds to reach the disk, and a machine that loses its power leaves any
-    part of it.
+    Unless ``durable``, it may take seconds to reach the disk, and a power failure may leave any part of it.
     """
 
     def write(temporary: Path) -> None:
@@ -129,7 +128,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Installed versions of what decides the numbers of a run; None where a package is missing."""
+    """Installed versions of the packages that affect a run's numbers; None for a missing package."""
     found: dict[str, str | None] = {}
     for package in _REPORTED_PACKAGES:
         try:
@@ -140,7 +139,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_revision() -> str | None:
-    """Commit of the working folder, with ``-dirty`` where files differ from it; None outside git."""
+    """Commit of the working folder, with ``-dirty`` if files differ from it; None outside git."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -155,12 +154,12 @@ def git_revision() -> str | None:
 
 
 def tracked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as every tracker takes it: one level, plain values."""
+    """A configuration in the form that every tracker accepts: one level, plain values."""
     return {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(config).items()}
 
 
 def finite(value: Any) -> Any:
-    """The same nested value with None for numbers that JSON does not have."""
+    """The same nested value with None for non-finite numbers."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -19,20 +19,20 @@ def step_row(
     soft_ranks: Sequence[float] | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """A step's row.
+    """The row of a step.
 
     Args:
-        measured: by evaluation and diagnostics.
-        step: updates before it.
+        measured: results of evaluation and diagnostics.
+        step: number of updates before it.
         epoch: passes over the data before it.
-        samples: seen before it.
+        samples: samples seen before it.
         lr: η.
-        loss: of its minibatch before its update.
+        loss: loss of its minibatch before its update.
         max_loss: largest of this and all earlier steps.
         grad_norm: ‖(G_1, …, G_l)‖_F.
         scales: ξ_1..ξ_l.
         soft_ranks: S_1..S_l of its minibatch.
-        seconds: of training so far.
+        seconds: seconds of training so far.
     """
     row = {
         "step": step,
@@ -64,7 +64,7 @@ def finished(
     evaluation: Mapping[str, float],
     seconds: float,
 ) -> dict[str, Any]:
-    """The outcome of a run that came to its end."""
+    """The outcome of a run that reached its last step."""
     return {
         "status": "finished",
         "steps": steps,
@@ -77,7 +77,7 @@ def finished(
 
 
 def diverged(step: int, layer: int | None, *, initial_loss: float | None, seconds: float) -> dict[str, Any]:
-    """The outcome of a run whose ``layer``, or loss where None, stopped being finite at ``step``."""
+    """The outcome of a run whose ``layer``, or loss if None, became non-finite at ``step``."""
     return {
         "status": "diverged",
         "step": step,
@@ -96,12 +96,12 @@ def interrupted(step: int) -> dict[str, Any]:
 
 
 def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Numbers of a nested record under dotted names; entry k of a list, from 1, is ``name.k``.
+    """Numbers of a nested record under dotted names; entry k of a list, counted from 1, is ``name.k``.
 
     None becomes NaN.
 
     Raises:
-        ValueError: a leaf is no number.
+        ValueError: a leaf is not a number.
     """
     for key, value in record.items():
         name = f"{prefix}{key}"
@@ -118,5 +118,5 @@ def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def losses(rows: Iterable[Mapping[str, Any]]) -> list[float]:
-    """All losses of minibatches that ``rows`` know of."""
+    """All minibatch losses in ``rows``."""
     return [loss for row in rows for name in ("loss", "max_loss") if (loss := row.get(name)) is not None]

@@ -1,4 +1,4 @@
-"""What remains of a run: facts for ``summary.json``, and a few lines for a person."""
+"""The summary of a run: facts for ``summary.json``, and a few lines for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def run_facts(
     device: str,
     software: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the summary says of a run however it ended, of a resolved configuration."""
+    """The part of the summary that does not depend on how the run ended, from a resolved configuration."""
     return {
         **network_facts(config, data, widths),
         "world_size": processes,
@@ -33,7 +33,7 @@ def run_facts(
 
 
 def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[str, Any]:
-    """What was trained on what, wherever."""
+    """Facts about the network and the data."""
     columns = data.columns
     return {
         "widths": list(widths),
@@ -49,12 +49,12 @@ def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[s
 
 
 def software_facts() -> dict[str, Any]:
-    """What trained it."""
+    """Facts about the software."""
     return {"versions": versions(), "git_revision": git_revision()}
 
 
 def summary_text(summary: dict[str, Any], path: str) -> str:
-    """The summary of a finished run for a terminal."""
+    """The summary of a finished run as text for the terminal."""
     known = {"initial_loss", "max_loss", "train_loss", "eval_loss", "steps", "seconds", "parameters"}
     metrics = {key: value for key, value in summary.items() if isinstance(value, float) and key not in known}
     lines = [

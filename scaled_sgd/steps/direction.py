@@ -1,4 +1,4 @@
-"""Directions: a step is δᵀ K h, with K_k a number or an n × n matrix a layer (theory §3b, ours)."""
+"""Directions: a step is δᵀ K h, where K_k is a number or an n × n matrix per layer (theory §3b, ours)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Direction:
-    """K of some layers: U_k = (α_k/n) δ_kᵀ K_k h_{k−1}.
+    """K for some layers: U_k = (α_k/n) δ_kᵀ K_k h_{k−1}.
 
-    Leading dimensions (…) are those of a stack of networks, none for one.
+    Leading dimensions (…) are those of a stack of networks; one network has none.
 
     Attributes:
-        numbers: (…, layers), float64: the scalar rules' ξ, or what multiplies the matrices.
-        matrices: for each layer K_k (…, n, n), or None where K_k is its number alone.
+        numbers: (…, layers), float64: ξ of scalar rules, or factors of the matrices.
+        matrices: for each layer K_k (…, n, n), or None if K_k is only its number.
     """
 
     numbers: Tensor
@@ -25,7 +25,7 @@ class Direction:
         return Direction(self.numbers * factor[..., None], self.matrices)
 
     def matrix(self, i: int) -> Tensor | None:
-        """The matrix of the i-th of these layers, without its number; None for a scalar rule."""
+        """The matrix of the i-th layer, without its number; None for a scalar rule."""
         return None if self.matrices is None else self.matrices[i]
 
     @property

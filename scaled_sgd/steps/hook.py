@@ -1,7 +1,7 @@
-"""Depthwise gradient scaling: W_k ← W_k − η ξ_k G_k with one factor ξ_k a layer and step (theory §3).
+"""Depthwise gradient scaling: W_k ← W_k − η ξ_k G_k with one factor ξ_k per layer and step (theory §3).
 
-:class:`DepthwiseScaling` measures the mean squares that the :mod:`~scaled_sgd.steps.rules` take while
-autograd runs and scales the gradients just before any optimizer's step;
+:class:`DepthwiseScaling` measures the mean squares for the :mod:`~scaled_sgd.steps.rules` while autograd
+runs and scales the gradients just before the step of any optimizer;
 :class:`scaled_sgd.steps.optimizer.ScaledSGD` folds the factor into the update.
 """
 
@@ -26,32 +26,31 @@ class DepthwiseScaling:
     """Measures a step's signals and multiplies every layer's gradient by ξ_k before the optimizer steps.
 
     Works with any ``torch.optim`` optimizer and any training loop that averages the loss over the
-    samples of the global minibatch: ``loss.backward()`` once, or once a microbatch, then
-    ``optimizer.step()``. The sums grow with every backward pass and start anew at ``optimizer.step()``
-    and ``optimizer.zero_grad()``; after ``model.zero_grad()`` alone call :meth:`reset`. Forward passes
-    that no backward pass follows, evaluation among them, leave no trace. Over several processes
-    gradients are taken to be averaged, as DistributedDataParallel does, not summed.
+    samples of the global minibatch: ``loss.backward()`` once, or once per microbatch, then
+    ``optimizer.step()``. Every backward pass adds to the sums; ``optimizer.step()`` and
+    ``optimizer.zero_grad()`` reset them; after ``model.zero_grad()`` only, call :meth:`reset`. Forward
+    passes without a backward pass, such as evaluation, have no effect. Over several processes gradients
+    must be averaged, as DistributedDataParallel does, not summed.
 
-    Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler``, clipped by
-    whoever clips, all that before ``step()``; then multiplied by ξ; then weight decay (not scaled) and
-    momentum (which thus sees ξ_k G_k) happen inside the optimizer.
+    Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler`` and clipped, all
+    before ``step()``; then multiplied by ξ; then the optimizer applies weight decay (not scaled) and
+    momentum (which thus sees ξ_k G_k).
 
     Args:
         model: a :class:`~scaled_sgd.core.network.HomogeneousMLP` or any module whose trainable layers are
             ``nn.Linear`` applied in registration order, also inside DistributedDataParallel or
-            ``torch.compile``. A bias takes its layer's scale and counts as one more feature of value 1
-            in F_k (ours). Foreign layers have α = ω = 1.
-        optimizer: attached at once when given.
+            ``torch.compile``. A bias gets its layer's scale and counts as one more feature of value 1
+            in F_k (ours). Plain ``nn.Linear`` layers have α = ω = 1.
+        optimizer: attached immediately if given.
         rule: ``norm``, ``gain``, ``kernel`` or ``none``.
-        static: keep the first step's scales for ever; later steps measure nothing.
-        process_group: the ranks that share the global minibatch; the default group when None.
-        grad_scaler: the ``torch.amp.GradScaler`` in use, if any: its loss scale is taken out of the
-            norms, which would be wrong without it.
+        static: keep the first step's scales; later steps measure nothing.
+        process_group: the ranks that share the global minibatch; the default group if None.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if any: the norms are divided by its loss scale.
 
     Attributes:
-        statistics: of the last step, None where nothing was measured.
+        statistics: statistics of the last step; None if nothing was measured.
         factor: () multiplies the direction of the next step, such as a clip factor; None: 1.
-        squares: measures ‖G_k‖_F² (l,) at a step; of the gradients' shards unless replaced.
+        squares: measures ‖G_k‖_F² (l,) at a step; by default from the gradients' shards.
 
     Raises:
         UserError: an unknown rule, or trainable parameters outside ``nn.Linear`` layers.
@@ -97,8 +96,8 @@ class DepthwiseScaling:
     def overlap(self) -> bool:
         """Start the all-reduce inside the coming backward pass.
 
-        Set it before the last backward pass of a step, and only then; DDP's own communication then
-        hides ours. Left off, the all-reduce happens at the step.
+        Set it only before the last backward pass of a step; the all-reduce then overlaps with DDP's own
+        communication. If False, the all-reduce happens at the step.
         """
         return self._norms.overlap
 
@@ -107,7 +106,7 @@ class DepthwiseScaling:
         self._norms.overlap = value
 
     def update(self) -> Tensor:
-        """ξ (l,) of this step's sums over the ranks, times ``factor``; new sums start. Collective.
+        """ξ (l,) from this step's sums over the ranks, times ``factor``; resets the sums. Collective.
 
         Raises:
             UserError: no backward pass has run since the last step.
@@ -134,27 +133,27 @@ class DepthwiseScaling:
         return self.scales * factor
 
     def direction(self, statistics: Statistics) -> Direction:
-        """K of the layers that ``statistics`` is of: what a step with it takes, frozen where static."""
+        """K of the layers in ``statistics`` for a step; frozen if static."""
         if self._frozen:
             return Direction(self.scales[statistics.layers])
         return self._rule(statistics)
 
     def want_statistics(self) -> None:
-        """Have the coming step leave its ``statistics`` even where its scales are frozen."""
+        """Make the next step set ``statistics`` even if its scales are frozen."""
         self._wanted = True
         self._measure()
 
     def measure_elsewhere(self) -> "DepthwiseScaling":
-        """Watch no backward pass: steps measure their signals themselves and :meth:`record` their scales.
+        """Stop watching backward passes: steps measure signals themselves and :meth:`record` their scales.
 
-        Returns itself.
+        Returns self.
         """
         self._elsewhere = True
         self._measure()
         return self
 
     def record(self, scales: Tensor) -> None:
-        """Take ξ (l,) of a step that measured its signals itself."""
+        """Store ξ (l,) of a step that measured its signals itself."""
         if not self._frozen:
             self._scales = scales
 
@@ -162,7 +161,7 @@ class DepthwiseScaling:
         """Scale gradients before every step of ``optimizer``, a torch optimizer or Accelerate's wrapper.
 
         Raises:
-            UserError: it is no optimizer, it trains other weights, or one is attached already.
+            UserError: it is not an optimizer, it trains other weights, or one is already attached.
         """
         inner = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(inner, Optimizer):
@@ -183,7 +182,7 @@ class DepthwiseScaling:
         self._measure()
 
     def detach(self) -> None:
-        """Leave the optimizer and the model as they were."""
+        """Remove all hooks from the optimizer and the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -193,19 +192,19 @@ class DepthwiseScaling:
         self._norms.stop()
 
     def reset(self) -> None:
-        """Forget the sums of the current step, as ``zero_grad`` does."""
+        """Reset the sums of the current step, as ``zero_grad`` does."""
         self._norms.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """The last scales: all that a static rule needs to go on."""
+        """The last scales, which is all that a static rule needs to resume."""
         scales = None if self._scales is None else self._scales.detach().cpu().clone()
         return {"rule": self.rule, "static": self.static, "scales": scales}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up :meth:`state_dict`.
+        """Restore :meth:`state_dict`.
 
         Raises:
-            UserError: the state is of another rule or another number of layers.
+            UserError: the state belongs to another rule or another number of layers.
         """
         for key in ("rule", "static", "scales"):
             if key not in state:
@@ -277,7 +276,7 @@ class DepthwiseScaling:
 
 
 def _call_after_zero_grad(optimizer: Optimizer, callback: Callable[[], None]) -> Callable[[], None]:
-    """Have ``optimizer.zero_grad`` call ``callback`` too; returns what undoes it."""
+    """Make ``optimizer.zero_grad`` also call ``callback``; returns a function that undoes this."""
     original = optimizer.zero_grad
 
     def zero_grad(set_to_none: bool = True) -> None:

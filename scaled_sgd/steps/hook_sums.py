@@ -1,9 +1,9 @@
 """Mean squares of forward and backward signals, measured while autograd runs (theory §3).
 
-Each layer's output passes through a function that is the identity and sends, as the "gradient" of a
-probe tensor, the squared norms that its layer needs. Autograd then does the bookkeeping: probes
-accumulate over microbatches as weight gradients do, a forward pass without a backward pass leaves no
-trace, and a forward pass recomputed by activation checkpointing counts once.
+Each layer's output passes through an identity function that returns the squared norms of its layer as the
+"gradient" of a probe tensor. Autograd then does the bookkeeping: probes accumulate over microbatches as
+weight gradients do, a forward pass without a backward pass has no effect, and a forward pass recomputed
+by activation checkpointing counts once.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ class MeasuredLayer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Weight, then the bias if there is one; frozen ones left out."""
+        """The weight and the bias, if any; without frozen ones."""
         return [p for p in self.module.parameters(recurse=False) if p.requires_grad]
 
     @property
     def has_bias(self) -> bool:
-        """Whether a trainable bias gives F_k one more feature, of value 1."""
+        """Whether a trainable bias adds a feature of value 1 to F_k."""
         bias = getattr(self.module, "bias", None)
         return bias is not None and bool(bias.requires_grad)
 
@@ -87,7 +87,7 @@ class _Measure(torch.autograd.Function):
         ctx.rows = rows
         if torch.compiler.is_compiling():
             return z.view_as(z)
-        # Not a view of z, so that an activation may overwrite it.
+        # Not a view of z, so that an in-place activation may overwrite it.
         ctx.mark_dirty(z)
         return z
 
@@ -99,12 +99,12 @@ class _Measure(torch.autograd.Function):
 
 
 def _in_backward() -> bool:
-    """Whether activation checkpointing is running a forward pass again, in whatever order it needs."""
+    """Whether activation checkpointing is recomputing a forward pass, in any order."""
     return torch._C._current_graph_task_id() != -1
 
 
 def _in_functional_transform() -> bool:
-    """Whether ``torch.func`` is at work, which differentiates for others than the optimizer."""
+    """Whether a ``torch.func`` transform is active, whose derivatives are not for the optimizer."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
@@ -135,7 +135,7 @@ class SignalNorms:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is now."""
+        """The current device of the network."""
         return self._layers[0].parameters[0].device
 
     @property
@@ -144,14 +144,14 @@ class SignalNorms:
         return self._probes[0].grad is not None
 
     def start(self) -> None:
-        """Measure from the next forward pass on."""
+        """Start measuring with the next forward pass."""
         if not self._handles:
             for k, layer in enumerate(self._layers):
                 hook = layer.module.register_forward_hook(self._hook(k), with_kwargs=True)
                 self._handles.append(hook)
 
     def stop(self) -> None:
-        """Measure nothing any more."""
+        """Stop measuring."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -182,7 +182,7 @@ class SignalNorms:
         assert self._sums is not None
         depth = len(self._layers)
         h_squares, delta_squares, n = self._sums[:depth], self._sums[depth : 2 * depth], self._sums[-1]
-        # Processes that share a layer see all of h and the same samples, and a part of δ.
+        # Processes that share a layer see all of h for the same samples, but only a part of δ.
         parts = getattr(self._layers[0].module, "parts", 1)
         h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
         averaged = (dist.get_world_size(self.group) if dist.is_initialized() else 1) / parts
@@ -196,7 +196,7 @@ class SignalNorms:
         return F, D, D[-1]
 
     def _place(self) -> None:
-        """Put the probes and the layers' constants where the network is."""
+        """Move the probes and the layers' constants to the network's device."""
         device = self.device
         self._probes = [
             torch.zeros(3, dtype=torch.float64, device=device, requires_grad=True) for _ in self._layers
@@ -251,7 +251,7 @@ class SignalNorms:
         return measure
 
     def _follow(self, k: int) -> None:
-        """Refuse layers that train in another order than they were registered in."""
+        """Refuse layers that are applied in another order than they were registered in."""
         if torch.is_grad_enabled() and k not in (0, self._next_layer):
             expected = self._layers[self._next_layer % len(self._layers)].name
             raise UserError(

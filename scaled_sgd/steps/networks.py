@@ -1,4 +1,4 @@
-"""What a step asks of the weights it updates: those of one network, or of a stack of networks."""
+"""The interface between steps and weights: one network, or a stack of networks."""
 
 from typing import Protocol
 
@@ -9,9 +9,9 @@ from scaled_sgd.steps.update import Number
 
 
 class Networks(Protocol):
-    """:class:`~scaled_sgd.parallel.Partition` and :class:`~scaled_sgd.steps.stack.Stack`.
+    """One network (:class:`~scaled_sgd.parallel.Partition`) or a :class:`~scaled_sgd.steps.stack.Stack`.
 
-    Samples are rows. Leading dimensions (…) are those of a stack, none for one network.
+    Samples are rows. Leading dimensions (…) are those of a stack; one network has none.
 
     Attributes:
         depth: l.
@@ -44,7 +44,7 @@ class Networks(Protocol):
         ...
 
     def pulled_back(self, delta: Tensor, k: int) -> Tensor:
-        """α_k δ_k W_k: this process's columns of it, from its columns of δ_k."""
+        """This process's columns of α_k δ_k W_k, from its columns of δ_k."""
         ...
 
     def own(self, t: Tensor, k: int) -> Tensor:
@@ -56,7 +56,7 @@ class Networks(Protocol):
         ...
 
     def check_in_place(self) -> None:
-        """Refuse weights that :meth:`local` could only give as a copy."""
+        """Refuse weights that :meth:`local` can only return as a copy."""
         ...
 
     def sum(self, t: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ class Networks(Protocol):
         ...
 
     def numbers(self, values: Tensor) -> list[Number]:
-        """``values`` (…, layers) for each layer, as products take them without a wait."""
+        """``values`` (…, layers) layer by layer, in a form that products use without synchronisation."""
         ...

@@ -20,14 +20,14 @@ class ScaledSGD(Optimizer):
     """W_k ← W_k − η v_k with v_k ← μ v_k + ξ_k G_k + λ W_k (theory §3).
 
     The same numbers as ``torch.optim.SGD`` with :class:`~scaled_sgd.steps.hook.DepthwiseScaling` attached,
-    but without the extra pass over the gradients, and no wait for the device.
+    but without the extra pass over the gradients, and without waiting for the device.
 
     Args:
-        model: see :class:`~scaled_sgd.steps.hook.DepthwiseScaling`.
+        model: a model that :class:`~scaled_sgd.steps.hook.DepthwiseScaling` accepts.
         lr: η.
         rule: scaling rule.
         static: keep the first step's scales.
-        momentum: μ; 0 keeps no buffer.
+        momentum: μ; for 0 there is no buffer.
         weight_decay: λ, not scaled by ξ.
         process_group: the ranks that share the global minibatch.
         grad_scaler: a ``torch.amp.GradScaler`` in use.
@@ -67,13 +67,13 @@ class ScaledSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight whose gradient is there. Collective."""
+        """Update every weight that has a gradient. Collective."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         scales = self.scaling.update()
-        # A number on a CPU, else a tensor (), for which nothing waits.
+        # A number on a CPU, else a tensor (), so that nothing waits.
         numbers: list[Number] = scales.tolist() if scales.device.type == "cpu" else list(scales.unbind())
         group = self.param_groups[0]
         trained = group["params"]
@@ -88,7 +88,7 @@ class ScaledSGD(Optimizer):
         return loss
 
     def velocity(self, parameter: nn.Parameter) -> Tensor:
-        """What this process holds of v_k, which is zero before the first step."""
+        """This process's part of v_k, which is zero before the first step."""
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
@@ -100,14 +100,14 @@ class ScaledSGD(Optimizer):
         self.scaling.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """That of ``torch.optim.Optimizer`` with the scaling's under ``"scaling"``."""
+        """The state of ``torch.optim.Optimizer``, with that of the scaling under ``"scaling"``."""
         return {**super().state_dict(), "scaling": self.scaling.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up :meth:`state_dict`.
+        """Restore :meth:`state_dict`.
 
         Raises:
-            UserError: the state is of another kind of optimizer, rule or network.
+            UserError: the state belongs to another kind of optimizer, rule or network.
         """
         state = dict(state_dict)
         if "scaling" not in state:
@@ -121,7 +121,7 @@ class ScaledSGD(Optimizer):
             ) from error
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """One group holds all scaled layers.
+        """Add the only group, which holds all scaled layers.
 
         Raises:
             UserError: a second group.

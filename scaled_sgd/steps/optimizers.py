@@ -1,4 +1,4 @@
-"""Optimizers by name: how each is built, what it keeps of a weight, what it can do. Needs no torch."""
+"""Optimizers by name: how to build them, their state and their capabilities. Does not import torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ class Optimizer:
     """One optimizer.
 
     Attributes:
-        name: as ``optim.optimizer`` has it.
-        label: what it does, in a few words.
+        name: its name in ``optim.optimizer``.
+        label: a short description.
         build: makes a ``torch.optim.Optimizer`` from (network, lr, momentum=, weight_decay=); text
-            ``"module:name"`` is imported when it is used. Gradients are scaled by a hook before its steps.
-        state: what checkpoints call the tensors of a weight's size that it keeps: their names in its state.
-        counts: numbers that it keeps, the same for all weights, such as ``step``.
-        needs: key of ``optim.`` that must not be 0 for ``state`` to exist; None: it always does.
-        folds: whether ``build`` takes ``rule``, ``static`` and ``grad_scaler`` too, and scales by itself.
+            ``"module:name"`` is imported on first use. A hook scales gradients before its steps.
+        state: maps checkpoint names of its tensors of a weight's size to their names in its state.
+        counts: numbers in its state that are the same for all weights, such as ``step``.
+        needs: key of ``optim.`` that must not be 0 for ``state`` to exist; None: ``state`` always exists.
+        folds: whether ``build`` also takes ``rule``, ``static`` and ``grad_scaler``, and scales by itself.
         fused: whether fused steps take the same step.
-        stacked: whether a stack of networks does.
-        sharded: whether it works on rows of weights.
-        zero: whether DeepSpeed's ZeRO takes the same step with an optimizer of its own.
+        stacked: whether steps of a stack of networks take the same step.
+        sharded: whether it works on row shards.
+        zero: whether DeepSpeed's ZeRO takes the same step with its own optimizer.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Optimizer:
     zero: bool = False
 
     def kept(self, optim: object) -> tuple[str, ...]:
-        """What of ``state`` exists under a section ``optim.``."""
+        """The entries of ``state`` that exist for a section ``optim.``."""
         exists = self.needs is None or getattr(optim, self.needs) != 0
         return tuple(self.state) if exists else ()
 

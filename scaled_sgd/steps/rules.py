@@ -1,7 +1,7 @@
 """Rules: the direction of a step from statistics of the global minibatch (theory §3, §3b).
 
 A rule is one function, registered with its formula and label; configuration, help, hook, fused steps, stacks
-and diagnostics read the registry. :func:`register_rule` serves plugins too.
+and diagnostics read the registry. Plugins add rules with :func:`register_rule`.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from scaled_sgd.steps.statistics import Statistics
 
 FLOOR = 1e-30
-"""Where the denominator of a rule's fraction is at most this, ξ_k = 0: such a layer has no gradient.
+"""If the denominator of a rule is at most this, ξ_k = 0: such a layer has no gradient.
 
-Norms of float32 and narrower signals are taken in float32, where entries below 1e-19 square to zero."""
+Norms of float32 and narrower signals are computed in float32, where squares of entries below about 1e-19
+underflow."""
 
 RuleFunction = Callable[["Statistics"], "Tensor | Direction"]
-"""ξ (…, layers) in float64, or a direction, of the layers that the statistics are of."""
+"""ξ (…, layers) in float64, or a direction, for the layers of the statistics."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        name: as ``scaling.rule`` has it.
-        formula: of K_k, for tables and help.
-        label: what it does, in a few words.
-        function: what computes it.
+        name: its name in ``scaling.rule``.
+        formula: formula of K_k, for tables and help.
+        label: a short description.
+        function: computes ξ or the direction.
         scalar: whether every K_k is a number.
     """
 
@@ -44,7 +45,7 @@ class Rule:
     scalar: bool = True
 
     def __call__(self, statistics: "Statistics") -> "Direction":
-        """The direction of the layers that ``statistics`` is of."""
+        """The direction for the layers of ``statistics``."""
         from scaled_sgd.steps.direction import Direction
 
         found = self.function(statistics)

@@ -1,4 +1,4 @@
-"""The scales ξ_k that a diagnostic is asked to use (theory §3)."""
+"""Resolves the scales ξ_k of a diagnostic (theory §3)."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def resolve_scales(scales: str | Tensor | None, batch: Minibatch) -> Tensor:
     """ξ (l,): ones for None, the rule's for its name, or the given tensor.
 
     Raises:
-        UserError: an unknown rule or one of matrices, or a tensor of another shape or with negative entries.
+        UserError: an unknown rule, a rule with matrices, or a tensor of wrong shape or with negative entries.
     """
     partition = batch.partition
     if isinstance(scales, str):

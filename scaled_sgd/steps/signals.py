@@ -16,16 +16,16 @@ from scaled_sgd.steps.networks import Networks
 
 @dataclass(frozen=True)
 class Signals:
-    """What a forward and a backward pass over some samples leave behind, rows being samples.
+    """The signals of a forward and a backward pass; rows are samples.
 
     Attributes:
         partition: the network and this process's slice of it.
         loss: ℓ.
         y: targets of these samples.
-        total: n, the number of samples that means are taken over (more than are here, with chunks).
+        total: n, the number of samples in every mean (more than in this chunk, if chunked).
         h: h_0..h_{l−1}, each (samples, m_k), complete on every process.
-        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself when its
-            sign tells, else z_k.
+        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself if it
+            determines that sign, else z_k.
         f: the output z_l, complete on every process.
         delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
     """
@@ -41,7 +41,7 @@ class Signals:
 
     @property
     def samples(self) -> int:
-        """Number of samples here."""
+        """Number of samples in this chunk."""
         return len(self.f)
 
     @property
@@ -61,8 +61,8 @@ class Signals:
 def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
     """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
 
-    Written as the backward pass of a leaky ReLU, whose choice of slopes is one fused pass over t;
-    ``torch.where`` with numbers is not, and takes longer than a matrix product of a narrow layer.
+    Implemented as the backward pass of a leaky ReLU, which is one fused pass over t; ``torch.where`` with
+    numbers is not, and takes longer than a matrix product of a narrow layer.
     """
     if phi.positive_slope == 0:
         return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
@@ -73,7 +73,7 @@ def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
 
 @torch.no_grad()
 def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total: int) -> Signals:
-    """Forward and backward over the samples x (samples, m_0) that every process has, without a graph."""
+    """Forward and backward pass over samples x (samples, m_0) that every process has, without a graph."""
     h, gate, f = forward(partition, x)
     if y.is_floating_point():
         y = y.to(partition.dtype)
@@ -87,9 +87,9 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 def forward(
     networks: Networks, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` is told a witness (…) of each z_k, and k.
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` gets a witness (…) of each z_k, and k.
 
-    To be called without gradients.
+    Call it without gradients.
     """
     phi = networks.activation
     sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0

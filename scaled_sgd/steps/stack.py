@@ -1,4 +1,4 @@
-"""Several networks of one shape as one stacked computation: batched products (theory §2, §3; ours)."""
+"""Several networks of one shape as one computation with batched products (theory §2, §3; ours)."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from scaled_sgd.steps.update import Number
 
 
 class Stack:
-    """B networks of one shape and activation, whose weights move into the stack.
+    """B networks of one shape and activation; the stack takes over their weights.
 
-    The networks become views of it, for others to look at.
+    The networks' weights become views into the stack, so that other code can read them.
 
     Attributes:
         weights: W_1..W_l, each (B, m_k, m_{k−1}).
@@ -59,7 +59,7 @@ class Stack:
         return self.alpha.square()
 
     def keep(self, rows: Sequence[int]) -> Tensor:
-        """Continue with some networks only; their order stays. Returns their places, on the device."""
+        """Continue with some networks only, in the same order. Returns their indices, on the device."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)
         self.models = [self.models[row] for row in rows]
         self.weights = [W.index_select(0, index) for W in self.weights]
@@ -68,7 +68,7 @@ class Stack:
         return index
 
     def start(self, x: Tensor) -> Tensor:
-        """h_0 (B, n, m_0), from samples of each network, or (n, m_0) of all."""
+        """h_0 (B, n, m_0) from samples of each network, or from samples (n, m_0) for all."""
         return x if x.ndim == 3 else x.expand(len(self), *x.shape)
 
     def preactivation(self, h: Tensor, k: int) -> Tensor:
@@ -88,10 +88,10 @@ class Stack:
         return self.weights[k - 1]
 
     def check_in_place(self) -> None:
-        """The stack is where the weights are."""
+        """No-op: the stack holds the weights."""
 
     def sum(self, t: Tensor) -> Tensor:
-        """What this process has is all there is."""
+        """No-op: one process holds everything."""
         return t
 
     def numbers(self, values: Tensor) -> list[Number]:
@@ -99,7 +99,7 @@ class Stack:
         return list(values[..., None, None].unbind(1))
 
     def _product(self, a: Tensor, b: Tensor, k: int) -> Tensor:
-        # A pass of its own even where all α_k are one: rounding does not depend on the other networks.
+        # A separate pass even if all α_k are 1: rounding must not depend on the other networks.
         return torch.bmm(a, b).mul_(self.alpha[:, k - 1, None, None].to(a.dtype))
 
     def _lend(self) -> None:

@@ -1,6 +1,6 @@
 """F, D and R of a minibatch's signals; ‖G_k‖_F² and soft ranks on demand (theory §2, §3).
 
-Every formula here serves one network and a stack of networks: leading dimensions (…) are those of the stack.
+Every formula works for one network and for a stack: leading dimensions (…) are those of the stack.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 _DOTTED = (torch.float32, torch.float64)
-"""Types whose numbers are squared and summed as they are."""
+"""Dtypes that are squared and summed without conversion."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What a direction may depend on, of some layers of a network, over the global minibatch.
+    """Statistics of some layers over the global minibatch that a direction may depend on.
 
     Attributes:
-        layers: which of 0..l−1.
+        layers: indices among 0..l−1.
         depth: l.
         F: (α_k²/n) Σ‖h_{k−1}‖², shape (…, layers), float64.
         D: (1/n) Σ‖δ_k‖², likewise.
         R: (1/n) Σ‖r‖², shape (…).
         omega: ω_k, shape (…, layers).
-        squares: measures ‖G_k‖_F² (…, layers). Collective where weights are in parts.
-        grams: for the i-th of these layers A = δ_k δ_kᵀ and B = h_{k−1} h_{k−1}ᵀ, each (…, n, n) over the
-            whole minibatch. Collective where weights are in parts; None where no factors are at hand.
+        squares: measures ‖G_k‖_F² (…, layers). Collective if weights are sharded.
+        grams: for the i-th layer A = δ_k δ_kᵀ and B = h_{k−1} h_{k−1}ᵀ, each (…, n, n) over the full
+            minibatch. Collective if weights are sharded; None if factors are not available.
     """
 
     layers: slice
@@ -47,12 +47,12 @@ class Statistics:
 
     @property
     def soft_ranks(self) -> Tensor:
-        """S_k = F_k D_k / ‖G_k‖_F², shape (…, layers): 1 where all samples' gradients align (ours)."""
+        """S_k = F_k D_k / ‖G_k‖_F², shape (…, layers): 1 if all samples' gradients align (ours)."""
         return self.F * self.D / self.gradient_squares
 
 
 def square_norm(signal: Tensor) -> Tensor:
-    """‖signal‖² () in float64; summed in float32 for float32 and narrower signals."""
+    """‖signal‖² () as float64; summed in float32 for float32 and narrower signals."""
     if signal.dtype in _DOTTED and signal.is_contiguous():
         flat = signal.view(-1)
         return torch.dot(flat, flat).double()
@@ -73,7 +73,7 @@ def square_norms(signals: Sequence[Tensor]) -> Tensor:
 def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     """‖δᵀ h‖_F² (…), float64, for h (…, n, m_in) and δ (…, n, m_out).
 
-    Through Gram matrices, Σ_{s,t} ⟨h_s,h_t⟩⟨δ_s,δ_t⟩, where that takes fewer multiplications.
+    By Gram matrices, Σ_{s,t} ⟨h_s,h_t⟩⟨δ_s,δ_t⟩, if that takes fewer multiplications.
     """
     n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
     if n * (m_in + m_out) > m_in * m_out:

@@ -1,11 +1,11 @@
-"""A training step without autograd and without gradients: signals → statistics → direction → update.
+"""Fused steps, without autograd and without gradients: signals → statistics → direction → update.
 
-δ_{k−1} needs W_k as it was, so the order within the backward pass is: δ_{k−1} first, then
-W_k ← (1 − ηλ) W_k − η (α_k / n) (K_kᵀ δ_k)ᵀ h_{k−1} as one accumulating matrix product. Nothing of a weight's
-size is made. Over several processes a layer's factors (h_{k−1}, δ_k) of all samples are gathered,
-n (m_k + m_{k−1}) numbers instead of the m_k m_{k−1} of its gradient, and multiplied on every process; where
-processes hold rows of W_k, activations move and nothing else. (Theory §2, §3, §3b, §6; the arrangement is
-ours.) A stack of networks takes the same step with one dimension more, in front.
+δ_{k−1} needs the old W_k, so the backward pass first computes δ_{k−1}, then
+W_k ← (1 − ηλ) W_k − η (α_k / n) (K_kᵀ δ_k)ᵀ h_{k−1} as one accumulating matrix product. No tensor of a
+weight's size is allocated. Over several processes a layer's factors (h_{k−1}, δ_k) of all samples are
+gathered, n (m_k + m_{k−1}) numbers instead of the m_k m_{k−1} of its gradient, and multiplied on every
+process; if processes hold rows of W_k, only activations are exchanged. (Theory §2, §3, §3b, §6; the
+algorithm is ours.) A stack of networks takes the same step with one more leading dimension.
 """
 
 import math
@@ -26,24 +26,23 @@ from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norm
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled
 
 Direct = Callable[[Statistics], Direction]
-"""K of the layers that statistics are of, as of :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
+"""Computes K from statistics, such as :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
 
 HELD = 1 << 20
-"""Where δ_1..δ_l have at most this many elements they are held at once, and all directions computed in one
-go."""
+"""If δ_1..δ_l have at most this many elements, all are held at once and all directions computed together."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a step found. Leading dimensions (…) are those of a stack, none for one network.
+    """The results of a step. Leading dimensions (…) are those of a stack; one network has none.
 
     Attributes:
-        loss: sum of ℓ over this process's samples before the update, (…), float64; over all samples where
+        loss: sum of ℓ over this process's samples before the update, (…), float64; over all samples if
             processes hold rows of the weights.
-        n: samples of the global minibatch.
+        n: number of samples of the global minibatch.
         scales: the numbers of K, ξ of a scalar rule, (…, l), float64, without clipping.
-        grad_norm: ‖(G_1, …, G_l)‖_F (…), float64; None unless asked for or needed.
-        soft_ranks: S_k (…, l), float64; None unless asked for.
+        grad_norm: ‖(G_1, …, G_l)‖_F (…), float64; None unless requested or needed.
+        soft_ranks: S_k (…, l), float64; None unless requested.
     """
 
     loss: Tensor
@@ -55,9 +54,9 @@ class Taken:
 
 @dataclass
 class _Layer:
-    """Layer k's δ_kᵀ h_{k−1} = G_k · n/α_k, as factors or, where ``gradient`` is there, as it is.
+    """Layer k's δ_kᵀ h_{k−1} = G_k · n/α_k, as factors or, if ``gradient`` is given, as a matrix.
 
-    ``whole``: the factors are those of the global minibatch.
+    ``whole``: the factors cover the global minibatch.
     """
 
     k: int
@@ -67,7 +66,7 @@ class _Layer:
     whole: bool
 
     def square(self) -> Tensor:
-        """‖δ_kᵀ h_{k−1}‖_F² (…) of the rows here."""
+        """‖δ_kᵀ h_{k−1}‖_F² (…) of this process's rows."""
         if self.gradient is not None:
             return square_norms([self.gradient])[..., 0]
         return gradient_square(self.h, self.delta)
@@ -88,28 +87,28 @@ def take_step(
     measure: bool = False,
     see: Callable[[Tensor, int], object] | None = None,
 ) -> Taken:
-    """One step on this process's samples x (…, n_r, m_0), y of the global minibatch. Collective.
+    """Take one step on this process's samples x (…, n_r, m_0), y of the global minibatch. Collective.
 
-    The same numbers as :class:`~scaled_sgd.steps.optimizer.ScaledSGD` by autograd.
+    Gives the same numbers as :class:`~scaled_sgd.steps.optimizer.ScaledSGD` with autograd.
 
     Args:
-        networks: what is updated. Processes that hold rows of it work on the same samples.
-        x: this process's samples; numbers may differ, 0 too.
+        networks: the networks to update. Processes that hold rows of the weights work on the same samples.
+        x: this process's samples; their number may differ between processes and be 0.
         y: their targets.
         loss: ℓ.
-        direct: K.
-        update: what is done with U_k = (α_k/n) δ_kᵀ K_k h_{k−1}.
-        ranks: processes that work on different samples; only this one when None.
-        sizes: how many samples each of them has; asked for when None.
-        by_factors: for each layer, whether factors move between ``ranks`` instead of gradients; None: all.
-        measure: find the norm of the whole gradient and the soft ranks.
+        direct: computes K.
+        update: applies U_k = (α_k/n) δ_kᵀ K_k h_{k−1}.
+        ranks: processes that work on different samples; only this one if None.
+        sizes: number of samples of each of them; communicated if None.
+        by_factors: for each layer, whether ``ranks`` exchange factors instead of gradients; None: all do.
+        measure: compute the norm of the whole gradient and the soft ranks.
         see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
-            unless the activation hides −∞ as relu does, only where the loss or f is not finite: they are not
-            where any z_k is not.
+            unless the activation hides −∞ as relu does, only if the loss or f is not finite, which is the
+            case if any z_k is not.
 
     Raises:
-        UserError: weights that cannot be updated where they lie, or a direction of matrices where
-            gradients move between processes.
+        UserError: weights that cannot be updated in place, or a direction with matrices while gradients
+            are exchanged.
     """
     networks.check_in_place()
     ranks = Ranks.alone() if ranks is None else ranks
@@ -124,7 +123,7 @@ def take_step(
         forward(networks, x, see=see)
 
     def layers() -> Iterator[_Layer]:
-        """From the last to the first, each when δ_{k−1} is known and W_k no longer needed."""
+        """Layers from the last to the first, each once δ_{k−1} is known and W_k no longer needed."""
         delta = networks.own(residual, depth).contiguous()
         for k in range(depth, 0, -1):
             signal, own = h.pop(), delta
@@ -174,7 +173,7 @@ def take_step(
 def _statistics(
     group: list[_Layer], networks: Networks, ranks: Ranks, n: int, R: Tensor | None
 ) -> Statistics:
-    """Of successive layers, over the global minibatch of ``n``; R is D_l."""
+    """Statistics of successive layers over the global minibatch of ``n`` samples; R is D_l."""
     layers, count = slice(group[0].k - 1, group[-1].k), len(group)
     alpha, omega = (_of(layers, t) for t in (networks.alpha, networks.omega))
     squares = square_norms([layer.h for layer in group] + [layer.delta for layer in group])
@@ -208,7 +207,7 @@ def _statistics(
 
 
 def _of(layers: slice, t: Tensor) -> Tensor:
-    """Those of ``t`` (…, l) that belong to ``layers``, a view."""
+    """The entries of ``t`` (…, l) for ``layers``, a view."""
     return t if layers.stop - layers.start == t.shape[-1] else t[..., layers]
 
 

@@ -1,4 +1,4 @@
-"""What is done with a direction: v_k ← μ v_k + c U_k + λ W_k, then W_k ← W_k − η v_k (theory §3, §3b)."""
+"""Applies a direction: v_k ← μ v_k + c U_k + λ W_k, then W_k ← W_k − η v_k (theory §3, §3b)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Number = float | Tensor
-"""A number of one network, or numbers (B, 1, 1) of the networks of a stack."""
+"""A number for one network, or numbers (B, 1, 1) for the networks of a stack."""
 
 
 class AddTo(Protocol):
@@ -19,15 +19,15 @@ class AddTo(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """The numbers of an update; for a stack of B networks all but ``velocity`` may be tensors.
+    """The parameters of an update; for a stack of B networks all but ``velocity`` may be tensors.
 
     Attributes:
-        lr: η; of a stack (B, 1, 1).
+        lr: η; (B, 1, 1) for a stack.
         weight_decay: λ, not scaled by the direction; likewise.
         momentum: μ; likewise.
-        velocity: v_k of layer k, this process's rows of it; needed where μ > 0.
-        clip_norm: largest norm of the whole gradient; of a stack (B,), inf for none.
-        normalize: divide by the norm of the whole gradient; of a stack (B,).
+        velocity: gives this process's rows of v_k; needed if μ > 0.
+        clip_norm: largest norm of the whole gradient; (B,) for a stack, inf for no clipping.
+        normalize: divide by the norm of the whole gradient; (B,) for a stack.
     """
 
     lr: Number
@@ -39,15 +39,15 @@ class Update:
 
     @property
     def needs_norm(self) -> bool:
-        """Whether no layer can be updated before all are differentiated: δ_1..δ_l are then held at once."""
+        """Whether every update needs the norm of the whole gradient; δ_1..δ_l are then held at once."""
         return self.clip_norm is not None or self.normalize is not False
 
     def factor(self, norm: Tensor) -> Tensor:
-        """c (…) for a gradient of norm ``norm`` (…): a factor on U."""
+        """c (…), the factor on U for a gradient of norm ``norm`` (…)."""
         return gradient_factor(norm, clip_norm=self.clip_norm, normalize=self.normalize)
 
     def apply(self, k: int, W: Tensor, add: AddTo) -> None:
-        """Update W_k, this process's rows of it, by the direction that ``add`` adds; ``k`` names v_k."""
+        """Update this process's rows of W_k by the direction that ``add`` adds; ``k`` selects v_k."""
         if _is_zero(self.momentum):
             keep = 1.0 if _is_zero(self.weight_decay) else 1 - self.lr * self.weight_decay
             add(W, keep=keep, factor=-self.lr)
@@ -61,7 +61,7 @@ class Update:
 
 
 def gradient_factor(norm: Tensor, *, clip_norm: Number | None, normalize: bool | Tensor) -> Tensor:
-    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)), 1 without clipping; shape of norm."""
+    """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)); 1 without clipping; shape of norm."""
     normalized = 1 / norm.clamp(min=1e-30)
     if normalize is True:
         return normalized
@@ -70,7 +70,7 @@ def gradient_factor(norm: Tensor, *, clip_norm: Number | None, normalize: bool |
 
 
 def add_scaled(target: Tensor, t: Tensor, number: Number) -> None:
-    """Target += number · t in one pass, without a wait for the device."""
+    """Target += number · t in one pass, without waiting for the device."""
     if isinstance(number, Tensor):
         target.addcmul_(t, number.to(t.dtype))
     else:
@@ -84,8 +84,8 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
         target: (…, m_out, m_in).
         left: (…, n, m_out).
         right: (…, n, m_in).
-        keep: a number of each network.
-        factor: a number of each network; multiplies ``left`` where it is a tensor.
+        keep: one number per network.
+        factor: one number per network; multiplies ``left`` if it is a tensor.
     """
     if isinstance(factor, Tensor):
         left, factor = left * factor.to(left.dtype), 1.0

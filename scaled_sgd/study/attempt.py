@@ -1,4 +1,4 @@
-"""One run of a study, or a stack of like ones, in this process; what goes wrong is noted and not raised."""
+"""One run of a study, or a stack of similar runs, in this process; errors are recorded, not raised."""
 
 import contextlib
 import traceback
@@ -17,14 +17,14 @@ from scaled_sgd.study.grid import Run
 from scaled_sgd.study.small import data_bytes
 
 Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]
-"""Trains like runs, each on its data and into its folder; their summaries."""
+"""Trains similar runs, each with its data and folder; returns their summaries."""
 
 
 @dataclass
 class DataShelf:
-    """Data that stay loaded, one for each ``data.`` section and seed, while they fill at most ``most`` bytes.
+    """Caches data for each ``data.`` section and seed, up to ``most`` bytes in total.
 
-    The one that was used last stays however large it is.
+    The most recently used data stay, whatever their size.
     """
 
     quiet: bool = True
@@ -32,7 +32,7 @@ class DataShelf:
     loaded: dict[str, Data] = field(default_factory=dict)
 
     def __call__(self, config: DataConfig, seed: int) -> Data:
-        """Load, or find."""
+        """Return cached data, or load them."""
         key = f"{config!r} {seed}"
         found = self.loaded.pop(key, None) or load_data(config, seed=seed, quiet=self.quiet)
         self.loaded[key] = found
@@ -42,9 +42,9 @@ class DataShelf:
 
 
 def attempt(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShelf) -> list[str]:
-    """How each of ``runs`` ended: its summary's status, or ``failed``, with the reason in its folder.
+    """Train ``runs``; returns each status: that of its summary, or ``failed`` with the reason in its folder.
 
-    A run that another process makes, or has made meanwhile, is left to it: its status is its state.
+    A run that another process trains, or has trained meanwhile, is skipped; its state is returned.
     """
     with contextlib.ExitStack() as locks:
         states: dict[str, str] = {}
@@ -77,7 +77,7 @@ def _made(runs: Sequence[Run], folder: StudyFolder, train: Train, shelf: DataShe
         summaries = train([run.config for run in runs], data, places)
     except Exception as error:
         if len(runs) > 1:
-            # What is wrong with one of a stack, or with its size, need not be wrong with the others.
+            # An error of one run of a stack, or of the stack's size, need not concern the others.
             return [status for run in runs for status in _made_or_ended(run, folder, train, shelf)]
         reason = str(error)
         if not isinstance(error, UserError):

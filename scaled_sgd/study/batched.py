@@ -1,4 +1,4 @@
-"""Runs of one shape as one stacked computation."""
+"""Trains runs of one shape as one stacked computation."""
 
 import json
 import time
@@ -22,11 +22,11 @@ from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
 
 _TIMED = 16
-"""Most runs, and steps, of a trial."""
+"""Largest numbers of runs and of steps in a trial."""
 
 
 def same_shape(config: Config) -> str:
-    """The same for runs that can train together."""
+    """A key that is equal for runs that can train together."""
     kept = flat({name: value for name, value in deciding(config).items() if not KEYS[name].stacked})
     kept |= {"run.device": config.run.device, "momentum": config.optim.momentum > 0}
     if not RULES[config.scaling.rule].scalar:
@@ -35,12 +35,11 @@ def same_shape(config: Config) -> str:
 
 
 def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
-    """Whether the runs of the commonest shape train faster together, by a trial of a few steps of both ways.
+    """Whether the runs of the most common shape train faster together, by timing a few steps of both ways.
 
-    On a CPU the answer is no, without a trial: rounding differs between a stack and a run by itself, and a
-    study that was stopped and goes on is to have the tables of one that was not. At depth 6 on one core runs
-    were measured to be 3.3 times as fast together at base width 4 and batches of 32, 1.8 times at 8 and 128,
-    1.1 times at 16 and 128.
+    On a CPU the answer is no, without a trial: a stack rounds differently than a single run, and a study that
+    was stopped and resumed must give the same tables as one that was not. Measured speed-ups of stacks at
+    depth 6 on one core: 3.3 at base width 4 and batches of 32, 1.8 at 8 and 128, 1.1 at 16 and 128.
     """
     if not configs or find_device(configs[0]).type == "cpu":
         return False
@@ -56,9 +55,9 @@ def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
 
 
 class Together:
-    """The steps of several runs of one shape: batched products, ξ a network.
+    """Steps of several runs of one shape: batched products, separate ξ for each network.
 
-    Runs whose data and seed are the same take the same minibatches.
+    Runs with the same data and seed share their minibatches.
 
     Raises:
         ValueError: the shapes differ.
@@ -80,7 +79,7 @@ class Together:
         self._lend_velocities()
 
     def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
-        """A step of each run on its minibatch, without a wait for the device."""
+        """Take a step of each run on its minibatch, without waiting for the device."""
         self._watch.start_step(step)
         x, y = together(batches)
         taken = self._step(x, y, batches[0].n_global, self._rates[step], measure=measure)
@@ -91,11 +90,11 @@ class Together:
         return taken
 
     def see(self, losses: Sequence[Tensor]) -> None:
-        """Note each run's loss after the last step."""
+        """Record each run's loss after the last step."""
         self._watch.see(torch.stack(list(losses)), self._loss)
 
     def found(self) -> list[tuple[int, int] | None]:
-        """Step and layer of each run's first number that was not finite. Waits."""
+        """Step and layer of each run's first non-finite number. Synchronises."""
         return [self._watch.place(code) for code in self._watch.first.tolist()]
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -106,14 +105,14 @@ class Together:
         self._lend_velocities()
 
     def _lend_velocities(self) -> None:
-        """Have every run's diagnostics look at its part of the stack's momentum."""
+        """Give every run's diagnostics its part of the stack's momentum."""
         for row, session in enumerate(self._sessions):
             assert isinstance(session.strategy, OneProcess)
             session.strategy.lent = partial(self._step.velocity, row)
 
 
 def together(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Inputs and targets for a stack: one minibatch where all take the same, else one a network."""
+    """Inputs and targets for a stack: one minibatch if all networks share it, else one per network."""
     if all(batch is batches[0] for batch in batches):
         return batches[0].own()
     x, y = zip(*(batch.own() for batch in batches), strict=True)
@@ -121,7 +120,7 @@ def together(batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
 
 
 def _seconds(sessions: Sequence[Session], stepper: Stepper) -> float:
-    """Of a step, once the first few are over."""
+    """Seconds per step, after the first few steps."""
     session = sessions[0]
     minibatches = session.samples.minibatches(session.strategy.data)
     steps, start, taken = min(_TIMED // 4 + _TIMED, session.steps), time.perf_counter(), 0

@@ -16,12 +16,12 @@ from scaled_sgd.study.options import checked_parameters, make_parser, split_over
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status: 0; 2 for a mistake; 4 when runs failed; 130 and 143 when stopped."""
+    """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 130 or 143 if stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     before: Any = None
-    # A job's signals are submitit's.
+    # In a job, submitit handles the signals.
     if "--share" not in arguments and threading.current_thread() is threading.main_thread():
         before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -62,7 +62,7 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:
-    """Of a study that has a plan, by its name or its path."""
+    """The folder of a planned study, by name or path."""
     by_path = Path(options.study)
     if (by_path / "plan.jsonl").is_file():
         return StudyFolder(by_path)

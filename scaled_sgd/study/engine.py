@@ -1,4 +1,4 @@
-"""Small runs inside this process: the trainer's loop with light records, for one run or a stack of them."""
+"""Trains small runs in this process: the trainer's loop with light records, for one run or a stack."""
 
 import contextlib
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from scaled_sgd.train.loop import Loop
 
 
 def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Train to the end, or to the step whose loss is not finite; the summaries.
+    """Train to the end, or to the first step with a non-finite loss; returns the summaries.
 
     Each folder then holds config.yaml, metrics.jsonl and, written last, summary.json, with the numbers of
-    :class:`scaled_sgd.train.trainer.Trainer` on one process. Several runs train together, with the same
-    numbers but for rounding: their networks are stacked, and those of one seed share minibatches.
+    :class:`scaled_sgd.train.trainer.Trainer` on one process. Several runs are stacked, with the same numbers
+    up to rounding; runs with the same seed share minibatches.
 
     Args:
-        configs: of one shape (:func:`~scaled_sgd.study.batched.same_shape`).
-        data: of each; runs of one seed and one object take the same minibatches.
-        folders: of each.
+        configs: configurations of one shape (:func:`~scaled_sgd.study.batched.same_shape`).
+        data: the data of each run; runs with the same object and seed share minibatches.
+        folders: the folder of each run.
 
     Raises:
-        UserError: a run has to go through the trainer, or does not fit the data, this machine or its folder.
+        UserError: a run needs the trainer, or does not fit the data, this machine or its folder.
         ValueError: the shapes differ.
     """
     for config in configs:
@@ -58,15 +58,15 @@ _SUITED: dict[str, tuple[object, ...]] = {
     "checkpoint.every_steps": (),
     "checkpoint.keep_steps": (),
 }
-"""What a small run can do: values of keys, or entries of lists, besides null.
+"""What a small run supports: values of keys, or entries of lists, besides null.
 
-No checkpoints are written, but a configuration that names steps for them wants them. ``optim.accumulation``
-may be any: a step is the same in one piece.
+Small runs write no checkpoints, so a configuration with checkpoint steps is unsuited. ``optim.accumulation``
+may have any value: a step without microbatches is the same.
 """
 
 
 def unsuited(config: Config) -> str | None:
-    """Why a run has to go through the trainer, in one line; None where :func:`train` can take it."""
+    """One line about why a run needs the trainer; None if :func:`train` supports it."""
     # A plugin may have added an optimizer since this module was imported.
     optimizers = tuple(one.name for one in OPTIMIZERS.entries if one.stacked)
     for key, allowed in {"optim.optimizer": optimizers, **_SUITED}.items():
@@ -81,7 +81,7 @@ def unsuited(config: Config) -> str | None:
 
 
 def refuse_unsuited(config: Config) -> None:
-    """Raise UserError where :func:`unsuited` has a reason."""
+    """Raise UserError if :func:`unsuited` gives a reason."""
     reason = unsuited(config)
     if reason is not None:
         raise UserError(reason)

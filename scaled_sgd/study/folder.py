@@ -1,4 +1,4 @@
-"""A study on the disk: its plan, and how far each run is."""
+"""A study on the disk: its plan and the states of its runs."""
 
 import contextlib
 import json
@@ -19,13 +19,13 @@ from scaled_sgd.runs.records import write_atomically
 from scaled_sgd.study.grid import Run, Study
 
 _SECONDS_ALIVE = 120.0
-"""A run of another machine, whose locks may not show here, is alive while its files are no older."""
+"""A run on another machine, whose locks may be invisible, is alive while its files are newer than this."""
 
 _LOCK = ".running"
 
 
 class State(StrEnum):
-    """How far a run is."""
+    """The state of a run."""
 
     FINISHED = "finished"
     DIVERGED = "diverged"
@@ -35,7 +35,7 @@ class State(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether it is never run again."""
+        """Whether the run will not be repeated."""
         return self in (State.FINISHED, State.DIVERGED)
 
 
@@ -43,7 +43,7 @@ class StudyFolder:
     """``<dir>/<name>/`` with ``study.yaml``, ``plan.jsonl`` and ``runs/<id>/``.
 
     Args:
-        path: of the folder, which need not exist.
+        path: the folder, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +51,7 @@ class StudyFolder:
 
     @property
     def name(self) -> str:
-        """Of the study."""
+        """Name of the study."""
         return self.path.name
 
     def run(self, run: str) -> Path:
@@ -59,7 +59,7 @@ class StudyFolder:
         return self.path / "runs" / run
 
     def write_plan(self, study: Study, runs: Sequence[Run]) -> None:
-        """Put the plan of a study here; what earlier plans made stays, and counts where it is planned again.
+        """Write the plan of a study; runs of earlier plans stay, and count if they are planned again.
 
         Raises:
             UserError: the folder cannot be written.
@@ -80,7 +80,7 @@ class StudyFolder:
         """The planned runs: id, axes and configuration of each.
 
         Raises:
-            UserError: there is no plan, or it holds something else.
+            UserError: there is no plan, or it is invalid.
         """
         path = self.path / "plan.jsonl"
         try:
@@ -101,7 +101,7 @@ class StudyFolder:
         return entries
 
     def summary(self, run: str) -> dict[str, Any] | None:
-        """The summary of a run that has ended; None for others."""
+        """The summary of a run that has ended, else None."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             summary: dict[str, Any] = json.loads((self.run(run) / "summary.json").read_text(encoding="utf-8"))
             if summary["status"] in (State.FINISHED, State.DIVERGED):
@@ -109,7 +109,7 @@ class StudyFolder:
         return None
 
     def state(self, run: str) -> State:
-        """How far a run is, by its files and locks."""
+        """The state of a run, from its files and locks."""
         folder, summary = self.run(run), self.summary(run)
         if summary is not None:
             return State(summary["status"])
@@ -118,14 +118,14 @@ class StudyFolder:
         return State.RUNNING if holder(folder / _LOCK) or _alive_elsewhere(folder) else State.PENDING
 
     def error(self, run: str) -> str | None:
-        """Why a run failed, in a line; None where it did not."""
+        """One line about why a run failed; None if it did not."""
         with contextlib.suppress(OSError):
             lines = (self.run(run) / "error.txt").read_text(encoding="utf-8").strip().splitlines()
             return lines[-1] if lines else "no reason is known"
         return None
 
     def begin(self, run: str, *, keep: bool = False) -> Path:
-        """An empty folder for a run that has not ended; with ``keep`` what is there, for it to go on."""
+        """The folder for a run that has not ended: emptied, or with ``keep`` unchanged, for resuming."""
         folder = self.run(run)
         folder.mkdir(parents=True, exist_ok=True)
         for path in [folder / "error.txt"] if keep else list(folder.iterdir()):
@@ -136,30 +136,30 @@ class StudyFolder:
         return folder
 
     def hold(self, run: str) -> Lock:
-        """Keep others from making a run, until it is released or this process ends.
+        """Lock a run, until the lock is released or this process ends.
 
         Raises:
-            HeldError: another process makes it.
+            HeldError: another process trains it.
         """
         folder = self.run(run)
         folder.mkdir(parents=True, exist_ok=True)
         return Lock(folder / _LOCK)
 
     def fail(self, run: str, reason: str) -> None:
-        """Note why a run failed."""
+        """Record why a run failed."""
         with contextlib.suppress(OSError):
             self.run(run).mkdir(parents=True, exist_ok=True)
             write_atomically(self.run(run) / "error.txt", reason.rstrip() + "\n")
 
     @contextlib.contextmanager
     def locked(self, *, by_jobs: bool = False) -> Iterator[None]:
-        """Hold the study, so that nobody else on this file system runs it at the same time.
+        """Lock the study, so that no one else on this file system runs it at the same time.
 
         Args:
-            by_jobs: but for its other jobs; no two of them make one run.
+            by_jobs: allow other jobs of the study, no two of which train the same run.
 
         Raises:
-            UserError: somebody does.
+            UserError: someone else runs it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -173,12 +173,12 @@ class StudyFolder:
 
     @property
     def user(self) -> str | None:
-        """Who runs the study, other than jobs; None for nobody."""
+        """The process that runs the study, other than jobs, or None."""
         return holder(self.path / ".lock", shared=True)
 
 
 def _alive_elsewhere(folder: Path) -> bool:
-    """Whether another machine said that it makes the run, and its files are young."""
+    """Whether another machine claims the run and its files are recent."""
     try:
         who = (folder / _LOCK).read_text(encoding="utf-8")
         newest = max(entry.stat().st_mtime for entry in folder.iterdir())

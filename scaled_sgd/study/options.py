@@ -13,7 +13,7 @@ _OPTIONS = (
     "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",
     "--minutes", "--slurm", "--share",
 )  # fmt: skip
-"""Of ``study run``; others are keys of the study."""
+"""Options of ``study run``; all others are keys of the study."""
 
 _ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
 
@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Of ``scaled-sgd study``."""
+    """The parser of ``scaled-sgd study``."""
     parser = _Parser(prog="scaled-sgd study", description=_ABOUT, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     commands.add_parser("list", help="studies of configs/studies", allow_abbrev=False)
@@ -69,10 +69,10 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Options of the command, and ``--key value`` or ``--key=value`` for keys of the study, values in YAML.
+    """Split options of the command from ``--key value`` or ``--key=value`` for keys of the study, in YAML.
 
     Raises:
-        UserError: a key has no value, or two.
+        UserError: a key has no value or two values.
     """
     own: list[str] = []
     found: dict[str, Any] = {}
@@ -104,8 +104,8 @@ def checked_parameters(options: argparse.Namespace) -> dict[str, Any]:
     """Parameters of Slurm, by name.
 
     Raises:
-        UserError: one is not ``KEY=VALUE``, a number of ``study run`` cannot be meant, or an option of jobs
-            stands without an executor.
+        UserError: a parameter is not ``KEY=VALUE``, a number of ``study run`` is out of range, or an option
+            of jobs is given without an executor.
     """
     for name in ("workers", "jobs", "at_once", "minutes"):
         value = getattr(options, name)

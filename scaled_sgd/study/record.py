@@ -1,4 +1,4 @@
-"""What a study's small run writes: the run directory of the trainer, without its care for lost machines."""
+"""Records of a small run: the trainer's run directory, but not durable against power failures."""
 
 import os
 import time
@@ -16,17 +16,17 @@ from scaled_sgd.train.session import Session
 
 @lru_cache(maxsize=1)
 def _software(_folder: str) -> dict[str, Any]:
-    """Once a process and working folder, whose revision it is."""
+    """Facts about the software, computed once per process and working folder."""
     return software_facts()
 
 
 class Record:
-    """A fresh run directory; a context that leaves it to others.
+    """A fresh run directory, as a context that releases it on exit.
 
     Args:
-        session: what trains.
-        folder: what an earlier attempt left in it is written over.
-        together: how many runs train as one computation, whose ``seconds`` they share.
+        session: the session that trains.
+        folder: the folder; results of an earlier attempt are overwritten.
+        together: number of runs that train as one computation and share its ``seconds``.
 
     Raises:
         UserError: another process writes in it, or it cannot be written.
@@ -35,7 +35,7 @@ class Record:
     def __init__(self, session: Session, folder: Path, *, together: int = 1) -> None:
         self._session, self._together = session, together
         folder.mkdir(parents=True, exist_ok=True)
-        # A run whose summary is lost is made again, so metrics alone have to be on the disk, before it.
+        # A run without a summary is repeated, so only the metrics must be on the disk, before the summary.
         self._directory = RunDirectory(folder, durable=False)
         (folder / "summary.json").unlink(missing_ok=True)
         self._directory.metrics.cut(0)
@@ -53,15 +53,15 @@ class Record:
 
     @property
     def seconds(self) -> float:
-        """Of training so far, this run's share of them."""
+        """This run's share of the seconds of training so far."""
         return (time.monotonic() - self._started) / self._together
 
     def row(self, row: dict[str, Any]) -> None:
-        """Write it."""
+        """Write a row."""
         self._directory.metrics.write(row)
 
     def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
-        """Write the summary, which is returned."""
+        """Write and return the summary."""
         session = self._session
         summary = outcome | {
             **run_facts(

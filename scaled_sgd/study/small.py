@@ -1,4 +1,4 @@
-"""Small runs: what a configuration trains on this process, without launcher, autograd and optimizer."""
+"""Small runs: training in this process, without launcher, autograd and optimizer object."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,14 +24,14 @@ from scaled_sgd.train.steps import FusedStep
 from scaled_sgd.train.strategies.base import FusedStrategy
 
 _PLACED_BYTES = 2**30
-"""Data sets are kept as they lie on a device while they fill at most so much; the last one always."""
+"""Data sets on a device are cached up to this many bytes; the last one always."""
 
 
 class OneProcess(FusedStrategy):
-    """``ddp`` on this process only, whatever world it is in, without an optimizer object.
+    """``ddp`` on this process only, in any world, without an optimizer object.
 
     Attributes:
-        lent: v_k by k of the stack that this network is in; None where it steps by itself.
+        lent: gives v_k from the network's stack; None if it is not in a stack.
     """
 
     name = "ddp"
@@ -51,12 +51,12 @@ class OneProcess(FusedStrategy):
         return self._velocities[k]
 
     def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
-        """v_k, whole."""
+        """The full v_k."""
         return self.lent or self.velocity
 
 
 def small_session(config: Config, data: Data) -> Session:
-    """What ``config`` trains on this process: the numbers of the trainer on one process, but for rounding.
+    """The session of ``config`` in this process, with the trainer's numbers on one process up to rounding.
 
     Raises:
         UserError: the configuration does not fit the data or this machine.
@@ -81,10 +81,10 @@ def stepper_of(session: Session) -> OneNetwork:
 
 
 def find_device(config: Config) -> torch.device:
-    """Where ``run.device`` puts a run.
+    """The device of ``run.device``.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such device.
     """
     there, asked = torch.cuda.is_available(), config.run.device
     if asked == "cuda" and not there:
@@ -101,7 +101,7 @@ _placed: list[tuple[Data, tuple[torch.device, str], Data]] = []
 
 
 def _place(data: Data, device: torch.device, dtype: str) -> Data:
-    """``data`` on ``device`` with numbers of ``dtype``, the last few of them made once a process."""
+    """``data`` on ``device`` in ``dtype``; the last few are cached."""
     for whole, kind, found in _placed:
         if whole is data and kind == (device, dtype):
             return found
@@ -114,6 +114,6 @@ def _place(data: Data, device: torch.device, dtype: str) -> Data:
 
 
 def data_bytes(data: Data) -> int:
-    """What the samples of ``data`` that are in memory take."""
+    """Bytes of the samples of ``data`` that are in memory."""
     parts = [part for part in (data.train, data.evaluation) if isinstance(part, Resident)]
     return sum(t.numel() * t.element_size() for part in parts for t in (part.x, part.y))

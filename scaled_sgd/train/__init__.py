@@ -1,1 +1,1 @@
-"""The training loop, and what it needs of processes, strategies and interrupts."""
+"""The training loop, with processes, strategies and interrupts."""

@@ -1,4 +1,4 @@
-"""The world a run gets from its launcher, checked to be the one that was asked for."""
+"""Sets up the world of a run and checks that it is the requested one."""
 
 import importlib.util
 import os
@@ -21,12 +21,12 @@ from scaled_sgd.train.strategies.launched import is_set, world_of
 
 
 def create_accelerator(config: Config) -> Accelerator:
-    """The world to run in, checked to be the one that was asked for.
+    """Create the accelerator and check that the world is the requested one.
 
     Raises:
-        UserError: the launcher started another number of processes than it was told to, the device or
-            the precision is not there, a tracker or DeepSpeed is unknown or not installed, or the
-            launcher's configuration asks for another run than the configuration.
+        UserError: the launcher started the wrong number of processes, the device or the precision is not
+            available, a tracker is unknown, a tracker or DeepSpeed is not installed, or the launcher's
+            configuration contradicts the run's.
     """
     run = config.run
     if launcher.started_alone(run.processes):
@@ -54,10 +54,10 @@ def create_accelerator(config: Config) -> Accelerator:
             deepspeed_plugin=deepspeed,
             kwargs_handlers=[
                 InitProcessGroupKwargs(**group),
-                # Gradients lie in the buckets that are averaged instead of beside them.
+                # Gradients are views into the averaged buckets, not copies beside them.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
-            # Whatever the environment says: losses are divided by samples, not by microbatches.
+            # Regardless of the environment: losses are divided by samples, not by microbatches.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
     started = launcher.started()
@@ -76,7 +76,7 @@ def create_accelerator(config: Config) -> Accelerator:
 
 
 def _takes_cpu(run: RunConfig) -> bool:
-    """Whether to run on the CPU: each process of a machine needs a GPU of its own, or none takes one."""
+    """Whether to run on the CPU: GPUs are used only if every process of a machine has its own."""
     gpus, processes = torch.cuda.device_count(), launcher.started_here()
     if run.device == "cuda" and gpus < processes:
         raise UserError(
@@ -104,17 +104,17 @@ def _check_trackers(trackers: list[str]) -> None:
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
-    """Without the reference by which transformers' models find their configuration: it needs that package."""
+    """The plugin without its reference for transformers' models, which needs that package."""
 
     def set_deepspeed_weakref(self) -> None:
-        """Nothing."""
+        """No-op."""
 
 
 def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
-    """Accelerate's DeepSpeed plugin where the configuration or the launcher asks for ZeRO.
+    """Accelerate's DeepSpeed plugin if the configuration or the launcher selects ZeRO.
 
-    What the launcher's DeepSpeed configuration says must be what the run's says, for DeepSpeed would do it
-    in silence: clip, optimise or split the batch in its own way.
+    The launcher's DeepSpeed configuration must agree with the run's, because DeepSpeed would silently follow
+    its own: clip, optimise or split the batch in another way.
     """
     launched = is_set("ACCELERATE_USE_DEEPSPEED")
     name = config.sharding.strategy
@@ -153,11 +153,11 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         "gradient_clipping": 0.0,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1 << 62,
-        # Steps that are not finite are not passed over in silence; sums are in float32.
+        # Non-finite steps are not skipped silently; sums are in float32.
         "bf16": {"enabled": config.run.precision == "bf16", "check_grad_overflow": False},
         "communication_data_type": "fp32",
     }
-    # Small layers in parts like the others; torch's own linear, which DeepSpeed would replace for good.
+    # Partition small layers too; keep torch's own linear, which DeepSpeed would replace permanently.
     for key, setting in (("stage3_param_persistence_threshold", 0), ("memory_efficient_linear", False)):
         settings["zero_optimization"].setdefault(key, setting)
     for name, value in (
@@ -172,18 +172,18 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
 
 
 def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: int) -> None:
-    """See that a launcher's DeepSpeed configuration says nothing else than the run's.
+    """Check that a launcher's DeepSpeed configuration agrees with the run's.
 
     Args:
-        settings: DeepSpeed's.
-        config: the run's.
+        settings: DeepSpeed's configuration.
+        config: the run's configuration.
         micro_batch: samples of a microbatch on one process.
 
     Raises:
         UserError: names the first difference.
     """
     optim = config.optim
-    # Accelerate writes 1 where no accumulation was given.
+    # Accelerate writes 1 if no accumulation was given.
     for key, allowed, meaning in (
         ("gradient_clipping", (optim.clip_norm, 0), f"optim.clip_norm {optim.clip_norm}"),
         ("train_batch_size", (optim.batch_size,), f"optim.batch_size {optim.batch_size}"),

@@ -1,4 +1,4 @@
-"""Loss and outputs over a whole split, shared out over ranks."""
+"""Loss and outputs over a split, distributed over ranks."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from scaled_sgd.data import Resident, rank_rows
 from scaled_sgd.parallel import Ranks
 
 ROWS = 4096
-"""Samples of one forward pass."""
+"""Samples per forward pass."""
 
 
 @torch.no_grad()
@@ -21,15 +21,15 @@ def mean_loss(
 
     Args:
         model: maps (n, m_0) to (n, m_l).
-        samples: the same on every rank, with targets as the loss takes them.
+        samples: the same on every rank, with targets in the form that the loss takes.
         loss: ℓ.
-        ranks: the processes that share the samples out.
+        ranks: the processes over which the samples are distributed.
     """
     own = rank_rows(len(samples), ranks.rank, ranks.size)
     total = torch.zeros((), dtype=torch.float64, device=samples.x.device)
     outputs = []
     most = -(-len(samples) // ranks.size)
-    # As many forward passes as the rank with the most rows: a sharded model needs every rank in each.
+    # As many forward passes as on the rank with the most rows: a sharded model needs every rank in each.
     for start in range(own.start, own.start + max(most, 1), ROWS):
         rows = slice(min(start, own.stop), min(start + ROWS, own.stop))
         f = model(samples.x[rows])

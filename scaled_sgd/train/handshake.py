@@ -1,7 +1,7 @@
-"""Before the first step: do all processes mean the same run, and does each have a part of its own in it?
+"""Checks before the first step that all processes mean the same run and that each has its own part of it.
 
-Launchers start what they are told on each machine, and nothing compares. Processes that differ would wait for
-each other until the time-out, or train on something that nobody asked for.
+Launchers start a command on each machine without comparing. Processes that differ would wait for each other
+until the time-out, or train something that nobody configured.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ from scaled_sgd.parallel.agreement import gather
 from scaled_sgd.train.strategies.base import Strategy
 
 _OF_A_MACHINE = ("data.source",)
-"""Keys that machines may set differently: data may lie elsewhere on each."""
+"""Keys that may differ between machines: data may have another path on each."""
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What a process is about to build.
+    """The run that a process is about to build.
 
     Attributes:
-        world_size: number of processes that it knows of.
-        device: its kind.
-        samples: for training; None where they stream.
+        world_size: number of processes as this process sees it.
+        device: kind of its device.
+        samples: number of training samples; None for a stream.
         features: m_0 and m_l.
-        digest: of its configuration.
+        digest: digest of its configuration.
     """
 
     world_size: int
@@ -43,15 +43,15 @@ class Intent:
 
 @dataclass(frozen=True)
 class Place:
-    """The part that a process has in a step.
+    """The part of a process in a step.
 
     Attributes:
-        strategy: its name.
+        strategy: name of the strategy.
         data: rank and number of ranks with different samples.
         tensor: rank and number of ranks that share samples.
         rows: first of its rows of a full minibatch, and one past the last.
-        minibatch: all rows.
-        clipping: norm at which DeepSpeed clips by itself, 0: never; None: no DeepSpeed.
+        minibatch: number of rows of a full minibatch.
+        clipping: norm at which DeepSpeed itself clips, 0: never; None: no DeepSpeed.
     """
 
     strategy: str
@@ -63,10 +63,10 @@ class Place:
 
 
 def agree_on_run(config: Config, data: Data, device: torch.device, world_size: int) -> None:
-    """Compare what is going to be built. Collective, before anything is laid out over processes.
+    """Compare the intents of all processes. Collective, before anything is sharded.
 
     Raises:
-        UserError: on every rank, naming the first rank that differs from rank 0, and in what.
+        UserError: on every rank, naming the first rank that differs from rank 0, and the difference.
     """
     samples = data.train.steps_per_epoch(1)
     plain = {key: value for key, value in flat(as_dict(config)).items() if key not in _OF_A_MACHINE}
@@ -78,10 +78,10 @@ def agree_on_run(config: Config, data: Data, device: torch.device, world_size: i
 
 
 def agree_on_places(strategy: Strategy, config: Config) -> None:
-    """Compare what has been built. Collective.
+    """Compare the places of all processes. Collective.
 
     Raises:
-        UserError: on every rank, naming the rank that does not fit.
+        UserError: on every rank, naming the rank with a wrong place.
     """
     n = config.optim.batch_size
     rows = rank_rows(n, strategy.data.rank, strategy.data.size)
@@ -98,7 +98,7 @@ def agree_on_places(strategy: Strategy, config: Config) -> None:
 
 
 def different_key(configurations: Sequence[dict[str, Any]]) -> str | None:
-    """The first key in which a rank's configuration differs from that of rank 0, as a message; None: none."""
+    """A message about the first key that differs between a rank and rank 0, or None."""
     first = configurations[0]
     for rank, other in enumerate(configurations):
         for key in sorted(first.keys() | other.keys()):
@@ -111,7 +111,7 @@ def different_key(configurations: Sequence[dict[str, Any]]) -> str | None:
 
 
 def different_intent(intents: Sequence[Intent]) -> str | None:
-    """The first difference from rank 0 of what ranks know of the world and the data; None: none."""
+    """A message about the first difference in world or data between a rank and rank 0, or None."""
     first = intents[0]
     for rank, other in enumerate(intents):
         for key, what, own, wanted in (
@@ -129,7 +129,7 @@ def different_intent(intents: Sequence[Intent]) -> str | None:
 
 
 def misplaced(places: Sequence[Place]) -> str | None:
-    """Why the parts of the ranks do not make one step on one minibatch; None where they do."""
+    """Why the parts of the ranks do not form one step on one minibatch; None if they do."""
     first = places[0]
     taken: dict[tuple[int, int], int] = {}
     for rank, place in enumerate(places):

@@ -1,4 +1,4 @@
-"""Signals that end or save a run after the current step, known to all processes at the same step."""
+"""Signals that save or end a run after the current step, agreed on by all processes at the same step."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ _MOST_STEPS_BETWEEN_EXCHANGES = 100
 
 
 class Wish(IntEnum):
-    """What one process wants of all; the largest wins."""
+    """A request of one process to all; the largest wins."""
 
     NOTHING = 0
     SAVE = 1
@@ -25,7 +25,7 @@ class Wish(IntEnum):
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal behind a wish to stop."""
+        """The signal behind a request to stop."""
         return next((number for number, wish in _WISHES.items() if wish == self), None)
 
 
@@ -37,10 +37,10 @@ _WISHES = {
 
 
 class Interrupts:
-    """While open, SIGTERM, SIGUSR1 and SIGINT are remembered instead of ending the process.
+    """While open, SIGTERM, SIGUSR1 and SIGINT are recorded instead of ending the process.
 
-    Schedulers and launchers send a signal more than once; only a second SIGINT, from a person who does not
-    want to wait, ends the process at once.
+    Schedulers and launchers send signals repeatedly; only a second SIGINT, from an impatient user, ends the
+    process at once.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            # The signal that ended the run comes again while it leaves.
+            # The signal that ended the run may arrive again during the exit.
             signal.signal(number, signal.SIG_IGN if self.wish > Wish.SAVE else handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
@@ -66,10 +66,10 @@ class Interrupts:
 
 
 class Exchange:
-    """The largest wish of all processes, the same on each at each step.
+    """The largest request of all processes, the same on each at each step.
 
-    One all-reduce of two numbers among the CPUs, ten times a second at most, that a step starts and the
-    next exchange waits for: no step waits for another process because of it, and no device is asked.
+    One all-reduce of two numbers on the CPU, at most ten times a second. A step starts it and the next
+    exchange waits for it, so that no step waits for another process or for the device.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Exchange:
         self._started = time.monotonic()
 
     def __call__(self, wish: Wish) -> Wish:
-        """Tell this process's wish; what all know of by now. Collective."""
+        """Send this process's request; returns the request known to all by now. Collective."""
         if self._group is None:
             return wish
         self._steps -= 1
@@ -92,7 +92,7 @@ class Exchange:
             numbers, work = self._pending
             work.wait()
             agreed, self._interval = Wish(int(numbers[0])), int(numbers[1])
-            # What was wished for before a save became known is done with it.
+            # A save also fulfils the requests made before it was agreed on.
             if agreed == Wish.SAVE and self._saved:
                 agreed = Wish.NOTHING
             self._saved = agreed == Wish.SAVE
@@ -102,7 +102,7 @@ class Exchange:
         return agreed
 
     def finish(self) -> None:
-        """Wait for what is under way. Collective."""
+        """Wait for pending communication. Collective."""
         if self._pending is not None:
             self._pending[1].wait()
             self._pending = None

@@ -1,8 +1,7 @@
-"""The loop over minibatches that every run goes through, by itself or in a stack of runs.
+"""The training loop of every run, single or in a stack.
 
-What is due before a step (evaluation, diagnostics), the step, its row, what comes after it (callbacks); at
-the end a last look at the weights, an evaluation and the outcome. Runs differ in what takes their steps, in
-where their rows go and in what is done between steps.
+Evaluation and diagnostics that are due, the step, its row, callbacks; at the end a last check of the weights,
+an evaluation and the outcome. Runs differ in their stepper, their record and their callbacks.
 """
 
 import math
@@ -20,7 +19,7 @@ from scaled_sgd.train.stepper import Stepper
 
 
 class Record(Protocol):
-    """Where rows and the outcome of a run go."""
+    """The destination of a run's rows and outcome."""
 
     @property
     def seconds(self) -> float:
@@ -28,29 +27,29 @@ class Record(Protocol):
         ...
 
     def row(self, row: dict[str, Any]) -> None:
-        """Take a row."""
+        """Write a row."""
         ...
 
     def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
-        """Take the outcome of the run; its summary. May raise what ends a diverged run."""
+        """Write the outcome; returns the summary. May raise an error that ends a diverged run."""
         ...
 
 
 class Callback(Protocol):
-    """Something done between steps."""
+    """An action between steps."""
 
     def after_step(self, step: int) -> None:
-        """Called when ``step`` updates have been made. Collective."""
+        """Called after ``step`` updates. Collective."""
         ...
 
     def after_steps(self) -> None:
-        """Called after the last one. Collective."""
+        """Called after the last update. Collective."""
         ...
 
 
 @dataclass
 class _Run:
-    """A run that still trains: its place among all, and the loss of its step 0."""
+    """A run that still trains: its index among all, and the loss of its step 0."""
 
     place: int
     session: Session
@@ -62,14 +61,14 @@ class Loop:
     """Trains one session, or several of one shape together.
 
     Args:
-        sessions: what trains; all have as many steps, and rows at the same ones.
+        sessions: the sessions; all have the same number of steps, and rows at the same steps.
         stepper: takes the steps of all.
-        records: of each session.
-        at: where the runs are; at their start when None.
+        records: the record of each session.
+        at: the position to start from; None: the start.
 
     Attributes:
-        at: where the runs are: the next step and minibatch.
-        losses: of those that still train.
+        at: the current position: next step and minibatch.
+        losses: losses of the runs that still train.
         callbacks: called after each step, in order.
     """
 
@@ -94,12 +93,12 @@ class Loop:
         self._summaries: dict[int, dict[str, Any]] = {}
 
     def run(self) -> list[dict[str, Any]]:
-        """Train to the end; the summaries of all sessions, in order. Collective."""
+        """Train to the end; returns the summaries of all sessions, in order. Collective."""
         at, first = self.at, self._runs[0].session
         for batches in self._minibatches(first.steps):
             measure = first.logs(at.step)
             if measure:
-                # Nothing is measured of a network that is lost.
+                # Diverged networks are not measured.
                 self._leave_lost()
             if not self._runs:
                 break
@@ -123,19 +122,19 @@ class Loop:
         return [summary for _, summary in sorted(self._summaries.items())]
 
     def look(self) -> None:
-        """Have the networks leave of which an update, up to the last one, left no finite loss. Collective."""
+        """Remove networks whose loss is non-finite after any update, including the last. Collective."""
         if self._runs:
             self._stepper.see([run.session.probe_loss() for run in self._runs])
             self._leave([True for _ in self._runs])
 
     def progressed(self) -> Progressed:
-        """Where the only run is, all its losses read. Collective."""
+        """The position of the only run, with all its losses read. Collective."""
         self.losses.read()
         self.at.max_loss = self.losses.largest[0]
         return self.at
 
     def _minibatches(self, steps: int) -> Iterator[list[Batch]]:
-        """The minibatch of each session, for every step; sessions of one data set and seed share theirs."""
+        """The minibatch of each session, for every step; sessions with equal data and seed share theirs."""
         sources: dict[tuple[int, int], Iterator[Batch]] = {}
         keys = [(id(run.session.data), run.session.config.run.seed) for run in self._runs]
         for key, run in zip(keys, self._runs, strict=True):
@@ -147,7 +146,7 @@ class Loop:
             yield [found[key] for key in keys]
 
     def _before(self, run: _Run, batch: Batch) -> dict[str, Any]:
-        """What is measured before a step that has a row."""
+        """Measurements before a step that has a row."""
         session, step = run.session, self.at.step
         measured: dict[str, Any] = {}
         if session.evaluates(step):
@@ -157,7 +156,7 @@ class Loop:
         return measured
 
     def _log(self, batches: Sequence[Batch], measured: Sequence[dict[str, Any]], taken: Taken) -> None:
-        """The rows of a step that was taken."""
+        """Write the rows of a step."""
         at, losses, count = self.at, self.losses, len(self._runs)
         losses.read()
         scales = taken.scales.reshape(count, -1).tolist()
@@ -189,14 +188,14 @@ class Loop:
         at.first_loss, at.last_loss = self._runs[0].first_loss, losses.last[0]
 
     def _leave_lost(self) -> None:
-        """Have networks leave whose loss was not finite. Collective."""
+        """Remove networks with a non-finite loss. Collective."""
         self.losses.read()
         finite = self.losses.finite
         if not all(finite):
             self._leave([not is_finite for is_finite in finite])
 
     def _leave(self, asked: Sequence[bool]) -> None:
-        """Have those of the networks asked for leave of which a number was not finite. Collective."""
+        """Remove those of the given networks that have a non-finite number. Collective."""
         self.losses.read()
         kept = []
         for row, (run, is_asked, bad) in enumerate(

@@ -1,4 +1,4 @@
-"""Minibatch losses of all steps, read only where they are needed."""
+"""Minibatch losses of all steps, read from the device only when needed."""
 
 import math
 from collections.abc import Sequence
@@ -9,24 +9,23 @@ from torch import Tensor
 from scaled_sgd.parallel import Ranks
 
 _MOST_WAITING = 1024
-"""Losses that wait on the device at most."""
+"""Largest number of unread losses on the device."""
 
 
 class Losses:
     """The last and the largest minibatch loss of each of B networks.
 
-    Where a look at a number waits for the device or for other processes, losses stay on the device until they
-    are read.
+    If reading a number needs the device or other processes, losses stay on the device until they are read.
 
     Args:
-        ranks: the processes that bring sums over different samples of a minibatch.
+        ranks: the processes with sums over different samples of a minibatch.
         on_cpu: whether losses are on the CPU.
-        largest: of each network so far, -inf where none is known.
+        largest: largest loss of each network so far, -inf if unknown.
 
     Attributes:
-        live: whether every loss is known at once.
-        last: of the last step that was read (B,).
-        largest: of all steps that were read (B,); nan where one was.
+        live: whether every loss is available immediately.
+        last: loss of the last step that was read (B,).
+        largest: largest loss of all steps that were read (B,); nan if one was nan.
     """
 
     def __init__(self, ranks: Ranks, *, on_cpu: bool, largest: Sequence[float]) -> None:
@@ -38,7 +37,7 @@ class Losses:
         self._sizes: list[int] = []
 
     def add(self, loss: Tensor, n: int) -> None:
-        """Take the sum of this process's losses, () or (B,), of a minibatch of ``n`` samples. Collective."""
+        """Add the sum of this process's losses, () or (B,), of a minibatch of ``n`` samples. Collective."""
         if self.live:
             self._take([total / n for total in loss.tolist()] if loss.ndim else [loss.item() / n])
             return
@@ -48,7 +47,7 @@ class Losses:
             self.read()
 
     def read(self) -> None:
-        """Wait for all losses. Collective."""
+        """Read all losses. Collective."""
         if not self._waiting:
             return
         totals = self._ranks.sum(torch.stack(self._waiting).reshape(len(self._waiting), -1))
@@ -63,7 +62,7 @@ class Losses:
 
     @property
     def finite(self) -> list[bool]:
-        """Whether all losses of each network were, as far as they were read."""
+        """Whether all losses of each network that were read are finite."""
         return [loss < math.inf for loss in self.largest]
 
     def _take(self, means: list[float]) -> None:

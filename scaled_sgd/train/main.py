@@ -30,16 +30,16 @@ from scaled_sgd.train.trainer import Trainer
 
 _PRINTING = ("-h", "--help", "--print_config")
 _SECONDS_TO_SPEAK = 10.0
-"""How long other ranks let the first one speak: the launcher ends them all when it exits. A rank that is
-left after that is the only one to know of the mistake."""
+"""Seconds that other ranks wait for rank 0 to print: the launcher ends all ranks when one exits. A rank
+that is still alive after that is the only one that knows of the mistake."""
 
 _SECONDS_TO_NOTICE = 2.0
-"""How long the first rank lets the launcher notice that a process is gone."""
+"""Seconds that rank 0 gives the launcher to notice that a process is gone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the command line asks; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a
-    lost process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
+    """Train from a command line; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a lost
+    process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
@@ -90,9 +90,9 @@ def _lost_another(error: RuntimeError) -> bool:
 
 
 def _leave_the_lost(error: RuntimeError) -> NoReturn:
-    """Say so and end this process without waiting for the others in any way.
+    """Print the error and end this process without waiting for the others.
 
-    A launcher that saw a process die ends the others meanwhile, and speaks itself.
+    A launcher that saw a process die ends the others in the meantime and prints its own message.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_SECONDS_TO_NOTICE if launcher.rank() == 0 else _SECONDS_TO_SPEAK)
@@ -107,13 +107,13 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory could not be allocated; torch has a class of its own for that on GPUs only."""
+    """Whether an allocation failed; torch has a separate class for that only on GPUs."""
     signs = ("allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as an interrupt from the keyboard does."""
+    """SIGTERM, which ends a run like an interrupt from the keyboard."""
 
 
 def _terminate(_signal: int, _frame: object) -> None:
@@ -121,10 +121,10 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 
 def train(config: Config, accelerator: Accelerator) -> str | None:
-    """Run to the end; the text of the summary on the main process, None elsewhere.
+    """Train to the end; returns the text of the summary on rank 0, None elsewhere.
 
     Raises:
-        UserError: what :class:`Trainer` refuses, or memory that is not there.
+        UserError: :class:`Trainer` refuses, or memory is insufficient.
     """
     try:
         trainer = Trainer(config, accelerator)

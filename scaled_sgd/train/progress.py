@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, occasional lines elsewhere."""
 
 import shutil
 import sys
@@ -25,14 +25,14 @@ class Progress:
         )
 
     def after_step(self, step: int) -> None:
-        """``step`` updates have been made."""
+        """Show ``step`` updates."""
         self._bar.update(step - self._bar.n)
 
     def after_steps(self) -> None:
-        """All updates have been made."""
+        """Show the end."""
 
     def show(self, step: int, figures: Mapping[str, float | None]) -> None:
-        """Show new figures beside those shown before, such as loss, learning rate and accuracy."""
+        """Show new figures in addition to earlier ones, such as loss, learning rate and accuracy."""
         self._figures |= {name: value for name, value in figures.items() if value is not None}
         if self._terminal:
             self._bar.set_postfix_str(self._line(), refresh=False)
@@ -53,6 +53,6 @@ class Progress:
 
 
 def brief(evaluation: Mapping[str, float]) -> dict[str, float]:
-    """Evaluation figures under names that leave room in a terminal."""
+    """Evaluation figures under short names."""
     short = {"eval_loss": "eval", "accuracy": "acc"}
     return {short.get(name, name): value for name, value in evaluation.items()}

@@ -1,4 +1,4 @@
-"""Where the rows and the end of a trainer's run go: run directory, trackers, terminal."""
+"""Records of a trainer's run: run directory, trackers, terminal."""
 
 import math
 import sys
@@ -19,8 +19,8 @@ class RunRecord:
     """The record of a run on any number of processes.
 
     Args:
-        session: what trains.
-        directory: of the run; None on ranks that do not write.
+        session: the session that trains.
+        directory: the run directory; None on ranks that do not write.
         accelerator: the world, with its trackers.
     """
 
@@ -30,21 +30,21 @@ class RunRecord:
         self._started = time.monotonic()
 
     def begin(self, progress: Progress, *, before: float) -> None:
-        """Training starts now, after so many seconds ``before`` a resume; show ``progress``."""
+        """Start the clock at ``before`` seconds, those before a resume; show ``progress``."""
         self._progress, self._started = progress, time.monotonic() - before
 
     @property
     def seconds(self) -> float:
-        """Of training so far, those before a resume included."""
+        """Seconds of training so far, including those before a resume."""
         return time.monotonic() - self._started
 
     @property
     def metrics_bytes(self) -> int:
-        """Length of the metrics file; on the disk when this returns."""
+        """Length of the metrics file; flushed to the disk on return."""
         return 0 if self._directory is None else self._directory.metrics.size
 
     def row(self, row: dict[str, Any]) -> None:
-        """Write it, track it, show it."""
+        """Write, track and show a row."""
         if self._directory is not None:
             self._directory.metrics.write(row)
         if self._session.config.run.trackers:
@@ -55,7 +55,7 @@ class RunRecord:
             self._progress.show(row["step"], shown | brief(self._session.evaluation))
 
     def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
-        """Write the summary and leave the directory to others, and the world. Collective.
+        """Write the summary, release the directory and leave the world. Collective.
 
         Raises:
             DivergedError: the run diverged.
@@ -87,6 +87,6 @@ class RunRecord:
         return summary
 
     def say(self, line: str) -> None:
-        """Tell a person, once."""
+        """Print a line, once."""
         if self._accelerator.is_main_process:
             print(line, file=sys.stderr, flush=True)

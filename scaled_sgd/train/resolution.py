@@ -1,4 +1,4 @@
-"""What the data and the launch decide of a configuration."""
+"""Resolves the parts of a configuration that depend on the data and the launch."""
 
 import sys
 from dataclasses import replace
@@ -55,7 +55,7 @@ def _steps(config: Config, per_epoch: int | None) -> int:
 
 
 def check_launched(config: Config, world: World) -> None:
-    """Refuse what does not go together with the strategy that was launched, before any data are loaded.
+    """Refuse keys that are incompatible with the launched strategy, before any data are loaded.
 
     Raises:
         UserError: names the first such key.
@@ -70,10 +70,10 @@ def check_launched(config: Config, world: World) -> None:
 
 
 def _with_layout(config: Config, data: Data, world: World) -> Config:
-    """The strategy and the update; says on the first rank where a step may exceed a process's memory.
+    """Resolve the strategy and the update; warn on rank 0 if a step may exceed a process's memory.
 
     Args:
-        config: whose loss is resolved.
+        config: a configuration with a resolved loss.
         data: as loaded.
         world: as launched.
     """

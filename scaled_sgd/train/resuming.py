@@ -1,4 +1,4 @@
-"""Where a run starts: anew, or from a checkpoint that was verified and fits the configuration."""
+"""Finds where a run starts: fresh, or from a verified checkpoint that fits the configuration."""
 
 import contextlib
 import hashlib
@@ -26,10 +26,10 @@ from scaled_sgd.runs.directory import RunDirectory
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """The start of a run.
 
     Attributes:
-        directory: the run directory that goes on, on the first rank; None: a new one is to be made.
+        directory: the run directory to continue, on rank 0; None: make a new one.
         checkpoint: None: from step 0.
     """
 
@@ -38,12 +38,12 @@ class Start:
 
 
 def find_start(config: Config) -> Start:
-    """The start that ``run.resume`` asks for; says what it skipped. Collective.
+    """The start that ``run.resume`` selects; prints what it skipped. Collective.
 
-    A run directory that goes on is locked before anything of it is read.
+    A run directory that is continued is locked before anything in it is read.
 
     Raises:
-        UserError: there is no such run, no intact checkpoint at a path that was named, or the run is in use.
+        UserError: there is no such run, no intact checkpoint at the given path, or the run is in use.
     """
     run = config.run
     if run.resume == "no":
@@ -77,10 +77,10 @@ def find_start(config: Config) -> Start:
 
 
 def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]:
-    """Whether a resolved configuration and its data may go on from ``checkpoint``; the accepted changes.
+    """Check that a resolved configuration and its data fit ``checkpoint``; returns the accepted changes.
 
     Raises:
-        UserError: they differ in what decides the weights, and the difference is not accepted by name.
+        UserError: a difference that affects the weights is not accepted by name.
     """
     accepted = config.run.accept_changes
     changes = check_changes(checkpoint.state["config"], as_dict(config), accepted)
@@ -97,7 +97,7 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
 
 
 def data_facts(data: Data) -> dict[str, Any]:
-    """What tells one data set from another: its sizes, and a digest of what is in memory."""
+    """Facts that identify a data set: its sizes, and a digest of the data in memory."""
     train = data.train if isinstance(data.train, Resident) else None
     digest = hashlib.blake2b(digest_size=16)
     for samples in (train, data.evaluation):
@@ -116,7 +116,7 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
     """The run directory of ``start``, or a new one, with the configuration of this run. On one rank.
 
     Raises:
-        UserError: it exists already or cannot be made.
+        UserError: it already exists or cannot be created.
     """
     run = config.run
     if start.directory is not None:
@@ -131,16 +131,16 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
         _take_metrics(directory, start.checkpoint)
     if start.checkpoint is not None and start.directory is not None:
         _leave_behind(directory.checkpoints, start.checkpoint.step)
-    # A change is accepted once.
+    # A change is accepted only once.
     written = replace(run, name=directory.path.name, resume="no", accept_changes=[])
     directory.write_config(as_dict(replace(config, run=written)))
     return directory
 
 
 def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
-    """Have the metrics of ``directory`` end where the checkpoint was made.
+    """Truncate the metrics of ``directory`` to the checkpoint.
 
-    What was logged after it is logged again. A new directory gets the rows of the run that it goes on from.
+    Later rows are logged again. A new directory gets the rows of the run that it continues.
     """
     size = checkpoint.state["progressed"]["metrics_bytes"]
     source = checkpoint.path.parent.parent / "metrics.jsonl"
@@ -151,7 +151,7 @@ def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
 
 
 def _locate(path: str) -> tuple[Path | None, Path | None]:
-    """The run directory at or around ``path``, if any, and the checkpoint if that is one."""
+    """The run directory at or above ``path``, if any, and the checkpoint if ``path`` is one."""
     folder = Path(path)
     if (folder / MANIFEST).is_file():
         run = folder.resolve().parent.parent
@@ -169,7 +169,7 @@ def _same(a: Path, b: Path) -> bool:
 
 
 def _say_skipped(folder: Path, skipped: list[str], *, rename: bool) -> None:
-    """Say which checkpoints were skipped; renamed, they do not count among those that are kept."""
+    """Report and rename skipped checkpoints, so that they do not count among those that are kept."""
     for reason in skipped:
         print(f"warning: {reason}", file=sys.stderr, flush=True)
     for path in folder.glob("step-*") if rename else ():
@@ -178,7 +178,7 @@ def _say_skipped(folder: Path, skipped: list[str], *, rename: bool) -> None:
 
 
 def _leave_behind(folder: Path, step: int) -> None:
-    """Rename checkpoints after ``step``, from which the run goes on another way."""
+    """Rename checkpoints after ``step``, which belong to an abandoned continuation of the run."""
     for path in folder.glob("step-*"):
         later = step_of(path.name)
         if later is not None and later > step:

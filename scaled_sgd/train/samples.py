@@ -1,4 +1,4 @@
-"""What a run trains, evaluates and is observed on, in the order that its seed gives."""
+"""A run's samples for training, evaluation and diagnostics, in the order given by its seed."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from scaled_sgd.parallel import Ranks
 
 
 class Samples:
-    """A run's data on its device, with targets as the loss takes them: class ids (n,), or numbers (n, m_l).
+    """A run's data on its device, with targets in the loss's form: class ids (n,), or numbers (n, m_l).
 
     Args:
         data: as loaded, the same on every rank.
@@ -24,7 +24,7 @@ class Samples:
     Attributes:
         train: samples to train on.
         held_out: samples to evaluate on.
-        references: of the held-out samples, as metrics take them: class ids wherever there are classes.
+        references: targets of the held-out samples for metrics: class ids if there are classes.
     """
 
     def __init__(self, data: Data, config: Config, device: torch.device) -> None:
@@ -42,12 +42,12 @@ class Samples:
             self.train, self.held_out = self.train.with_targets(one_hot), self.held_out.with_targets(one_hot)
 
     def minibatches(self, ranks: Ranks, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
-        """The global minibatches, epoch after epoch, from minibatch ``start`` of ``epoch`` on.
+        """The global minibatches, epoch after epoch, starting with minibatch ``start`` of ``epoch``.
 
         Args:
-            ranks: the processes that share them out.
-            epoch: to begin with.
-            start: to begin with.
+            ranks: the processes that share them.
+            epoch: first epoch.
+            start: first minibatch.
 
         Raises:
             UserError: an epoch has no samples.
@@ -71,14 +71,14 @@ class Samples:
             epoch, start = epoch + 1, 0
 
     def passed(self, batch: Batch) -> float:
-        """Passes over the data before ``batch``; whole ones where their length is unknown."""
+        """Passes over the data before ``batch``; only complete ones if their length is unknown."""
         per_epoch = self.train.steps_per_epoch(self._config.optim.batch_size)
         return batch.epoch + (batch.number / per_epoch if per_epoch else 0.0)
 
     def probe(self, ranks: Ranks) -> tuple[Tensor, Tensor]:
         """This rank's samples of the probe: training samples that stay the same.
 
-        Held-out ones where training streams.
+        Held-out samples if training data are streamed.
         """
         samples = self.train if isinstance(self.train, Resident) else self.held_out
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self._config.run.seed))

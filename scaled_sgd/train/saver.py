@@ -1,4 +1,4 @@
-"""Saves a run and takes it up again, between the trainer and the storage of checkpoints."""
+"""Saves and restores a run: connects the trainer and the checkpoint storage."""
 
 import time
 from functools import cached_property
@@ -32,28 +32,28 @@ from scaled_sgd.train.strategies import Strategy
 
 
 class Logged(Protocol):
-    """What a checkpoint notes of the run's record."""
+    """The parts of a run's record that a checkpoint stores."""
 
     @property
     def seconds(self) -> float:
-        """Of training so far."""
+        """Seconds of training so far."""
         ...
 
     @property
     def metrics_bytes(self) -> int:
-        """Length of the metrics file; on the disk when this returns."""
+        """Length of the metrics file; flushed to the disk on return."""
         ...
 
 
 class Saver:
-    """Everything of a run that its next step and its next diagnosis depend on.
+    """Saves and restores everything that a run's next step and next measurement depend on.
 
     Args:
         config: resolved.
-        data: what the run trains on.
-        strategy: the network, laid out.
+        data: the training data.
+        strategy: the network in its layout.
         observer: the diagnostics, if any.
-        grad_scaler: of mixed precision, if any.
+        grad_scaler: the gradient scaler of mixed precision, if any.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Saver:
         self._saved_at = time.monotonic()
 
     def wish(self) -> Wish:
-        """To save, on the first rank, when the minutes between checkpoints are over."""
+        """A request to save, on rank 0, when the minutes between checkpoints are over."""
         minutes = self._config.checkpoint.every_minutes
         first = not dist.is_initialized() or dist.get_rank() == 0
         over = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
@@ -83,7 +83,7 @@ class Saver:
         return self._config.checkpoint.due(step, steps)
 
     def save(self, run: Path, progressed: Progressed, record: Logged) -> tuple[Path | None, str | None]:
-        """Write a checkpoint below the folder ``run`` and delete old ones; where, or why not. Collective."""
+        """Write a checkpoint below the folder ``run`` and delete old ones; its path, any error. Collective."""
         folder, checkpoint = run / "checkpoints", self._config.checkpoint
         try:
             progressed.seconds = record.seconds
@@ -106,13 +106,13 @@ class Saver:
         return path, None
 
     def restore(self, checkpoint: Checkpoint) -> Progressed:
-        """Take up a checkpoint of any world and strategy; how far it had come.
+        """Restore a checkpoint of any world and strategy; returns its progress.
 
-        Bit for bit on the world and strategy it was made with. On others all but the start vectors of
-        eigenvalue searches, which then begin anew and end within their tolerance.
+        Bit for bit on the world and strategy that made it. On others, everything except the start vectors of
+        eigenvalue searches, which then start fresh and converge within their tolerance.
 
         Raises:
-            UserError: it is of another network.
+            UserError: it belongs to another network.
         """
         state = checkpoint.state
         restore_pieces(self._strategy, checkpoint, kept=self._optimizer.kept(self._config.optim))
@@ -131,7 +131,7 @@ class Saver:
             restore_random_states(private)
             saved, asked = state.get("exchange"), self._config.sharding.exchange
             if saved is not None and self._strategy.exchange is not None and asked == "auto":
-                # Measured anew it could differ, and with it the rounding of sums.
+                # A new measurement could give another choice, and so another rounding of sums.
                 self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
@@ -165,10 +165,10 @@ class Saver:
 
 
 def _size(record: Logged) -> int:
-    """Bytes of the metrics, on the disk.
+    """Length of the metrics in bytes, flushed to the disk.
 
     Raises:
-        UserError: the disk refuses.
+        UserError: the disk reports an error.
     """
     try:
         return record.metrics_bytes

@@ -1,4 +1,4 @@
-"""What comes after each step of a trainer's run: checkpoints that are due, the end that a signal asks for."""
+"""The callback after each step of a trainer's run: saves due checkpoints, stops on a signal."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from scaled_sgd.train.saver import Saver
 
 
 class Saving:
-    """Saves ``loop`` by ``saver`` into ``folder``, also when ``interrupts`` have come to any process."""
+    """Saves ``loop`` by ``saver`` into ``folder``, also when any process gets ``interrupts``."""
 
     def __init__(
         self, loop: Loop, saver: Saver, record: RunRecord, interrupts: Interrupts, folder: Path
@@ -21,7 +21,7 @@ class Saving:
         self._exchange = Exchange()
 
     def after_step(self, step: int) -> None:
-        """Save where that is due or asked for.
+        """Save if due or requested.
 
         Raises:
             StoppedError: a signal came.

@@ -1,4 +1,4 @@
-"""What a configuration trains, evaluates and measures, on any number of processes."""
+"""A training session on any number of processes: network, data, evaluation and diagnostics."""
 
 from typing import Any
 
@@ -21,21 +21,21 @@ from scaled_sgd.train.strategies import Strategy
 
 
 class Session:
-    """A network on its data, with what is measured of it.
+    """A network with its data and measurements.
 
     Args:
         config: resolved.
         data: as loaded, the same on every rank.
-        strategy: the network, laid out.
-        metrics: of evaluations; looked at on the first rank only.
+        strategy: the network in its layout.
+        metrics: metrics of evaluations; used on rank 0 only.
 
     Attributes:
         samples: the data on its device.
         loss: ℓ.
         schedule: η of each step.
-        steps: how many there are.
-        observer: the diagnostics; None without.
-        evaluation: what the last one found.
+        steps: number of steps.
+        observer: the diagnostics, or None.
+        evaluation: results of the last evaluation.
     """
 
     def __init__(self, config: Config, data: Data, strategy: Strategy, metrics: Evaluation | None) -> None:
@@ -68,7 +68,7 @@ class Session:
         return step % self._log_interval == 0 or self.evaluates(step) or self.observes(step)
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and metrics over the held-out samples; the metrics on the first rank only. Collective."""
+        """Loss and metrics over the held-out samples; the metrics on rank 0 only. Collective."""
         samples, metrics = self.samples, self._metrics
         loss, outputs = self._mean_loss(samples.held_out)
         outputs = gather_outputs(outputs, len(samples.held_out), self.strategy.data)
@@ -77,7 +77,7 @@ class Session:
         return self.evaluation
 
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
-        """What the diagnostics say of the network before its step on ``batch`` at rate ``lr``. Collective."""
+        """Diagnostics of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(
@@ -88,15 +88,15 @@ class Session:
         return self.observer.measure(minibatch, taken)
 
     def train_loss(self) -> float | None:
-        """Mean loss over all training samples; None where they stream. Collective."""
+        """Mean loss over all training samples; None for a stream. Collective."""
         return self._mean_loss(self.samples.train)[0] if isinstance(self.samples.train, Resident) else None
 
     def loss_on(self, batch: Batch) -> float:
-        """Mean loss on ``batch`` as the network is now. Collective."""
+        """Mean loss on ``batch`` with the current weights. Collective."""
         return float(self.strategy.data.sum(self._total_loss(*batch.own()))) / batch.n_global
 
     def probe_loss(self) -> Tensor:
-        """Sum of losses () on this process's samples of the probe. Collective where weights are in parts."""
+        """Sum of losses () on this process's samples of the probe. Collective if weights are sharded."""
         return self._total_loss(*self._probe)
 
     @torch.no_grad()

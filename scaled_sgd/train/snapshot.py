@@ -1,4 +1,4 @@
-"""What of a run goes into a checkpoint, and back into a run of any world and strategy."""
+"""Converts a run's state to checkpoint contents, and back on any world and strategy."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from scaled_sgd.train.strategies.shards import Read
 
 @dataclass
 class Progressed:
-    """How far a run has come: the next step and the minibatch that it takes.
+    """The progress of a run: its next step and minibatch.
 
     Attributes:
-        step: of the next update, from 0.
-        epoch: of its minibatch.
-        minibatch: its place in the epoch.
-        samples: seen so far, over all processes.
-        seconds: of training so far.
-        first_loss: of step 0; None before it.
-        last_loss: last one logged.
-        max_loss: largest of all steps; None before the first, and in a checkpoint that does not know it.
+        step: the next step, from 0.
+        epoch: epoch of its minibatch.
+        minibatch: index of its minibatch in the epoch.
+        samples: samples seen so far, over all processes.
+        seconds: seconds of training so far.
+        first_loss: loss of step 0; None before it.
+        last_loss: last logged loss.
+        max_loss: largest loss of all steps; None before the first, and in checkpoints that lack it.
         metrics_bytes: length of the metrics file.
     """
 
@@ -48,13 +48,13 @@ class Progressed:
         return asdict(self)
 
     def pass_by(self, batch: Batch) -> None:
-        """A step was taken on ``batch``."""
+        """Advance past a step on ``batch``."""
         self.step, self.samples = self.step + 1, self.samples + batch.n_global
         self.epoch, self.minibatch = batch.epoch, batch.number + 1
 
 
 def pieces(strategy: Strategy) -> list[Piece]:
-    """This process's numbers of every weight, and of what the optimizer keeps of it."""
+    """This process's elements of every weight and of its optimizer state."""
     return [
         Piece(f"{kind}.{shard.k}", shard.shape, shard.start, values)
         for kind in ("weight", *strategy.kept)
@@ -64,16 +64,16 @@ def pieces(strategy: Strategy) -> list[Piece]:
 
 
 def counts(strategy: Strategy, names: Sequence[str]) -> dict[str, float]:
-    """Numbers that the optimizer keeps, the same for all weights."""
+    """Numbers in the optimizer state that are the same for all weights."""
     states = [state for state in strategy.optimizer.state.values() if isinstance(state, dict)]
     return {name: float(states[0][name]) for name in names if states and name in states[0]}
 
 
 def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, kept: Sequence[str]) -> None:
-    """Fill every weight, and what the optimizer keeps of it; each process reads what it holds, nothing moves.
+    """Restore every weight and its optimizer state; each process reads its own part, without communication.
 
     Raises:
-        UserError: the checkpoint is of another network.
+        UserError: the checkpoint belongs to another network.
     """
     for shard in strategy.shards:
         for kind in ("weight", *kept):
@@ -89,7 +89,7 @@ def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, kept: Sequence
 
 
 def restore_counts(strategy: Strategy, found: Mapping[str, float]) -> None:
-    """Take up :func:`counts`."""
+    """Restore :func:`counts`."""
     for layer in strategy.network.scaled_layers:
         for name, value in found.items():
             strategy.optimizer.state[layer.weight][name] = torch.tensor(value)
@@ -117,7 +117,7 @@ def random_states() -> dict[str, Tensor]:
 
 
 def restore_random_states(states: Mapping[str, Tensor]) -> None:
-    """Take up :func:`random_states`."""
+    """Restore :func:`random_states`."""
     torch.set_rng_state(states["random.torch"])
     *keys, place, gauss = states["random.numpy"].tolist()
     cached = float(states["random.numpy_normal"])

@@ -1,4 +1,4 @@
-"""A step of several runs of one shape at once."""
+"""Steps of several runs of one shape at once."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,14 @@ from scaled_sgd.steps.update import Update
 
 
 class StackedStep:
-    """Steps of B networks of one shape at once; what differs between them is a tensor.
+    """Steps of B networks of one shape at once; settings that differ between them are tensors.
 
     Args:
         stack: the networks.
-        configs: of each; alike but for rule, rates, momentum (all with or all without), decay and limits.
-        loss: ℓ of all.
-        watch: of B networks.
+        configs: their configurations; equal except for rule, rates, momentum (all with or all without), decay
+            and gradient limits.
+        loss: ℓ of all networks.
+        watch: a watch for B networks.
     """
 
     def __init__(self, stack: Stack, configs: Sequence[Config], loss: Loss, watch: DivergenceWatch) -> None:
@@ -54,7 +55,7 @@ class StackedStep:
         self._frozen: Tensor | None = None
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Continue with some networks only; their order stays."""
+        """Continue with some networks only, in the same order."""
         index = self.stack.keep(rows)
         for name in ("_momentum", "_weight_decay", "_clip_norm", "_normalize", "_frozen"):
             value = getattr(self, name)
@@ -65,18 +66,18 @@ class StackedStep:
         self._watch.keep(index)
 
     def velocity(self, row: int, k: int) -> Tensor | None:
-        """v_k of one network, None without momentum."""
+        """v_k of one network; None without momentum."""
         return self._velocities[k - 1][row] if self._velocities else None
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: Tensor, *, measure: bool) -> Taken:
-        """One step of every network, without a wait for the device.
+        """Take one step of every network, without waiting for the device.
 
         Args:
-            x: inputs (B, n, m_0), or (n, m_0) of all networks.
+            x: inputs (B, n, m_0), or (n, m_0) for all networks.
             y: targets, likewise (B, n) or (n,), (B, n, m_l) or (n, m_l).
-            n: samples.
-            lr: η of each (B,), float64.
-            measure: find the norms of the gradients and the soft ranks.
+            n: number of samples.
+            lr: η of each network (B,), float64.
+            measure: compute the norms of the gradients and the soft ranks.
         """
         if x.ndim == 2:
             y = y.expand(len(self.stack), *y.shape)

@@ -1,4 +1,4 @@
-"""What takes the steps of the loop: one network's here, a stack's in studies."""
+"""Steppers of the loop: for one network; studies have one for stacks."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,21 +17,21 @@ class Stepper(Protocol):
     """Takes the steps of one network, or of several of one shape together.
 
     Attributes:
-        ranks: the processes that bring the losses of different samples.
+        ranks: the processes with losses of different samples.
     """
 
     ranks: Ranks
 
     def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
-        """A step of each network on its minibatch, perhaps the same for all. Collective."""
+        """Take a step of each network on its minibatch, which they may share. Collective."""
         ...
 
     def see(self, losses: Sequence[Tensor]) -> None:
-        """Note each network's losses after the last step, which no step has told yet."""
+        """Record each network's losses after the last step, which no step reports. Collective."""
         ...
 
     def found(self) -> Sequence[tuple[int, int] | None]:
-        """(step, layer) of each network's first number that was not finite; l + 1 is the loss. Collective."""
+        """(step, layer) of each network's first non-finite number; l + 1 is the loss. Collective."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -43,9 +43,9 @@ class OneNetwork:
     """The steps of one network.
 
     Args:
-        session: what trains.
+        session: the session that trains.
         step: takes the steps.
-        watch: sees them.
+        watch: watches them for divergence.
     """
 
     def __init__(self, session: Session, step: Step, watch: DivergenceWatch) -> None:
@@ -54,7 +54,7 @@ class OneNetwork:
         self.ranks = Ranks.alone() if step.whole else session.strategy.data
 
     def take(self, step: int, batches: Sequence[Batch], *, measure: bool) -> Taken:
-        """A step on the only one of ``batches``. Collective."""
+        """Take a step on the only one of ``batches``. Collective."""
         (batch,) = batches
         self._watch.start_step(step)
         x, y = batch.whole() if self._step.whole else batch.own()
@@ -63,12 +63,12 @@ class OneNetwork:
         return taken
 
     def see(self, losses: Sequence[Tensor]) -> None:
-        """Note the loss after the last step."""
+        """Record the loss after the last step."""
         self._watch.see(losses[0], self._loss)
 
     def found(self) -> list[tuple[int, int] | None]:
-        """Step and layer of the first number that was not finite. Collective."""
+        """Step and layer of the first non-finite number. Collective."""
         return [self._watch.found()]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Nothing: one network is kept or the loop is over."""
+        """No-op: either the only network is kept or the loop is over."""

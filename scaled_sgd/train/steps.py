@@ -1,4 +1,4 @@
-"""A step of a run: by autograd under any strategy, fused where no gradient is wanted, or of a stack."""
+"""Steps of a run: by autograd under any strategy, or fused."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -23,30 +23,30 @@ from scaled_sgd.train.strategies.shards import gradient_squares
 
 
 class Step(Protocol):
-    """Updates the weights by one minibatch. Collective.
+    """Updates the weights on one minibatch. Collective.
 
     Attributes:
-        whole: whether each process is given the whole minibatch, and finds the loss of all of it, instead of
-            its own samples.
+        whole: whether each process gets the full minibatch and computes its full loss, instead of only its
+            own samples.
     """
 
     whole: bool
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
-        """What the step found.
+        """Take a step and return its results.
 
         Args:
             x: this process's samples, or all.
-            y: their targets, as the loss takes them.
-            n: samples of the global minibatch.
+            y: their targets, in the form that the loss takes.
+            n: number of samples of the global minibatch.
             lr: η.
-            measure: find the norm of the whole gradient, before clipping, and the soft ranks.
+            measure: compute the norm of the whole gradient, before clipping, and the soft ranks.
         """
         ...
 
 
 def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> Step:
-    """The step that ``optim.update``, resolved, names."""
+    """The step that the resolved ``optim.update`` names."""
     if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
         return FusedStep(strategy, optim, loss, watch)
@@ -81,7 +81,7 @@ def step_taken(
 
 
 class AutogradStep:
-    """Gradients of ``optim.accumulation`` microbatches, scaled, clipped or normalised, stepped by."""
+    """Steps by gradients of ``optim.accumulation`` microbatches, scaled, clipped or normalised."""
 
     whole = False
 
@@ -91,7 +91,7 @@ class AutogradStep:
         self._squares: Tensor | None = None
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
-        """Take one."""
+        """Take a step."""
         strategy, optim, scaling = self._strategy, self._optim, self._strategy.scaling
         strategy.zero_grad()
         scaling.statistics = self._squares = None
@@ -136,7 +136,7 @@ class FusedStep:
         self._partition = Partition.of(strategy.network, ranks=ranks)
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
-        """Take one."""
+        """Take a step."""
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:

@@ -85,8 +85,8 @@ class Trainer:
         """Train to the end; returns the summary.
 
         Raises:
-            DivergedError: the loss stopped being finite; everything logged before is on the disk.
-            StoppedError: a signal came; the run is saved after the step it came in.
+            DivergedError: the loss became non-finite; all earlier rows are on the disk.
+            StoppedError: a signal arrived; the run was saved after the current step.
         """
         at, record, steps = self._start, self._record, self.session.steps
         shown = self.accelerator.is_main_process

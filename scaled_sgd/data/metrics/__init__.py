@@ -1,4 +1,4 @@
-"""Evaluation metrics: accuracy and mse built in, any other `evaluate` module by name or script."""
+"""Evaluation metrics: built-in accuracy and mse, and any other `evaluate` module by name or script."""
 
 from scaled_sgd.data.metrics.evaluation import Evaluation, built_in_metrics, load_metrics
 from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error

@@ -1,4 +1,4 @@
-"""Named metrics over gathered predictions. One process computes; nothing is written to shared files."""
+"""Computes metrics by name over gathered predictions, in one process and without shared files."""
 
 import importlib.util
 import numbers
@@ -25,7 +25,7 @@ class Evaluation:
     """Metrics by name, ready to compute.
 
     Args:
-        metrics: The `compute` of each: predictions and references to a dictionary of figures.
+        metrics: The `compute` of each: maps predictions and references to a dictionary of figures.
         task: Whether predictions are class ids or vectors.
     """
 
@@ -33,19 +33,19 @@ class Evaluation:
     task: Literal["classification", "regression"]
 
     def compute(self, predictions: Tensor, references: Tensor) -> dict[str, float]:
-        """Every figure of every metric over all N samples, gathered to this process.
+        """All figures of all metrics over all N samples, gathered on this process.
 
         Args:
-            predictions: Network outputs (N, C), of which the largest is the class, or class ids (N,);
-                outputs (N, d) for regression.
+            predictions: Network outputs (N, C), whose argmax is the class, or class ids (N,); outputs (N, d)
+                for regression.
             references: Class ids (N,), or targets (N, d).
 
         Raises:
-            UserError: A metric does not accept the data, or gives no figures.
+            UserError: A metric does not accept the data, or returns no figures.
         """
         if self.task == "classification" and predictions.ndim == 2:
             predictions = predictions.argmax(dim=1)
-        # Float first: numpy has no bfloat16.
+        # Convert to float first: numpy has no bfloat16.
         f, y = (
             (t.double() if t.is_floating_point() else t).cpu().numpy()
             for t in (predictions.detach(), references.detach())
@@ -68,16 +68,16 @@ class Evaluation:
 def load_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
     """Find metrics by name: "accuracy" and "mse" offline, a local script, or a module on the hub.
 
-    Call it on the one process that computes.
+    Call it only on the process that computes.
 
     Raises:
-        UserError: A name is unknown, of another task, or on a hub that does not answer.
+        UserError: A name is unknown or of another task, or the hub does not answer.
     """
     return Evaluation({name: _load(name, task) for name in names}, task)
 
 
 def built_in_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
-    """Only "accuracy" and "mse", as their formulas: for a small network the package's own work takes longer.
+    """Only "accuracy" and "mse", by formula: the overhead of `evaluate` exceeds the work for a small network.
 
     Raises:
         UserError: A name is unknown, or of another task.

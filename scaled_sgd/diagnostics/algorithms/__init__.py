@@ -1,1 +1,1 @@
-"""Eigenpairs, spectral measures and traces of any symmetric operator, whatever its vectors are made of."""
+"""Eigenpairs, spectral measures and traces of any symmetric operator, however its vectors are stored."""

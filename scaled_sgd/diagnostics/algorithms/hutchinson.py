@@ -13,8 +13,8 @@ def hutchinson(space: Space, *, probes: int, seed: int) -> tuple[Tensor, Tensor]
 
     Args:
         space: an operator whose coefficients are weights.
-        probes: how many s.
-        seed: of the signs.
+        probes: number of sign vectors s.
+        seed: seed of the signs.
 
     Raises:
         UserError: fewer than two probes.

@@ -24,7 +24,7 @@ class Basis:
         self._dual: Tensor | None = None
 
     def begin(self, vector: Tensor) -> bool:
-        """Append ``vector``, orthonormalised, without coupling; False when nothing is left of it."""
+        """Append ``vector``, orthonormalised, without coupling; False if it lies in the span of the basis."""
         w = self.vectors[self.count]
         w.copy_(vector)
         self._dual = self.space.dual(w, self._dual)
@@ -39,7 +39,7 @@ class Basis:
         return True
 
     def step(self) -> None:
-        """One product: b_{j+1} and column j of T. Waits for the device once."""
+        """One product: b_{j+1} and column j of T. Synchronises with the device once."""
         j, space, rows = self.count, self.space, self.vectors
         d = self._dual
         assert d is not None
@@ -75,10 +75,10 @@ class Basis:
             self._dual = rows[kept]
 
     def _orthogonalise(self, w: Tensor, alpha: Tensor | None = None) -> float:
-        """Take b_0..b_{count−1} out of w and set beta = ‖w‖; returns the norm before.
+        """Remove b_0..b_{count−1} from w and set beta = ‖w‖; returns the norm before.
 
-        The removed part is rounding as a rule; then the dual, off by as little, is kept. Otherwise it is
-        computed anew and the removal repeated, for twice is enough.
+        The removed part is usually rounding; then the dual, whose error is as small, is kept. Otherwise the
+        dual is recomputed and the removal repeated: twice is enough.
         """
         limit = math.sqrt(torch.finfo(w.dtype).eps)
         before = 0.0

@@ -1,6 +1,6 @@
-"""Thick-restart Lanczos with full reorthogonalisation, whatever vectors are made of.
+"""Thick-restart Lanczos with full reorthogonalisation, for any storage of vectors.
 
-K. Wu, H. Simon, SIAM J. Matrix Anal. Appl. 22 (2000). A step takes one product with the matrix and one dual.
+K. Wu, H. Simon, SIAM J. Matrix Anal. Appl. 22 (2000). A step takes one product and one dual.
 """
 
 import math
@@ -21,14 +21,14 @@ Which = Literal["largest", "magnitude"]
 
 @dataclass(frozen=True)
 class Ritz:
-    """What Lanczos found, best first.
+    """Ritz pairs found by Lanczos, best first.
 
     Attributes:
-        values: (k,), float64 on the CPU; fewer when the space holds no more. One nan, not converged,
-            when the operator is not finite.
+        values: (k,), float64 on the CPU; fewer if the space has fewer dimensions. One nan, not converged,
+            if the operator is not finite.
         vectors: coefficients (k, size), orthonormal.
-        residuals: ‖Hv − λv‖ / |λ|, (k,), as the recurrence gives them.
-        iterations: products with the operator.
+        residuals: ‖Hv − λv‖ / |λ|, (k,), from the recurrence.
+        iterations: number of products with the operator.
         converged: whether every residual is within the tolerance.
     """
 
@@ -54,13 +54,13 @@ def lanczos(
 
     Args:
         space: the operator.
-        start: coefficients of the first vector, overwritten by nothing.
-        k: how many.
+        start: coefficients of the first vector; not modified.
+        k: number of eigenpairs.
         which: ``largest`` or ``magnitude``.
         tolerance: on ‖Hv − λv‖ / |λ|.
-        max_iterations: products with the operator.
-        basis: vectors held at a time, at least k + 2.
-        seed: for fresh directions when an invariant subspace smaller than k is found.
+        max_iterations: largest number of products with the operator.
+        basis: number of basis vectors held, at least k + 2.
+        seed: for fresh directions if an invariant subspace smaller than k is found.
 
     Raises:
         UserError: impossible numbers.
@@ -110,7 +110,7 @@ def ritz_pairs(basis: Basis, which: Which) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _nothing(space: Space, value: float, iterations: int = 0) -> Ritz:
-    """No eigenpair: the range of the operator is empty (``value`` 0), or numbers are not finite (nan)."""
+    """No eigenpair: the range of the operator is empty (``value`` 0), or the operator is not finite (nan)."""
     values = torch.full((1,), value, dtype=torch.float64)
     vectors = torch.zeros(1, space.size, dtype=space.dtype, device=space.device)
     return Ritz(values, vectors, values.clone(), iterations, math.isfinite(value))

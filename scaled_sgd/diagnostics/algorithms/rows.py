@@ -1,14 +1,14 @@
-"""A growing matrix of a few long rows: a Krylov basis in memory."""
+"""Stores a Krylov basis: a growing matrix of a few long rows."""
 
 import torch
 from torch import Tensor
 
 
 class Rows:
-    """Up to ``capacity`` rows of ``length`` numbers, allocated in groups as they are first asked for.
+    """Up to ``capacity`` rows of ``length`` elements, allocated in groups on first use.
 
-    A run that converges early never touches the rest, and groups of moderate size are taken from the
-    allocator's pool, whereas one large matrix is mapped anew, page by page, in every call.
+    Lanczos that converges early never allocates the rest, and groups of moderate size come from the
+    allocator's pool, whereas one large matrix would be mapped again, page by page, in every call.
     """
 
     _GROUP_BYTES = 1 << 24
@@ -28,7 +28,7 @@ class Rows:
         return self._groups[i // self._group][i % self._group]
 
     def _parts(self, first: int, stop: int) -> list[tuple[slice, Tensor]]:
-        """Groups' rows from ``first`` to ``stop``, each with its place counted from ``first``."""
+        """The rows from ``first`` to ``stop``, group by group, each with its offset from ``first``."""
         parts = []
         for g, group in enumerate(self._groups):
             start, end = max(first, g * self._group), min(stop, (g + 1) * self._group)
@@ -55,7 +55,7 @@ class Rows:
         return combined
 
     def rotate(self, weights: Tensor) -> None:
-        """The first k rows ← weights (k, count) times the first ``count`` rows, some columns at a time."""
+        """The first k rows ← weights (k, count) times the first ``count`` rows, in blocks of columns."""
         step = max(1, (1 << 20) // self.capacity)
         for start in range(0, self._length, step):
             columns = slice(start, start + step)

@@ -1,1 +1,1 @@
-"""Hessians of a minibatch as operators on flat vectors: over weights, in sample space, through autograd."""
+"""Minibatch Hessians as operators on flat vectors: over weights, in sample space, through autograd."""

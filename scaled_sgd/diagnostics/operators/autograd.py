@@ -16,18 +16,18 @@ class GenericSpace:
     """Flat vectors over a network's trainable parameters, and Ξ^{1/2} H Ξ^{1/2} of a minibatch on them.
 
     H is linear, so the derivative of the gradient is recorded once and replayed for every product. The
-    network runs as it is: put it in evaluation mode when dropout or batch statistics are not wanted.
-    Each process takes its own samples; the mean is over all of them, however unequal their numbers.
+    network runs in its current mode: call ``eval()`` first if it has dropout or batch statistics.
+    Each process takes its own samples; the mean is over all samples, however unequally they are divided.
 
     Args:
-        model: any module that maps x to outputs (n, m_l); its parameters whole on every process.
+        model: any module that maps x to outputs (n, m_l), with full parameters on every process.
         x: this process's samples.
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
-        scales: ξ, one number for each trainable parameter tensor, or None.
+        scales: ξ, one number per trainable parameter tensor, or None.
 
     Raises:
-        UserError: sharded parameters, a rule's name as scales, or unfit targets.
+        UserError: sharded parameters, a rule's name as scales, or invalid targets.
     """
 
     identity_dual = True
@@ -74,7 +74,7 @@ class GenericSpace:
             self._gradient, self._pullback = tuple(recorded[0].values()), recorded[1]
 
     def start(self, seed: int) -> Tensor:
-        """The gradient plus a random vector of its length."""
+        """The gradient plus a random vector of the same norm."""
         flat = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         if self._gradient is not None:
             flat = torch.cat([g.detach().reshape(-1) for g in self._gradient]) * self._roots
@@ -85,7 +85,7 @@ class GenericSpace:
         return start
 
     def random(self, seed: int) -> Tensor:
-        """As :meth:`gaussian`."""
+        """The same as :meth:`gaussian`."""
         return self.gaussian(seed)
 
     def gaussian(self, seed: int) -> Tensor:
@@ -108,11 +108,11 @@ class GenericSpace:
         return self._ranks.sum(out).mul_(self._roots)
 
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
-        """The coefficients: the inner product is Euclidean."""
+        """The coefficients themselves: the inner product is Euclidean."""
         return coefficients
 
     def sum(self, t: Tensor) -> Tensor:
-        """Nothing: every process holds whole vectors."""
+        """No-op: every process holds full vectors."""
         return t
 
     def expand(self, flat: Tensor) -> list[Tensor]:
@@ -123,7 +123,7 @@ class GenericSpace:
 
 
 def check_vectors(vectors: object, name: str = "vectors") -> None:
-    """Refuse all but a sequence of tensors, as the argument ``name``.
+    """Refuse anything but a sequence of tensors; ``name`` is the argument in messages.
 
     Raises:
         UserError: it is something else.
@@ -146,10 +146,10 @@ def generic_product(
     loss: str,
     scales: str | Tensor | None = None,
 ) -> list[Tensor]:
-    """H V for tensors V shaped as the trainable parameters.
+    """H V for tensors V with the shapes of the trainable parameters.
 
     Raises:
-        UserError: unfit arguments.
+        UserError: invalid arguments.
     """
     space = GenericSpace(model, x, y, loss=loss, scales=scales)
     check_vectors(vectors)

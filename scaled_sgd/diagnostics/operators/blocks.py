@@ -1,7 +1,7 @@
-"""One layer's part V_k of a vector in weight space, stored whole or in factors (theory §5).
+"""One layer's part V_k of a vector in weight space, stored densely or in factors (theory §5).
 
-Both kinds live in a flat slice of a vector. A block's *coefficients* describe V_k; its *dual* is what
-inner products and Hessian products need: ⟨V, V'⟩ = coefficients · dual'.
+Both are a slice of a flat vector. A block's *coefficients* represent V_k; inner products and Hessian
+products need its *dual*: ⟨V, V'⟩ = coefficients · dual'.
 """
 
 from typing import Protocol
@@ -30,17 +30,17 @@ class Block(Protocol):
     def put_forward(self, s: Signals, out: Tensor, Rh: Tensor, scale: float, onto: float) -> None:
         """out ← onto · out + scale · δ_kᵀ Rh_{k−1} in coefficients; Rh (samples, m_{k−1}) is complete.
 
-        Goes before :meth:`put_backward`, and not to the first layer, where Rh_0 = 0.
+        Called before :meth:`put_backward`, and not for the first layer, where Rh_0 = 0.
         """
         ...
 
     def put_backward(self, s: Signals, out: Tensor, Rdelta: Tensor, scale: float, onto: float) -> None:
-        """Add scale · Rδ_kᵀ h_{k−1} to what :meth:`put_forward` left; Rδ holds this process's columns."""
+        """Add scale · Rδ_kᵀ h_{k−1} to the result of :meth:`put_forward`; Rδ holds this process's columns."""
         ...
 
 
 class DenseBlock:
-    """V_k itself: this process's rows. Coefficients and dual are the same."""
+    """V_k itself: this process's rows. Coefficients and dual are equal."""
 
     def __init__(self, partition: Partition, k: int) -> None:
         self.k = k
@@ -71,7 +71,7 @@ class FactorBlock:
 
     The dual is (X, Y) = (h V_kᵀ, δ V_k), so that ⟨V, V'⟩ = ⟨P, X'⟩ + ⟨Q, Y'⟩. With the Gram matrices
     K_h and K_δ of the batch, X = K_h P + (h Qᵀ) δ and Y = (δ Pᵀ) h + K_δ Q. Products with H need X
-    and Y alone and yield P' ∝ Rδ_k, Q' ∝ Rh_{k−1}. The first layer has Q = 0, since Rh_0 = 0.
+    and Y only and yield P' ∝ Rδ_k, Q' ∝ Rh_{k−1}. The first layer has Q = 0, since Rh_0 = 0.
     """
 
     def __init__(self, signals: Signals, k: int) -> None:
@@ -100,7 +100,7 @@ class FactorBlock:
         return self.split(dual)[0]
 
     def delta_product(self, s: Signals, dual: Tensor, Rdelta: Tensor, alpha: float, beta: float) -> Tensor:
-        """α Rδ_k W_k + β Y, of which this process has some columns."""
+        """α Rδ_k W_k + β Y; this process has some columns of Y."""
         _, Y = self.split(dual)
         W = s.partition.local(self.k)
         if s.partition.ranks.size == 1:
@@ -146,10 +146,10 @@ class FactorBlock:
 
 
 def dense_cost(m_in: int, m_out: int, *, first: bool) -> int:
-    """Multiplications a sample that a product takes for a whole V_k (m_out, m_in), weights' share aside."""
+    """Multiplications per sample of a product for a dense V_k (m_out, m_in), without those with W_k."""
     return (2 if first else 4) * m_in * m_out
 
 
 def factor_cost(m_in: int, m_out: int, n: int, *, first: bool) -> int:
-    """The same for V_k in factors, its dual included."""
+    """The same for V_k in factors, including its dual."""
     return n * m_out if first else 3 * n * (m_in + m_out)

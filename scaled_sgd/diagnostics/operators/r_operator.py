@@ -18,7 +18,7 @@ def r_operator(
     *,
     onto: float,
 ) -> None:
-    """outs ← onto · outs + Ξ^{1/2} H Ξ^{1/2} V, over the samples at hand, in coefficients.
+    """outs ← onto · outs + Ξ^{1/2} H Ξ^{1/2} V over the given signals, in coefficients.
 
     Rz_k = α_k (√ξ_k h V_kᵀ + Rh_{k−1} W_kᵀ), Rh_k = D_k ∘ Rz_k, Rδ_l = ℓ''(Rf),
     (HV)_k = (α_k √ξ_k/n)(Rδ_kᵀ h + δ_kᵀ Rh), Rδ_{k−1} = α_k (Rδ_k W_k + √ξ_k δ_k V_k) ∘ D_{k−1}.

@@ -1,8 +1,8 @@
-"""Factor space over replicas, shared out by samples: one collective a product.  [ours]
+"""Factor space over replicas, distributed by samples: one collective per product.  [ours]
 
-Every process takes some samples' rows of P_k and Q_k. The R-operator works sample by sample and moves
-nothing; a dual needs all processes' coefficients once, X_own = (h_own hᵀ) P + (h_own Qᵀ) δ and
-Y_own = (δ_own Pᵀ) h + (δ_own δᵀ) Q. Sharing by rows, as :class:`HessianSpace` does, moves something at
+Every process holds the rows of P_k and Q_k of some samples. The R-operator works sample by sample without
+communication; a dual needs all processes' coefficients once, X_own = (h_own hᵀ) P + (h_own Qᵀ) δ and
+Y_own = (δ_own Pᵀ) h + (δ_own δᵀ) Q. The distribution by rows of :class:`HessianSpace` communicates at
 every layer, which shards need and replicas do not.
 """
 
@@ -53,7 +53,7 @@ class SampleBlock(FactorBlock):
 
 
 class SampleSpace:
-    """As :class:`HessianSpace` with all layers in factors, for replicas on several processes."""
+    """Like :class:`HessianSpace` with all layers in factors, for replicas on several processes."""
 
     identity_dual = False
 
@@ -89,7 +89,7 @@ class SampleSpace:
 
     @torch.no_grad()
     def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of the product with the vector whose dual is given, into ``out``. Moves nothing."""
+        """Coefficients of the product with the vector whose dual is given, into ``out``. No communication."""
         r_operator(self._signals, self.blocks, self.split(dual), self.split(out), self._roots, onto=0.0)
         return out
 
@@ -116,13 +116,13 @@ class SampleSpace:
         return list(zip(whole[::2], whole[1::2], strict=True))
 
     def start(self, seed: int) -> Tensor:
-        """As :meth:`HessianSpace.start`."""
+        """The gradient plus a random vector of about the same norm."""
         square = self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())
         length = square.clamp(min=torch.finfo(self.dtype).tiny).sqrt()
         return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
 
     def random(self, seed: int) -> Tensor:
-        """As :meth:`HessianSpace.random`."""
+        """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed."""
         return self._draw(seed, torch.zeros((), dtype=self.dtype, device=self.device))
 
     @torch.no_grad()
@@ -155,7 +155,7 @@ class SampleSpace:
 def choose_space(
     batch: Minibatch, xi: Tensor | None, *, space: SpaceName = "auto"
 ) -> HessianSpace | SampleSpace:
-    """Samples for replicas on several processes where factors cost little more than the best mixture."""
+    """Sample space for replicas on several processes if factors cost little more than the best mixture."""
     ranks = batch.partition.ranks
     shared = ranks.size > 1 and batch.total >= ranks.size and not batch.chunked
     if shared and space in ("auto", "factor") and is_replica(batch.partition.model):

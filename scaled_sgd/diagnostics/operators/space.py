@@ -1,4 +1,4 @@
-"""What an algorithm may ask of an operator, however its vectors are stored."""
+"""The interface between algorithms and operators, for any storage of vectors."""
 
 from typing import Protocol
 
@@ -14,7 +14,7 @@ class Space(Protocol):
 
     Attributes:
         size: length of a vector on this process.
-        identity_dual: whether coefficients and duals are the same thing.
+        identity_dual: whether coefficients and duals are equal.
     """
 
     size: int
@@ -27,7 +27,7 @@ class Space(Protocol):
         ...
 
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
-        """The dual of a vector, its coefficients when ``identity_dual``."""
+        """The dual of a vector: its coefficients if ``identity_dual``."""
         ...
 
     def random(self, seed: int) -> Tensor:
@@ -49,9 +49,9 @@ class HessianOperator(Space, Protocol):
     weight_bytes: int
 
     def start(self, seed: int) -> Tensor:
-        """A vector to start Lanczos from: the gradient plus about as long a random one."""
+        """A start vector for Lanczos: the gradient plus a random vector of about the same norm."""
         ...
 
     def expand(self, flat: Tensor) -> list[Tensor]:
-        """A vector in weight space, one tensor a layer."""
+        """A vector in weight space, one tensor per layer."""
         ...

@@ -1,4 +1,4 @@
-"""Weight-space vectors whose layers are whole or in factors, with Hessian products on them (theory §5)."""
+"""Weight-space vectors with dense or factored layers, and Hessian products on them (theory §5)."""
 
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ SpaceName = Literal["auto", "dense", "factor"]
 
 
 def check_space(name: object) -> None:
-    """Refuse a name that is not a :data:`SpaceName`."""
+    """Refuse anything but a :data:`SpaceName`."""
     if name not in get_args(SpaceName):
         raise UserError(f"space: {name!r} is unknown; allowed: {', '.join(get_args(SpaceName))}")
 
@@ -23,17 +23,17 @@ def check_space(name: object) -> None:
 class HessianSpace:
     """Flat vectors over the weights of a network, and Ξ^{1/2} H Ξ^{1/2} of a minibatch on them.
 
-    Set up once, then any number of products. A vector is the concatenation of its layers' blocks, all
-    of this process's share. ``space`` chooses how layers are stored: ``dense`` as they are, ``factor``
+    Set up once for any number of products. A vector concatenates this process's blocks of all layers.
+    ``space`` selects how layers are stored: ``dense`` as they are, ``factor``
     as P_kᵀ h + δ_kᵀ Q_k, ``auto`` whichever makes a layer's products cheaper. Every eigenvector with
     a non-zero eigenvalue can be written in factors, so nothing is approximated.
 
     Attributes:
         size: length of a vector on this process.
-        identity_dual: whether coefficients and duals are the same thing (all layers dense).
+        identity_dual: whether coefficients and duals are equal (all layers dense).
 
     Raises:
-        UserError: an unknown space, or factors with a minibatch in chunks.
+        UserError: an unknown space, or factors with a chunked minibatch.
     """
 
     def __init__(self, batch: Minibatch, xi: Tensor | None = None, *, space: SpaceName = "auto") -> None:
@@ -76,7 +76,7 @@ class HessianSpace:
 
     @torch.no_grad()
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
-        """The dual of a vector; the coefficients themselves when all layers are dense."""
+        """The dual of a vector: the coefficients themselves if all layers are dense."""
         if self.identity_dual:
             return coefficients
         out = torch.empty_like(coefficients) if out is None else out
@@ -95,16 +95,16 @@ class HessianSpace:
         return out
 
     def start(self, seed: int) -> Tensor:
-        """A vector to start Lanczos from: the gradient plus about as long a random one.
+        """A start vector for Lanczos: the gradient plus a random vector of about the same norm.
 
-        The gradient leans to the top eigenvectors; the random part keeps any of them from being missed.
+        The gradient leans towards the top eigenvectors; the random part ensures that none is missed.
         """
         tiny = torch.finfo(self.dtype).tiny
         length = self.batch.statistics.gradient_squares.sum().to(self.dtype).clamp(min=tiny).sqrt()
         return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
 
     def random(self, seed: int) -> Tensor:
-        """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend on the seed alone, in any space.
+        """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed, in any space.
 
         P and Q are outer products of Gaussian vectors: cheap, and with the second moments of Gaussian
         matrices up to a factor, so that no direction within a layer is favoured. Each term has norm 1.
@@ -129,7 +129,7 @@ class HessianSpace:
         return flat
 
     def gaussian(self, seed: int) -> Tensor:
-        """Standard normal weights, the same however they are sharded; for dense spaces."""
+        """Standard normal weights, the same for any sharding; for dense spaces."""
         layers = []
         for block in self.blocks:
             k = block.k
@@ -153,7 +153,7 @@ class HessianSpace:
 
 
 def over_length(t: Tensor, length: Tensor) -> Tensor:
-    """``t`` divided by ``length``, which may be 0 when ``t`` is multiplied by 0 later."""
+    """``t`` divided by ``length``, which may be 0 if ``t`` is later multiplied by 0."""
     return t / length.clamp(min=torch.finfo(t.dtype).tiny ** 0.5)
 
 

@@ -1,1 +1,1 @@
-"""What a run measures at diagnostic steps, one class a quantity (:mod:`scaled_sgd.diagnostics.registry`)."""
+"""Quantities measured at diagnostic steps, one class each (see :mod:`scaled_sgd.diagnostics.registry`)."""

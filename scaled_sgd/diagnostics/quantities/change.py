@@ -1,4 +1,4 @@
-"""How far preactivations have moved on the probe: what a coordinate check plots (theory §1)."""
+"""Relative change of preactivations on the probe, for coordinate checks (theory §1)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from scaled_sgd.steps.minibatch import Minibatch
 
 
 class Change:
-    """RMS(z_k − z_k at the first call) / RMS(z_k there) of each layer."""
+    """RMS(z_k − z_k at the first call) / RMS(z_k at the first call) of each layer."""
 
     def __init__(self, config: object) -> None:
         del config
@@ -32,14 +32,14 @@ class Change:
         return {f"first.{k}": z for k, z in enumerate(self._first, start=1)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`; earlier versions did not keep it: changes since then are not known."""
+        """Restore :meth:`state_dict`. Earlier versions did not save it; the change is then unknown."""
         self._first = [state[f"first.{k}"] for k in range(1, len(state) + 1)]
         self._knows_first = bool(state)
 
 
 @torch.no_grad()
 def preactivations(batch: Minibatch) -> list[Tensor]:
-    """z_1..z_l, each (samples, m_k), complete on every process. Collective where weights are in parts."""
+    """z_1..z_l, each (samples, m_k), complete on every process. Collective where weights are sharded."""
     partition = batch.partition
     chunks = [
         [partition.preactivation(signals.h[k - 1], k) for k in range(1, partition.depth)] + [signals.f]

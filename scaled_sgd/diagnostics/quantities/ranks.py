@@ -1,4 +1,4 @@
-"""Ranks of features and gradients on the probe, and how far feature kernels have moved (theory §3, §7)."""
+"""Ranks of features and gradients on the probe, and drift of the feature kernels (theory §3, §7)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -47,9 +47,9 @@ class Ranks:
         return {name: float(getattr(ranks, name)) for name in _RANKS} | {"drift": float(drift)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What drift is measured from."""
+        """The reference of the drift."""
         return dict(self._first)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self._first = dict(state)

@@ -1,4 +1,4 @@
-"""The largest eigenvalues of the Hessian on the probe, and where they stand to the edge (theory §3b, §5)."""
+"""Largest eigenvalues of the Hessian on the probe, relative to the edge of stability (theory §3b, §5)."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ class Settings(Protocol):
 class Sharpness:
     """Top eigenvalues of H and, for steps by scalar rules, of Ξ^{1/2} H Ξ^{1/2} with their edge ratio.
 
-    Searches start from the vectors that the last ones ended with.
+    Every search starts from the vectors that the last one found.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -29,7 +29,7 @@ class Sharpness:
         self._starts: dict[str, Tensor] = {}
 
     def measure(self, context: Context) -> dict[str, Any]:
-        """``sharpness`` and what goes with it."""
+        """``sharpness`` and its related columns."""
         taken, probe = context.taken, context.probe
         plain = self._eigenpairs("plain", probe, None)
         scaled = self._scaled(context, plain)
@@ -50,7 +50,7 @@ class Sharpness:
         return row
 
     def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
-        """Of Ξ^{1/2} H Ξ^{1/2}; None where the direction is no ξ, ``plain`` where all ξ are 1."""
+        """Eigenpairs of Ξ^{1/2} H Ξ^{1/2}; None if the direction is not a ξ, ``plain`` if all ξ are 1."""
         direction = context.taken.direction
         if not direction.is_scalar:
             context.say(
@@ -76,9 +76,9 @@ class Sharpness:
         return pairs
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The vectors that later searches start from."""
+        """The start vectors of later searches."""
         return {f"start.{name}": vectors for name, vectors in self._starts.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self._starts = {name.removeprefix("start."): vectors for name, vectors in state.items()}

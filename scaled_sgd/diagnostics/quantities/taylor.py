@@ -1,4 +1,4 @@
-"""Taylor terms along the step that a run takes (theory §3b, §4)."""
+"""Taylor terms along the step of a run (theory §3b, §4)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +12,9 @@ _TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
 
 
 class Taylor:
-    """c0..c3 of the minibatch loss, the loss they predict after the step, and ρ of the step.
+    """c0..c3 of the minibatch loss, the predicted loss after the step, and ρ of the step.
 
-    Along u = −U where the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
+    Along u = −U if the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
     """
 
     def __init__(self, config: object) -> None:
@@ -38,8 +38,8 @@ class Taylor:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Nothing."""
+        """No state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """No state."""

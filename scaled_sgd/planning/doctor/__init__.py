@@ -1,4 +1,4 @@
-"""``scaled-sgd doctor``: what this machine and this launch can do."""
+"""``scaled-sgd doctor``: examines this machine and this launch."""
 
 from scaled_sgd.planning.doctor.command import main
 

@@ -18,7 +18,7 @@ from scaled_sgd.planning.doctor.strategies import strategies
 
 _OTHER_WORLD_STATUS = 1
 _SECONDS_TO_SPEAK = 10.0
-"""How long other ranks let the first one speak; the launcher ends them all when it exits."""
+"""Seconds that other ranks wait for rank 0 to print; the launcher ends all ranks when one exits."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def options(arguments: Sequence[str]) -> argparse.Namespace:
-    """``processes``, ``dir`` and ``json`` of a command line.
+    """``processes``, ``dir`` and ``json`` from a command line.
 
     Raises:
         UserError: any mistake.

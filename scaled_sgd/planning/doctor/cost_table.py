@@ -12,15 +12,15 @@ from scaled_sgd.planning.units import duration, operations, size, speed
 
 @dataclass(frozen=True)
 class CostTable:
-    """What strategies cost and which one to take.
+    """Costs of the strategies and a recommendation.
 
     Attributes:
-        work: what a step works on.
-        hardware: where.
-        costs: of those that can train this.
-        left_out: labels of the others, by the key and value that stands against them.
-        advice: what to take.
-        otherwise: what would fit where nothing does.
+        work: the workload of a step.
+        hardware: the hardware.
+        costs: costs of the strategies that can train this.
+        left_out: labels of the others, by the key and value that rules them out.
+        advice: the recommendation.
+        otherwise: what would fit, if nothing fits.
     """
 
     work: Workload
@@ -49,7 +49,7 @@ class CostTable:
         return json.dumps(found | {"reason": self.advice.reason}, indent=2, ensure_ascii=False)
 
     def text(self, *, layers: bool) -> str:
-        """Tables for people."""
+        """The tables as text."""
         lines = [*self._question(), "", *self._strategies()]
         lines += [f"left out  {', '.join(labels)}: {why}" for why, labels in self.left_out.items()]
         if layers:
@@ -98,7 +98,7 @@ class CostTable:
         return lines
 
     def _layers(self) -> list[str]:
-        """What moves of each layer under ``ddp`` with fused steps."""
+        """What is exchanged for each layer under ``ddp`` with fused steps."""
         fused = next((cost for cost in self.costs if cost.factors), None)
         if fused is None:
             return ["no layer has a choice: one process, or fused steps cannot do what is configured"]

@@ -1,4 +1,4 @@
-"""The processes that a launch started: how many they are, and how fast they add."""
+"""The processes of a launch: their number, and the speed of an all-reduce."""
 
 import datetime
 import os
@@ -23,12 +23,12 @@ _NAMES = (
 _SECONDS_TO_MEET = 60
 _SECONDS_A_TEST = 0.8
 _LARGE = 2**22
-"""Float32 numbers of the larger all-reduce, 16 MiB."""
+"""Float32 elements of the larger all-reduce, 16 MiB."""
 
 
 @dataclass(frozen=True)
 class AllReduce:
-    """Sums over all processes. The bandwidth is the one of a ring: 2 (n − 1)/n of the bytes a second."""
+    """Speed of all-reduces. The bandwidth is that of a ring: 2 (n − 1)/n of the bytes per second."""
 
     backend: str
     latency_us: float
@@ -38,7 +38,7 @@ class AllReduce:
 
 @dataclass(frozen=True)
 class Member:
-    """What one rank tells the others of itself."""
+    """What one rank reports to the others."""
 
     host: str
     torch: str
@@ -47,14 +47,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Launch:
-    """The launch: what was asked for, what its variables say and what came of it.
+    """The launch: what was requested, what its variables say, and the result.
 
     Attributes:
-        asked: processes that should run; None: any.
-        started: WORLD_SIZE, what the launcher says.
-        size: processes that answered.
-        seen_by_accelerate: processes that ``accelerate`` sees.
-        problem: why this is not the world that was asked for.
+        asked: requested number of processes; None: any.
+        started: number of processes according to the launcher (WORLD_SIZE).
+        size: number of processes that answered.
+        seen_by_accelerate: number of processes that ``accelerate`` sees.
+        problem: why this is not the requested world.
     """
 
     asked: int | None
@@ -69,7 +69,7 @@ class Launch:
 
 
 def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables that decide how processes meet."""
+    """The environment variables that decide how processes connect."""
     return {
         name: value
         for name, value in sorted(environment.items())
@@ -78,7 +78,7 @@ def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, s
 
 
 def launch_problem(asked: int | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """What the launcher's variables alone tell against it."""
+    """A problem that is evident from the launcher's variables."""
     started = launcher.started(environment)
     if launcher.started_alone(asked, environment):
         problem, instead = launcher.STARTED_ALONE
@@ -89,7 +89,7 @@ def launch_problem(asked: int | None, environment: Mapping[str, str] = os.enviro
 
 
 def join(asked: int | None) -> Launch:
-    """Meet the other processes of this launch and measure; collective."""
+    """Connect to the other processes of this launch and measure. Collective."""
     started = launcher.started()
     gpus, here = torch.cuda.device_count(), launcher.started_here()
     device = torch.device("cuda", launcher.local_rank()) if gpus >= here else torch.device("cpu")
@@ -134,7 +134,7 @@ def _measure(device: torch.device) -> AllReduce:
 
 
 def _seconds(t: torch.Tensor) -> float:
-    """Mean time of an all-reduce of ``t``; the first rank decides how many fit the time."""
+    """Mean time of an all-reduce of ``t``; rank 0 decides how many repetitions fit the time."""
     _repeat(t, 2)
     number = torch.tensor([_SECONDS_A_TEST / max(_repeat(t, 3), 1e-6)], device=t.device)
     dist.broadcast(number, src=0)

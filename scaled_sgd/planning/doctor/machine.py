@@ -1,4 +1,4 @@
-"""What this machine has: software, processors, memory and room for runs."""
+"""Facts about this machine: software, processors, memory and disk space for runs."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Disk:
-    """The folder of all runs; ``problem`` says why no run can be written there."""
+    """The folder of all runs; ``problem`` says why it is not writable."""
 
     folder: str
     free_gib: float
@@ -48,7 +48,7 @@ class Disk:
 
 
 def machine() -> Machine:
-    """This machine."""
+    """Facts about this machine."""
     return Machine(
         python=platform.python_version(),
         system=platform.platform(terse=True),
@@ -61,7 +61,7 @@ def machine() -> Machine:
 
 
 def disk(folder: str) -> Disk:
-    """Whether runs can be written to ``folder``, which need not exist yet, and how much is free."""
+    """Whether runs can be written to ``folder``, which need not exist yet, and the free space."""
     existing = Path(folder).absolute()
     while not existing.exists():
         existing = existing.parent

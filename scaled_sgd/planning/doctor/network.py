@@ -1,4 +1,4 @@
-"""How this machine reaches others: backends, interfaces, links between GPUs."""
+"""Connections of this machine: backends, interfaces, links between GPUs."""
 
 import os
 import shutil
@@ -18,11 +18,11 @@ _INTERFACE_NAME = struct.Struct("256s")
 
 @dataclass(frozen=True)
 class Network:
-    """Backends of torch.distributed by availability, IPv4 addresses by interface.
+    """Availability of the backends of torch.distributed, and IPv4 addresses by interface.
 
     Attributes:
-        chosen: the interface by variable, where GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME is set.
-        own_address: where the host's name leads, which gloo takes when nothing is chosen.
+        chosen: the interface of each of GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME that is set.
+        own_address: the address of the host's name, which gloo uses if no interface is chosen.
         gpu_links: the table of ``nvidia-smi topo -m``.
     """
 
@@ -34,10 +34,10 @@ class Network:
 
 
 def network(environment: Mapping[str, str] = os.environ) -> Network:
-    """This machine's.
+    """Facts about this machine's network.
 
     Raises:
-        UserError: GLOO_SOCKET_IFNAME names an interface that is not there.
+        UserError: GLOO_SOCKET_IFNAME names an interface that does not exist.
     """
     interfaces = {name: _address(name) for _, name in socket.if_nameindex()}
     variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -60,12 +60,12 @@ def network(environment: Mapping[str, str] = os.environ) -> Network:
 
 
 def reaches_only_itself(found: Network) -> bool:
-    """Whether gloo would tell other machines a loopback address."""
+    """Whether gloo would announce a loopback address to other machines."""
     return "GLOO_SOCKET_IFNAME" not in found.chosen and (found.own_address or "").startswith("127.")
 
 
 def _address(interface: str) -> str | None:
-    """The IPv4 address of an interface, None without one or on a system that does not tell."""
+    """The IPv4 address of an interface; None if it has none or the system does not report it."""
     try:
         from fcntl import ioctl
 

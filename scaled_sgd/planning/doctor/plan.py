@@ -1,6 +1,6 @@
-"""``scaled-sgd doctor --plan``: what each strategy would take of each process, and which one to take.
+"""``scaled-sgd doctor --plan``: the cost of each strategy per process, and a recommendation.
 
-Nothing runs: the network comes from the ordinary configuration keys, the hardware from ``--plan.`` keys.
+Nothing is run: the network comes from the ordinary configuration keys, the hardware from ``--plan.`` keys.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from scaled_sgd.planning.units import DURATIONS, OPERATIONS, SIZES
 from scaled_sgd.planning.units import parse as quantity
 
 DIGITS = (64, 10)
-"""Features and classes of the embedded data set, which need not be loaded for that."""
+"""Features and classes of the embedded data set, known without loading it."""
 
 _KEYS = {
     "memory": ("bytes that a process may fill: 80GiB", SIZES),
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
-    """All strategies that can train ``config`` on the hardware that was asked for.
+    """All strategies that can train ``config`` on the given hardware.
 
     Raises:
-        UserError: impossible widths or numbers, or data whose widths must be given.
+        UserError: impossible widths or numbers, or data that need ``--features`` and ``--outputs``.
     """
     for key in ("features", "outputs"):
         if getattr(asked, key) is not None:
@@ -95,7 +95,7 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
 
 
 def _hardware(config: Config, asked: argparse.Namespace, rates: Hardware) -> Hardware:
-    """The processes that were asked for, with nominal rates where none were given."""
+    """The given processes, with nominal rates where none are given."""
     ranks = (config.run.processes or 1) if asked.ranks is None else asked.ranks
     per_machine = min(max(ranks, 1), 8) if asked.ranks_per_machine is None else asked.ranks_per_machine
     for key, count, most in (("ranks", ranks, 10**7), ("ranks_per_machine", per_machine, ranks)):

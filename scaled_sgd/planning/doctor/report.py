@@ -1,4 +1,4 @@
-"""Everything the doctor found, as text and as JSON."""
+"""The doctor's report as text and as JSON."""
 
 import json
 import textwrap
@@ -16,7 +16,7 @@ _INDENT = 13
 
 @dataclass(frozen=True)
 class Report:
-    """What was found on rank 0's machine and over the world."""
+    """Findings about rank 0's machine and about the world."""
 
     machine: Machine
     network: Network
@@ -26,12 +26,12 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """Why this launch is not what was asked for; empty when it is."""
+        """Why this launch is not what was requested; empty if it is."""
         return [] if self.world.problem is None else [self.world.problem]
 
     @property
     def warnings(self) -> list[str]:
-        """What will stop or slow some runs."""
+        """Facts that will stop or slow down some runs."""
         world, found = self.world, []
         if self.disk.problem is not None:
             found.append(f"run.dir: {self.disk.problem}")
@@ -53,7 +53,7 @@ class Report:
         return json.dumps(found, indent=2)
 
     def text(self) -> str:
-        """Named lines for people."""
+        """Labelled lines of text."""
         lines = []
         for name, contents in self._lines():
             first = f"{name:<{_INDENT}}" + contents

@@ -1,4 +1,4 @@
-"""Which values of ``sharding.strategy`` can run here, and why the others cannot."""
+"""Which values of ``sharding.strategy`` can run on this machine, and why the others cannot."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Strategy:
 def strategies(
     *, installed: Callable[[str], bool] = lambda package: find_spec(package) is not None
 ) -> tuple[Strategy, ...]:
-    """All strategies. Packages are looked for, not imported."""
+    """All strategies. Packages are searched for, not imported."""
     return tuple(Strategy(can.name, _problem(can, installed)) for can in STRATEGIES.entries)
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill and move between numbers of processes and layouts of weights.
+"""Checkpoints that survive a kill and fit any number of processes and any layout of weights.
 
-``<folder>/step-<n>/`` has a file of each rank (``rank-<i>.safetensors``), ``state.json`` and, written
-last, ``manifest.json``. It holds whole tensors whatever the layout was; a reader takes any range of them.
+``<folder>/step-<n>/`` has one file per rank (``rank-<i>.safetensors``), ``state.json`` and, written
+last, ``manifest.json``. Together they hold full tensors for any layout; a reader reads any range of them.
 """
 
 from scaled_sgd.runs.checkpoint.folders import prune

@@ -1,4 +1,4 @@
-"""Types of numbers that a checkpoint holds, by their codes in the safetensors format."""
+"""Dtypes that a checkpoint supports, by their codes in the safetensors format."""
 
 import torch
 
@@ -21,7 +21,7 @@ def code_of(dtype: torch.dtype) -> str:
     """The code of ``dtype``.
 
     Raises:
-        ValueError: a checkpoint does not hold such numbers.
+        ValueError: checkpoints do not support this dtype.
     """
     if dtype not in _CODES:
         raise ValueError(f"{dtype} cannot be stored; allowed: {', '.join(map(str, _CODES))}")

@@ -1,4 +1,4 @@
-"""Files that are on the disk when a function returns, with what a manifest says of them."""
+"""Writes files durably: they are on the disk on return. Also computes their manifest entries."""
 
 import errno
 import hashlib
@@ -15,16 +15,16 @@ from torch import Tensor
 from scaled_sgd.runs.checkpoint.dtypes import code_of
 
 _CHUNK = 1 << 24
-"""Bytes hashed and written at a time."""
+"""Bytes that are hashed and written at a time."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a manifest says of a file.
+    """The manifest entry of a file.
 
     Attributes:
-        size: in bytes.
-        sha256: of the contents, in hexadecimal.
+        size: size in bytes.
+        sha256: digest of the contents, in hexadecimal.
     """
 
     size: int
@@ -58,20 +58,20 @@ def write_file(path: Path, blocks: Iterable[bytes | memoryview]) -> FileFacts:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileFacts:
-    """Write a safetensors file, one tensor after the other: no more than one is copied at a time.
+    """Write a safetensors file tensor by tensor, so that at most one is copied at a time.
 
     The format is the length of the header (8 bytes), the header (JSON, padded to 8 bytes), the numbers.
-    The library writes it too, but wants all tensors on the CPU at once and hides where it fails.
+    The safetensors library needs all tensors on the CPU at once and does not report where it fails.
 
     Raises:
         OSError: with ``path`` as its file name.
-        ValueError: a tensor of a type that the file cannot hold.
+        ValueError: the dtype of a tensor is not supported.
     """
     return write_file(path, _blocks(tensors))
 
 
 def _blocks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    # Widest numbers first, so that each tensor is aligned to its own.
+    # Widest dtypes first, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     offsets = [0, *itertools.accumulate(t.numel() * t.element_size() for _, t in ordered)]
     header = {
@@ -91,7 +91,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush the names in a folder to the disk, where the file system can."""
+    """Flush the names in a folder to the disk, if the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""Names and moves of checkpoint folders, arranged so that an intact one is there at every moment.
+"""Names and renames of checkpoint folders, such that an intact one exists at every moment.
 
 ``step-<n>`` is complete. ``.step-<n>.<nonce>`` is being written and ``.step-<n>.<nonce>.old`` is being
-deleted. Where both of one nonce stand beside a missing ``step-<n>``, a replacement was cut between its
-two renames: the new one is complete and only its name is to be mended.
+deleted. If both exist with one nonce while ``step-<n>`` is missing, a replacement was interrupted between
+its two renames: the new folder is complete and only needs its name.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ _OLD = ".old"
 
 
 def step_of(name: str) -> int | None:
-    """n of a folder named step-<n>, None for any other name."""
+    """The n of a folder named step-<n>; None for any other name."""
     match = _STEP.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def steps_in(folder: Path) -> list[int]:
-    """Steps that have a folder, newest first; none where ``folder`` is not there.
+    """Steps that have a folder, newest first; none if ``folder`` does not exist.
 
-    Links are not counted: whoever made them looks after them.
+    Links are not counted: they belong to whoever made them.
     """
     if not folder.is_dir():
         return []
@@ -39,7 +39,7 @@ def steps_in(folder: Path) -> list[int]:
 
 
 def begin(folder: Path, step: int) -> Path:
-    """Make the folder to write ``step`` in; what dead saves left is cleared away."""
+    """Make the folder to write ``step`` in, after cleaning up after interrupted saves."""
     if not folder.is_dir():
         folder.mkdir(parents=True)
         sync_folder(folder.parent)
@@ -50,7 +50,7 @@ def begin(folder: Path, step: int) -> Path:
 
 
 def publish(written: Path) -> Path:
-    """Give a complete folder its name, in place of what has it; the name is on the disk on return."""
+    """Give a complete folder its final name, replacing any other; the name is on the disk on return."""
     final = _final(written)
     sync_folder(written)
     if os.path.lexists(final):
@@ -62,7 +62,7 @@ def publish(written: Path) -> Path:
 
 
 def tidy(folder: Path) -> None:
-    """End what dead saves began: a replacement that was cut is finished, the rest is deleted."""
+    """Clean up after interrupted saves: finish a replacement, delete the rest."""
     mend(folder)
     for name in sorted(os.listdir(folder)):
         if _WRITTEN.fullmatch(name.removesuffix(_OLD)):
@@ -70,7 +70,7 @@ def tidy(folder: Path) -> None:
 
 
 def mend(folder: Path) -> None:
-    """Finish replacements that were cut between their two renames."""
+    """Finish replacements that were interrupted between their two renames."""
     for written in [folder / name for name in os.listdir(folder) if _WRITTEN.fullmatch(name)]:
         if os.path.lexists(_old(written)) and not os.path.lexists(_final(written)):
             os.rename(written, _final(written))
@@ -78,12 +78,12 @@ def mend(folder: Path) -> None:
 
 
 def prune(folder: Path, keep: int, named: Container[int] = ()) -> list[int]:
-    """Delete all but the newest ``keep`` steps and those in ``named``; the deleted steps. Collective.
+    """Delete all but the newest ``keep`` steps and those in ``named``; returns the deleted steps. Collective.
 
     Folders that are not named step-<n> are never touched.
 
     Raises:
-        CheckpointError: a folder cannot be moved, on every rank.
+        CheckpointError: a folder cannot be renamed; raised on every rank.
         ValueError: ``keep`` is negative.
     """
     if keep < 0:
@@ -114,7 +114,7 @@ def _old(written: Path) -> Path:
 
 
 def _delete(path: Path) -> None:
-    # What cannot be deleted now is tried again at the next save; its name says that it is of no use.
+    # What cannot be deleted now is retried at the next save; its name marks it as obsolete.
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     elif os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""The list of contents of a checkpoint, written last: what is not as it says is damaged."""
+"""The manifest of a checkpoint, written last: anything that deviates from it is damaged."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ STATE = "state.json"
 
 
 class Damage(ValueError):
-    """Why a checkpoint is not intact, in a few words."""
+    """A short reason why a checkpoint is not intact."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Contents of a checkpoint.
+    """The contents of a checkpoint.
 
     Attributes:
         step: number of steps taken.
-        world_size: ranks that wrote it, each one file.
-        files: facts of every file but the manifest, by name.
+        world_size: number of ranks that wrote it, one file each.
+        files: facts about every file except the manifest, by name.
         tensors: layout of every tensor, by name; extents tile it.
     """
 
@@ -48,12 +48,12 @@ def piece_key(name: str, start: int) -> str:
 
 
 def private_key(name: str) -> str:
-    """Key of a rank's own tensor inside its file."""
+    """Key of a rank's private tensor inside its file."""
     return f"private/{name}"
 
 
 def encode(manifest: Manifest) -> bytes:
-    """A manifest as JSON, with a digest of itself."""
+    """A manifest as JSON, with its own digest."""
     body = {
         "format": FORMAT,
         "step": manifest.step,
@@ -74,10 +74,10 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(text: bytes) -> Manifest:
-    """A manifest from JSON that anyone may have written.
+    """A manifest from untrusted JSON.
 
     Raises:
-        Damage: it is not one, does not agree with itself, or names a file that no rank writes.
+        Damage: it is not a manifest, is inconsistent, or names a file that no rank writes.
     """
     try:
         body = json.loads(text)
@@ -87,7 +87,7 @@ def decode(text: bytes) -> Manifest:
         _check(claimed == _digest(body), "its manifest has another checksum than it says")
         step, world_size = _count(body["step"]), _count(body["world_size"])
         files = {name: _facts(facts) for name, facts in body["files"].items()}
-        # A manifest that claims a billion ranks is not worth a billion names.
+        # Do not generate a billion names because a manifest claims a billion ranks.
         ranks = {rank_file(rank): rank for rank in range(min(world_size, len(files) + 1))}
         for name in files:
             _check(name == STATE or name in ranks, f"its manifest names the file {name!r}")

@@ -1,4 +1,4 @@
-"""Finding and verifying checkpoints before anything of them is used."""
+"""Finds and verifies checkpoints before they are used."""
 
 import hashlib
 import json
@@ -28,18 +28,18 @@ from scaled_sgd.runs.checkpoint.together import from_first
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint, every byte of which is as it was written. Collective.
+    """Open a checkpoint after verifying every byte. Collective.
 
-    The files are shared out over the ranks to be hashed, and the verdict is the same on all.
+    The ranks share the hashing of the files and all come to the same verdict.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the checkpoint does not exist or is damaged.
     """
     return on_every_rank(lambda: _verified(path))
 
 
 def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest intact checkpoint of a run, None without any, and why newer ones were skipped. Collective.
+    """The newest intact checkpoint of a run, or None, and why newer ones were skipped. Collective.
 
     Raises:
         UserError: the folder cannot be read.
@@ -97,7 +97,7 @@ def _state(path: Path, manifest: Manifest) -> dict[str, Any]:
 
 
 def _check_file(path: Path, manifest: Manifest, rank: int) -> None:
-    """A rank's file is whole and holds what the manifest says it does."""
+    """Check that a rank's file is intact and holds what the manifest says."""
     name = rank_file(rank)
     _check_size(path, manifest, name)
     try:
@@ -130,7 +130,7 @@ def _check_size(path: Path, manifest: Manifest, name: str) -> None:
 
 
 def _size(path: Path) -> int:
-    """Size of a regular file in bytes; a link may lead anywhere and is refused."""
+    """Size of a regular file in bytes; links are refused, since they may lead anywhere."""
     try:
         facts = path.lstat()
     except FileNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Which rank writes what: every layout of weights over ranks holds contiguous ranges of flat tensors.
+"""Decides which rank writes what: in every layout, ranks hold contiguous ranges of flat tensors.
 
-A replica, whole rows of a matrix, a block of a mesh of them and a flat partition are each one range of
-the row-major flattening. From the ranges that all ranks bring, every rank works out the same division of
-each tensor into disjoint extents, so that nothing is written twice and nothing is left out.
+A replica, full rows of a matrix, a block of rows on a mesh and a flat partition are each one range of the
+row-major flattening. From the ranges of all ranks, every rank computes the same division of each tensor
+into disjoint extents, so that nothing is written twice and nothing is missing.
 """
 
 import itertools
@@ -19,14 +19,14 @@ from scaled_sgd.runs.checkpoint.dtypes import code_of
 
 @dataclass(frozen=True)
 class Claim:
-    """The numbers ``start`` to ``stop`` of a flat tensor are held by a rank.
+    """The statement that a rank holds the elements ``start`` to ``stop`` of a flat tensor.
 
     Attributes:
-        name: of the tensor, over all ranks.
-        shape: of the whole tensor.
-        dtype: code of the file format, such as F32.
-        start: first number held.
-        stop: behind the last number held.
+        name: name of the tensor, the same on all ranks.
+        shape: shape of the full tensor.
+        dtype: code in the file format, such as F32.
+        start: first element held.
+        stop: one past the last element held.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Piece:
-    """One contiguous range of the row-major flattening of a tensor, and its numbers.
+    """One contiguous range of the row-major flattening of a tensor, with its values.
 
     Attributes:
-        name: of the tensor, such as ``weight.1``.
-        shape: of the whole tensor.
-        start: where the range begins in the flat tensor.
+        name: name of the tensor, such as ``weight.1``.
+        shape: shape of the full tensor.
+        start: offset of the range in the flat tensor.
         values: shape (n,), on any device; n = 0 holds nothing.
 
     Raises:
-        ValueError: ``values`` is not flat, of a type that files cannot hold, or reaches out of the tensor.
+        ValueError: ``values`` is not flat, has an unsupported dtype, or exceeds the tensor.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """Behind the last number."""
+        """One past the last element."""
         return self.start + self.values.numel()
 
     @property
     def claim(self) -> Claim:
-        """The range without its numbers."""
+        """The range without its values."""
         return Claim(self.name, tuple(self.shape), code_of(self.values.dtype), self.start, self.stop)
 
 
@@ -84,7 +84,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Layout:
-    """A tensor as a checkpoint stores it: ``extents`` are in order and tile the flat tensor."""
+    """The layout of a stored tensor: ``extents`` are in order and tile the flat tensor."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -92,10 +92,10 @@ class Layout:
 
 
 def plan(claims: Sequence[Sequence[Claim]]) -> dict[str, Layout]:
-    """Who writes what, from the claims of every rank: a range that several hold is cut evenly over them.
+    """Plan from all ranks' claims who writes what: a range that several ranks hold is divided evenly.
 
     Raises:
-        ValueError: a tensor has a gap, or ranks disagree about its shape or type.
+        ValueError: a tensor has a gap, or ranks disagree about its shape or dtype.
     """
     by_name: dict[str, list[tuple[int, Claim]]] = defaultdict(list)
     for rank, own in enumerate(claims):
@@ -105,12 +105,12 @@ def plan(claims: Sequence[Sequence[Claim]]) -> dict[str, Layout]:
 
 
 def extents_of(layouts: Mapping[str, Layout], rank: int) -> list[tuple[str, Extent]]:
-    """What ``rank`` writes: names and extents."""
+    """Names and extents that ``rank`` writes."""
     return [(name, e) for name, layout in layouts.items() for e in layout.extents if e.rank == rank]
 
 
 def values_in(pieces: Sequence[Piece], name: str, extent: Extent) -> Tensor:
-    """The numbers of ``extent`` from the piece that holds them, a view of shape (stop − start,)."""
+    """The values of ``extent`` from the piece that holds them, a view of shape (stop − start,)."""
     for piece in pieces:
         if piece.name == name and piece.start <= extent.start and extent.stop <= piece.stop:
             return piece.values[extent.start - piece.start : extent.stop - piece.start]

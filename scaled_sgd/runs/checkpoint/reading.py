@@ -1,4 +1,4 @@
-"""Reading any range of any tensor of a checkpoint, whatever world and layout wrote it."""
+"""Reads any range of any tensor of a checkpoint, whatever world and layout wrote it."""
 
 import math
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from scaled_sgd.runs.checkpoint.pieces import Layout
 
 
 class Checkpoint:
-    """A verified checkpoint. Reading is not collective: a rank reads what it needs and no more.
+    """A verified checkpoint. Reading is not collective: a rank reads only what it needs.
 
     Args:
         path: its folder.
         manifest: its contents.
-        state: what rank 0 gave as state.
+        state: the state that rank 0 saved.
     """
 
     def __init__(self, path: Path, manifest: Manifest, state: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Checkpoint:
         return tuple(self._manifest.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a whole tensor.
+        """Shape of a full tensor.
 
         Raises:
             UserError: there is no such tensor.
@@ -54,7 +54,7 @@ class Checkpoint:
         return self._layout(name).shape
 
     def dtype(self, name: str) -> torch.dtype:
-        """Type of a tensor's numbers.
+        """Dtype of a tensor.
 
         Raises:
             UserError: there is no such tensor.
@@ -62,10 +62,10 @@ class Checkpoint:
         return DTYPES[self._layout(name).dtype]
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Numbers ``start`` to ``stop`` of a flat tensor, shape (stop − start,), on the CPU.
+        """Elements ``start`` to ``stop`` of a flat tensor, shape (stop − start,), on the CPU.
 
         Raises:
-            UserError: there is no such tensor or range, or a file is gone since it was verified.
+            UserError: there is no such tensor or range, or a file has vanished since verification.
         """
         layout = self._layout(name)
         count = math.prod(layout.shape)
@@ -84,10 +84,10 @@ class Checkpoint:
         return values
 
     def private(self, rank: int) -> dict[str, Tensor]:
-        """The tensors that ``rank`` alone had saved.
+        """The private tensors of ``rank``.
 
         Raises:
-            UserError: the checkpoint is of fewer ranks, or a file is gone since it was verified.
+            UserError: the checkpoint has fewer ranks, or a file has vanished since verification.
         """
         if not 0 <= rank < self.world_size:
             raise UserError(

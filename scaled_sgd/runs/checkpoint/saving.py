@@ -1,4 +1,4 @@
-"""Writing a checkpoint: all ranks together, each its own file, the name last."""
+"""Writes a checkpoint: each rank its own file, the folder's name last."""
 
 import contextlib
 import json
@@ -34,23 +34,23 @@ def save(
     private: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Path:
-    """Write ``folder/step-<step>``, complete and on the disk when this returns its path. Collective.
+    """Write ``folder/step-<step>`` and return its path once it is complete and on the disk. Collective.
 
-    All ranks see one ``folder``. A tensor that several ranks hold is written once, in parts. A folder
-    that has the name already, intact or not, is replaced: it stays until the new one is complete.
+    All ranks must see the same ``folder``. A tensor that several ranks hold is written once, in parts. An
+    existing folder of that name, intact or not, is replaced: it stays until the new one is complete.
     Interrupted at any byte, this leaves every earlier checkpoint as it was.
 
     Args:
-        folder: of all checkpoints of a run; made where missing.
+        folder: folder of all checkpoints of a run; created if missing.
         step: number of steps taken.
-        pieces: what this rank holds of the tensors of all ranks, which together cover each of them.
-        private: tensors of this rank alone, such as random states.
-        state: anything that JSON holds, and non-finite numbers; rank 0's is written.
+        pieces: this rank's parts of the shared tensors; all ranks together cover each of them.
+        private: tensors of this rank only, such as random states.
+        state: JSON values, including non-finite numbers; rank 0's is written.
 
     Raises:
-        CheckpointError: a file cannot be written on some rank; the same on all.
-        ValueError: ``step`` is negative, numbers of a tensor are missing, or ranks disagree about its
-            shape or type.
+        CheckpointError: a file cannot be written on some rank; raised on all.
+        ValueError: ``step`` is negative, elements of a tensor are missing, or ranks disagree about its
+            shape or dtype.
     """
     if step < 0:
         raise ValueError(f"step: {step}; allowed: 0 or more")

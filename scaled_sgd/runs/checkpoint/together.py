@@ -1,4 +1,4 @@
-"""Steps that all ranks take together, files included: none waits for a rank whose disk is full."""
+"""Collective file operations: no rank waits for one whose disk is full."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 def on_all(target: Path, action: Callable[[], T]) -> list[T]:
-    """Do something with ``target`` on every rank; every rank's result, by rank. Collective.
+    """Run an action with ``target`` on every rank; returns every rank's result, by rank. Collective.
 
     Raises:
-        CheckpointError: an OSError or UserError on any rank; the same line, of the lowest rank that
-            failed, everywhere. Another exception is raised as it is where it happened, and as a
+        CheckpointError: an OSError or UserError on any rank; everywhere with the line of the lowest rank
+            that failed. Any other exception is raised unchanged where it occurred, and as a
             CheckpointError on the other ranks.
     """
     return gather(on_every_rank(action, _mistakes(target)))
 
 
 def from_first(target: Path, action: Callable[[], T]) -> T:
-    """Do something on rank 0 alone; its result on every rank. Collective, raises as :func:`on_all`."""
+    """Run an action on rank 0 only; its result on every rank. Collective, raises like :func:`on_all`."""
     return from_first_rank(action, _mistakes(target))
 
 

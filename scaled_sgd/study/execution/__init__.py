@@ -1,1 +1,1 @@
-"""Runs what is pending of a study: workers for small runs, launches for large ones, jobs for shares."""
+"""Executes the pending runs of a study: small runs in workers, large runs by launches, shares as jobs."""

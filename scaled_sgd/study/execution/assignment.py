@@ -1,4 +1,4 @@
-"""What a job of a study does: its part of the runs."""
+"""The work of one job of a study: its share of the runs."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from scaled_sgd.study.execution.launches import stop_launched
 from scaled_sgd.study.grid import Run
 
 MAX_TIMEOUTS = 1000
-"""How often a job that ran out of time is queued again. Each time it goes on where it was."""
+"""How often a job that ran out of time is requeued. It resumes each time."""
 
 Command = Callable[[Sequence[str]], int]
 """``scaled-sgd study`` as a function of its arguments; its exit status."""
@@ -19,13 +19,13 @@ Command = Callable[[Sequence[str]], int]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What every job does with its part of the runs. submitit stores it, so it holds plain values.
+    """What a job does with its share of the runs. submitit pickles it, so it holds plain values.
 
     Attributes:
         command: ``scaled-sgd study``.
-        arguments: of ``run``, without those of the executor.
-        seconds_to_save: that a large run has when the job must stop.
-        study: the process with which the job ends, on this machine; None for a job on a cluster.
+        arguments: arguments of ``run``, without those of the executor.
+        seconds_to_save: time for a large run to save when the job must stop.
+        study: process on this machine whose end also ends the job; None for a job on a cluster.
     """
 
     command: Command
@@ -34,9 +34,9 @@ class Assignment:
     study: int | None = None
 
     def __call__(self, runs: Sequence[str]) -> int:
-        """Do it; the exit status of the command."""
+        """Run the command; returns its exit status."""
         if self.study is not None:
-            # submitit would ignore it.
+            # submitit would ignore this signal.
             signal.signal(signal.SIGTERM, _stop)
             end_with(self.study, signal.SIGTERM)
         note_begin()
@@ -45,7 +45,7 @@ class Assignment:
         return status
 
     def checkpoint(self, runs: Sequence[str]) -> Any:
-        """What submitit queues again after a preemption or a time-out: the same."""
+        """What submitit requeues after a preemption or a time-out: the same assignment."""
         import submitit
 
         stop_launched(self.seconds_to_save)
@@ -58,6 +58,6 @@ def _stop(_number: int, _frame: object) -> None:
 
 
 def shares(runs: Sequence[Run], jobs: int) -> list[list[str]]:
-    """Ids of the runs of each job: every ``jobs``-th by length, so that jobs take about as long."""
+    """Ids of the runs of each job: every ``jobs``-th by length, so that jobs take about equally long."""
     longest_first = [run.id for run in sorted(runs, key=lambda run: -run.work)]
     return [longest_first[job::jobs] for job in range(jobs)]

@@ -1,4 +1,4 @@
-"""What a plan changes of the one that was there before."""
+"""Describes how a plan differs from the previous one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ _SHOWN = 8
 
 
 def changes(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> str | None:
-    """A line on how this plan differs from the folder's; None where it has none, or one of the same runs."""
+    """A line about how this plan differs from the folder's; None if that is missing or has the same runs."""
     try:
         before = {entry["id"] for entry in folder.planned()}
         earlier = _facts(read_study(folder.path / "study.yaml"))
@@ -31,7 +31,7 @@ def changes(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> str | Non
 
 
 def _facts(study: Study) -> dict[str, Any]:
-    """What decides the runs of a study: by key, by axis."""
+    """The values that determine the runs of a study: by key, by axis."""
     axes: dict[str, list[Any]] = {}
     for axis in study.axes:
         for choice in axis:

@@ -1,4 +1,4 @@
-"""Processes that end with the study that they work for, however it ends."""
+"""Ends processes when the study that they work for ends, however it ends."""
 
 import os
 import select
@@ -10,15 +10,15 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def end_with(process: int, number: signal.Signals) -> None:
-    """Have this process get the signal ``number`` once ``process``, of this machine, has ended.
+    """Send the signal ``number`` to this process once ``process``, on this machine, has ended.
 
-    Unlike Linux's parent-death signal it also serves a process that was started through another one.
+    Unlike Linux's parent-death signal, this works for indirect children too.
     """
     threading.Thread(target=_watch, args=(process, number), daemon=True).start()
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine has not ended, or has not been waited for."""
+    """Whether a process of this machine is running, or is a zombie."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -32,7 +32,7 @@ def _watch(process: int, number: signal.Signals) -> None:
     try:
         select.select([os.pidfd_open(process)], [], [])
     except (AttributeError, OSError):
-        # Not on this system, or ended already.
+        # Not supported on this system, or already ended.
         while is_alive(process):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""How long the rest of a study may take, by what its finished runs took."""
+"""Estimates the remaining time of a study from its finished runs."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from scaled_sgd.study.grid import Run
 
 _LOOKED_AT = 200
 _WORK_OF_A_STEP = 1.5e7
-"""What a step costs besides its products, in multiplications."""
+"""Overhead of a step besides its products, in multiplications."""
 
 
 def seconds_left(folder: StudyFolder, runs: Sequence[Run]) -> float | None:
-    """Seconds that the pending runs take one after the other; None where no run has finished yet.
+    """Seconds for the pending runs, one after another; None if no run has finished yet.
 
-    They take as long for their work as the finished ones did.
+    Assumes the same time per work as for the finished runs.
     """
     left = seconds = done = 0.0
     looked = 0
@@ -28,7 +28,7 @@ def seconds_left(folder: StudyFolder, runs: Sequence[Run]) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """A time in its largest units, such as 3 h 20 min."""
+    """A duration in its largest units, such as 3 h 20 min."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""The jobs of a study: which were submitted, and how they are."""
+"""The jobs of a study: which were submitted, and their states."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from scaled_sgd.study.execution.endings import is_alive
 Executor = Literal["local", "slurm"]
 
 FOLDER = "jobs"
-"""Of scripts, logs and results of the jobs, in the folder of a study."""
+"""Folder of the jobs' scripts, logs and results, in the folder of a study."""
 
 _RECORD = "submitted.jsonl"
 
@@ -24,10 +24,10 @@ class Job:
     """A submitted job.
 
     Attributes:
-        id: as its executor has it.
-        state: ended, with its status where that is not 0; failed; gone: it ended without a word; unknown;
-            else the scheduler's word in small letters, such as pending or running.
-        error: last line that a failed one said.
+        id: its id in the executor.
+        state: ended, with its status if that is not 0; failed; gone: it ended without a trace; unknown;
+            else the scheduler's state in lower case, such as pending or running.
+        error: last line of the output of a failed job.
     """
 
     id: str
@@ -36,14 +36,14 @@ class Job:
 
 
 def record(logs: Path, executor: Executor, identifiers: Sequence[str]) -> None:
-    """Remember submitted jobs in their folder."""
+    """Record submitted jobs in their folder."""
     line = json.dumps({"executor": executor, "jobs": list(identifiers)}) + "\n"
     with (logs / _RECORD).open("a", encoding="utf-8") as stream:
         stream.write(line)
 
 
 def jobs(logs: Path) -> list[Job]:
-    """Every job that was submitted, in order, as the folder ``logs`` and the scheduler say."""
+    """Every submitted job, in order, with its state from the folder ``logs`` and the scheduler."""
     try:
         text = (logs / _RECORD).read_text(encoding="utf-8")
     except OSError:
@@ -56,7 +56,7 @@ def jobs(logs: Path) -> list[Job]:
 
 
 def note_begin() -> None:
-    """In a job: forget an end that was noted before the job was queued again."""
+    """In a job: delete the end that was recorded before the job was requeued."""
     import submitit
 
     paths = submitit.JobEnvironment().paths
@@ -64,7 +64,7 @@ def note_begin() -> None:
 
 
 def note_end(status: int) -> None:
-    """In a job: note that it has come to its end, with the exit status of its command."""
+    """In a job: record its end, with the exit status of its command."""
     import submitit
 
     paths = submitit.JobEnvironment().paths
@@ -77,7 +77,7 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
     with contextlib.suppress(OSError):
         status = _end(folder, identifier).read_text(encoding="utf-8").strip()
         return Job(identifier, "ended" if status == "0" else f"ended with status {status}")
-    # submitit writes a result of failures too.
+    # submitit also writes results of failures.
     if (folder / f"{identifier}_0_result.pkl").is_file():
         return Job(identifier, "failed", _last_line(folder / f"{identifier}_0_log.err"))
     if executor == "local":
@@ -86,7 +86,7 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
 
 
 def _queue() -> dict[str, str] | None:
-    """Slurm's word for each job and member of an array that it knows; None where it does not answer."""
+    """Slurm's state of each job and array member that it knows; None if Slurm does not answer."""
     try:
         listed = subprocess.run(
             ["squeue", "--noheader", "--array", "--format=%i %T"],

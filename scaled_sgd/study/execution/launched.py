@@ -1,4 +1,4 @@
-"""``scaled-sgd train`` in a process that ends when the one that started it does."""
+"""``scaled-sgd train`` in a process that ends when its starter ends."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from scaled_sgd.study.execution.endings import end_with
 def main() -> int:
     """Train; returns the exit status."""
     starter, *arguments = sys.argv[1:]
-    # Schedulers send these to all processes; the starter passes on what is meant.
+    # Schedulers send these to all processes; the starter forwards those that apply.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with(int(starter), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Large runs: each through ``scaled-sgd train`` in processes of its own, from its last checkpoint."""
+"""Launches large runs: each by ``scaled-sgd train`` in its own processes, from its last checkpoint."""
 
 import contextlib
 import os
@@ -24,9 +24,9 @@ _under_way: "list[subprocess.Popen[bytes]]" = []
 
 
 def stop_launched(seconds: float = _SECONDS_TO_SAVE) -> None:
-    """Have the run that this process has launched, if any, save and end; wait so long for it."""
+    """Make the launched run, if any, save and end; wait at most this long for it."""
     end = time.monotonic() + seconds
-    # A signal handler may be here while what it interrupted waits for the same process.
+    # This may run in a signal handler that interrupted a wait for the same process.
     asked = os.WEXITED | os.WNOHANG | os.WNOWAIT
     for process in _under_way:
         process.send_signal(signal.SIGTERM)
@@ -36,10 +36,10 @@ def stop_launched(seconds: float = _SECONDS_TO_SAVE) -> None:
 
 
 def launch(run: Run, folder: StudyFolder) -> str:
-    """Train a large run on all GPUs that are here, from its newest checkpoint; how it ended.
+    """Train a large run on all GPUs of this machine, from its newest checkpoint; returns how it ended.
 
     Raises:
-        KeyboardInterrupt: a signal ended it; it goes on from there the next time.
+        KeyboardInterrupt: a signal ended it; it resumes from there next time.
     """
     try:
         lock = folder.hold(run.id)
@@ -70,7 +70,7 @@ def _launch(run: Run, folder: StudyFolder, lock: Lock) -> str:
 
 
 def _train(config: Path, log: Path, lock: Lock) -> int:
-    """The exit status of the trainer, which holds ``lock`` to its end, whatever becomes of this process."""
+    """The exit status of the trainer, which holds ``lock`` until it ends, even if this process ends first."""
     environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
     trainer = [sys.executable, "-m", "scaled_sgd.study.execution.launched", str(os.getpid())]
     with open(log, "ab") as output:

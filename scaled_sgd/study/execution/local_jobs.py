@@ -1,4 +1,4 @@
-"""Jobs on this machine, which end with the process that submits them."""
+"""Jobs on this machine that end with the process that submitted them."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def visible_gpus() -> list[int]:
-    """Numbers of the GPUs of this machine that its jobs may have."""
+    """Indices of the GPUs of this machine that jobs may use."""
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     numbers = [int(name) for name in named if name.strip().isdigit()]
@@ -28,15 +28,15 @@ def visible_gpus() -> list[int]:
 def make_locally(
     job: Assignment, parts: Sequence[Sequence[str]], logs: Path, *, at_once: int, minutes: int, warning: int
 ) -> list[str]:
-    """Make jobs, so many at a time, since submitit starts all at once; their names.
+    """Run jobs, a limited number at a time, since submitit starts all at once; returns their names.
 
     Args:
-        job: what each does.
-        parts: of the runs.
-        logs: their folder.
-        at_once: how many run at a time, each with a GPU if there is one.
-        minutes: that a job may take before it is started again.
-        warning: seconds before that in which it is told.
+        job: the function of every job.
+        parts: the runs of each job.
+        logs: folder of the jobs.
+        at_once: number of jobs at a time, each with a GPU if there is one.
+        minutes: time limit of a job, after which it is restarted.
+        warning: seconds of warning before the time limit.
     """
     import submitit
 
@@ -56,13 +56,13 @@ def make_locally(
         record(logs, "local", [name])
         while not submitted.done():
             if stopped.is_set():
-                # Its controller passes it on, from the moment that it can.
+                # The job's controller forwards the signal as soon as it can.
                 os.kill(int(name), signal.SIGTERM)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         slots.put(slot)
         return name
 
-    # Jobs do not see Ctrl-C, which would end their controllers in a traceback: they are told.
+    # Jobs do not get Ctrl-C, which would end their controllers with a traceback: they are signalled instead.
     ignored = (signal.SIG_BLOCK, {signal.SIGINT})
     with ThreadPoolExecutor(at_once, "", signal.pthread_sigmask, ignored) as threads:
         try:

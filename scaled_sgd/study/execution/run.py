@@ -1,4 +1,4 @@
-"""``scaled-sgd study run``: what it says, and who runs what is pending."""
+"""``scaled-sgd study run``: prints the plan and executes the pending runs."""
 
 import argparse
 import hashlib
@@ -31,13 +31,13 @@ def run_study(
     *,
     command: Command,
 ) -> int:
-    """Run what is pending of a study.
+    """Execute the pending runs of a study.
 
     Args:
-        options: of the command line.
+        options: options of the command line.
         overrides: keys of the study, and their values.
-        parameters: for Slurm.
-        command: ``scaled-sgd study``, which jobs do.
+        parameters: parameters for Slurm.
+        command: ``scaled-sgd study``, which jobs call.
 
     Returns:
         the exit status.
@@ -122,7 +122,7 @@ def _told_what_is_left(left: int, folder: StudyFolder) -> int:
 
 
 def _grouped(asked: str, small: Sequence[Run]) -> bool:
-    """Whether runs of one shape train together; on a CPU only where asked for, for rounding would differ."""
+    """Whether runs of one shape train together; on a CPU only on request, since rounding differs."""
     if asked != "auto" or not small or not torch.cuda.is_available():
         return asked == "yes"
     from scaled_sgd.study.batched import faster_batched
@@ -134,7 +134,7 @@ def _shared(runs: Sequence[Run], mine: Sequence[str]) -> list[Run]:
     """The runs of a job.
 
     Raises:
-        UserError: the study has not all of them.
+        UserError: the study does not have all of them.
     """
     by_id = {run.id: run for run in runs}
     for name in mine:
@@ -147,14 +147,14 @@ def _shared(runs: Sequence[Run], mine: Sequence[str]) -> list[Run]:
 
 
 def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) -> list[str]:
-    """What jobs are told: the study as it is submitted, whatever becomes of its file and folder meanwhile."""
+    """The jobs' arguments: the study as submitted, regardless of later changes of its file and folder."""
     source = folder.path / "study.yaml"
     kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
     kept.parent.mkdir(exist_ok=True)
     replace_file(kept, lambda path: shutil.copyfile(source, path))
     told = [str(kept.resolve()), "--dir", str(folder.path.parent), "--name", folder.name]
     told += ["--batched", options.batched]
-    # A job under Slurm finds out what it has; here it has a core, or a GPU.
+    # A Slurm job detects its resources; a local job has one core, or one GPU.
     own = options.workers or (workers if options.executor == "local" else None)
     return told if own is None else [*told, "--workers", str(own)]
 
@@ -165,7 +165,7 @@ def _weights(runs: Sequence[Run]) -> str:
 
 
 def _home(path: Path, options: argparse.Namespace) -> Path:
-    """Where a study is run: where it was, when its file is the one that a run left."""
+    """The folder of a study: that of its file, if a run stored the file."""
     if options.name is None and path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file():
         return path.parent
     return Path(options.dir) / (options.name or path.stem)

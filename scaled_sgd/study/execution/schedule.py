@@ -1,4 +1,4 @@
-"""Runs what is pending of a study on this machine: small runs in workers, large ones launched one by one."""
+"""Executes pending runs on this machine: small ones in workers, large ones launched one by one."""
 
 import sys
 from collections import Counter
@@ -17,23 +17,23 @@ from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study
 
 _MOST_TOGETHER = 64
-"""Runs of one computation."""
+"""Largest number of runs in one computation."""
 
 _WEIGHTS_TOGETHER = 50_000_000
-"""Of all networks of one computation."""
+"""Largest number of weights of all networks in one computation."""
 
 Unsuited = Callable[[Config], str | None]
-"""Why a run cannot be a small one; None where it can."""
+"""Gives the reason why a run cannot be a small one; None if it can."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is to be done, each run once.
+    """The pending work, each run once.
 
     Attributes:
         small: runs for workers, longest first.
-        large: runs that are launched, one after the other.
-        ended: how many runs need nothing any more.
+        large: runs to launch, one after another.
+        ended: number of runs that have ended.
     """
 
     small: tuple[Run, ...]
@@ -42,12 +42,12 @@ class Schedule:
 
     @property
     def pending(self) -> int:
-        """How many runs are to be done."""
+        """Number of pending runs."""
         return len(self.small) + len(self.large)
 
 
 def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> Schedule:
-    """Sort out what of ``runs`` has ended, what workers do and what is launched."""
+    """Divide ``runs`` into ended runs, runs for workers and runs to launch."""
     unique = list({run.id: run for run in runs}.values())
     pending = [run for run in unique if not folder.state(run.id).ended]
     launched = {run.id for run in pending if is_large(run, study, unsuited)}
@@ -57,7 +57,7 @@ def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuit
 
 
 def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
-    """Whether a run is launched by itself: a large network, several processes, or what workers do not do."""
+    """Whether a run is launched: a large network, several processes, or features that workers lack."""
     several = (run.config.run.processes or 1) > 1
     return several or run.weights > study.large_weights or unsuited(run.config) is not None
 
@@ -65,13 +65,13 @@ def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
 def run_schedule(
     schedule: Schedule, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
 ) -> Counter[str]:
-    """Do it; how many runs ended in each way.
+    """Execute the schedule; returns how many runs ended in each way.
 
     Args:
-        schedule: what is pending.
-        folder: of the study.
-        train: for small runs.
-        workers: processes for small runs.
+        schedule: the pending runs.
+        folder: folder of the study.
+        train: trains small runs.
+        workers: number of processes for small runs.
         group: train small runs of one shape together.
     """
     counts: Counter[str] = Counter()
@@ -92,7 +92,7 @@ def run_schedule(
 
 
 def _tasks(runs: Sequence[Run], workers: int) -> list[Task]:
-    """Runs of one shape together, the longest stacks first, each of at most a worker's share of the runs."""
+    """Runs of one shape together, longest stacks first, each with at most a worker's share of the runs."""
     from scaled_sgd.study.batched import same_shape
 
     shapes: dict[object, list[Run]] = {}
@@ -109,7 +109,7 @@ def _stacks(alike: Sequence[Run], share: int) -> Iterator[Task]:
 
 
 def default_workers() -> int:
-    """One a GPU, or one a core."""
+    """One worker per GPU, or else per core."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     return cores()

@@ -1,4 +1,4 @@
-"""How far a study is, in a few lines."""
+"""Describes the progress of a study in a few lines."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,11 +7,11 @@ from scaled_sgd.study.execution.jobs import FOLDER, Job, jobs
 from scaled_sgd.study.folder import State, StudyFolder
 
 _SHOWN = 10
-"""Failed runs, and jobs that have not ended well, that are named."""
+"""Largest number of failed runs, and of failed jobs, that are listed."""
 
 
 def describe(folder: StudyFolder) -> str:
-    """Counts over all runs and for each value of each axis, and why runs failed."""
+    """Counts over all runs and for each value of each axis, and the reasons of failed runs."""
     plan = folder.planned()
     states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
     text = [f"{folder.path}: {len(states)} runs, {_counts(states.values())}"]

@@ -1,7 +1,7 @@
-"""A study as an array of jobs, through submitit: the same file, another machine.
+"""Submits a study as an array of jobs through submitit.
 
-Of the runs that have not ended, by length, job i of N does the i-th, the (i + N)-th and so on. A job that is
-preempted or times out is queued again and goes on where it was: ended runs are skipped, large ones resumed.
+Of the pending runs, sorted by length, job i of N does the i-th, the (i + N)-th and so on. A job that is
+preempted or times out is requeued and continues: ended runs are skipped, large ones resumed.
 """
 
 import os
@@ -22,13 +22,13 @@ _SECONDS_OF_WARNING = 120
 
 @dataclass(frozen=True)
 class Submission:
-    """Which jobs there are, and where they go.
+    """The jobs of a study and their executor.
 
     Attributes:
-        executor: ``local``: processes of this machine; ``slurm``.
-        jobs: how many share the runs.
-        at_once: of them at the same time; None: all (slurm), or one a GPU or a core (local).
-        minutes: that a job may take before it is queued again.
+        executor: ``local``: processes on this machine; ``slurm``.
+        jobs: number of jobs that share the runs.
+        at_once: number of jobs at the same time; None: all (slurm), or one per GPU or core (local).
+        minutes: time limit of a job, after which it is requeued.
         parameters: for Slurm, by submitit's names without ``slurm_``, such as partition or gpus_per_node.
     """
 
@@ -40,18 +40,18 @@ class Submission:
 
     @property
     def warning(self) -> int:
-        """Seconds before its end in which a job is told to stop."""
+        """Seconds before its time limit at which a job is told to stop."""
         return min(_SECONDS_OF_WARNING, 30 * self.minutes)
 
     @property
     def cores(self) -> int:
-        """That a job has, as far as it is known."""
+        """Number of cores of a job, as far as known."""
         asked = (self.parameters or {}).get("cpus_per_task", 1)
         return asked if self.executor == "slurm" and isinstance(asked, int) else 1
 
     @property
     def side_by_side(self) -> int:
-        """How many jobs run at the same time, as far as it is known."""
+        """Number of jobs that run at the same time, as far as known."""
         here = len(visible_gpus()) or cores()
         most = self.at_once or (here if self.executor == "local" else self.jobs)
         return min(most, self.jobs)
@@ -60,14 +60,14 @@ class Submission:
 def submit(
     submission: Submission, folder: Path, command: Command, arguments: Sequence[str], runs: Sequence[Run]
 ) -> list[str]:
-    """Submit all jobs; their ids. Local ones are waited for, and end with this process.
+    """Submit all jobs; returns their ids. Waits for local jobs, which end with this process.
 
     Args:
-        submission: where to.
-        folder: of the study.
+        submission: jobs and executor.
+        folder: folder of the study.
         command: ``scaled-sgd study``.
-        arguments: of its ``run``, without those of the executor.
-        runs: that are to be done, each once.
+        arguments: arguments of its ``run``, without those of the executor.
+        runs: the pending runs, each once.
 
     Raises:
         UserError: submitit is not installed, there is no Slurm, or it refuses.
@@ -111,7 +111,7 @@ def _parameters(submission: Submission, name: str) -> dict[str, Any]:
         "time": submission.minutes,
         "signal_delay_s": submission.warning,
         "array_parallelism": submission.at_once or submission.jobs,
-        # srun does not take the cores of a task from sbatch.
+        # srun does not inherit the cores of a task from sbatch.
         **({"srun_args": [f"--cpus-per-task={given['cpus_per_task']}"]} if "cpus_per_task" in given else {}),
         **given,
     }

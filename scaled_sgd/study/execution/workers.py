@@ -1,4 +1,4 @@
-"""Processes that train the small runs of a study, one task at a time each."""
+"""Worker processes that train the small runs of a study, one task at a time each."""
 
 import multiprocessing
 import os
@@ -18,15 +18,15 @@ from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 
 Task = Sequence[Run]
-"""Runs that are trained together; mostly one."""
+"""Runs that are trained together; usually one."""
 Told = Callable[[Run, str], None]
 """Called with each run that ends, and how."""
 
 
 def run_tasks(tasks: Sequence[Task], folder: StudyFolder, train: Train, *, workers: int, told: Told) -> None:
-    """Train all tasks, longest first as given, in ``workers`` processes; in this one where that is enough.
+    """Train all tasks in the given order, in ``workers`` processes; in this process if one is enough.
 
-    A worker that dies takes its runs down as failed, and another takes its place.
+    If a worker dies, its runs count as failed and a new worker replaces it.
     """
     if workers == 1 or len(tasks) <= 1:
         shelf, threads = DataShelf(), torch.get_num_threads()
@@ -43,7 +43,7 @@ def run_tasks(tasks: Sequence[Task], folder: StudyFolder, train: Train, *, worke
 def _run_in_processes(
     tasks: Sequence[Task], folder: StudyFolder, train: Train, count: int, told: Told
 ) -> None:
-    """A thread waits for each worker, which it starts when it first has a task for it."""
+    """One thread per worker, which it starts with its first task."""
     workers: dict[int, _Worker] = {}
     stopped, places = threading.Event(), SimpleQueue[int]()
     for place in range(count):
@@ -70,7 +70,7 @@ def _run_in_processes(
             for future in as_completed(futures):
                 _tell(told, futures[future], future.result())
         finally:
-            # What is under way now is left for another time.
+            # Runs in progress stay pending.
             stopped.set()
             threads.shutdown(wait=False, cancel_futures=True)
             for worker in list(workers.values()):
@@ -83,7 +83,7 @@ def _tell(told: Told, task: Task, statuses: Sequence[str]) -> None:
 
 
 class _Worker:
-    """A process with a pipe, on the ``place``-th GPU where there are some."""
+    """A process with a pipe, on the ``place``-th GPU if there are GPUs."""
 
     def __init__(self, place: int, folder: StudyFolder, train: Train) -> None:
         context = multiprocessing.get_context("spawn")
@@ -94,7 +94,7 @@ class _Worker:
         theirs.close()
 
     def make(self, task: Task) -> list[str]:
-        """How its runs ended; EOFError or OSError where the process did."""
+        """Train a task; returns how its runs ended. Raises EOFError or OSError if the process died."""
         self._pipe.send(task)
         statuses: list[str] = self._pipe.recv()
         return statuses
@@ -107,7 +107,7 @@ class _Worker:
 
 def _work(pipe: "Connection[Any, Any]", study: int, place: int, folder: StudyFolder, train: Train) -> None:
     """Take tasks until the pipe is closed or the process of the study has ended."""
-    # Ctrl-C reaches the whole group, and Slurm's signals all of a job: the study ends its workers.
+    # Ctrl-C reaches the whole process group, and Slurm's signals a whole job: the study ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with(study, signal.SIGKILL)

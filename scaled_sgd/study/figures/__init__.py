@@ -1,6 +1,6 @@
-"""Figures of a study, one file each: what is asked, what is seen, and the numbers behind it.
+"""Figures of a study, one file each: the question, the answer, and the numbers behind it.
 
-None of them touches ``pyplot``: drawing leaves no state behind.
+None of them uses ``pyplot``: drawing leaves no global state.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class Drawings:
     """The figures of a study.
 
     Attributes:
-        figures: those that its data has columns for.
-        lacking: title of every other one, and what the study would need for it.
+        figures: the figures that the study has data for.
+        lacking: title of every other figure, and what the study would need for it.
     """
 
     figures: tuple[Drawn, ...]
@@ -32,10 +32,10 @@ class Drawings:
 
 
 def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Drawings:
-    """The named figures of a study, in that order; all that its data allows without names.
+    """The named figures of a study, in this order; without names, all that its data allow.
 
     Raises:
-        UserError: a name that is no figure's.
+        UserError: an unknown figure.
     """
     recipes: list[Recipe] = [load(FIGURES[name]) for name in (FIGURES if names is None else names)]
     view = View.of(collected)

@@ -1,4 +1,4 @@
-"""A quantity of every layer against step, at the best learning rate: feature ranks and soft ranks."""
+"""Per-layer quantities against step, at the best learning rate: feature ranks and soft ranks."""
 
 from functools import partial
 
@@ -32,7 +32,7 @@ SOFT_RANKS = PerLayer(
 
 
 def draw(view: View, what: PerLayer) -> Drawn:
-    """Median and range over seeds, a line a layer."""
+    """Median and range over seeds, one line per layer."""
     names = view.layered(what.prefix)
     runs, left_out = widest(view, view.runs)
     panels = Panels.of(runs, view.without(WIDTH))
@@ -80,7 +80,7 @@ def draw(view: View, what: PerLayer) -> Drawn:
 
 
 def _at_lowest_rate(view: View, runs: pd.DataFrame, column: str, rate: float) -> str:
-    """Where it ends at the lowest rate of the grid, for comparison."""
+    """The final values at the lowest rate of the grid, for comparison."""
     lowest = float(runs[RATE].min())
     steps = view.steps(runs[runs[RATE] == lowest], [column])
     if lowest == rate or steps.empty:

@@ -1,4 +1,4 @@
-"""A quantity of every layer at the last measured step against width, with its power of the width."""
+"""Per-layer quantities at the last measured step against width, with fitted power laws."""
 
 import math
 from functools import partial
@@ -44,12 +44,12 @@ DRIFT_OVER_STEPS = PerLayer(
 
 
 def lacks_widths(view: View, what: PerLayer) -> str:
-    """Likewise, at several widths."""
+    """A study needs the quantity at several widths."""
     return lacks(view, what) if view.several(WIDTH) else "runs at two widths or more"
 
 
 def draw(view: View, what: PerLayer) -> Drawn:
-    """Median and range over seeds at the last step, at one learning rate for all widths of a panel."""
+    """Median and range over seeds at the last step, with one learning rate for all widths of a panel."""
     names = view.layered(what.prefix)
     panels = Panels.of(view.runs, view.without(WIDTH))
     picture, axes = panels.figure(share_y=False)
@@ -92,7 +92,7 @@ def draw(view: View, what: PerLayer) -> Drawn:
 
 
 def _ends(steps: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A row a width: of the last measured step, and over the seeds that came to it."""
+    """One row per width: the last measured step, over the seeds that reached it."""
     rows = {}
     for (width,), here in groups(steps.dropna(subset=[name]), [WIDTH]):
         ending = last(here, name)
@@ -102,7 +102,7 @@ def _ends(steps: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _power(data: pd.DataFrame) -> float:
-    """s of the least-squares line log median = s log m + c."""
+    """The slope s of the least-squares line log median = s log m + c."""
     known = data["median"][data["median"] > 0]
     return float(np.polyfit(np.log(known.index), np.log(known), 1)[0]) if len(known) > 1 else math.nan
 
@@ -134,7 +134,7 @@ def _signed(power: float) -> str:
 
 
 def _drift(view: View) -> Drawn:
-    """Against width where a study has several."""
+    """Draw against width if a study has several, else against step."""
     if view.several(WIDTH):
         return draw(view, DRIFT_OVER_WIDTH)
     return against_step.draw(view, DRIFT_OVER_STEPS)

@@ -1,4 +1,4 @@
-"""The best learning rate against width, and against depth; the largest stable one against either."""
+"""The best learning rate against width and against depth; the largest stable one against either."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def lacks_best(view: View, axis: str) -> str:
 
 
 def draw_best(view: View, axis: str) -> Drawn:
-    """The rate of the lowest median final loss."""
+    """The rate with the lowest median final loss."""
     curves = Curves.of(view, axis, best)
     unstable = sum(choice.found and not choice.runs["stable"].all() for _, choice in curves.choices)
     note = f"At {unstable} of {len(curves.choices)} points the best rate is not a stable one."
@@ -49,9 +49,9 @@ def lacks_stable(view: View) -> str:
 
 
 def draw_stable(view: View) -> Drawn:
-    """The largest rate at which no seed's loss exceeds twice its start, as at all lower rates.
+    """The largest rate at which, as at all lower rates, no seed's loss exceeds twice its initial value.
 
-    Against depth where there is one width.
+    Against depth if there is only one width.
     """
     curves = Curves.of(view, WIDTH if view.several(WIDTH) else DEPTH, largest_stable)
     ratios = [choice.median("late_edge_ratio") for _, choice in curves.choices if choice.found]

@@ -1,4 +1,4 @@
-"""Does the learning rate transfer: final loss against learning rate, a line a width."""
+"""Does the learning rate transfer: final loss against learning rate, one line per width."""
 
 import math
 from typing import Any
@@ -17,11 +17,11 @@ from scaled_sgd.study.figures.reading.words import axis_label, number
 
 _TITLE = "Does the learning rate transfer?"
 _CEILING = 3.0
-"""Losses above this many times the first are drawn at the top edge."""
+"""Losses above this multiple of the initial loss are drawn at the top edge."""
 
 
 def lacks(view: View) -> str:
-    """A study needs several learning rates, and a loss for some."""
+    """A study needs several learning rates with losses."""
     if view.runs[RATE].nunique() < 2:
         return "runs at two learning rates or more"
     return "" if (view.runs[FINAL] < math.inf).any() else "a run that has not diverged"
@@ -70,7 +70,7 @@ def draw(view: View) -> Drawn:
 
 
 def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> tuple[float, float]:
-    """Draw; returns the smallest and the largest loss to show."""
+    """Draw a panel; returns the smallest and the largest loss to show."""
     is_ordered = line is not None and is_task(line)
     first = float(runs["initial_loss"].median())
     ceiling = _CEILING * first

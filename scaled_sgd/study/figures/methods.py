@@ -1,4 +1,4 @@
-"""Which method ends lowest, each at its own best learning rate?"""
+"""Which method ends with the lowest loss, each at its own best learning rate?"""
 
 import math
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from scaled_sgd.study.figures.reading.words import listing, number, shortened
 _TITLE = "Which method ends lowest at its own best learning rate?"
 
 _ALIKE = 1e-3
-"""Losses this close, relatively, are one."""
+"""Losses with a smaller relative difference count as equal."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A method on the network of one panel, and the ids of its runs."""
+    """A method on the network of one panel, with the ids of its runs."""
 
     panel: str
     method: str
@@ -39,11 +39,11 @@ def lacks(view: View) -> str:
 
 
 def draw(view: View) -> Drawn:
-    """A point a seed, a bar from the lowest to the highest, a line at the median."""
+    """One point per seed, a bar from the lowest to the highest, a line at the median."""
     names = _names(view)
     tasks = view.without(*view.methods)
     panels = Panels.of(view.runs, tasks)
-    # Every network counts in the sentence and the table, also those without a panel.
+    # Every network counts in the sentence and the table, even without a panel.
     entries = [
         _Entry(title(tasks, key), title(view.methods, method), best(rows), frozenset(rows["id"]))
         for key, runs in groups(view.runs, tasks)
@@ -110,7 +110,7 @@ def _panel(ax: Axes, entries: list[_Entry], names: list[str]) -> None:
     ax.grid(visible=False, axis="y")
     found = [loss for entry in entries for loss in entry.losses if 0 < loss < math.inf]
     if found:
-        # The rates stand to the right of the points.
+        # The rates are printed to the right of the points.
         span = max(max(found) / min(found), 1.5)
         ax.set_xlim(min(found) / span**0.06, max(found) * span**0.3)
         log_axis(ax, "x")
@@ -120,7 +120,7 @@ def _sentence(entries: list[_Entry]) -> str:
     titles: dict[str, list[_Entry]] = {}
     for entry in entries:
         titles.setdefault(entry.panel, []).append(entry)
-    # A network that two matchings have is one; one that has runs of a single method decides nothing.
+    # A network in two matchings counts once; a network with a single method does not count.
     several = [found for found in titles.values() if len(found) > 1]
     panels = {frozenset[str]().union(*(e.ids for e in found)): found for found in several}
     if not panels:

@@ -1,4 +1,4 @@
-"""A chosen learning rate against width or depth, a line a method: what two figures have in common."""
+"""A chosen learning rate against width or depth, one line per method; shared by two figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, lab
 from scaled_sgd.study.figures.reading.words import axis_label, listing, number, sentence_of, span, times
 
 ALONG = {"model.base_width": "width", "model.depth": "depth"}
-"""What an axis is called in sentences."""
+"""Names of the axes in sentences."""
 
 _ENDINGS = {
     "final loss": FINAL,
@@ -24,7 +24,7 @@ _ENDINGS = {
     "edge ratio": "late_edge_ratio",
 }
 MOST_LINES = 7
-"""Lines that one panel can hold: more methods get a panel each."""
+"""Largest number of lines in a panel: more methods get a panel each."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Series:
     """Choices along one axis for one method of one panel.
 
     Attributes:
-        panel: in words.
-        method: in words.
-        points: value of the axis and the rate chosen there.
+        panel: the panel as text.
+        method: the method as text.
+        points: values of the axis and the rate chosen at each.
     """
 
     panel: str
@@ -43,12 +43,12 @@ class Series:
 
     @property
     def name(self) -> str:
-        """In words; empty for the only one."""
+        """The series as text; empty for a single one."""
         return " · ".join(part for part in (self.method, self.panel) if part)
 
     @property
     def rates(self) -> list[float]:
-        """Those found."""
+        """The rates that were found."""
         return [choice.rate for _, choice in self.points if choice.found]
 
 
@@ -58,9 +58,9 @@ class Curves:
 
     Attributes:
         axis: WIDTH or DEPTH.
-        series: the drawn ones.
-        all: those of panels without room too.
-        panels: where they are drawn.
+        series: the drawn series.
+        all: all series, including those of omitted panels.
+        panels: the panels of the figure.
         method: the axis whose values are lines, if any.
     """
 
@@ -86,7 +86,7 @@ class Curves:
 
     @property
     def choices(self) -> list[tuple[str, Choice]]:
-        """Every point with its name."""
+        """Every choice with its name."""
         return [
             (" · ".join(part for part in (s.name, label(self.axis, x)) if part), choice)
             for s in self.all
@@ -94,7 +94,7 @@ class Curves:
         ]
 
     def draw(self, view: View, y_label: str) -> Figure:
-        """Hollow where the choice is an end of its grid, bars from the lowest to the highest seed."""
+        """Draw the curves: hollow marks at ends of the grid, bars from the lowest to the highest seed."""
         picture, axes = self.panels.figure(share_y=True)
         methods = values(view.runs, self.method) if self.method else [None]
         grid = sorted(view.runs[RATE].unique())
@@ -115,7 +115,7 @@ class Curves:
         return picture
 
     def sentence(self, what: str) -> str:
-        """Whether the chosen rate stays where it is along the axis."""
+        """A sentence that says whether the chosen rate is constant along the axis."""
         along = ALONG[self.axis]
         parts = [(s.name, self._fate(s)) for s in self.all]
         said = sentence_of(parts, opening=f"{what} ")
@@ -142,7 +142,7 @@ class Curves:
         return f"{opening}; over all of them it is {', '.join(ranges)}."
 
     def table(self) -> pd.DataFrame:
-        """One row a point, of all panels, with medians over the seeds at the chosen rate."""
+        """One row per point, of all panels, with medians over the seeds at the chosen rate."""
         rows = [
             {
                 "series": s.name or "all",

@@ -1,4 +1,4 @@
-"""Sharpness against step, with the edge of stability 2/η of that step."""
+"""Sharpness against step, with the edge of stability of that step."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,7 @@ _EDGES = {
 
 @dataclass(frozen=True)
 class _Line:
-    """Runs of one rate, or one width, of a panel; ``steps`` with the rate that each step had in effect."""
+    """Runs of one rate, or one width, of a panel; ``steps`` with the effective rate of each step."""
 
     panel: str
     value: float
@@ -91,7 +91,7 @@ def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
 
 
 def _steps(view: View, runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Rows with ``column`` and ``rate``: 2 over the edge of that step, η without momentum and decay."""
+    """Rows with ``column`` and ``rate``: 2 over the edge of that step (η without momentum and decay)."""
     known = ("edge_ratio", "preconditioned_sharpness")
     if not view.has(*known):
         return view.steps(runs, [column]).assign(rate=lambda steps: steps["lr"])
@@ -125,7 +125,7 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
         rates = rates[rates > 0]
         edge_color = GREY if one_edge else look["color"]
         ax.plot(rates.index, 2 / rates, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
-        # Neither one seed that jumps nor the edge of a rate that decays to 0 may hide the others.
+        # Neither an outlying seed nor the edge of a rate that decays to 0 may hide the rest.
         top += [*np.minimum(data["high"], 3 * data["median"]), *(2 / rates.iloc[: max(1, len(rates) // 2)])]
         low += list(np.maximum(data["low"], data["median"] / 3))
     if low and top:
@@ -141,7 +141,7 @@ def _ratios(line: _Line, column: str) -> Any:
 
 
 def _edge_sentence(lines: list[_Line], what: str) -> str:
-    """How far beyond the edge the runs of the largest rate, or width, of each panel are."""
+    """A sentence about how far beyond the edge the runs of the largest rate, or width, of each panel are."""
     fastest = {line.panel: line for line in lines}
     parts, medians = [], []
     for panel, line in fastest.items():
@@ -171,7 +171,7 @@ def _edge_sentence(lines: list[_Line], what: str) -> str:
 
 
 def _fall_sentence(lines: list[_Line], what: str) -> str:
-    """How the sharpness at the end depends on the rate, or the width."""
+    """A sentence about how the final sharpness depends on the rate, or the width."""
     panels: dict[str, list[_Line]] = {}
     for line in lines:
         panels.setdefault(line.panel, []).append(line)

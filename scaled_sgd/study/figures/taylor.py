@@ -1,4 +1,4 @@
-"""Does the Taylor polynomial of a step predict what the loss does?"""
+"""Does the Taylor polynomial of a step predict the change of the loss?"""
 
 import math
 from typing import Any
@@ -26,7 +26,7 @@ def lacks(view: View) -> str:
 
 
 def draw(view: View) -> Drawn:
-    """A point a measured step; the diagonal is a perfect prediction."""
+    """One point per measured step; the diagonal is a perfect prediction."""
     stable = view.runs[view.runs["stable"]]
     changes = _changes(view, stable)
     everything = changes.empty
@@ -73,7 +73,7 @@ def _changes(view: View, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(ax: Axes, points: pd.DataFrame) -> int:
-    """Draw; returns how many points were too many."""
+    """Draw a panel; returns the number of omitted points."""
     stride = math.ceil(len(points) / _MOST_POINTS)
     drawn = points.iloc[::stride]
     for position, name in enumerate(_CLASSES):
@@ -85,7 +85,7 @@ def _panel(ax: Axes, points: pd.DataFrame) -> int:
                 mine["actual"], mine["predicted"], linestyle="", marker=marker, markersize=3.2, alpha=0.55,
                 color=color, markeredgewidth=0, label=name, rasterized=True,
             )  # fmt: skip
-    # Rare large steps would hide all others: the axes hold 99 % of the points.
+    # Rare large steps would hide all others: the axes cover 99 % of the points.
     sizes = np.abs(points[["actual", "predicted"]].to_numpy())
     limit = float(np.quantile(sizes.max(axis=1), 0.99)) * 1.5 or 1.0
     small = math.floor(math.log10(max(float(np.quantile(sizes, 0.1)), limit * 1e-4)))

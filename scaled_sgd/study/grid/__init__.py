@@ -1,4 +1,4 @@
-"""The grid of a study: its file, its axes, and the runs that they stand for."""
+"""The grid of a study: its file, its axes and its runs."""
 
 from scaled_sgd.study.grid.expansion import Run, expand
 from scaled_sgd.study.grid.study_file import Study, find_study, read_study

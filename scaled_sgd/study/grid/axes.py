@@ -1,4 +1,4 @@
-"""What a study varies: the ``axes`` of its file, each a list of labelled changes to the configuration."""
+"""The ``axes`` of a study file: each is a list of labelled changes to the configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from scaled_sgd.core.errors import UserError
 
 _SPECS = "a list such as [4, 8], {powers: 2, from: -2, to: 5} or {range: [0, 3]}"
 MOST_VALUES = 10_000
-"""Of one axis."""
+"""Largest number of values of one axis."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Choice:
     """One value of an axis.
 
     Attributes:
-        labels: what tables call it, by column.
+        labels: its labels in tables, by column.
         changes: configuration keys, dotted, and their values.
     """
 
@@ -33,8 +33,8 @@ Axis = Sequence[Choice]
 def read_axes(entries: object) -> list[Axis]:
     """The axes of a study file, in order.
 
-    An entry is ``{key: values}`` for one configuration key, ``{zip: {key: values, …}}`` for several that move
-    together, or ``{name: {label: {key: value, …}, …}}`` for choices with names.
+    An entry is ``{key: values}`` for one configuration key, ``{zip: {key: values, …}}`` for several that vary
+    together, or ``{name: {label: {key: value, …}, …}}`` for named choices.
 
     Raises:
         UserError: an entry is none of these, or two set the same key.
@@ -58,12 +58,12 @@ def read_axes(entries: object) -> list[Axis]:
 
 
 def replace_values(entries: list[Any], key: str, spec: Any) -> bool:
-    """Give the axis of ``key``, alone or within a zip, other values; whether there is one.
+    """Replace the values of the axis of ``key``, single or in a zip; returns whether there is one.
 
-    Choices with names get the names of those that are kept.
+    For named choices, the values are the names to keep.
 
     Raises:
-        UserError: there is no choice of such a name.
+        UserError: there is no choice with this name.
     """
     for entry in entries if isinstance(entries, list) else ():
         for inner in (entry, entry.get("zip")) if isinstance(entry, dict) else ():
@@ -140,7 +140,7 @@ def _known(place: str, key: str) -> str:
 
 
 def _values(place: str, spec: object) -> list[Any]:
-    """The values that a specification stands for."""
+    """The values of a specification."""
     values: list[Any] | None = None
     if isinstance(spec, list):
         values = spec

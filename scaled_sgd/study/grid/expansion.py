@@ -1,4 +1,4 @@
-"""From a study to the runs that it asks for."""
+"""Expands a study into its runs."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +21,10 @@ from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.resuming import data_facts
 
 _HERE = World(size=1, local_size=1, cuda=False, memory=2**62)
-"""Where a study is expanded says nothing of where its runs will be."""
+"""A world for expansion: where a study is expanded need not be where its runs take place."""
 
 LoadData = Callable[[DataConfig, int], Data]
-"""The data of a ``data.`` section and a seed."""
+"""Gives the data for a ``data.`` section and a seed."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Run:
     """One run of a study.
 
     Attributes:
-        id: of its resolved configuration.
-        axes: what tables call it, by column.
-        config: resolved, but for what a launch decides.
-        weights: of its network.
+        id: id of its resolved configuration.
+        axes: its labels in tables, by column.
+        config: its configuration, resolved except for what a launch decides.
+        weights: number of weights of its network.
     """
 
     id: str
@@ -45,12 +45,12 @@ class Run:
 
     @property
     def work(self) -> float:
-        """Multiplications of its steps, roughly."""
+        """Approximate number of multiplications."""
         return 3.0 * self.weights * self.config.optim.batch_size * (self.config.optim.steps or 1)
 
 
 def expand(study: Study, load: LoadData) -> list[Run]:
-    """All runs, resolved, in the order of the axes. Several may be the same: they have the same id.
+    """All runs, resolved, in the order of the axes. Equal runs have the same id.
 
     Raises:
         UserError: a value does not fit its key, the data or another key.
@@ -75,7 +75,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
             for column, label in choice.labels.items():
                 typed = values.get((column, repr(label)), label)
                 labels[column] = str(label) if isinstance(typed, list | tuple) else typed
-        # Nothing that a plan needs of the data depends on the seed.
+        # What a plan needs from the data does not depend on the seed.
         data = load(config.data, 0)
         known = next((found for seen, found in facts if seen is data), None)
         if known is None:
@@ -110,7 +110,7 @@ def _matched(
 
 
 def _typed(key: str, value: Any, place: str) -> Any:
-    """A value of the study file as its key's type has it."""
+    """A value of the study file, converted to the type of its key."""
     try:
         return read_key(key, value)
     except UserError as error:
@@ -118,7 +118,7 @@ def _typed(key: str, value: Any, place: str) -> Any:
 
 
 def _put(config: Any, key: str, value: Any) -> Any:
-    """A copy with one dotted key changed."""
+    """A copy with one dotted key replaced."""
     group, _, rest = key.partition(".")
     changed: Any = replace(config, **{group: _put(getattr(config, group), rest, value) if rest else value})
     return changed

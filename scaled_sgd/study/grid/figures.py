@@ -1,10 +1,10 @@
-"""Where the figures of a report are; to know their names needs no library that draws."""
+"""The registry of figures; their names are known without importing a plotting library."""
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
 
 FIGURES: Registry[str] = Registry("report")
-"""Each figure's recipe as ``module:name``, in the order of a report."""
+"""Every figure's recipe as ``module:name``, in the order of the report."""
 
 for _name, _recipe in (
     ("loss_against_lr", "loss_against_lr:LOSS_AGAINST_LR"),
@@ -24,10 +24,10 @@ for _name, _recipe in (
 
 
 def check_figures(names: object) -> None:
-    """Refuse what is no list of figures; None stands for all.
+    """Refuse anything but a list of figures; None stands for all.
 
     Raises:
-        UserError: it is something else, or holds a name that is no figure's.
+        UserError: it is something else, or contains an unknown figure.
     """
     if names is None:
         return

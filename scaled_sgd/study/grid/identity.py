@@ -1,4 +1,4 @@
-"""The name of a run: the same for the same numbers, whenever and wherever it is made."""
+"""Ids of runs: the same for the same numbers, whenever and wherever a run is made."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from scaled_sgd.config.stored import ABSENT
 
 
 def deciding(config: Config) -> dict[str, Any]:
-    """Values that change more than rounding, by key, without those that say what earlier versions did."""
+    """Values that affect more than rounding, by key, without those that mean what earlier versions did."""
     values = {key.name: value_of(config, key.name) for key in KEYS.values()}
     return {
         name: value
@@ -22,7 +22,7 @@ def deciding(config: Config) -> dict[str, Any]:
 
 
 def run_id(config: Config, data: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of a resolved configuration and of facts of its data, a digest among them."""
+    """12 hexadecimal digits from a resolved configuration and facts about its data, including a digest."""
     plain = flat(deciding(config))
     plain |= {f"data: {key}": value for key, value in data.items()}
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

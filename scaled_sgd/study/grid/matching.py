@@ -1,4 +1,4 @@
-"""Which base widths are compared when the width exponent changes."""
+"""Matches base widths between width exponents."""
 
 import math
 from functools import lru_cache
@@ -12,10 +12,9 @@ MATCHINGS = ("equal_base_width", "equal_parameters")
 def matching_base_width(
     in_features: int, out_features: int, *, depth: int, base_width: int, like: float, exponent: float
 ) -> int:
-    """m for widths m·k^exponent with as many weights as m = ``base_width`` gives with exponent ``like``.
+    """The m for which widths m·k^exponent give as many weights as ``base_width`` with exponent ``like``.
 
-    As nearly as integers allow, by ratio. The number of weights grows with m, so the two candidates are
-    found by bisection.
+    The nearest integer by ratio. The number of weights grows with m, so bisection finds the two candidates.
     """
 
     def weights(m: int, r: float) -> int:

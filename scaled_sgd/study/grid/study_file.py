@@ -1,4 +1,4 @@
-"""A study file: what it may hold, and every mistake in it as one line."""
+"""Reads study files; every mistake becomes one line."""
 
 import contextlib
 import copy
@@ -26,16 +26,16 @@ class Study:
     """A study file.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         title: a question.
         about: a sentence or two.
-        base: keys of all runs, dotted.
-        axes: what is varied, crossed in order.
+        base: dotted keys of all runs.
+        axes: the varied axes, crossed in order.
         matchings: how base widths of other width exponents are chosen.
         like: the width exponent that they are matched to.
-        figures: of the report; None: all that apply.
-        large_weights: networks with more weights are runs of their own.
-        source: all of it as plain values.
+        figures: figures of the report; None: all that apply.
+        large_weights: networks with more weights are launched separately.
+        source: the study as plain values.
     """
 
     name: str
@@ -51,15 +51,15 @@ class Study:
 
     @property
     def size(self) -> int:
-        """How many combinations it has."""
+        """Number of combinations."""
         return math.prod(len(axis) for axis in self.axes) * len(self.matchings)
 
 
 def find_study(name: str) -> Path:
-    """The file of a study: ``configs/studies/NAME.yaml`` here, a path, or a folder that a study was run in.
+    """The file of a study: ``configs/studies/NAME.yaml``, a path, or a folder in which a study was run.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     places = [Path("configs/studies") / f"{name}.yaml", Path(name), Path(name) / "study.yaml"]
     for place in places:
@@ -71,11 +71,11 @@ def find_study(name: str) -> Path:
 
 
 def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """A study file, with some of its keys replaced.
+    """Read a study file and replace some of its keys.
 
     Args:
-        path: of the file.
-        overrides: configuration keys, dotted; one that is an axis gets these values, another this base value.
+        path: the file.
+        overrides: dotted configuration keys; a key of an axis gets these values, any other this base value.
 
     Raises:
         UserError: any mistake in it.
@@ -118,7 +118,7 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     check_figures(figures)
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):
-        large = float(large) if isinstance(large, str) else large  # YAML has 2e7 for text.
+        large = float(large) if isinstance(large, str) else large  # YAML reads 2e7 as text.
     if isinstance(large, bool) or not isinstance(large, int | float) or not large >= 0:
         raise UserError(f"large_weights: {large!r} is not usable; allowed: numbers from 0")
     return Study(

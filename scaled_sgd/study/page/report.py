@@ -1,4 +1,4 @@
-"""The report of a study: a page that opens anywhere, its figures as files, and a short text to commit."""
+"""Writes the report of a study: a self-contained page, figures as files, and a short text to commit."""
 
 import base64
 import os
@@ -20,17 +20,17 @@ from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
 _MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
-"""Of a table; the file beside the figure has all."""
+"""Largest number of rows of a table in the page; the figure's file has all."""
 
 
 def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
-    """Collect a study and write ``report.html``, ``summary.md`` and ``figures/``; returns the page.
+    """Collect a study and write ``report.html``, ``summary.md`` and ``figures/``; returns the page's path.
 
-    The figures are the named ones, else those of ``report`` in study.yaml, else all that the data allows.
-    The same runs give the same files, seconds aside.
+    The figures are the named ones, else those of ``report`` in study.yaml, else all that the data allow.
+    The same runs give the same files, except for seconds.
 
     Raises:
-        UserError: the folder is no study's, or a figure has no such name.
+        UserError: the folder does not belong to a study, or a figure is unknown.
     """
     folder = Path(folder)
     study = read_yaml(folder / "study.yaml", option="study")
@@ -55,7 +55,7 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
 
 
 def _templates() -> Environment:
-    """Every text is escaped in the page; in the short text it says ``plain``."""
+    """The templates. The page escapes every text; the short text uses the filter ``plain``."""
     templates = Environment(
         loader=PackageLoader("scaled_sgd.study.page"),
         autoescape=select_autoescape(("html",)),
@@ -76,7 +76,7 @@ def _templates() -> Environment:
 
 
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
-    """Write the files of every figure, forget those of an earlier report; returns the SVGs by name."""
+    """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
     folder.mkdir(exist_ok=True)
     for name in set(FIGURES) - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
@@ -132,13 +132,13 @@ def _duration(seconds: float) -> str:
 
 
 def _shown(folder: Path) -> str:
-    """The study's folder as one would type it, without what is special to this machine."""
+    """The study's folder as a user would type it, without parts specific to this machine."""
     relative = Path(os.path.relpath(folder.resolve()))
     return folder.resolve().name if ".." in relative.parts else relative.as_posix()
 
 
 def cell_text(value: object) -> str:
-    """A cell of a table in words."""
+    """A table cell as text."""
     if value is None or value is pd.NA:
         return "–"
     if isinstance(value, str):
@@ -149,7 +149,7 @@ def cell_text(value: object) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown shows unchanged."""
     escaped = escape(text, quote=False)
     return "".join(f"\\{character}" if character in "\\*_`[]" else character for character in escaped)
 

@@ -1,1 +1,1 @@
-"""Tables of a study: one row a run, and one row a logged step."""
+"""Tables of a study: one row per run, and one row per logged step."""

@@ -1,4 +1,4 @@
-"""The tables of a study: one row a run, and one row a logged step of every run."""
+"""Collects the tables of a study: one row per run, and one row per logged step of every run."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -34,12 +34,12 @@ class Collected:
     """A study as tables (``docs/report.md`` lists the columns).
 
     Attributes:
-        runs: one row for each planned run that has ended, in the order of the plan.
-        metrics: one row a logged step, runs in the order of the plan; ``id`` joins it with ``runs``.
-        plan: one row a planned run, ended or not: ``id`` and the axes.
-        pending: planned runs that have not ended; damaged ones are not among them.
-        warnings: one line for each run folder that could not be read, or only in part.
-        damaged: of these, runs whose result is lost.
+        runs: one row per planned run that has ended, in the order of the plan.
+        metrics: one row per logged step, runs in the order of the plan; ``id`` joins it with ``runs``.
+        plan: one row per planned run, ended or not: ``id`` and the axes.
+        pending: number of planned runs that have not ended, without damaged ones.
+        warnings: one line for each run folder that could not be read completely.
+        damaged: number of runs among these whose result is lost.
     """
 
     runs: pd.DataFrame
@@ -56,15 +56,15 @@ class Collected:
 
     @property
     def planned(self) -> int:
-        """How many different runs the plan has."""
+        """Number of distinct runs in the plan."""
         return int(self.plan["id"].nunique())
 
     def ended(self, status: str) -> int:
-        """How many runs are ``finished`` or ``diverged``."""
+        """Number of runs that are ``finished`` or ``diverged``."""
         return int((self.runs.drop_duplicates("id")["status"] == status).sum())
 
     def describe(self) -> str:
-        """The counts, as a line for a person."""
+        """The counts as one line of text."""
         line = (
             f"{self.planned} runs: {self.ended('finished')} finished, {self.ended('diverged')} diverged, "
             f"{self.pending} pending"
@@ -73,10 +73,10 @@ class Collected:
 
 
 def collect(folder: Path) -> Collected:
-    """Read every run of a study's plan and write ``runs.parquet`` and ``metrics.parquet`` beside it.
+    """Read every run of a study's plan and write ``runs.parquet`` and ``metrics.parquet`` next to it.
 
-    The same runs give the same tables in whatever order, and by whatever number of workers, they were
-    made; only ``seconds``, the last column of both, is a measurement of the machine.
+    The same runs give the same tables regardless of the order and the number of workers that made them; only
+    ``seconds``, the last column of both, depends on the machine.
 
     Raises:
         UserError: the folder has no plan, or an axis has the name of a column that every run has.
@@ -101,7 +101,7 @@ def collect(folder: Path) -> Collected:
     ended = [entry["id"] in found for entry in plan]
     facts = _facts([entry for entry in plan if entry["id"] in found], plan, found)
     metrics = _metrics(found)
-    # The loss of a run is an axis of many studies; that of a step is another thing.
+    # The loss of a run is an axis of many studies, unlike the loss of a step.
     for axis in axes.columns[1:]:
         if axis in facts or (axis in metrics and axis != "loss"):
             raise UserError(f"axes: {axis!r} is a column of every run; allowed: another name for this axis")
@@ -127,7 +127,7 @@ def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def _facts(
     ended: Sequence[dict[str, Any]], plan: Sequence[dict[str, Any]], found: dict[str, Ended]
 ) -> pd.DataFrame:
-    """Configuration and summary of runs that have ended; the keys are those of the whole plan."""
+    """Configuration and summary of runs that have ended, with the keys of the whole plan."""
     configs = [{f"config.{key}": value for key, value in flat(entry["config"])} for entry in ended]
     keys = dict.fromkeys(f"config.{key}" for entry in plan for key, _ in flat(entry["config"]))
     summaries = [dict(flat(found[entry["id"]].summary)) for entry in ended]

@@ -1,4 +1,4 @@
-"""Runs that have ended, as a study's folder holds them."""
+"""Reads ended runs from a study's folder."""
 
 import json
 import math
@@ -17,8 +17,8 @@ class Ended:
     """A run that finished or diverged.
 
     Attributes:
-        summary: what it says of itself, with what tables add (``docs/report.md``).
-        metrics: an array (rows,) a number of its metric stream.
+        summary: its summary and derived columns (``docs/report.md``).
+        metrics: an array (rows,) for each number in its metrics.
     """
 
     summary: dict[str, Any]
@@ -26,7 +26,7 @@ class Ended:
 
 
 def read_run(folder: Path, warnings: list[str]) -> Ended | None:
-    """A run that has ended; None where it has not. Metrics that cannot be read are one more warning.
+    """A run that has ended, else None. Unreadable metrics add a warning.
 
     Raises:
         OSError, ValueError, TypeError: the summary cannot be read.
@@ -58,9 +58,9 @@ def _steps(path: Path) -> list[dict[str, Any]]:
 
 
 def _derived(summary: dict[str, Any], metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the tables add, and what summaries of runs outside the study's engine lack.
+    """Derived columns, and values that summaries of earlier launched runs lack.
 
-    Those know no largest loss: it is then the largest of the logged ones.
+    The largest loss is then the largest logged one.
     """
     losses = metrics.get("loss", np.empty(0))[metrics.get("lr", np.empty(0)) >= 0]
     first, largest = summary.get("initial_loss"), summary.get("max_loss")

@@ -1,4 +1,4 @@
-"""Columns of plain values: nested records as one level, lists of Python values as typed columns."""
+"""Converts nested records to one level, and lists of Python values to typed columns."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from scaled_sgd.runs.rows import numbers
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings under dotted names; lists stay whole."""
+    """Leaves of nested mappings under dotted names; lists are kept."""
     for key, value in record.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -22,7 +22,7 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def table_of(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """One float64 array (rows,) for every number that any of the records has; NaN where one lacks it."""
+    """One float64 array (rows,) for every number in any of the records; NaN where it is missing."""
     columns: dict[str, np.ndarray] = {}
     for position, record in enumerate(records):
         for name, value in numbers(record):
@@ -35,8 +35,8 @@ def table_of(records: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def column(values: Sequence[Any]) -> pd.Series:
     """Values of JSON or YAML as one column of one type.
 
-    Truth values, integers, numbers and texts keep theirs, with missing entries for None; lists, and
-    values of several types, become JSON text.
+    Booleans, integers, floats and texts keep their type, with missing entries for None; lists, and values of
+    mixed types, become JSON text.
     """
     present = [value for value in values if value is not None]
     gaps = len(present) < len(values)
@@ -55,7 +55,7 @@ def column(values: Sequence[Any]) -> pd.Series:
 
 
 def in_order(names: Iterable[str], *, first: Sequence[str] = (), last: Sequence[str] = ()) -> list[str]:
-    """Names with the given ones at the ends and layers counted, not spelled: ``scales.2``, ``scales.10``."""
+    """Names with the given ones at the ends and layers in numerical order: ``scales.2``, ``scales.10``."""
     found = set(names)
     middle = sorted(found - set(first) - set(last), key=_natural)
     return [*(n for n in first if n in found), *middle, *(n for n in last if n in found)]

@@ -1,4 +1,4 @@
-"""How a network trains over processes: strategies that all give the same step (``sharding.strategy``)."""
+"""Strategies for training over processes; all give the same step (``sharding.strategy``)."""
 
 from scaled_sgd.train.strategies.base import Strategy
 

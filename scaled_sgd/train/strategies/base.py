@@ -1,4 +1,4 @@
-"""What the training loop knows of the strategy it trains with."""
+"""The interface between the training loop and strategies."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,20 @@ from scaled_sgd.train.strategies.shards import Shard, gradient_squares, momentum
 
 
 class Strategy(ABC):
-    """A network laid out over the processes.
+    """A network and its layout over the processes.
 
     Attributes:
-        name: as ``sharding.strategy`` has it.
-        network: the network itself, whose weights may be in parts.
-        module: what to call: the network in its wrapping.
+        name: its name in ``sharding.strategy``.
+        network: the network itself, whose weights may be sharded.
+        module: the wrapped network, to be called.
         scaling: measures the signals of a step and gives ξ.
-        shards: what this process holds, one a layer.
+        shards: this process's part of each layer.
         data: the processes that train on different samples of a minibatch.
         tensor: the processes that work together on the same samples.
-        optimizer: keeps what outlives a step; never steps itself under fused steps.
-        kept: what checkpoints call its tensors of a weight's size: their names in its state.
-        exchange: for each layer, whether fused steps move its factors instead of its gradient; None where
-            neither moves, or not by choice.
+        optimizer: holds the state between steps; does not step itself under fused steps.
+        kept: maps checkpoint names of its tensors of a weight's size to their names in its state.
+        exchange: for each layer, whether fused steps exchange its factors instead of its gradient; None if
+            there is no such choice.
     """
 
     name: str
@@ -44,17 +44,17 @@ class Strategy(ABC):
     kept: Mapping[str, str]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs f (n, m_l) of this process's samples. Collective where weights are in parts."""
+        """Outputs f (n, m_l) of this process's samples. Collective if weights are sharded."""
         f: Tensor = self.module(x)
         return f
 
     def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
-        """v_k before a step: this process's rows of it, None where it is still zero. Collective."""
+        """This process's rows of v_k before a step; None while it is zero. Collective."""
         return momentum_rows(self.shards, partition)
 
     @property
     def device(self) -> torch.device:
-        """Where losses are."""
+        """Device of the losses."""
         return self.scaling.scales.device
 
 
@@ -62,13 +62,13 @@ class GradientStrategy(Strategy):
     """A strategy that trains by autograd.
 
     A step is: :meth:`zero_grad`; for each microbatch :meth:`forward` and :meth:`backward` within
-    :meth:`microbatch`; perhaps :meth:`gradient_squares`; :meth:`step`. Losses are given to ``backward``
-    summed over this process's samples and multiplied by ``data.size / n``, n being the samples of the global
-    minibatch: gradients are averaged over ``data``.
+    :meth:`microbatch`; optionally :meth:`gradient_squares`; :meth:`step`. The loss passed to ``backward`` is
+    the sum over this process's samples times ``data.size / n`` for n samples in the global minibatch, since
+    gradients are averaged over ``data``.
     """
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
-        """Around the forward and backward pass of a microbatch."""
+        """Context for the forward and backward pass of a microbatch."""
         return nullcontext()
 
     @abstractmethod
@@ -84,14 +84,14 @@ class GradientStrategy(Strategy):
         """Update the weights by ``factor`` () times the direction, 1 when None. Collective."""
 
     def gradient_squares(self) -> Tensor:
-        """‖G_k‖_F² (l,) before scaling, float64. Collective where gradients are in parts."""
+        """‖G_k‖_F² (l,) before scaling, float64. Collective if gradients are sharded."""
         return gradient_squares(self.shards, self.device)
 
 
 class FusedStrategy(Strategy):
-    """A strategy whose weights lie where fused steps can update them (:mod:`scaled_sgd.steps.step`)."""
+    """A strategy whose weights fused steps can update in place (:mod:`scaled_sgd.steps.step`)."""
 
     def velocity(self, k: int) -> Tensor:
-        """v_k, this process's rows of it."""
+        """This process's rows of v_k."""
         assert isinstance(self.optimizer, ScaledSGD)
         return self.optimizer.velocity(self.network.scaled_layers[k - 1].weight)

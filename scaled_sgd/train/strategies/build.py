@@ -1,4 +1,4 @@
-"""From a resolved configuration to the strategy it names."""
+"""Builds the strategy that a resolved configuration names."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a strategy is built from.
+    """The inputs for building a strategy.
 
     Attributes:
         config: resolved (:func:`scaled_sgd.train.resolution.resolve`).
@@ -46,7 +46,7 @@ class Request:
     out_features: int
 
     def network(self, where: torch.device | str) -> HomogeneousMLP:
-        """The run's network at step 0; on ``meta`` without memory."""
+        """The run's network at step 0; without memory on ``meta``."""
         return network_of(self.config, self.in_features, self.out_features, device=where)
 
     @property
@@ -68,11 +68,11 @@ class Request:
 
 
 BUILDERS: Registry[Callable[[Request], Strategy]] = Registry("sharding.strategy")
-"""What builds each strategy of :data:`scaled_sgd.parallel.strategies.STRATEGIES`. Collective."""
+"""Builders of the strategies in :data:`scaled_sgd.parallel.strategies.STRATEGIES`. Collective."""
 
 
 def build_strategy(request: Request) -> Strategy:
-    """The network of a run, laid out and ready to train. Collective."""
+    """The network of a run in its layout, ready to train. Collective."""
     return BUILDERS[request.config.sharding.strategy](request)
 
 
@@ -119,7 +119,7 @@ for _entry in STRATEGIES.entries:
 
 
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
-    """For each layer, whether its factors move instead of its gradient. Collective."""
+    """For each layer, whether its factors are exchanged instead of its gradient. Collective."""
     asked, weight = config.sharding.exchange, network.scaled_layers[0].weight
     if not RULES[config.scaling.rule].scalar:
         return [True] * network.depth
@@ -132,7 +132,7 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
 
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
-    """FSDP2's, from the configuration or from Accelerate's FSDP plugin where that was launched."""
+    """FSDP2's policy, from the configuration or from Accelerate's FSDP plugin if that was launched."""
     plugin = fsdp_plugin(accelerator)
     half = torch.bfloat16 if config.run.precision == "bf16" else None
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)

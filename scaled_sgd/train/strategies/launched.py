@@ -1,4 +1,4 @@
-"""What a launcher's configuration file says of sharding: Accelerate's own FSDP, or DeepSpeed."""
+"""Sharding by a launcher's configuration file: Accelerate's own FSDP, or DeepSpeed."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def is_set(variable: str) -> bool:
-    """Whether an environment variable of the launcher says yes."""
+    """Whether an environment variable of the launcher is set to yes."""
     return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
 
 
 def world_of(accelerator: "Accelerator") -> World:
-    """The world that an accelerator found.
+    """The world of an accelerator.
 
     Raises:
-        UserError: it was launched with a version of FSDP, or a stage of ZeRO, that is none of ours.
+        UserError: the launched version of FSDP or stage of ZeRO is not supported.
     """
     local = launcher.started_here()
     cuda = accelerator.device.type == "cuda"
@@ -35,10 +35,10 @@ def world_of(accelerator: "Accelerator") -> World:
 
 
 def launched_strategy(accelerator: "Accelerator") -> str | None:
-    """The strategy of ``sharding.strategy`` that a launch is for; None: any.
+    """The ``sharding.strategy`` that a launch selects; None: any.
 
     Raises:
-        UserError: it is for FSDP of another version than 2, or ZeRO of another stage than 1, 2 and 3.
+        UserError: it selects FSDP of another version than 2, or ZeRO of another stage than 1, 2 and 3.
     """
     if accelerator.distributed_type.value == "DEEPSPEED":
         assert accelerator.deepspeed_plugin is not None
@@ -50,13 +50,12 @@ def launched_strategy(accelerator: "Accelerator") -> str | None:
 
 
 def fsdp_plugin(accelerator: "Accelerator") -> Any:
-    """Accelerate's FSDP plugin where that was launched, else None.
+    """Accelerate's FSDP plugin if that was launched, else None.
 
-    Without GPUs Accelerate forgets that it was; the launcher's variables still say it.
+    Without GPUs Accelerate drops it; the launcher's variables still tell.
 
     Raises:
-        UserError: it is of another version than 2, recomputes activations in a way of its own, or keeps
-            weights in the memory of the host.
+        UserError: its version is not 2, it recomputes activations itself, or it offloads weights to the host.
     """
     plugin: Any = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None and is_set("ACCELERATE_USE_FSDP"):

@@ -1,4 +1,4 @@
-"""Strategies on torch's own parts: replicas in DistributedDataParallel, FSDP2, tensor parallelism, both."""
+"""Strategies built on torch: DistributedDataParallel, FSDP2, tensor parallelism, and both combined."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 MakeNetwork = Callable[[torch.device | str], HomogeneousMLP]
-"""The run's network on a device; on ``meta`` without memory."""
+"""Makes the run's network on a device; without memory on ``meta``."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,26 @@ class MakeOptimizer:
     """Builds a run's optimizer, and the scaling of its gradients.
 
     Attributes:
-        make: of a network.
-        kept: what checkpoints call its tensors of a weight's size: their names in its state.
+        make: makes them for a network.
+        kept: maps checkpoint names of its tensors of a weight's size to their names in its state.
     """
 
     make: Callable[[HomogeneousMLP], tuple[Optimizer, DepthwiseScaling]]
     kept: Mapping[str, str]
 
     def __call__(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
-        """Of ``network``."""
+        """The optimizer and the scaling of ``network``."""
         return self.make(network)
 
 
 def set_rate(optimizer: Any, lr: float) -> None:
-    """Have the next step take ``lr``."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 class Replicas(GradientStrategy):
-    """``ddp``: every process holds all weights; gradients are averaged while they are computed."""
+    """``ddp``: every process holds all weights; gradients are averaged during the backward pass."""
 
     name = "ddp"
 
@@ -73,9 +73,9 @@ class Replicas(GradientStrategy):
         ]
 
     def _settle_buckets(self) -> None:
-        """Dummy backward pass: DDP sums in another order from its second one on.
+        """Dummy backward pass: DDP changes its order of summation after the first backward pass.
 
-        Without it the first step of a resumed run would differ from the same step of a run that went on.
+        Without it the first step of a resumed run would differ from the same step of an uninterrupted run.
         """
         first = self.network.scaled_layers[0].weight
         x = torch.zeros(1, self.network.widths[0], dtype=first.dtype, device=first.device)
@@ -96,12 +96,12 @@ class Replicas(GradientStrategy):
         self._optimizer.zero_grad()
 
     def gradient_squares(self) -> Tensor:
-        """‖G_k‖_F² (l,) with a loss scale taken out."""
+        """‖G_k‖_F² (l,) without the loss scale."""
         self._accelerator.unscale_gradients()
         return super().gradient_squares()
 
     def step(self, lr: float, factor: Tensor | None) -> None:
-        """Through Accelerate's wrapper, which may skip a step whose gradients overflowed."""
+        """Step through Accelerate's wrapper, which may skip a step whose gradients overflowed."""
         self.scaling.factor = factor
         set_rate(self._optimizer, lr)
         self._optimizer.step()
@@ -111,10 +111,10 @@ class Whole(FusedStrategy):
     """``ddp`` with fused steps: every process holds all weights, and no gradients.
 
     Args:
-        device: this process's.
-        make_network: the network.
-        make_optimizer: its optimizer.
-        choose: for each layer whether its factors move instead of its gradient, where processes are several.
+        device: this process's device.
+        make_network: makes the network.
+        make_optimizer: makes its optimizer.
+        choose: decides for each layer, on several processes, whether to exchange factors or gradients.
     """
 
     name = "ddp"
@@ -141,11 +141,11 @@ class Whole(FusedStrategy):
 
 @dataclass(frozen=True)
 class Policy:
-    """How FSDP2 treats a layer.
+    """Settings of FSDP2 for a layer.
 
     Attributes:
-        precision: of forward and backward passes; weights and their updates keep their own.
-        reshard: give up the gathered weights of a layer between forward and backward pass.
+        precision: precision of forward and backward passes; weights and updates keep their own.
+        reshard: free the gathered weights of a layer between forward and backward pass.
     """
 
     precision: MixedPrecisionPolicy
@@ -155,17 +155,17 @@ class Policy:
 class Sharded(GradientStrategy, FusedStrategy):
     """``fsdp2``, ``tensor`` and ``fsdp2+tensor``: every process holds some rows of each weight.
 
-    Weights are made in place from the seed, so no process ever holds the whole network. Gradients of
-    every microbatch are summed over processes at once: memory before traffic.
+    Weights are initialised in place from the seed, so no process ever holds the full network. Gradients of
+    every microbatch are reduced over processes immediately, which saves memory at the price of traffic.
 
     Args:
-        name: as ``sharding.strategy`` has it.
-        device: this process's.
-        make_network: the network.
-        make_optimizer: its optimizer.
-        tensor_processes: how many neighbouring processes share each layer; 1 with ``fsdp2``.
-        policy: of FSDP2; None: tensor parallelism alone.
-        autocast: of the forward pass.
+        name: its name in ``sharding.strategy``.
+        device: this process's device.
+        make_network: makes the network.
+        make_optimizer: makes its optimizer.
+        tensor_processes: number of neighbouring processes that share each layer; 1 with ``fsdp2``.
+        policy: policy of FSDP2; None: tensor parallelism only.
+        autocast: autocast context of the forward pass.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Sharded(GradientStrategy, FusedStrategy):
         self.name = name
         self._autocast = autocast
         world = start_world(device)
-        # A mesh of one dimension where there is one: each process of a second would be a group of its own.
+        # One-dimensional if possible: in a second dimension of size 1 each process would be a separate group.
         sizes = {"data": world // tensor_processes, "tensor": tensor_processes}
         if policy is None:
             del sizes["data"]
@@ -221,14 +221,14 @@ class Sharded(GradientStrategy, FusedStrategy):
         self.optimizer.zero_grad()
 
     def step(self, lr: float, factor: Tensor | None) -> None:
-        """Every process updates its rows."""
+        """Update this process's rows."""
         self.scaling.factor = factor
         set_rate(self.optimizer, lr)
         self.optimizer.step()
 
 
 def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
-    """FSDP2 over ``mesh``, layer by layer, so that one layer's weights are gathered at a time."""
+    """Apply FSDP2 over ``mesh`` layer by layer, so that one layer's weights are gathered at a time."""
     precision = policy.precision
     for layer in network.layers:
         fully_shard(
@@ -248,7 +248,7 @@ def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
 
 
 def start_world(device: torch.device) -> int:
-    """Number of processes; where there is one and no group, a group of it is made, which meshes need."""
+    """Number of processes; a single process without a group gets one, since meshes need it."""
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What one process holds of each layer: what checkpoints, clipping and start-up see of a network."""
+"""One process's part of each layer: the view of a network for checkpoints, clipping and start-up."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -14,23 +14,23 @@ from scaled_sgd.parallel.ranks import Ranks
 from scaled_sgd.steps.statistics import square_norm
 
 Kind = str
-"""``weight``, or what checkpoints call a tensor that the optimizer keeps, such as ``momentum``."""
+"""``weight``, or the checkpoint name of an optimizer tensor, such as ``momentum``."""
 Read = Callable[[int, int], Tensor]
-"""Numbers start..stop of a row-major W_k or of what is kept of it, shape (stop − start,), on the CPU."""
+"""Reads elements start..stop of a row-major W_k or optimizer tensor, shape (stop − start,), on the CPU."""
 
 READ_ELEMENTS = 1 << 21
-"""Numbers read at a time."""
+"""Elements that are read at a time."""
 
 
 class Shard(Protocol):
-    """One layer's numbers ``start`` to ``stop`` in row-major order, which live on this process.
+    """One layer's elements ``start`` to ``stop`` in row-major order, held by this process.
 
     Attributes:
         k: the layer, from 1.
         shape: of W_k.
-        start: the first number held here.
+        start: first element held by this process.
         stop: one past the last.
-        copies: how many processes hold these numbers.
+        copies: number of processes that hold these elements.
     """
 
     k: int
@@ -40,27 +40,27 @@ class Shard(Protocol):
     copies: int
 
     def values(self, kind: Kind) -> Tensor | None:
-        """The weights, or what the optimizer keeps of them, a flat view; None where there is none."""
+        """The weights or an optimizer tensor as a flat view; None if there is none."""
         ...
 
     def gradient(self) -> Tensor | None:
-        """Their gradient after the step's last backward pass, flat; None without one."""
+        """The flat gradient after the step's last backward pass, or None."""
         ...
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply it by ``factor`` ()."""
+        """Multiply the gradient by ``factor`` ()."""
         ...
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """Replace them by what ``read`` gives. Every process reads what it holds and nothing moves."""
+        """Replace the elements by those from ``read``. Every process reads only its own part."""
         ...
 
 
 class RowShard:
-    """A replica, or whole rows of a DTensor, trained by a ``torch.optim`` optimizer.
+    """A replica, or full rows of a DTensor, trained by a ``torch.optim`` optimizer.
 
     Raises:
-        UserError: the weight lies otherwise.
+        UserError: the weight has another layout.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class RowShard:
         self.start, self.stop = (row * fan_in for row in row_range(weight))
 
     def values(self, kind: Kind) -> Tensor | None:
-        """The weights, or what the optimizer keeps of them, a flat view."""
+        """The weights or an optimizer tensor as a flat view."""
         if kind == "weight":
             return local_shard(self._weight).view(-1)
         buffer = self._optimizer.state.get(self._weight, {}).get(self._kept.get(kind, ""))
         return None if buffer is None else local_shard(buffer).view(-1)
 
     def gradient(self) -> Tensor | None:
-        """Their gradient, flat."""
+        """The flat gradient."""
         return None if self._weight.grad is None else local_shard(self._weight.grad).view(-1)
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply it by ``factor`` ()."""
+        """Multiply the gradient by ``factor`` ()."""
         gradient = self.gradient()
         if gradient is not None:
             gradient.mul_(factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """Replace them by what ``read`` gives."""
+        """Replace the elements by those from ``read``."""
         if kind != "weight":
             self._optimizer.state[self._weight][self._kept[kind]] = torch.zeros_like(self._weight)
         held = self.values(kind)
@@ -99,7 +99,7 @@ class RowShard:
 
 
 def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[int], Tensor | None]:
-    """This process's rows of v_k before a step, by k; None where it is still zero. Collective."""
+    """This process's rows of v_k before a step, by k; None while it is zero. Collective."""
 
     def rows(k: int) -> Tensor | None:
         shard, own = shards[k - 1], partition.columns(k)
@@ -110,7 +110,7 @@ def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[in
                 return None
             first = shard.start // fan_in
             return values.view(-1, fan_in)[own.start - first : own.stop - first]
-        # Flat parts lie across rows: all processes' are added up, a layer at a time.
+        # Flat parts do not end at rows: those of all processes are added up, one layer at a time.
         whole = torch.zeros(shard.shape[0] * fan_in, dtype=torch.float32, device=partition.device)
         if values is not None:
             whole[shard.start : shard.stop] = values
@@ -120,14 +120,14 @@ def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[in
 
 
 def copy_range(target: Tensor, start: int, read: Read) -> None:
-    """Fill ``target`` (count,) with the numbers from ``start`` on, some at a time."""
+    """Fill ``target`` (count,) with the elements from ``start`` on, in blocks."""
     for first in range(0, len(target), READ_ELEMENTS):
         part = target[first : first + READ_ELEMENTS]
         part.copy_(read(start + first, start + first + len(part)))
 
 
 def initial_values(network: HomogeneousMLP, k: int) -> Read:
-    """W_k at step 0, of which any range can be made by itself."""
+    """Reads W_k at step 0, of which any range can be generated separately."""
     layer = network.scaled_layers[k - 1]
     fan_in = layer.in_features
 
@@ -140,7 +140,7 @@ def initial_values(network: HomogeneousMLP, k: int) -> Read:
 
 
 def gradient_squares(shards: Sequence[Shard], device: torch.device) -> Tensor:
-    """‖G_k‖_F² (l,) in float64. Collective where gradients are in parts."""
+    """‖G_k‖_F² (l,) in float64. Collective if gradients are sharded."""
     ranks = Ranks()
     squares = torch.zeros(len(shards), dtype=torch.float64, device=device)
     for place, shard in enumerate(shards):

@@ -1,7 +1,7 @@
-"""ZeRO-1, 2 and 3: DeepSpeed keeps the optimizer's state, gradients and weights in flat parts.
+"""ZeRO-1, 2 and 3: DeepSpeed holds optimizer state, gradients and weights in flat partitions.
 
-The masters of the weights are float32 whatever the network's precision. DeepSpeed averages gradients into its
-parts; ξ and clipping multiply those parts in place, so nothing of a weight's size moves for them.
+The master weights are float32 for any precision of the network. DeepSpeed averages gradients into its
+partitions; ξ and clipping multiply those in place, without communication of a weight's size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +26,9 @@ MOMENTUM = "momentum_buffer"
 
 
 class FragmentShard:
-    """ZeRO-1 and 2: every process has the weights, and the master and momentum of a flat part of all of them.
+    """ZeRO-1 and 2: every process has all weights, and master and momentum of a flat part of them.
 
-    A layer that lies in no part of this process has no numbers here.
+    A layer outside this process's part has no elements in its shard.
     """
 
     def __init__(self, k: int, weight: Any, engine: Any, *, momentum: bool) -> None:
@@ -46,7 +46,7 @@ class FragmentShard:
             self._state = engine.optimizer.optimizer.state[self._master]
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view."""
+        """The master weights or an optimizer tensor as a flat view."""
         if kind == "momentum" and not self._has_momentum:
             return None
         if self._mapping is None:
@@ -55,20 +55,20 @@ class FragmentShard:
         return held[self._slice]
 
     def gradient(self) -> Tensor | None:
-        """Their gradient, flat."""
+        """The flat gradient."""
         if self._mapping is None:
             return None
         held: Tensor = self._mapping.get_lp_grad_fragment(self._weight._index_in_param_group)
         return held.detach().view(-1)
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply it by ``factor`` ()."""
+        """Multiply the gradient by ``factor`` ()."""
         gradient = self.gradient()
         if gradient is not None:
             gradient.copy_(gradient.float() * factor.float())
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """Replace them by what ``read`` gives; the working copy of the weights follows."""
+        """Replace the elements by those from ``read``; updates the working copy of the weights too."""
         if self._mapping is not None:
             held = self.values(kind)
             assert held is not None
@@ -89,22 +89,22 @@ class PartitionShard:
         self.start, self.stop = min(rank * size, total), min((rank + 1) * size, total)
 
     def values(self, kind: Kind) -> Tensor | None:
-        """What the optimizer keeps of them, a flat view."""
+        """The master weights or an optimizer tensor as a flat view."""
         if kind == "momentum" and not self._has_momentum:
             return None
         return self._own(zero_weights.partition(self._weight, None if kind == "weight" else MOMENTUM))
 
     def gradient(self) -> Tensor | None:
-        """Their gradient, flat."""
+        """The flat gradient."""
         return self._own(zero_weights.gradient_partition(self._weight))
 
     def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply it by ``factor`` ()."""
+        """Multiply the gradient by ``factor`` ()."""
         gradient = zero_weights.gradient_partition(self._weight)
         zero_weights.put_gradient(self._weight, gradient * factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
-        """Replace them by what ``read`` gives; the working copy of the weights follows."""
+        """Replace the elements by those from ``read``; updates the working copy of the weights too."""
         held = self.values(kind)
         assert held is not None
         copy_range(held, self.start, read)
@@ -120,9 +120,9 @@ class Zero(GradientStrategy):
 
     Args:
         stage: 1, 2 or 3.
-        accelerator: one whose DeepSpeed plugin has that stage.
-        make_network: the network, whose weights are float32.
-        make_scaling: measures it.
+        accelerator: an accelerator whose DeepSpeed plugin has that stage.
+        make_network: makes the network with float32 weights.
+        make_scaling: makes its scaling.
         momentum: μ.
         weight_decay: λ.
     """
@@ -148,7 +148,7 @@ class Zero(GradientStrategy):
                 layer.to(self._working).to_empty(device=accelerator.device)
                 zero_weights.cut_up(layer, plugin.deepspeed_config)
         self.scaling = make_scaling(self.network)
-        # DeepSpeed makes the states by steps of its own, which must not move anything.
+        # DeepSpeed creates the states by steps of its own, which must not change the weights.
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0, momentum=momentum)
         self.optimizer, self.kept = optimizer, {"momentum": MOMENTUM}
         self.module, self._optimizer = accelerator.prepare(self.network, optimizer)
@@ -158,7 +158,7 @@ class Zero(GradientStrategy):
         self.shards = _shards(stage, self.network, self._engine, momentum=momentum > 0)
         if momentum:
             self._start_momentum(stage)
-        # Masters are made from the working weights, which bfloat16 has rounded.
+        # Masters are copied from the working weights, which bfloat16 has rounded.
         for shard in self.shards:
             shard.fill("weight", initial_values(self.network, shard.k))
 
@@ -172,7 +172,7 @@ class Zero(GradientStrategy):
         yield
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
-        """DeepSpeed finishes its averaging with the last microbatch."""
+        """Let DeepSpeed finish its averaging with the last microbatch."""
         return self._boundary(last)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
@@ -180,10 +180,10 @@ class Zero(GradientStrategy):
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def zero_grad(self) -> None:
-        """Nothing: DeepSpeed clears its gradients at the step."""
+        """No-op: DeepSpeed clears its gradients at the step."""
 
     def step(self, lr: float, factor: Tensor | None) -> None:
-        """Scale this process's part of the gradients and have the engine step by it."""
+        """Scale this process's part of the gradients and let the engine step."""
         self.scaling.factor = factor
         scales = self.scaling.update()
         if self.scaling.rule != "none" or factor is not None:
@@ -194,7 +194,7 @@ class Zero(GradientStrategy):
         self._engine.step()
 
     def _start_momentum(self, stage: int) -> None:
-        """Zero momentum, for a checkpoint to be read into; the optimizer makes it with its first step."""
+        """Create zero momentum for reading a checkpoint; the optimizer creates it only in its first step."""
         inner = self._engine.optimizer
         parts = inner.fp32_partitioned_groups_flat if stage == 3 else inner.single_partition_of_fp32_groups
         for part in parts:

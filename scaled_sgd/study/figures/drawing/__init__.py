@@ -1,1 +1,1 @@
-"""How figures are drawn: looks, panels, and what a figure is."""
+"""Drawing of figures: style, panels and the figure type."""

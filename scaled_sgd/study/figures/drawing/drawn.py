@@ -1,4 +1,4 @@
-"""What a figure is: a picture, what it shows in a sentence, and the numbers behind it."""
+"""The figure type: a picture, a sentence that says what it shows, and the numbers behind it."""
 
 import io
 from collections.abc import Callable
@@ -18,11 +18,11 @@ class Drawn:
     """A figure of one study.
 
     Attributes:
-        name: of its files.
+        name: name of its files.
         title: the question it answers.
         sentence: what it shows, with numbers computed from the data.
         caption: how to read it: axes, marks, what is averaged over what.
-        notes: what limits the statement, each a sentence: ends of grids, few seeds, runs left out.
+        notes: limitations, one sentence each: ends of grids, few seeds, omitted runs.
         table: the numbers behind it.
         picture: the drawing.
     """
@@ -37,11 +37,11 @@ class Drawn:
 
     @property
     def alt(self) -> str:
-        """The figure for who cannot see it."""
+        """The alternative text."""
         return f"{self.title} {self.caption} {self.sentence}"
 
     def settled(self) -> "Drawn":
-        """This figure, laid out once, so that all its files are alike."""
+        """This figure with a fixed layout, so that all its files look the same."""
         layout = self.picture.get_layout_engine()
         if layout is not None:
             layout.execute(self.picture)
@@ -49,11 +49,11 @@ class Drawn:
         return self
 
     def png(self) -> bytes:
-        """The picture as PNG, the same bytes every time."""
+        """The picture as PNG; deterministic bytes."""
         return self._rendered("png", dpi=PNG_DPI, metadata={"Software": None})
 
     def svg(self) -> bytes:
-        """The picture as SVG, the same bytes every time."""
+        """The picture as SVG; deterministic bytes."""
         return self._rendered("svg", metadata={"Date": None, "Creator": None})
 
     def _rendered(self, kind: str, **options: Any) -> bytes:
@@ -68,10 +68,10 @@ class Recipe:
     """How to draw one figure.
 
     Attributes:
-        name: as ``report:`` of a study file gives it.
+        name: its name in ``report:`` of a study file.
         title: the question it answers.
-        lacks: why a study cannot have it; empty where it can.
-        draw: the figure of a study that lacks nothing.
+        lacks: why a study cannot have it; empty if it can.
+        draw: draws the figure of a study that lacks nothing.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Small multiples: which groups of runs get a panel, and where it is."""
+"""Small multiples: which groups of runs get a panel, and where."""
 
 import math
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class Panel:
     """The runs of one panel.
 
     Attributes:
-        title: values of the axes it stands for; empty for the only one.
+        title: values of its axes as text; empty for a single panel.
         key: these values.
-        runs: its rows.
+        runs: its rows of the table of runs.
     """
 
     title: str
@@ -37,8 +37,8 @@ class Panels:
 
     Attributes:
         shown: in reading order.
-        columns: how many stand beside each other.
-        notes: which values have no panel, a sentence, if there are some.
+        columns: number of panels per row.
+        notes: a sentence about values without a panel, if there are any.
     """
 
     shown: tuple[Panel, ...]
@@ -49,8 +49,8 @@ class Panels:
     def of(cls, runs: pd.DataFrame, axes: Sequence[str], *, most: int = MOST_PANELS) -> "Panels":
         """A panel for each group of ``axes``.
 
-        Where there are too many, axes are held at one value, the middle one of numbers and the first
-        of names; what says how networks are trained is held last.
+        If there are too many, axes are fixed at one value, the middle number or the first name; axes that say
+        how networks are trained are fixed last.
         """
         free, held = list(axes), []
         while len(free) > 1 and _count(runs, free) > most:
@@ -67,7 +67,7 @@ class Panels:
         return cls(tuple(found[:most]), _columns(runs, free, min(len(found), most)), notes)
 
     def figure(self, *, share_y: bool) -> tuple[Figure, list[Axes]]:
-        """An empty figure with an axes for each panel, titled."""
+        """An empty figure with titled axes for each panel."""
         rows = math.ceil(len(self.shown) / self.columns)
         width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
         height = {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
@@ -84,7 +84,7 @@ class Panels:
         return picture, places[: len(self.shown)]
 
     def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
-        """Name x below the lowest panel of each column and y beside the first of each row."""
+        """Label x below the lowest panel of each column and y beside the first panel of each row."""
         for position, ax in enumerate(axes):
             if position + self.columns >= len(axes):
                 ax.set_xlabel(x)
@@ -125,7 +125,7 @@ def key_of_lines(
 
 
 def _fits(inches: Sequence[float], columns: int, picture: Figure) -> bool:
-    """Whether a legend of so many columns, filled column by column, is no wider than the figure."""
+    """Whether a legend with this many columns, filled column by column, fits the width of the figure."""
     rows = math.ceil(len(inches) / columns)
     width = sum(max(inches[start : start + rows]) for start in range(0, len(inches), rows))
     return bool(width <= picture.get_figwidth())
@@ -136,7 +136,7 @@ def _count(runs: pd.DataFrame, axes: Sequence[str]) -> int:
 
 
 def _weight(axis: str) -> int:
-    """How much a panel of its own means for an axis."""
+    """How important separate panels are for an axis."""
     order = ("matching", "model.width_exponent", "model.depth", "model.base_width", "loss")
     if axis in order:
         return 1 + order.index(axis)

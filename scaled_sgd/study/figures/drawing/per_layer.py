@@ -1,4 +1,4 @@
-"""A quantity of every layer, and the line of one."""
+"""Per-layer quantities and their lines."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,15 @@ from scaled_sgd.study.figures.reading.view import View
 
 @dataclass(frozen=True)
 class PerLayer:
-    """A quantity per layer.
+    """A per-layer quantity.
 
     Attributes:
-        name: of the figure.
-        prefix: of its columns.
+        name: name of the figure.
+        prefix: prefix of its columns.
         title: the question.
         axis: its y label.
-        subject: whose change a sentence tells.
-        meaning: for the caption.
+        subject: subject of the figure's sentence.
+        meaning: explanation for the caption.
     """
 
     name: str
@@ -36,7 +36,7 @@ def lacks(view: View, what: PerLayer) -> str:
 
 
 def draw_layer(ax: Axes, name: str, data: pd.DataFrame, layers: int, *, size: float = 3.5) -> int:
-    """A line with its band; returns which layer it is."""
+    """Draw a line with its band; returns its layer."""
     k = int(name.rpartition(".")[2])
     curve(ax, data, ordered(k - 1, layers) | {"markersize": size}, label=f"layer {k}")
     return k

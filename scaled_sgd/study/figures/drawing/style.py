@@ -1,4 +1,4 @@
-"""How figures look: sizes, colours that people with colour blindness tell apart, ticks in plain numbers."""
+"""Style of figures: sizes, colours that are safe for colour blindness, ticks as plain numbers."""
 
 import math
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "scaled_sgd",
-    # Names of methods may hold a dollar sign, which is not mathematics.
+    # Names of methods may contain a dollar sign that does not start mathematics.
     "text.parse_math": False,
 }
 PNG_DPI = 160
@@ -52,7 +52,7 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
 
 def category(position: int) -> dict[str, Any]:
-    """Colour, marker and line of the ``position``-th of several unordered things."""
+    """Colour, marker and line of the ``position``-th of several unordered items."""
     return {
         "color": _CATEGORIES[position % 7],
         "marker": _MARKERS[position % 7],
@@ -61,7 +61,7 @@ def category(position: int) -> dict[str, Any]:
 
 
 def ordered(position: int, count: int) -> dict[str, Any]:
-    """Colour and marker of the ``position``-th of ``count`` ordered things, from dark to light."""
+    """Colour and marker of the ``position``-th of ``count`` ordered items, from dark to light."""
     place = 0.0 if count == 1 else 0.86 * position / (count - 1)
     return {"color": colormaps["viridis"](place), "marker": _MARKERS[position % 7]}
 
@@ -73,9 +73,9 @@ def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | No
 
 
 def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -> None:
-    """Make an axis logarithmic with plain numbers, at the given values where there are any.
+    """Make an axis logarithmic with plain numbers, with ticks at the given values if there are any.
 
-    An axis without positive numbers stays as it is.
+    An axis without positive numbers is not changed.
     """
     if math.isinf(ax.dataLim.minposx if which == "x" else ax.dataLim.minposy):
         return
@@ -96,12 +96,12 @@ def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -
 
 
 def step_axis(ax: Axes) -> None:
-    """Ticks of an axis that counts."""
+    """Integer ticks for an axis of counts."""
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def spread_out(position: int, count: int) -> float:
-    """A factor for x on a logarithmic axis that keeps ``count`` markers of one place apart."""
+    """A factor for x on a logarithmic axis that separates ``count`` markers at the same place."""
     by = min(0.035, 0.2 / count)
     return math.exp(by * (position - (count - 1) / 2))

@@ -1,1 +1,1 @@
-"""What figures read from the tables of a study: roles of axes, chosen rates, numbers and names in words."""
+"""Reads tables of a study for figures: roles of axes, chosen rates, numbers and names as text."""

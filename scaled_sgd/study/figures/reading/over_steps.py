@@ -1,4 +1,4 @@
-"""Quantities against step: medians and ranges over seeds, and which runs stand for a study."""
+"""Quantities against step: medians and ranges over seeds, and the selection of runs."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from scaled_sgd.study.figures.reading.words import listing, value_label
 
 
 def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Runs of the largest width that has any, and a note on the others."""
+    """Runs of the largest width that has any, and a note about the others."""
     if WIDTH not in view.varied:
         return runs, []
     *others, largest = values(runs, WIDTH)
@@ -27,7 +27,7 @@ def telling_rates(runs: pd.DataFrame) -> list[float]:
 
 
 def at_best_rate(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Runs at the best rate of a group, or at its lowest where all diverged, and the rate."""
+    """Runs at the best rate of a group, or at its lowest if all diverged, and the rate."""
     choice = best(runs)
     rate = choice.rate if choice.found else float(by_rate(runs)[RATE].iloc[0])
     return runs[runs[RATE] == rate], rate
@@ -40,12 +40,12 @@ def over_seeds(steps: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def late(steps: pd.DataFrame, column: str) -> Any:
-    """Values of the last half of each run's steps, as ``late_edge_ratio`` has them."""
+    """Values of the last half of each run's steps, as for ``late_edge_ratio``."""
     known = steps.dropna(subset=[column])
     return known.loc[2 * known["step"] >= known["end"], column].to_numpy()
 
 
 def last(steps: pd.DataFrame, column: str) -> pd.Series:
-    """The last value of every run that came to the last measured step, by seed."""
+    """The last value of every run that reached the last measured step, by seed."""
     known = steps.dropna(subset=[column])
     return known[known["step"] == known["step"].max()].set_index(SEED)[column]

@@ -13,8 +13,8 @@ from scaled_sgd.study.figures.reading.words import count, listing, number
 
 
 def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a learning rate, ascending: median, low and high of the final loss over seeds (infinite
-    where runs diverged), seeds, how many diverged, and whether all were stable."""
+    """One row per learning rate, ascending: median, low and high of the final loss over seeds (infinite
+    for diverged runs), number of seeds, number of diverged runs, and whether all were stable."""
     grouped = runs.assign(diverged=runs["status"] == "diverged").groupby(RATE)
     return pd.DataFrame(
         {
@@ -33,12 +33,12 @@ class Choice:
     """A learning rate chosen from a grid.
 
     Attributes:
-        rate: NaN where no rate will do.
-        low: the smallest rate that a seed by itself would choose.
-        high: the largest.
-        end: ``lowest`` or ``highest`` where it is that of a grid of several; else empty.
-        seeds: behind it.
-        runs: those at this rate.
+        rate: the chosen rate; NaN if there is none.
+        low: the smallest rate that a single seed would choose.
+        high: the largest such rate.
+        end: ``lowest`` or ``highest`` if it is an end of a grid of several rates; else empty.
+        seeds: number of seeds behind it.
+        runs: the runs at this rate.
     """
 
     rate: float
@@ -50,16 +50,16 @@ class Choice:
 
     @property
     def found(self) -> bool:
-        """Whether any rate will do."""
+        """Whether there is a rate."""
         return not math.isnan(self.rate)
 
     def median(self, column: str) -> float:
-        """Over the seeds at this rate; NaN where there is none."""
+        """The median over the seeds at this rate; NaN if there is none."""
         return float(self.runs[column].median()) if self.found and column in self.runs else math.nan
 
 
 def best(runs: pd.DataFrame) -> Choice:
-    """The rate of the lowest median final loss over seeds; the lower one of equals."""
+    """The rate with the lowest median final loss over seeds; the lower of equals."""
     rates = by_rate(runs)
     finite = rates[rates["median"] < math.inf]
     chosen = float(finite.loc[finite["median"].idxmin(), RATE]) if len(finite) else math.nan
@@ -69,7 +69,7 @@ def best(runs: pd.DataFrame) -> Choice:
 
 
 def largest_stable(runs: pd.DataFrame) -> Choice:
-    """The largest rate that is stable with every seed, as all lower ones of the grid are."""
+    """The largest rate of the grid that, like all lower ones, is stable for every seed."""
     rates = by_rate(runs)
     alone = pd.Series([_last_stable(rows) for _, rows in runs.groupby(SEED)], dtype=float)
     return _choice(runs, rates, _last_stable(rates), alone.dropna())
@@ -92,8 +92,8 @@ def _choice(runs: pd.DataFrame, rates: pd.DataFrame, chosen: float, alone: pd.Se
 
 
 def common_rate(runs: pd.DataFrame, axis: str) -> float:
-    """One rate for all values of ``axis``: stable at each, and of these the lowest loss in the mean of
-    logarithms; the smallest rate that all have where none is stable; NaN where they share none."""
+    """One rate for all values of ``axis``: among the rates that are stable at each, the one with the lowest
+    mean log loss; the smallest common rate if none is stable; NaN if there is no common rate."""
     tables = [by_rate(rows).set_index(RATE) for _, rows in groups(runs, [axis])]
     shared = sorted(set.intersection(*(set(table.index) for table in tables))) if tables else []
     stable = [rate for rate in shared if all(table.loc[rate, "stable"] for table in tables)]
@@ -108,14 +108,14 @@ def common_rate(runs: pd.DataFrame, axis: str) -> float:
 
 
 def grid_step(runs: pd.DataFrame) -> str:
-    """How finely a rate can be known: ``in steps of 2×``, where the grid has even steps."""
+    """The resolution of the rates: ``in steps of 2×``, if the grid has even steps."""
     rates = sorted(rate for rate in runs[RATE].unique() if rate > 0)
     steps = {round(b / a, 6) for a, b in itertools.pairwise(rates)}
     return f" on a grid in steps of {number(steps.pop())}×" if len(steps) == 1 else ""
 
 
 def end_notes(ends: Sequence[tuple[str, Choice]], what: str) -> list[str]:
-    """Sentences on choices that are the last of their grid, and on groups without any."""
+    """Sentences about choices at an end of their grid, and about groups without a choice."""
     notes = []
     for end, direction in (("highest", "higher"), ("lowest", "lower")):
         named = [name for name, choice in ends if choice.end == end]
@@ -130,7 +130,7 @@ def end_notes(ends: Sequence[tuple[str, Choice]], what: str) -> list[str]:
 
 
 def seed_note(seeds: Sequence[Any]) -> list[str]:
-    """A sentence where points have few seeds or different numbers of them."""
+    """A sentence if points have few seeds or different numbers of seeds."""
     found = sorted({int(seed) for seed in seeds})
     if not found:
         return []

@@ -1,4 +1,4 @@
-"""What it costs to carry a learning rate from one network to another."""
+"""The cost of transferring a learning rate from one network to another."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from scaled_sgd.study.figures.reading.words import number, sentence_of, span, ti
 
 
 def lines_of(runs: pd.DataFrame, line: str | None) -> list[tuple[Any, pd.DataFrame]]:
-    """The runs of every line of a panel; one nameless line without an axis."""
+    """The runs of every line of a panel; one unnamed line without an axis."""
     return [(value, runs[runs[line] == value]) for value in values(runs, line)] if line else [(None, runs)]
 
 
 def name_of(panel: Panel, line: str | None, value: Any) -> str:
-    """A line of a panel in words; empty for the only one."""
+    """The name of a line of a panel; empty for a single line."""
     return " · ".join(part for part in (panel.title, label(line, value) if line else "") if part)
 
 
 def sentence(panels: Panels, line: str | None) -> str:
-    """What carrying a rate over costs, or where the best rate is if the lines are no sizes."""
+    """The cost of transferring a rate, or the best rate if the lines are not sizes."""
     if line in (WIDTH, DEPTH):
         carried = [_carried(panel, line) for panel in panels.shown]
         said = sentence_of([(panel.title, c.words) for panel, c in zip(panels.shown, carried, strict=True)])
@@ -46,7 +46,7 @@ def _place(choice: Choice) -> str:
 
 @dataclass(frozen=True)
 class _Carried:
-    """The best rate of a panel's first line on its last: the factor of the loss, NaN where unknown."""
+    """The best rate of a panel's first line used on its last: the factor of the loss, NaN if unknown."""
 
     words: str
     factor: float

@@ -1,4 +1,4 @@
-"""What figures see of a study: roles of its axes, labels of their values, one loss to compare by."""
+"""The view of a study for figures: roles of axes, labels of their values, one loss for comparison."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from scaled_sgd.study.tables.collect import Collected
 
 RATE, WIDTH, DEPTH, SEED = "optim.lr", "model.base_width", "model.depth", "run.seed"
 FINAL = "final"
-"""Column of the loss that runs are compared by; infinite where a run has none."""
+"""Column of the loss for comparing runs; infinite for a run without a loss."""
 
 STEP_LOSS = "minibatch loss"
 """Column of a step's loss."""
@@ -25,15 +25,15 @@ _LOSSES = {"mse": "½‖f − y‖²", "cross_entropy": "cross-entropy, nats"}
 
 @dataclass(frozen=True)
 class View:
-    """A study as figures take it.
+    """A study in the form that figures use.
 
     Attributes:
-        runs: the table of runs. Columns RATE, WIDTH, DEPTH and SEED are always there, as numbers, and
-            FINAL; other varied axes are ordered categories of labels.
+        runs: the table of runs. Columns RATE, WIDTH, DEPTH, SEED and FINAL always exist, as numbers;
+            other varied axes are ordered categories of labels.
         metrics: the table of metric streams, with STEP_LOSS for ``loss``.
-        varied: axes of more than one value, in the study's order, without RATE, SEED and those that
-            another axis decides (zipped ones).
-        objective: what FINAL is, in words.
+        varied: axes with more than one value, in the study's order, without RATE, SEED and those that
+            another axis determines (zipped ones).
+        objective: the meaning of FINAL as text.
     """
 
     runs: pd.DataFrame
@@ -60,7 +60,7 @@ class View:
         final = runs[column].astype("float64")
         runs[FINAL] = final.where((runs["status"] == "finished") & final.notna(), math.inf)
         runs["stable"] = runs["stable"].fillna(False).astype(bool)
-        # The loss of a step and the axis called loss meet in one table.
+        # The loss of a step and the axis named loss are in one table.
         metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
         return cls(runs, metrics, varied, objective)
 
@@ -76,15 +76,15 @@ class View:
         return int(groups[SEED].nunique().max()) if len(self.runs) else 0
 
     def without(self, *axes: str | None) -> tuple[str, ...]:
-        """The varied axes but for the given ones."""
+        """The varied axes except the given ones."""
         return tuple(axis for axis in self.varied if axis not in axes)
 
     def several(self, axis: str) -> bool:
-        """Whether runs that have ended have two values of a varied axis or more."""
+        """Whether ended runs have at least two values of a varied axis."""
         return axis in self.varied and self.runs[axis].nunique() > 1
 
     def has(self, *columns: str) -> bool:
-        """Whether the metrics have all of these, with at least one number each."""
+        """Whether the metrics have all of these columns, with at least one number each."""
         return all(name in self.metrics and self.metrics[name].notna().any() for name in columns)
 
     def layered(self, prefix: str) -> list[str]:
@@ -93,9 +93,9 @@ class View:
         return sorted(names, key=lambda name: int(name.rpartition(".")[2]))
 
     def steps(self, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-        """Rows of these runs' metrics that have any of ``columns``, with step, lr, axes and roles.
+        """Rows of these runs' metrics with any of ``columns``, and with step, lr, axes and roles.
 
-        ``end`` is the last step that the run logged anything of.
+        ``end`` is the last logged step of the run.
         """
         logged = self.metrics[["id", "step", "lr", *columns]]
         logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
@@ -103,14 +103,14 @@ class View:
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
 
     def loss_label(self, runs: pd.DataFrame) -> str:
-        """The objective with its unit, where these runs share one loss."""
+        """The objective with its unit, if these runs share one loss."""
         losses = set(runs["config.loss"]) if "config.loss" in runs else set()
         unit = _LOSSES.get(losses.pop()) if len(losses) == 1 else None
         return f"{self.objective} ({unit})" if unit else self.objective
 
 
 def is_task(axis: str) -> bool:
-    """Whether an axis says what is trained, not how."""
+    """Whether an axis says what is trained, rather than how."""
     return axis in _TASK or axis.startswith("data.")
 
 
@@ -123,7 +123,7 @@ def values(frame: pd.DataFrame, axis: str) -> list[Any]:
 
 
 def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """Rows by the values of ``axes``, in their order; all of them under () without axes."""
+    """Rows by the values of ``axes``, in order; all rows under () without axes."""
     if not axes:
         yield (), frame
         return
@@ -131,12 +131,12 @@ def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[tuple[Any
 
 
 def label(axis: str, value: Any) -> str:
-    """A value that :class:`View` holds, in words."""
+    """A value in the view as text."""
     return value_label(axis, value) if axis in _ROLES else str(value)
 
 
 def title(axes: Sequence[str], key: Sequence[Any]) -> str:
-    """A group of :func:`groups` in words."""
+    """A group of :func:`groups` as text."""
     return " · ".join(label(axis, value) for axis, value in zip(axes, key, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Numbers, lists and values of axes as a person reads them."""
+"""Formats numbers, lists and values of axes as text."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ _SYMBOLS = {
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with ``digits`` significant ones; ∞ for a loss that overflowed, – where there is none."""
+    """A number with ``digits`` significant digits; ∞ for an overflowed loss, – for a missing number."""
     if value is None or value != value:
         return "–"
     value = float(value)
@@ -39,7 +39,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def span(values: Iterable[float]) -> str:
-    """Smallest to largest, or the one value."""
+    """Smallest to largest value, or the only value."""
     found = sorted(values)
     low, high = number(found[0]), number(found[-1])
     return low if low == high else f"{low} to {high}"
@@ -51,7 +51,7 @@ def times(ratio: float) -> str:
 
 
 def listing(items: Sequence[str], *, most: int = 5) -> str:
-    """``a, b and c``; what goes beyond ``most`` is counted."""
+    """``a, b and c``; items beyond ``most`` are only counted."""
     shown = list(items[:most])
     if len(items) > most:
         shown = [*items[: most - 1], f"{len(items) - most + 1} more"]
@@ -59,7 +59,7 @@ def listing(items: Sequence[str], *, most: int = 5) -> str:
 
 
 def share(part: float) -> str:
-    """A part of 1 in percent; 0 % and 100 % only where it is none and all."""
+    """A fraction in percent; 0 % and 100 % only if it is exactly 0 or 1."""
     percent = round(100 * part)
     return f"{max(1, min(99, percent)) if 0 < part < 1 else percent} %"
 
@@ -70,7 +70,7 @@ def count(how_many: int, thing: str) -> str:
 
 
 def value_label(axis: str, value: Any) -> str:
-    """A value of an axis by itself: ``m = 8``, ``νP``, ``momentum 0.9``; a named choice is its name."""
+    """A value of an axis: ``m = 8``, ``νP``, ``momentum 0.9``; a named choice is its name."""
     if value is None:
         return f"{axis.rpartition('.')[2]} none"
     plain = " ".join(number(value).split()) if _is_number(value) else " ".join(str(value).split())
@@ -84,7 +84,7 @@ def value_label(axis: str, value: Any) -> str:
 
 
 def axis_label(axis: str) -> str:
-    """An axis in the words of a legend or a table."""
+    """The name of an axis in legends and tables."""
     named = {
         "model.base_width": "base width m",
         "model.depth": "depth l",
@@ -95,12 +95,12 @@ def axis_label(axis: str) -> str:
 
 
 def shortened(text: str, length: int = 34) -> str:
-    """Text that fits a legend."""
+    """Text shortened to fit a legend."""
     return text if len(text) <= length else f"{text[: length - 10]}…{text[-9:]}"
 
 
 def sentence_of(parts: Sequence[tuple[str, str]], *, opening: str = "", most: int = 4) -> str | None:
-    """What each panel shows, as one sentence; None where there are more panels than one can read."""
+    """One sentence about what each panel shows; None if there are too many panels to read."""
     if not 0 < len(parts) <= most:
         return None
     if len(parts) == 1:
