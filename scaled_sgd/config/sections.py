@@ -4,9 +4,9 @@ A key's docstring is its line in ``--help``. For incompatible keys see :mod:`sca
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.core.errors import UserError
@@ -50,9 +50,10 @@ def _is_activation(value: object) -> bool:
 
 
 def _is_key(name: str) -> bool:
-    from scaled_sgd.config.keys import KEYS
-
-    return any(key == name or key.startswith(f"{name}.") for key in KEYS)
+    """Whether ``name`` is a key, or a section with all its keys."""
+    section, _, key = name.partition(".")
+    hint = get_type_hints(Config).get(section)
+    return hint is not None and (name == section or (is_dataclass(hint) and key in hint.__dataclass_fields__))
 
 
 @dataclass
