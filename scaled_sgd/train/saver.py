@@ -83,7 +83,7 @@ class Saver:
         return self._config.checkpoint.due(step, steps)
 
     def save(self, run: Path, progressed: Progressed, record: Logged) -> tuple[Path | None, str | None]:
-        """Write a checkpoint below the folder ``run`` and delete old ones; its path, any error. Collective."""
+        """Write a checkpoint below the folder ``run`` and delete old ones; its path and error. Collective."""
         folder, checkpoint = run / "checkpoints", self._config.checkpoint
         try:
             progressed.seconds = record.seconds
