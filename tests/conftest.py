@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,6 +18,12 @@ torch.set_num_threads(1)
 
 settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with most processes first: a worker that takes one of them last keeps all others waiting."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 SHELLS = ("bash", "sh", Path(sys.executable).name)

@@ -159,6 +159,18 @@ COMBINATIONS = (
         "it decides by itself how many processes share a layer",
     ),
     Combination(
+        "scaling.static",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else (False,),
+        "matrices belong to their minibatch",
+    ),
+    Combination(
+        "sharding.exchange",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else ("auto", "factors"),
+        "a gradient alone does not tell its factors",
+    ),
+    Combination(
         "optim.normalize", "optim.clip_norm", _unless(None, (False,)), "a normalised gradient has norm 1"
     ),
     Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
@@ -192,8 +204,12 @@ def check_combinations(config: Config) -> None:
     Raises:
         UserError: names the first.
     """
-    for found in violations(with_update(config)):
-        raise UserError(found)
+    found = list(violations(with_update(config)))
+    if found and config.optim.update == "auto":
+        # What neither update can do is what is wrong, not the update that is left.
+        found = [line for line in found if line in [*violations(_updated(config, "fused"))]] or found
+    for line in found:
+        raise UserError(line)
 
 
 def with_update(config: Config) -> Config:

@@ -35,7 +35,3 @@ class StoppedError(KeyboardInterrupt):
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
         self.number = number
-
-
-class LostError(RuntimeError):
-    """Another process is lost or hangs: exit status 4."""

@@ -49,6 +49,7 @@ class Batch:
         n_global: number of rows over all ranks: the divisor of every mean.
         own_rows: the rows of this rank, possibly none.
         cut: takes some of the rows; of a stream only this rank's own rows are available.
+        gather: gathers all rows of a stream from all ranks of a group; None: ``cut`` takes them. Collective.
     """
 
     epoch: int
@@ -56,14 +57,15 @@ class Batch:
     n_global: int
     own_rows: slice
     cut: Callable[[slice], Samples]
+    gather: Callable[[], Samples] | None = None
 
     def own(self) -> Samples:
         """This rank's rows."""
         return self.cut(self.own_rows)
 
     def whole(self) -> Samples:
-        """All rows."""
-        return self.cut(slice(0, self.n_global))
+        """All rows. Collective of a stream."""
+        return self.cut(slice(0, self.n_global)) if self.gather is None else self.gather()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scaled_sgd.diagnostics.operators.weights import HessianSpace
     from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
     from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
-    from scaled_sgd.steps.signals import Minibatch
+    from scaled_sgd.steps.minibatch import Minibatch
 
 __all__ = [
     "Eigenpairs",
@@ -50,7 +50,7 @@ _HOMES = {
     "Eigenpairs": "diagnostics.eigenpairs",
     "HessianSpace": "diagnostics.operators.weights",
     "HessianTrace": "diagnostics.trace",
-    "Minibatch": "steps.signals",
+    "Minibatch": "steps.minibatch",
     "SpectralDensity": "diagnostics.density",
     "TaylorCoefficients": "diagnostics.taylor",
     "hessian_trace": "diagnostics.trace",

@@ -11,8 +11,8 @@ from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from scaled_sgd.diagnostics.operators.weights import HessianSpace
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch
 
 
 @dataclass(frozen=True)

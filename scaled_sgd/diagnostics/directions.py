@@ -12,7 +12,8 @@ from scaled_sgd.diagnostics.hessian import local_rows
 from scaled_sgd.diagnostics.operators.autograd import check_vectors
 from scaled_sgd.parallel import Partition, is_sharded
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.signals import Minibatch, Signals, gradient_rows
+from scaled_sgd.steps.minibatch import Minibatch, gradient_rows
+from scaled_sgd.steps.signals import Signals
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from scaled_sgd.diagnostics.operators.samples import choose_space
 from scaled_sgd.diagnostics.operators.space import HessianOperator, Space
 from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch
 
 BASIS_BYTES = 1 << 27
 """Bytes that a default basis may take on one process if half the weights' own bytes are less."""

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_samples
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.signals import Minibatch, forward
+from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.steps.signals import forward
 
 
 @dataclass(frozen=True)

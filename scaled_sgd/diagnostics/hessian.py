@@ -19,8 +19,8 @@ from scaled_sgd.parallel import (
     local_shard,
     unwrap,
 )
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch
 
 
 def hessian_vector_product(

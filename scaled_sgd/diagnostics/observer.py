@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 Say = Callable[[str], object]
 
@@ -131,8 +131,6 @@ class Observer:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state_dict` of this or an earlier version; ignore quantities not measured now."""
-        if not state:
-            return
         parts: dict[str, dict[str, Tensor]] = {owner: {} for owner in self.quantities}
         for full, tensor in state.items():
             owner, _, name = full.partition(".")

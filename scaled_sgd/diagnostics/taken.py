@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.directions import Updates, fit_direction, update_rows
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 
 @dataclass(frozen=True)

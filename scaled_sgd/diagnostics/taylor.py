@@ -16,9 +16,9 @@ from scaled_sgd.diagnostics.directions import (
 )
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch
 
 
 @dataclass(frozen=True)

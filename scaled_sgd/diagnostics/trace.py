@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
-from scaled_sgd.steps.signals import Minibatch, Signals, backward
+from scaled_sgd.steps.signals import Signals, backward
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The summary of a run: facts for ``summary.json``, and a few lines for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaled_sgd.config import Config
@@ -18,15 +18,17 @@ def run_facts(
     processes: int,
     exchange: Sequence[bool] | None,
     device: str,
+    software: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The part of the summary that does not depend on how the run ended, from a resolved configuration."""
     return {
         **network_facts(config, data, widths),
         "world_size": processes,
         "strategy": config.sharding.strategy,
+        "update": config.optim.update,
         "exchange": None if exchange is None else described(exchange),
         "device": device,
-        **software_facts(),
+        **(software_facts() if software is None else software),
     }
 
 

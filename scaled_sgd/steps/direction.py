@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -38,21 +37,3 @@ class Direction:
         """K_kᵀ δ_k without the number, for δ_k (…, n, columns) of all n samples."""
         K = self.matrix(i)
         return delta if K is None else K.transpose(-1, -2) @ delta
-
-    @staticmethod
-    def scalar(numbers: Tensor) -> "Direction":
-        """ξ (…, layers)."""
-        return Direction(numbers)
-
-    @staticmethod
-    def joined(parts: Sequence["Direction"]) -> "Direction":
-        """Directions of successive layers as one."""
-        if len(parts) == 1:
-            return parts[0]
-        numbers = torch.cat([part.numbers for part in parts], -1)
-        if all(part.matrices is None for part in parts):
-            return Direction(numbers)
-        matrices: list[Tensor | None] = []
-        for part in parts:
-            matrices += part.matrices if part.matrices is not None else [None] * part.numbers.shape[-1]
-        return Direction(numbers, matrices)

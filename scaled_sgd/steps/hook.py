@@ -235,14 +235,14 @@ class DepthwiseScaling:
 
     def _gradient_squares(self) -> Tensor:
         """‖G_k‖_F² (l,), float64, of the current gradients. Collective if they are sharded."""
-        parts = [
-            torch.stack(
-                [square_norm(local_shard(p.grad)) for p in layer.parameters if p.grad is not None]
-            ).sum()
-            for layer in self.layers
-        ]
-        squares = torch.stack(parts)
-        if dist.is_initialized() and any(is_sharded(p) for layer in self.layers for p in layer.parameters):
+        sharded = any(is_sharded(p) for layer in self.layers for p in layer.parameters)
+        copies = dist.get_world_size(self._norms.group) if sharded else 1
+        squares = torch.zeros(len(self.layers), dtype=torch.float64, device=self._norms.device)
+        for k, layer in enumerate(self.layers):
+            for p in layer.parameters:
+                if p.grad is not None:
+                    squares[k] += square_norm(local_shard(p.grad)) / (1 if is_sharded(p) else copies)
+        if sharded:
             dist.all_reduce(squares, group=self._norms.group)
         return squares
 

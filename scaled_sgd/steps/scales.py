@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.steps.signals import Minibatch
 
 
 def resolve_scales(scales: str | Tensor | None, batch: Minibatch) -> Tensor:

@@ -144,14 +144,14 @@ def take_step(
             yield from ([layer] for layer in layers())
 
     R: Tensor | None = None
-    found: list[Direction] = []
+    found: list[Tensor] = []
     squares: list[Tensor] = []
     soft_ranks: list[Tensor] = []
     for group in groups():
         statistics = _statistics(group, networks, ranks, n, R)
         R = statistics.R
         direction = direct(statistics)
-        found.insert(0, direction)
+        found.insert(0, direction.numbers)
         if measure or update.needs_norm:
             squares.insert(0, statistics.gradient_squares)
         if measure:
@@ -159,10 +159,12 @@ def take_step(
         if update.needs_norm:
             direction = direction.times(update.factor(squares[0].sum(-1).sqrt()))
         _apply(group, networks, update, direction, statistics.layers, n)
+        # What was used is freed before the next layer's is made.
+        group.clear()
     return Taken(
         total,
         n,
-        Direction.joined(found).numbers,
+        found[0] if len(found) == 1 else torch.cat(found, -1),
         torch.cat(squares, -1).sum(-1).sqrt() if squares else None,
         torch.cat(soft_ranks, -1) if measure else None,
     )
@@ -179,7 +181,8 @@ def _statistics(
     here = [column for column, layer in enumerate(group) if not layer.whole]
     if here:
         both = here + [column + count for column in here]
-        squares[both] = ranks.sum(squares[both])
+        for column, total in zip(both, ranks.sum(torch.stack([squares[c] for c in both])), strict=True):
+            squares[column] = total
     squares /= n
     F, D = squares[..., :count].mul_(_of(layers, networks.alpha_squares)), squares[..., count:]
 

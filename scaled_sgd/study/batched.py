@@ -12,6 +12,7 @@ from scaled_sgd.config import KEYS, Config, flat
 from scaled_sgd.data import Batch, Data, load_data
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.grid.identity import deciding
@@ -28,6 +29,8 @@ def same_shape(config: Config) -> str:
     """A key that is equal for runs that can train together."""
     kept = flat({name: value for name, value in deciding(config).items() if not KEYS[name].stacked})
     kept |= {"run.device": config.run.device, "momentum": config.optim.momentum > 0}
+    if not RULES[config.scaling.rule].scalar:
+        kept["scaling.rule"] = config.scaling.rule
     return json.dumps(kept, sort_keys=True)
 
 

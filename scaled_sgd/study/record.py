@@ -10,7 +10,7 @@ from typing import Any
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.runs.directory import RunDirectory
-from scaled_sgd.runs.summary import network_facts, software_facts
+from scaled_sgd.runs.summary import run_facts, software_facts
 from scaled_sgd.train.session import Session
 
 
@@ -64,12 +64,15 @@ class Record:
         """Write and return the summary."""
         session = self._session
         summary = outcome | {
-            **network_facts(session.config, session.data, session.strategy.network.widths),
-            "world_size": 1,
-            "strategy": session.config.sharding.strategy,
-            "exchange": None,
-            "device": session.strategy.device.type,
-            **_software(os.getcwd()),
+            **run_facts(
+                session.config,
+                session.data,
+                session.strategy.network.widths,
+                processes=1,
+                exchange=None,
+                device=session.strategy.device.type,
+                software=_software(os.getcwd()),
+            ),
         }
         self._directory.metrics.flush()
         self._directory.write_summary(summary)

@@ -89,11 +89,7 @@ class Samples:
 
 def _gathering(batch: Batch, ranks: Ranks) -> Batch:
     """A minibatch of a stream, of which each rank decoded its own rows, with all rows gathered."""
-    own, rows = batch.own(), batch.own_rows
+    own = batch.own()
     shares = [rank_rows(batch.n_global, rank, ranks.size) for rank in range(ranks.size)]
     sizes = [share.stop - share.start for share in shares]
-
-    def cut(asked: slice) -> tuple[Tensor, Tensor]:
-        return own if asked == rows else (ranks.gather(own[0], sizes), ranks.gather(own[1], sizes))
-
-    return replace(batch, cut=cut)
+    return replace(batch, gather=lambda: (ranks.gather(own[0], sizes), ranks.gather(own[1], sizes)))

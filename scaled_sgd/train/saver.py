@@ -135,8 +135,9 @@ class Saver:
                 self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
-            samples = state["config"]["diagnostics"]["samples"]
-            if samples == self._config.diagnostics.samples and state["data"] == self._data_facts:
+            before = state["config"]["diagnostics"]
+            same_probe = before["samples"] == self._config.diagnostics.samples
+            if before["every"] and same_probe and state["data"] == self._data_facts:
                 self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 

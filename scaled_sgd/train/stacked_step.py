@@ -105,6 +105,9 @@ class StackedStep:
 
     def _direction(self, statistics: Statistics) -> Direction:
         """Each network's direction by its rule; that of the first step if static."""
+        if not self._rules[0].scalar:
+            # Runs with a rule of matrices are stacked only with runs of the same rule, and none is static.
+            return self._rules[0](statistics)
         numbers = torch.zeros_like(statistics.F)
         for place, rule in enumerate(self._rules):
             numbers = torch.where((self._rule == place)[:, None], rule(statistics).numbers, numbers)

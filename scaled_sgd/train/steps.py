@@ -14,11 +14,12 @@ from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
-from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
+from scaled_sgd.train.strategies.shards import gradient_squares
 
 
 class Step(Protocol):
@@ -86,12 +87,14 @@ class AutogradStep:
 
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
-        strategy.scaling.squares = strategy.gradient_squares
+        strategy.scaling.squares = self._gradient_squares
+        self._squares: Tensor | None = None
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take a step."""
         strategy, optim, scaling = self._strategy, self._optim, self._strategy.scaling
         strategy.zero_grad()
+        scaling.statistics = self._squares = None
         if measure:
             scaling.want_statistics()
         total = torch.zeros((), dtype=torch.float64, device=strategy.device)
@@ -102,16 +105,22 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
-        squares = strategy.gradient_squares() if measure or optim.limits_gradient else None
-        norm = None if squares is None else squares.sum().sqrt()
-        factor = None
+        norm = factor = None
+        if measure or optim.limits_gradient:
+            self._squares = strategy.gradient_squares()
+            norm = self._squares.sum().sqrt()
         if optim.limits_gradient and norm is not None:
             factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
         strategy.step(lr, factor)
-        found, soft_ranks = scaling.statistics, None
-        if measure and found is not None and squares is not None:
-            soft_ranks = found.F * found.D / squares
-        return Taken(total, n, scaling.scales, norm, soft_ranks)
+        # None where a step was skipped whose gradients overflowed.
+        found = scaling.statistics if measure else None
+        return Taken(total, n, scaling.scales, norm, None if found is None else found.soft_ranks)
+
+    def _gradient_squares(self) -> Tensor:
+        """‖G_k‖_F² (l,) of this step, asked for where a loss scale has been taken out."""
+        if self._squares is None:
+            self._squares = gradient_squares(self._strategy.shards, self._strategy.device)
+        return self._squares
 
 
 class FusedStep:

@@ -1,5 +1,6 @@
 """A run on any number of processes: the loop with a durable run directory, checkpoints and interrupts."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 from accelerate import Accelerator
@@ -50,7 +51,10 @@ class Trainer:
         self.accelerator = accelerator
         quiet = accelerator.process_index > 0
         data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=quiet))
+        asked = config.optim.update
         self.config = config = resolve(config, data, world_of(accelerator))
+        # Stored as asked: another strategy that takes the run up may have no fused steps.
+        stored = replace(config, optim=replace(config.optim, update=asked))
         agree_on_run(config, data, accelerator.device, accelerator.num_processes)
         start = find_start(config)
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, data)
@@ -63,7 +67,7 @@ class Trainer:
             watch.attach(self.strategy.network)
         step = make_step(self.strategy, config.optim, self.session.loss, watch)
         self._stepper = OneNetwork(self.session, step, watch)
-        self.directory = on_first_rank(lambda: open_directory(config, start))
+        self.directory = on_first_rank(lambda: open_directory(stored, start))
         self.folder = from_first_rank(lambda: cast(RunDirectory, self.directory).path)
         if config.run.trackers:
             accelerator.project_configuration.logging_dir = str(self.folder)

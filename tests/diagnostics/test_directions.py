@@ -99,7 +99,7 @@ def test_numbers_are_scales(chunk_size: int | None) -> None:
     xi = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
     by_scales, by_direction = (
         taylor_coefficients(p.model, p.x, p.y, loss=p.loss, chunk_size=chunk_size, **options)
-        for options in ({"scales": xi}, {"direction": Direction.scalar(xi)})
+        for options in ({"scales": xi}, {"direction": Direction(xi)})
     )
     for name in ("c0", "c1", "c2", "c3", "scales"):
         assert torch.equal(getattr(by_scales, name), getattr(by_direction, name))

@@ -28,7 +28,7 @@ from scaled_sgd.diagnostics.operators.samples import SampleSpace, choose_space
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 from tests.oracles import Problem, make_problem
 from tests.processes import run_processes
 

@@ -47,7 +47,7 @@ def test_a_run_may_change_its_world_and_its_strategy_on_the_way(chain, dtype, to
     for name, processes, strategy, checkpoint in chain:
         resume = () if checkpoint is None else (f"--run.resume=runs/{checkpoint}",)
         # Of the run that is resumed, which stored how its own strategy updates, unless it is given.
-        options = (*BASE, f"--model.dtype={dtype}", "--optim.update=auto")
+        options = (*BASE, f"--model.dtype={dtype}")
         arguments = (*options, f"--sharding.strategy={strategy}", f"--run.name={name}")
         found += run_all([(*arguments, *resume)], processes, where=tmp_path)
     for (name, *_), run in zip(chain, found, strict=True):

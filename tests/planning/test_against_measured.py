@@ -32,15 +32,20 @@ NATIVE = ("ddp", "ddp+fused", "fsdp2", "fsdp2+fused", "tensor")
     ("options", "processes", "strategies"),
     [
         (quadratic(64, MOMENTUM), 2, NATIVE),
-        (quadratic(2048), 2, NATIVE),
-        (even(16, MOMENTUM), 2, NATIVE),
         (even(1500, "--model.activation=abs"), 4, ("fsdp2+tensor",)),
-        (quadratic(1024, "--optim.accumulation=4"), 2, ("ddp", "fsdp2", "tensor")),
-        (quadratic(512, "--run.precision=bf16"), 2, ("tensor",)),
-        (quadratic(64, MOMENTUM), 2, ("zero1",)),
         (quadratic(64, MOMENTUM), 2, ("zero2",)),
-        (quadratic(64, MOMENTUM), 2, ("zero3",)),
-        (quadratic(2048), 2, ("zero3",)),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                (quadratic(2048), 2, NATIVE),
+                (even(16, MOMENTUM), 2, NATIVE),
+                (quadratic(1024, "--optim.accumulation=4"), 2, ("ddp", "fsdp2", "tensor")),
+                (quadratic(512, "--run.precision=bf16"), 2, ("tensor",)),
+                (quadratic(64, MOMENTUM), 2, ("zero1",)),
+                (quadratic(64, MOMENTUM), 2, ("zero3",)),
+                (quadratic(2048), 2, ("zero3",)),
+            )
+        ),
     ],
 )
 def test_peaks_and_traffic_are_predicted(options, processes, strategies, monkeypatch):

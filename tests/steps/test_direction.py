@@ -8,8 +8,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.rules import RULES, register_rule
-from scaled_sgd.steps.signals import Minibatch
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
@@ -100,9 +100,10 @@ def test_a_rule_sees_gram_matrices_and_gradient_norms_on_demand():
     get_loss("mse").value(model(x), y).mean().backward()
     expected = torch.stack([W.grad.square().sum() for W in model.parameters()])
     torch.testing.assert_close(squares, expected, rtol=1e-12, atol=0)
-    signals = Minibatch(model, x, y, loss="mse").first
+    batch = Minibatch(model, x, y, loss="mse")
     for k, (A, B) in enumerate(grams, start=1):
-        h, delta = signals.h[k - 1], signals.delta[k]
+        h, delta = batch.first.h[k - 1], batch.first.delta[k]
+        torch.testing.assert_close(batch.statistics.grams(k - 1), (A, B))
         torch.testing.assert_close(A, delta @ delta.T)
         torch.testing.assert_close(B, h @ h.T)
         assert float(soft_ranks[k - 1]) == pytest.approx(float(A.trace() * B.trace() / (A * B).sum()))

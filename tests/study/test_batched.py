@@ -5,12 +5,13 @@ import json
 import types
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 
 from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.data import load_data
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.rules import RULES, register_rule
 from scaled_sgd.study import record
 from scaled_sgd.study.batched import faster_batched, same_shape
 from scaled_sgd.study.engine import train
@@ -134,7 +135,7 @@ def test_a_stack_whose_runs_all_diverge_ends(tmp_path):
     assert [summary["status"] for summary in found] == ["diverged", "diverged"]
 
 
-def test_a_network_has_the_shape_of_another_whatever_its_steps():
+def test_a_network_has_the_shape_of_another_whatever_its_steps(tmp_path):
     shape = same_shape(SMALL)
     for changes in (*SEEDS_AND_RULES, *WITHOUT, {"run.name": "x", "checkpoint.keep": 5}):
         assert same_shape(changed(changes)) == shape
@@ -145,7 +146,7 @@ def test_a_network_has_the_shape_of_another_whatever_its_steps():
     ):  # fmt: skip
         assert same_shape(changed(changes)) != shape
     with pytest.raises(ValueError, match="of several shapes"):
-        train([SMALL, changed({"model.depth": 5})], [data_of(0)] * 2, [Path("a"), Path("b")])
+        train([SMALL, changed({"model.depth": 5})], [data_of(0)] * 2, [tmp_path / "a", tmp_path / "b"])
 
 
 def test_train_takes_one_run_or_several(tmp_path):
@@ -161,3 +162,19 @@ def test_train_takes_one_run_or_several(tmp_path):
 def test_on_a_cpu_nothing_is_tried():
     assert not faster_batched([SMALL] * 8)
     assert not faster_batched([])
+
+
+def test_runs_of_a_rule_of_matrices_are_stacked_with_their_like(tmp_path):
+    @register_rule("half_polar", formula="a matrix", label="for this test", scalar=False)
+    def toy(statistics):
+        count = statistics.F.shape[-1]
+        grams = [statistics.grams(i) for i in range(count)]
+        matrices = [B / B.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] for _, B in grams]
+        return Direction(statistics.omega, matrices)
+
+    try:
+        base = {"scaling.rule": "half_polar", "optim.update": "fused"}
+        assert same_shape(changed(base)) != same_shape(SMALL)
+        compare(tmp_path, *({**base, "run.seed": seed, "optim.lr": 0.1 + seed} for seed in (0, 1, 2)))
+    finally:
+        RULES.remove("half_polar")

@@ -195,7 +195,7 @@ def test_the_edge_is_that_of_the_rate_after_normalising(draw, column):
     ]
     figure = draw(column, {"run.seed": [0, 1]}, lambda a: finished(0.1, rows=rows))
     assert [list(line.get_ydata()) for line in figure.picture.axes[0].lines].count([0.5] * 3) == 1
-    assert list(figure.table["η λ / 2 late, median"]) == [2.0]
+    assert list(figure.table["edge ratio late, median"]) == [2.0]
 
 
 def test_the_edge_knows_momentum_and_decay(draw):

@@ -16,7 +16,8 @@ from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, fac
 from scaled_sgd.diagnostics.operators.r_operator import r_operator
 from scaled_sgd.diagnostics.operators.weights import HessianSpace, SpaceName, over_length, unit
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
-from scaled_sgd.steps.signals import Minibatch, Signals, run_signals
+from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.steps.signals import Signals, run_signals
 
 
 class SampleBlock(FactorBlock):

@@ -9,7 +9,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.operators.r_operator import r_operator
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 SpaceName = Literal["auto", "dense", "factor"]
 

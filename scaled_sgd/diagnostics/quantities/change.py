@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 
 class Change:

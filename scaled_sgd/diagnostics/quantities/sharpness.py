@@ -8,7 +8,7 @@ from torch import Tensor
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.samples import choose_space
-from scaled_sgd.steps.signals import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch
 
 
 class Settings(Protocol):

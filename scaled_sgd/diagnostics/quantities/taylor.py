@@ -29,7 +29,7 @@ class Taylor:
             return {"taylor": empty, "predicted_loss": None, "directional_edge_ratio": None}
         terms = taylor_of(context.minibatch, taken.along(context.minibatch))
         ratio = terms.directional_edge_ratio(taken.rate)
-        if ratio is None:
+        if ratio is None and taken.rate:
             context.say("directional_edge_ratio: null where not c1 < 0 < c2, where the step has no edge")
         return {
             "taylor": {name: float(getattr(terms, name)) for name in _TERMS},

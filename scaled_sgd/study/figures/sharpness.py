@@ -78,7 +78,7 @@ def draw(view: View, column: str) -> Drawn:
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
     said = tell(lines, "rate" if several else "width")
     if momentum:
-        said = said.replace("η λ / 2", "η λ / 2(1 + μ)")
+        said = said.replace("η λ / 2", "η λ / (2(1 + μ))")
     return Drawn(column, _TITLES[column], said, caption, notes, table, picture)
 
 
@@ -208,7 +208,7 @@ def _row(line: _Line, column: str) -> dict[str, object]:
         "at the end": data["median"].iloc[-1],
         "lowest seed": data["low"].iloc[-1],
         "highest seed": data["high"].iloc[-1],
-        "η λ / 2 late, median": float(np.median(ratios)) if len(ratios) else None,
+        "edge ratio late, median": float(np.median(ratios)) if len(ratios) else None,
         "seeds": line.steps[SEED].nunique(),
     }
 

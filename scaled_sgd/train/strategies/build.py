@@ -20,6 +20,7 @@ from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
 from scaled_sgd.train.strategies.native import MakeOptimizer, Policy, Replicas, Sharded, Whole
@@ -120,6 +121,8 @@ for _entry in STRATEGIES.entries:
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
     """For each layer, whether its factors are exchanged instead of its gradient. Collective."""
     asked, weight = config.sharding.exchange, network.scaled_layers[0].weight
+    if not RULES[config.scaling.rule].scalar:
+        return [True] * network.depth
     if asked != "auto":
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
