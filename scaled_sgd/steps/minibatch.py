@@ -15,18 +15,18 @@ from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norm
 
 
 class Minibatch:
-    """The global minibatch of all processes, whole or in chunks of at most ``chunk_size`` samples.
+    """The global minibatch of all processes, in one piece or in chunks of at most ``chunk_size`` samples.
 
-    Iterating yields the :class:`Signals` of each chunk. The whole batch's are computed once and kept;
-    those of chunks are computed anew each time, so that memory does not grow with the batch.
+    Iterating yields the :class:`Signals` of each chunk. Those of an unchunked batch are computed once and
+    kept; those of chunks are recomputed each time, so that memory does not grow with the batch.
 
     Args:
-        model: a HomogeneousMLP, wrapped and sharded as may be.
-        x: this process's samples, which are gathered, or all of them where ``whole``.
-        y: their targets, as the loss takes them.
+        model: a HomogeneousMLP, possibly wrapped or sharded.
+        x: this process's samples, which are gathered, or all samples if ``whole``.
+        y: their targets, in the form that the loss takes.
         loss: ``cross_entropy`` or ``mse``.
-        chunk_size: at most so many samples at once; None: all.
-        whole: every process brings the same, whole minibatch.
+        chunk_size: largest number of samples at a time; None: all.
+        whole: every process passes the same, full minibatch.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Minibatch:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """F, D, R, and ‖G_k‖² on demand, of all samples. Collective where weights are in parts."""
+        """F, D, R, and ‖G_k‖² on demand, of all samples. Collective if weights are sharded."""
         return _statistics(self)
 
     @property
     def chunked(self) -> bool:
-        """Whether it takes more than one chunk."""
+        """Whether there is more than one chunk."""
         return self.chunk_size < self.total
 
     def __iter__(self) -> Iterator[Signals]:
@@ -77,7 +77,7 @@ class Minibatch:
 
     @property
     def first(self) -> Signals:
-        """The signals of the first chunk, which is the whole batch when there is only one."""
+        """The signals of the first chunk, which is the full batch if there is only one."""
         if self.chunked:
             return next(iter(self))
         if self._whole is None:
@@ -112,7 +112,7 @@ def _statistics(batch: Minibatch) -> Statistics:
 
 @torch.no_grad()
 def _gradient_squares(batch: Minibatch) -> Tensor:
-    """‖G_k‖_F² (l,), float64; of chunks by rows of their sum."""
+    """‖G_k‖_F² (l,), float64; for chunks from the rows of their sum."""
     partition, layers = batch.partition, range(1, batch.partition.depth + 1)
     if batch.chunked:
         G = gradient_rows(batch)

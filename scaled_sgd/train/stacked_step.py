@@ -106,7 +106,7 @@ class StackedStep:
     def _direction(self, statistics: Statistics) -> Direction:
         """Each network's rule; the first step's numbers where it is static."""
         if not self._rules[0].scalar:
-            # Runs with a rule of matrices are stacked with their like only, and none is static.
+            # Runs with a rule of matrices are stacked only with runs of the same rule, and none is static.
             return self._rules[0](statistics)
         numbers = torch.zeros_like(statistics.F)
         for place, rule in enumerate(self._rules):
