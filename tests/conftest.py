@@ -20,10 +20,21 @@ settings.register_profile("suite", deadline=None, max_examples=50, derandomize=T
 settings.load_profile("suite")
 
 
+LONG = (
+    "test_cluster.py",
+    "test_launch.py",
+    "test_one_answer.py",
+    "test_against_measured.py",
+    "test_readme.py",
+)
+"""Files whose tests take longest, first."""
+
+
 def pytest_collection_modifyitems(items):
-    """Files with most processes first: a worker that takes one of them last keeps all others waiting."""
+    """The longest files first, then those with most processes: the last ones are to be short."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), -slow[item.path]))
 
 
 SHELLS = ("bash", "sh", Path(sys.executable).name)
