@@ -22,10 +22,10 @@ settings.load_profile("suite")
 
 LONG = (
     "test_cluster.py",
-    "test_launch.py",
     "test_one_answer.py",
     "test_against_measured.py",
     "test_readme.py",
+    "test_launch.py",
 )
 """Files whose tests take longest, first."""
 
