@@ -18,6 +18,7 @@ class Stack:
     Attributes:
         weights: W_1..W_l, each (B, m_k, m_{k−1}).
         alpha: α_k (B, l), float64.
+        alpha_squares: α_k² (B, l), float64.
         omega: ω_k (B, l), float64.
     """
 
@@ -33,6 +34,7 @@ class Stack:
             )
             for name in ("multiplier", "layer_weight")
         )
+        self.alpha_squares = self.alpha.square()
         self._lend()
 
     def __len__(self) -> int:
@@ -53,17 +55,13 @@ class Stack:
         """φ."""
         return self.models[0].activation
 
-    @property
-    def alpha_squares(self) -> Tensor:
-        """α_k² (B, l), float64."""
-        return self.alpha.square()
-
     def keep(self, rows: Sequence[int]) -> Tensor:
         """Continue with some networks only, in the same order. Returns their indices, on the device."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)
         self.models = [self.models[row] for row in rows]
         self.weights = [W.index_select(0, index) for W in self.weights]
         self.alpha, self.omega = self.alpha[index], self.omega[index]
+        self.alpha_squares = self.alpha.square()
         self._lend()
         return index
 

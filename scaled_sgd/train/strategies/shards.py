@@ -47,10 +47,6 @@ class Shard(Protocol):
         """The flat gradient after the step's last backward pass, or None."""
         ...
 
-    def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply the gradient by ``factor`` ()."""
-        ...
-
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace the elements by those from ``read``. Every process reads only its own part."""
         ...
@@ -82,12 +78,6 @@ class RowShard:
     def gradient(self) -> Tensor | None:
         """The flat gradient."""
         return None if self._weight.grad is None else local_shard(self._weight.grad).view(-1)
-
-    def scale_gradient(self, factor: Tensor) -> None:
-        """Multiply the gradient by ``factor`` ()."""
-        gradient = self.gradient()
-        if gradient is not None:
-            gradient.mul_(factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace the elements by those from ``read``."""

@@ -17,7 +17,7 @@ from scaled_sgd.parallel import Ranks, zero_weights
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.train.strategies.base import GradientStrategy
 from scaled_sgd.train.strategies.native import MakeNetwork
-from scaled_sgd.train.strategies.shards import Kind, Read, Shard, copy_range, initial_values
+from scaled_sgd.train.strategies.shards import Kind, Read, copy_range, initial_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -155,7 +155,7 @@ class Zero(GradientStrategy):
         self._engine: Any = self.module
         self._weight_decay = weight_decay
         self.data, self.tensor = Ranks(), Ranks.alone()
-        self.shards = _shards(stage, self.network, self._engine, momentum=momentum > 0)
+        self.shards = self._parts = _shards(stage, self.network, self._engine, momentum=momentum > 0)
         if momentum:
             self._start_momentum(stage)
         # Masters are copied from the working weights, which bfloat16 has rounded.
@@ -187,7 +187,7 @@ class Zero(GradientStrategy):
         self.scaling.factor = factor
         scales = self.scaling.update()
         if self.scaling.rule != "none" or factor is not None:
-            for shard, xi in zip(self.shards, scales, strict=True):
+            for shard, xi in zip(self._parts, scales, strict=True):
                 shard.scale_gradient(xi)
         for group in self._engine.optimizer.param_groups:
             group["lr"], group["weight_decay"] = lr, self._weight_decay
@@ -201,7 +201,9 @@ class Zero(GradientStrategy):
             inner.optimizer.state[part][MOMENTUM] = torch.zeros_like(part)
 
 
-def _shards(stage: int, network: HomogeneousMLP, engine: Any, *, momentum: bool) -> Sequence[Shard]:
+def _shards(
+    stage: int, network: HomogeneousMLP, engine: Any, *, momentum: bool
+) -> "Sequence[FragmentShard | PartitionShard]":
     weights = enumerate((layer.weight for layer in network.scaled_layers), start=1)
     if stage == 3:
         return [PartitionShard(k, weight, momentum=momentum) for k, weight in weights]
