@@ -51,6 +51,10 @@ class Networks(Protocol):
         """This process's columns of ``t`` (…, m_k), a view."""
         ...
 
+    def gather(self, t: Tensor, k: int) -> Tensor:
+        """``t`` (…, m_k) complete, from every process's columns."""
+        ...
+
     def local(self, k: int) -> Tensor:
         """This process's rows of W_k, (…, width, m_{k−1})."""
         ...

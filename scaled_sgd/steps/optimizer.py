@@ -13,7 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.update import Number, Update, add_scaled
+from scaled_sgd.steps.update import Number, Update, add_scaled, keep_scaled
 
 
 class ScaledSGD(Optimizer):
@@ -133,4 +133,4 @@ class ScaledSGD(Optimizer):
 
 def _add_gradient(G: Tensor, xi: Number, target: Tensor, *, keep: Number, factor: Number) -> None:
     """Target ← keep · target + factor · ξ G."""
-    add_scaled(target if keep == 1 else target.mul_(keep), G, xi * factor)
+    add_scaled(keep_scaled(target, keep), G, xi * factor)

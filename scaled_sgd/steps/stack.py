@@ -81,6 +81,10 @@ class Stack:
         """All columns."""
         return t
 
+    def gather(self, t: Tensor, k: int) -> Tensor:
+        """All columns."""
+        return t
+
     def local(self, k: int) -> Tensor:
         """W_k (B, m_k, m_{k−1})."""
         return self.weights[k - 1]
