@@ -10,7 +10,7 @@ from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
-from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.rules import RULES, Rule
 
 Allowed = tuple[Any, ...] | Limit | None
 """Values, a limit, or None for whatever the key's type allows."""
@@ -125,8 +125,14 @@ COMBINATIONS = (
     Combination(
         "optim.update",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("auto", "fused"),
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "fused"),
         "a gradient of autograd is scaled by a number only",
+    ),
+    Combination(
+        "sharding.strategy",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else OneOf(_fused, also=("auto",)),
+        "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
         "optim.update",
@@ -167,7 +173,7 @@ COMBINATIONS = (
     Combination(
         "sharding.exchange",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("auto", "factors"),
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "factors"),
         "a gradient alone does not tell its factors",
     ),
     Combination(
@@ -183,6 +189,13 @@ COMBINATIONS = (
     ),
     Combination("run.resume", "run.name", _when(None, _LATER), "auto finds a run by its name"),
 )
+
+
+_fused = tuple(can.name for can in STRATEGIES.entries if can.fused)
+
+
+def _fits_gradients(rule: Rule) -> bool:
+    return rule.scalar or rule.polar
 
 
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.schedules import MOST, POLAR, SCHEDULES, Polar
 
 
 class Decides(Enum):
@@ -124,6 +125,15 @@ class ScalingConfig:
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
+    polar: Annotated[str, OneOf(SCHEDULES)] = POLAR.schedule
+    """rule spectral: the polynomials that take singular values towards 1; exact: eigen-decomposition"""
+    iterations: Annotated[int, Within(1, MOST)] = POLAR.iterations
+    """rule spectral: how many of them, but for exact"""
+
+    @property
+    def settings(self) -> Polar:
+        """How ``spectral`` equalises singular values."""
+        return Polar(self.polar, self.iterations)
 
 
 _PATHS = "no, auto, or the path of a run or checkpoint"

@@ -8,6 +8,7 @@ from typing import Any
 from scaled_sgd.config.keys import KEYS
 from scaled_sgd.config.values import allowed, read, shown
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.schedules import POLAR
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ ABSENT: Mapping[str, Any] = {
     "optim.optimizer": "sgd",
     "run.plugins": [],
     "diagnostics.quantities": [],
+    "scaling.polar": POLAR.schedule,
+    "scaling.iterations": POLAR.iterations,
 }
 """What versions without a key did. A key not listed means its default."""
 

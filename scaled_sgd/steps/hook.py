@@ -17,8 +17,10 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import is_sharded, local_shard
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.hook_gradients import joined_shape, replace_gradients, smaller_side
 from scaled_sgd.steps.hook_sums import MeasuredLayer, SignalNorms, measured_layers
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.schedules import POLAR, Polar
 from scaled_sgd.steps.statistics import Statistics, square_norm
 
 
@@ -42,8 +44,11 @@ class DepthwiseScaling:
             ``torch.compile``. A bias gets its layer's scale and counts as one more feature of value 1
             in F_k (ours). Plain ``nn.Linear`` layers have α = ω = 1.
         optimizer: attached immediately if given.
-        rule: ``norm``, ``gain``, ``kernel`` or ``none``.
+        rule: ``norm``, ``gain``, ``kernel``, ``unit``, ``spectral`` or ``none``; ``spectral`` replaces every
+            gradient, which each rank must hold in full, by its polar factor. Steps of these two do not depend
+            on the norm of gradients: to clip them set ``factor``.
         static: keep the first step's scales; later steps measure nothing.
+        polar: how ``spectral`` equalises singular values.
         process_group: the ranks that share the global minibatch; the default group if None.
         grad_scaler: the ``torch.amp.GradScaler`` in use, if any: the norms are divided by its loss scale.
 
@@ -63,12 +68,17 @@ class DepthwiseScaling:
         *,
         rule: str = "norm",
         static: bool = False,
+        polar: Polar = POLAR,
         process_group: dist.ProcessGroup | None = None,
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
-        self._rule = RULES[rule]
+        if not isinstance(polar, Polar):
+            raise UserError(f"polar: {polar!r} does not fit; allowed: a steps.schedules.Polar")
+        self._rule = RULES[rule].with_settings(polar)
         if not isinstance(static, bool):
             raise UserError(f"static: {static!r} is not usable; allowed: True, False")
+        if static and not self._rule.scalar:
+            raise UserError(f"static: True has no meaning for {rule!r}, which has no scale; allowed: False")
         self.rule = rule
         self.static = static
         self.layers: list[MeasuredLayer] = measured_layers(model)
@@ -115,14 +125,23 @@ class DepthwiseScaling:
         if not self._frozen or self._wanted:
             depth = len(self.layers)
             self.statistics = Statistics(
-                slice(0, depth), depth, *self._norms.reduce(), self._norms.omega, self.squares
+                slice(0, depth),
+                depth,
+                *self._norms.reduce(),
+                self._norms.omega,
+                shapes=[joined_shape(layer) for layer in self.layers],
+                dtype=torch.promote_types(self.layers[0].parameters[0].dtype, torch.float32),
+                squares=self.squares,
+                gradient=lambda i, dtype=None: smaller_side(self.layers[i], dtype),
             )
             direction = self.direction(self.statistics)
-            if not direction.is_scalar:
+            if not direction.is_scalar and not self._rule.polar:
                 raise UserError(
                     f"scaling.rule: {self.rule!r} gives matrices, which gradients do not take; allowed: "
-                    "optim.update fused, or a scalar rule"
+                    "optim.update fused, or a rule of gradients"
                 )
+            if self._rule.polar:
+                replace_gradients(self.layers, direction)
             self.record(direction.numbers)
             self._wanted = False
             self._measure()

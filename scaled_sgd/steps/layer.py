@@ -1,4 +1,4 @@
-"""A layer's gradient of a minibatch as factors (δ_k, h_{k−1}) or rows, with what directions ask of it (theory §3b)."""
+"""A layer's gradient as factors (δ_k, h_{k−1}) or rows, and products that directions ask for (theory §3b)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Layer:
         return gram(delta), gram(h)
 
     def square(self) -> Tensor:
-        """This process's part of ‖δ_kᵀ h_{k−1}‖_F² (…), float64, from products that exist if there are any."""
+        """This process's part of ‖δ_kᵀ h_{k−1}‖_F² (…), float64, from products that exist if any do."""
         if "_parts" in vars(self):
             return torch.mul(*self._parts).sum((-2, -1), dtype=torch.float64)
         if self.gradient is not None or "rows" in vars(self):

@@ -1,9 +1,9 @@
 """Polar factors δᵀ K h of δᵀ h by Newton–Schulz iterations on K (theory §3b, ours).
 
-With A = δ δᵀ and B = h hᵀ, δᵀ K h = U Vᵀ of the thin SVD for K = (B A)^{−1/2} on the non-zero eigenvalues. The
-iteration X ← a X + b X XᵀX + c (X Xᵀ)² X on X = δᵀ K h is K ← (a I + b P + c P²) K with P = K B Kᵀ A. All these
-matrices are polynomials in B A, so they commute and P ← (a I + b P + c P²)² P. With A = I and B the smaller
-of G Gᵀ and Gᵀ G the same iteration works in the gradient's own space.
+With A = δ δᵀ and B = h hᵀ, δᵀ K h = U Vᵀ of the thin SVD for K = (B A)^{−1/2} on the non-zero eigenvalues.
+The iteration X ← a X + b X XᵀX + c (X Xᵀ)² X on X = δᵀ K h is K ← (a I + b P + c P²) K with P = K B Kᵀ A.
+These matrices are polynomials in B A, so they commute and P ← (a I + b P + c P²)² P. With A = I and B the
+smaller of G Gᵀ and Gᵀ G the same iteration works in the gradient's own space.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from torch import Tensor
 from scaled_sgd.steps.schedules import Coefficients, Polar, bounds
 from scaled_sgd.steps.statistics import Statistics
 
-LANCZOS = 8
-"""Steps of the search for a largest singular value."""
+SQUARINGS = 5
+"""Squarings of a matrix whose largest eigenvalue is measured."""
 
 
 @contextmanager
@@ -85,14 +85,21 @@ def polar_factors(s: Statistics, polar: Polar) -> PolarFactors:
 def in_sample_space(n: int, m_out: int, m_in: int, polar: Polar) -> bool:
     """Whether K (n, n) takes fewer multiplications than the smaller side of a gradient (m_out, m_in) does.
 
-    Sample space: two Gram matrices, the iteration and the product with the narrower factor. The gradient's own
-    space: one Gram matrix, the iteration and the product with the gradient. In sample spaces larger than the
-    gradient's own rounding grows from step to step.
+    Sample space: two Gram matrices, the iteration and the product with the narrower factor. The gradient's
+    own space: one Gram matrix, the iteration and the product with the gradient. In a sample space larger than
+    that, rounding grows from step to step.
     """
+    sizes = m_out, m_in, polar
+    return 0 < n <= min(m_out, m_in) and multiplications(n, *sizes) <= multiplications(0, *sizes)
+
+
+def multiplications(n: int, m_out: int, m_in: int, polar: Polar) -> int:
+    """Of a layer's polar factor in the space of n samples; for n = 0 in the gradient's own."""
     small, large = sorted((m_out, m_in))
-    iteration = 4 * polar.iterations - 2
-    sampled = n * n * (m_out + m_in + small) + iteration * n**3
-    return 0 < n <= small and sampled <= 2 * small * small * large + iteration * small**3
+    products = 4 * polar.iterations - 2
+    if n:
+        return n * n * (m_out + m_in + small) + products * n**3
+    return 2 * small * small * large + products * small**3
 
 
 def polar_kernels(
@@ -112,76 +119,55 @@ def polar_kernels(
     if coefficients is None:
         A, B = (None if t is None else t.double() for t in (A, B))
         assert B is not None
-    B = B * _inverse(B.diagonal(dim1=-2, dim2=-1).sum(-1))
+    B = B * _inverse(_trace(B))
     if A is not None:
-        A = A * _inverse(A.diagonal(dim1=-2, dim2=-1).sum(-1))
+        A = A * _inverse(_trace(A))
         B = B * _inverse((A * B).sum((-2, -1)))
     if coefficients is None:
         return limit(A, B, eps=eps)
-    K = newton_schulz(A, B, coefficients)
     low, high = bounds(coefficients, B.shape[-1])
-    if high <= 1.1 * low:
-        return K, torch.full(B.shape[:1], (low * high) ** 0.5, device=B.device, dtype=torch.float64)
-    return K, largest_singular_value(K, A, B)
+    measure = high > 1.1 * low
+    K, P = newton_schulz(A, B, coefficients, measure=measure)
+    if measure:
+        return K, largest_eigenvalue(P).sqrt()
+    return K, torch.full(B.shape[:1], (low * high) ** 0.5, device=B.device, dtype=torch.float64)
+
+
+def _trace(matrices: Tensor) -> Tensor:
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 def _inverse(number: Tensor) -> Tensor:
     return torch.where(number > 0, 1 / number, 0.0)[..., None, None]
 
 
-def newton_schulz(A: Tensor | None, B: Tensor, coefficients: Sequence[Coefficients]) -> Tensor:
-    """K (L, n, n) after the iteration from K = I, for tr(B A) = 1."""
+def newton_schulz(
+    A: Tensor | None, B: Tensor, coefficients: Sequence[Coefficients], *, measure: bool
+) -> tuple[Tensor, Tensor]:
+    """K (L, n, n) after the iteration from K = I, for tr(B A) = 1; P = K B Kᵀ A, with ``measure`` of that K."""
     P = B if A is None else torch.bmm(B, A)
     K: Tensor | None = None
     for step, (a, b, c) in enumerate(coefficients, start=1):
         Q = torch.baddbmm(P, P, P, beta=b, alpha=c)
         Q.diagonal(dim1=-2, dim2=-1).add_(a)
         K = Q if K is None else torch.bmm(Q, K)
-        if step < len(coefficients):
+        if measure or step < len(coefficients):
             P = torch.bmm(Q, torch.bmm(Q, P))
     assert K is not None
-    return K
+    return K, P
 
 
-def largest_singular_value(K: Tensor, A: Tensor | None, B: Tensor) -> Tensor:
-    """‖δᵀ K h‖_2 (L,), float64, by Lanczos on K B Kᵀ A, which is symmetric in the inner product of A."""
-    n = B.shape[-1]
-    start = torch.arange(1, n + 1, device=B.device, dtype=torch.float64).square().sin()
-    v = start.to(B.dtype)[:, None].expand(len(B), n, 1)
-    before, beta = torch.zeros_like(v), torch.zeros_like(v[:, :1])
-    T = torch.zeros(len(B), LANCZOS, LANCZOS, device=B.device, dtype=torch.float64)
-    Av = v if A is None else _times(A, v)
-    for j in range(LANCZOS):
-        square = (v * Av).sum((-2, -1), keepdim=True).clamp(min=0)
-        length = square.sqrt()
-        if j:
-            # A direction that rounding made is none.
-            length = torch.where(length > 1e-3 * first, length, 0.0)
-            T[:, j - 1, j] = T[:, j, j - 1] = length[:, 0, 0].double()
-            beta = length
-        inverse = torch.where(length > 0, 1 / length, 0.0)
-        v, Av = v * inverse, Av * inverse
-        t = _times(K.transpose(1, 2), Av)
-        y = _times(B, t)
-        alpha = (t * y).sum((-2, -1), keepdim=True)
-        T[:, j, j] = alpha[:, 0, 0].double()
-        if j == 0:
-            first = alpha
-        if j + 1 < LANCZOS:
-            w = _times(K, y) - alpha * v - beta * before
-            before, v = v, w
-            Av = v if A is None else _times(A, v)
-    # The largest eigenvalue by squaring, since a decomposition would wait for the device.
-    R = T
-    for _ in range(8):
-        R = R @ R
-        R = R * _inverse(R.diagonal(dim1=-2, dim2=-1).sum(-1))
-    return (R * T).sum((-2, -1)).sqrt()
+def largest_eigenvalue(P: Tensor) -> Tensor:
+    """tr(P^{m+1}) / tr(P^m) (L,), float64, m = 2^SQUARINGS: within 10 % of the largest, if none is negative.
 
-
-def _times(matrices: Tensor, v: Tensor) -> Tensor:
-    # A batch of one with one column is slow as a batch.
-    return torch.mm(matrices[0], v[0])[None] if len(matrices) == 1 else torch.bmm(matrices, v)
+    Traces are the same in sample space and in the gradient's own; a search from a start vector would find
+    different values.
+    """
+    R = P
+    for _ in range(SQUARINGS):
+        R = R * _inverse(_trace(R))
+        R = torch.bmm(R, R)
+    return (R * P.transpose(1, 2)).sum((-2, -1), dtype=torch.float64) * _inverse(_trace(R))[:, 0, 0]
 
 
 def limit(A: Tensor | None, B: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
@@ -204,6 +190,4 @@ def _root(B: Tensor, least: float) -> tuple[Tensor, Tensor]:
     kept = values > least * values[..., -1:].clamp(min=0)
     roots = torch.where(kept, values.clamp(min=0).sqrt(), 0.0)
     inverse = torch.where(kept, values.clamp(min=1e-300).rsqrt(), 0.0)
-    return tuple(
-        (vectors * powers[..., None, :]) @ vectors.transpose(-2, -1) for powers in (roots, inverse)
-    )
+    return tuple((vectors * powers[..., None, :]) @ vectors.transpose(-2, -1) for powers in (roots, inverse))

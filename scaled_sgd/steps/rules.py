@@ -5,11 +5,11 @@ and diagnostics read the registry. Plugins add rules with :func:`register_rule`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scaled_sgd.core.registry import Registry
-from scaled_sgd.steps.schedules import Polar
+from scaled_sgd.steps.schedules import POLAR, Polar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class Rule:
     function: Callable[..., "Tensor | Direction"]
     scalar: bool = True
     polar: bool = False
-    settings: Polar = field(default_factory=Polar)
+    settings: Polar = POLAR
 
     def with_settings(self, polar: Polar) -> "Rule":
         """The rule with other settings; they matter to rules that take a Polar."""

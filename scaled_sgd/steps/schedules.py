@@ -72,7 +72,7 @@ MOST = 8
 def bounds(coefficients: tuple[Coefficients, ...], rank: int) -> tuple[float, float]:
     """Bounds of the largest singular value after the iteration.
 
-    Before it, ``rank`` singular values at most have squares that sum to 1, so the largest is in [rank^{−1/2}, 1].
+    Before it, the squares of at most ``rank`` singular values sum to 1: the largest is in [rank^{−1/2}, 1].
     """
     import numpy as np
 
@@ -139,3 +139,6 @@ def minimax(low: float, high: float) -> tuple[Coefficients, float]:
 SCHEDULES.add("quintic", Schedule("Muon's polynomial in every step", quintic))
 SCHEDULES.add("polar_express", Schedule("nearest to 1 in this number of steps", polar_express))
 SCHEDULES.add("exact", Schedule("eigen-decomposition in float64, for reference", None))
+
+POLAR = Polar()
+"""The default."""

@@ -64,7 +64,8 @@ def small_session(config: Config, data: Data) -> Session:
     device = find_device(config)
     config = resolve(config, data, _world(device))
     network = network_of(config, data.in_features, data.out_features, device=device)
-    scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
+    rule = config.scaling
+    scaling = DepthwiseScaling(network, rule=rule.rule, static=rule.static, polar=rule.settings)
     metrics = built_in_metrics(config.run.metrics or [], data.task)
     session = Session(config, _place(data, device, config.model.dtype), OneProcess(network, scaling), metrics)
     if session.observer is not None:

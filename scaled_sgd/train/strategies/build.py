@@ -60,6 +60,8 @@ class Request:
         build = load(entry.build)
         options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
         rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.accelerator.scaler}
+        if RULES[scaling.rule].polar:
+            rule["polar"] = scaling.settings
         if entry.folds:
             folding = build(network, optim.lr, **options, **rule)
             return folding, folding.scaling
@@ -121,7 +123,7 @@ for _entry in STRATEGIES.entries:
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
     """For each layer, whether its factors are exchanged instead of its gradient. Collective."""
     asked, weight = config.sharding.exchange, network.scaled_layers[0].weight
-    if not RULES[config.scaling.rule].scalar:
+    if not RULES[config.scaling.rule].scalar and asked == "auto":
         return [True] * network.depth
     if asked != "auto":
         return [asked == "factors"] * network.depth

@@ -1,0 +1,48 @@
+"""Gradients of autograd as matrices; a bias is the weight of a feature of value 1 (theory §3b, ours)."""
+
+import torch
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel import is_whole
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.hook_sums import MeasuredLayer
+from scaled_sgd.steps.statistics import Gradient, gram
+
+
+def joined_shape(layer: MeasuredLayer) -> tuple[int, int, int]:
+    """(0, m_k, m_{k−1} or, with a bias, m_{k−1} + 1)."""
+    m_out, m_in = layer.parameters[0].shape
+    return 0, m_out, m_in + layer.has_bias
+
+
+def smaller_side(layer: MeasuredLayer, dtype: torch.dtype | None = None) -> Gradient:
+    """The gradient [G_k, g_k] of the weight and the bias, in ``dtype`` and at least float32.
+
+    Raises:
+        UserError: the gradients are sharded.
+    """
+    parts = []
+    for p in layer.parameters:
+        if not is_whole(p):
+            raise UserError(
+                f"model: the gradient of layer {layer.name} is in parts, whose singular values are not those "
+                "of the whole; allowed: optim.update fused (steps.step.take_step), or whole gradients"
+            )
+        grad = torch.zeros_like(p) if p.grad is None else p.grad
+        parts.append(grad if grad.ndim == 2 else grad[:, None])
+    G = torch.cat(parts, 1)
+    G = G.to(dtype or torch.promote_types(G.dtype, torch.float32))
+    if G.shape[1] <= G.shape[0]:
+        return Gradient(gram(G.T), lambda M: G @ M)
+    return Gradient(gram(G), lambda M: M @ G)
+
+
+def replace_gradients(layers: list[MeasuredLayer], direction: Direction) -> None:
+    """Put the dense rows of ``direction``, without its numbers, in the place of the gradients."""
+    for i, layer in enumerate(layers):
+        rows = direction.rows(i)
+        assert rows is not None
+        columns = [1 if p.ndim == 1 else p.shape[1] for p in layer.parameters]
+        for p, part in zip(layer.parameters, rows.split(columns, 1), strict=True):
+            if p.grad is not None:
+                p.grad.copy_(part.view_as(p.grad))
