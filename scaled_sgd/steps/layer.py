@@ -44,15 +44,14 @@ class Layer:
         return self.gradient if self.gradient is not None else _product(*self.factors)
 
     @cached_property
-    def _parts(self) -> tuple[Tensor, Tensor]:
-        """This process's part of the sum A = δ_k δ_kᵀ, and B = h_{k−1} h_{k−1}ᵀ."""
+    def _grams(self) -> tuple[Tensor, Tensor]:
         delta, h = self.factors
-        return gram(delta), gram(h)
+        return self.networks.sum(gram(delta)), gram(h)
 
     def square(self) -> Tensor:
         """This process's part of ‖δ_kᵀ h_{k−1}‖_F² (…), float64, from products that exist if any do."""
-        if "_parts" in vars(self):
-            return torch.mul(*self._parts).sum((-2, -1), dtype=torch.float64)
+        if "_grams" in vars(self):
+            return torch.mul(*self._grams).sum((-2, -1), dtype=torch.float64) / self.networks.processes
         if self.gradient is not None or "rows" in vars(self):
             return square_norms([self.rows])[..., 0]
         delta, h = self.factors
@@ -61,8 +60,7 @@ class Layer:
     def grams(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
         """A = δ_k δ_kᵀ and B = h_{k−1} h_{k−1}ᵀ, computed in ``dtype``. Collective if weights are sharded."""
         if dtype is None:
-            A, B = self._parts
-            return self.networks.sum(A.clone()), B
+            return self._grams
         delta, h = (t.to(dtype) for t in self.factors)
         return self.networks.sum(gram(delta)), gram(h)
 

@@ -68,11 +68,14 @@ def polar_factors(s: Statistics, polar: Polar) -> PolarFactors:
         kernels: dict[int, Tensor] = {}
         largest: dict[int, Tensor] = {}
         for (inside, size), layers in groups.items():
-            A = torch.stack([grams[i][0] for i in layers]) if inside else None
-            B = torch.stack([grams[i][1] if inside else sides[i].gram for i in layers])
-            flat = [None if t is None else t.reshape(-1, size, size) for t in (A, B)]
-            K, top = polar_kernels(*flat, polar.coefficients, eps=torch.finfo(s.dtype).eps)
-            for i, own, value in zip(layers, K.view(B.shape), top.view(B.shape[:-2]), strict=True):
+            A = _together([grams[i][0] for i in layers], size) if inside else None
+            B = _together([grams[i][1] if inside else sides[i].gram for i in layers], size)
+            if polar.coefficients is None:
+                K, top = limit(A, B, eps=torch.finfo(s.dtype).eps)
+            else:
+                K, top = polar_kernels(B if A is None else torch.bmm(B, A), polar.coefficients)
+            shape = len(layers), *s.F.shape[:-1]
+            for i, own, value in zip(layers, K.view(*shape, size, size), top.view(shape), strict=True):
                 kernels[i], largest[i] = own, value
         count = range(len(sampled))
         return PolarFactors(
@@ -102,35 +105,28 @@ def multiplications(n: int, m_out: int, m_in: int, polar: Polar) -> int:
     return 2 * small * small * large + products * small**3
 
 
-def polar_kernels(
-    A: Tensor | None, B: Tensor, coefficients: tuple[Coefficients, ...] | None, *, eps: float
-) -> tuple[Tensor, Tensor]:
-    """K and ‖δᵀ K h‖_2 / ‖δᵀ h‖_F for L layers, from K = I; the latter is 0 where δᵀ h = 0.
+def _together(matrices: Sequence[Tensor], size: int) -> Tensor:
+    """Matrices (…, size, size) of several layers as one batch, without a copy of a single one."""
+    together = torch.stack(list(matrices)) if len(matrices) > 1 else matrices[0]
+    return together.reshape(-1, size, size)
+
+
+def polar_kernels(T: Tensor, coefficients: tuple[Coefficients, ...]) -> tuple[Tensor, Tensor]:
+    """K and ‖δᵀ K h‖_2 / ‖δᵀ h‖_F for L layers after the iteration from K = I.
 
     Args:
-        A: δ δᵀ (L, n, n); None for I.
-        B: h hᵀ (L, n, n).
-        coefficients: of the iteration; None for the limit K = (B A)^{−1/2} ‖δᵀ h‖_F, in float64.
-        eps: machine precision of the signals: the limit leaves out singular values below n · eps.
+        T: B A (L, n, n).
+        coefficients: of the iteration.
 
     Returns:
-        K (L, n, n) and the ratios (L,), float64, to 5 %.
+        K (L, n, n) and the ratios (L,), float64, to 5 %; the latter mean nothing where δᵀ h = 0.
     """
-    if coefficients is None:
-        A, B = (None if t is None else t.double() for t in (A, B))
-        assert B is not None
-    B = B * _inverse(_trace(B))
-    if A is not None:
-        A = A * _inverse(_trace(A))
-        B = B * _inverse((A * B).sum((-2, -1)))
-    if coefficients is None:
-        return limit(A, B, eps=eps)
-    low, high = bounds(coefficients, B.shape[-1])
+    low, high = bounds(coefficients, T.shape[-1])
     measure = high > 1.1 * low
-    K, P = newton_schulz(A, B, coefficients, measure=measure)
+    K, P = newton_schulz(T * _inverse(_trace(T)), coefficients, measure=measure)
     if measure:
         return K, largest_eigenvalue(P).sqrt()
-    return K, torch.full(B.shape[:1], (low * high) ** 0.5, device=B.device, dtype=torch.float64)
+    return K, torch.full(T.shape[:1], (low * high) ** 0.5, device=T.device, dtype=torch.float64)
 
 
 def _trace(matrices: Tensor) -> Tensor:
@@ -141,18 +137,19 @@ def _inverse(number: Tensor) -> Tensor:
     return torch.where(number > 0, 1 / number, 0.0)[..., None, None]
 
 
-def newton_schulz(
-    A: Tensor | None, B: Tensor, coefficients: Sequence[Coefficients], *, measure: bool
-) -> tuple[Tensor, Tensor]:
-    """K (L, n, n) after the iteration from K = I, for tr(B A) = 1; P = K B Kᵀ A, with ``measure`` of that K."""
-    P = B if A is None else torch.bmm(B, A)
-    K: Tensor | None = None
+def newton_schulz(P: Tensor, coefficients: Sequence[Coefficients], *, measure: bool) -> tuple[Tensor, Tensor]:
+    """K (L, n, n) after the iteration from K = I, whose P = B A is overwritten; with ``measure`` also P of K."""
+    Q, spare, K = torch.empty_like(P), torch.empty_like(P), None
     for step, (a, b, c) in enumerate(coefficients, start=1):
-        Q = torch.baddbmm(P, P, P, beta=b, alpha=c)
+        torch.baddbmm(P, P, P, beta=b, alpha=c, out=Q)
         Q.diagonal(dim1=-2, dim2=-1).add_(a)
-        K = Q if K is None else torch.bmm(Q, K)
         if measure or step < len(coefficients):
-            P = torch.bmm(Q, torch.bmm(Q, P))
+            torch.bmm(Q, P, out=spare)
+            torch.bmm(Q, spare, out=P)
+        if K is None:
+            K, Q = Q, torch.empty_like(P)
+        else:
+            K, spare = torch.bmm(Q, K, out=spare), K
     assert K is not None
     return K, P
 
@@ -171,7 +168,20 @@ def largest_eigenvalue(P: Tensor) -> Tensor:
 
 
 def limit(A: Tensor | None, B: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """(B A)^{−1/2} on the non-zero eigenvalues (L, n, n), and ones or zeros (L,); float64."""
+    """K = (B A)^{−1/2} ‖δᵀ h‖_F on the non-zero eigenvalues, and ‖δᵀ K h‖_2 / ‖δᵀ h‖_F = 1, or 0 for δᵀ h = 0.
+
+    Args:
+        A: δ δᵀ (L, n, n), float64; None for I.
+        B: h hᵀ (L, n, n), float64.
+        eps: machine precision of the signals; singular values below n · eps are left out.
+
+    Returns:
+        (L, n, n) and (L,), float64.
+    """
+    B = B * _inverse(_trace(B))
+    if A is not None:
+        A = A * _inverse(_trace(A))
+        B = B * _inverse((A * B).sum((-2, -1)))
     least = max(B.shape[-1] * torch.finfo(torch.float64).eps, (B.shape[-1] * eps) ** 2)
     C, C_inverse = _root(B, least)
     if A is None:

@@ -45,7 +45,7 @@ class Polar:
         UserError: an unknown schedule or number of steps.
     """
 
-    schedule: str = "quintic"
+    schedule: str = "polar_express"
     iterations: int = 3
 
     def __post_init__(self) -> None:

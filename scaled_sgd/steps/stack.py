@@ -65,6 +65,11 @@ class Stack:
         self._lend()
         return index
 
+    @property
+    def processes(self) -> int:
+        """One process holds everything."""
+        return 1
+
     def start(self, x: Tensor) -> Tensor:
         """h_0 (B, n, m_0) from samples of each network, or from samples (n, m_0) for all."""
         return x if x.ndim == 3 else x.expand(len(self), *x.shape)

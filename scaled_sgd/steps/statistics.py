@@ -115,5 +115,4 @@ def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
     if n * (m_in + m_out) > m_in * m_out:
         return square_norms([delta.transpose(-2, -1) @ h])[..., 0]
-    grams = (t @ t.transpose(-2, -1) for t in (h, delta))
-    return torch.mul(*grams).sum((-2, -1), dtype=torch.float64)
+    return torch.mul(*(gram(t) for t in (h, delta))).sum((-2, -1), dtype=torch.float64)

@@ -8,7 +8,7 @@ from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.polar import full_precision, in_sample_space, polar_kernels
+from scaled_sgd.steps.polar import full_precision, in_sample_space, limit, polar_kernels
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.schedules import POLAR, SCHEDULES, Polar, polar_express
 from scaled_sgd.steps.stack import Stack
@@ -49,8 +49,8 @@ def exact_polar(G):
 def test_both_spaces_take_the_steps_of_the_dense_iteration(polar, n, m_out, m_in):
     delta, h = factors(n, m_out, m_in)
     G = delta.T @ h
-    K, _ = polar_kernels((delta @ delta.T)[None], (h @ h.T)[None], polar.coefficients, eps=EPS)
-    M, _ = polar_kernels(None, (G @ G.T)[None], polar.coefficients, eps=EPS)
+    K, _ = polar_kernels((h @ h.T @ delta @ delta.T)[None], polar.coefficients)
+    M, _ = polar_kernels((G @ G.T)[None], polar.coefficients)
     wanted = dense_iteration(G, polar.coefficients)
     torch.testing.assert_close(delta.T @ K[0] @ h / G.norm(), wanted, rtol=0, atol=1e-10)
     torch.testing.assert_close(M[0] @ G / G.norm(), wanted, rtol=0, atol=1e-10)
@@ -61,8 +61,8 @@ def test_the_limit_is_the_polar_factor_of_the_svd(rank):
     """Repeated samples make the signals rank-deficient."""
     delta, h = (t[torch.arange(9) % rank] for t in factors(9, 14, 11))
     G = delta.T @ h
-    K, ratio = polar_kernels((delta @ delta.T)[None], (h @ h.T)[None], None, eps=EPS)
-    M, _ = polar_kernels(None, (G.T @ G)[None], None, eps=EPS)
+    K, ratio = limit((delta @ delta.T)[None], (h @ h.T)[None], eps=EPS)
+    M, _ = limit(None, (G.T @ G)[None], eps=EPS)
     for found in (delta.T @ K[0] @ h, G @ M[0]):
         torch.testing.assert_close(found / G.norm(), exact_polar(G), rtol=0, atol=1e-10)
     assert ratio.item() == 1
@@ -79,7 +79,8 @@ def test_the_largest_singular_value_is_known_to_five_percent(polar, kind, dtype)
         "one": torch.eye(64)[0],
     }[kind].double()
     B = torch.diag(values.square())[None].to(torch.float64 if polar.precise else dtype)
-    M, ratio = polar_kernels(None, B, polar.coefficients, eps=EPS)
+    of = polar.coefficients
+    M, ratio = limit(None, B, eps=EPS) if of is None else polar_kernels(B, of)
     singular = M[0].diagonal().abs() * values / values.norm()
     assert ratio.item() == pytest.approx(float(singular.max()), rel=0.05)
 
