@@ -2,11 +2,11 @@
 
     python -m benchmarks.directions [--shapes 64,8,256 128,8,256 …] [--muon 64,8,256 64,8,64] [--json FILE]
 
-One thread, float32, CPU time, on networks of base width m, depth l and quadratic widths, with 784 inputs and 10
-outputs, and minibatches of n; a shape is m,l,n. Rules take turns in every round; a ratio is the median over rounds.
-Muon orthogonalises the gradients of hidden layers in bfloat16, AdamW steps the first and the last layer; its
-figure is its time over that of ``spectral``. Targets at the first three shapes: 1.20, 1.10 and 1.05; Muon 15
-and 80 times slower at the first and the third.
+One thread, float32, CPU time, on networks of base width m, depth l and quadratic widths, with 784 inputs and
+10 outputs, and minibatches of n; a shape is m,l,n. Rules take turns in every round; a ratio is the median
+over rounds. Muon orthogonalises the gradients of hidden layers in bfloat16, AdamW steps the first and the
+last layer; its figure is its time over that of ``spectral``. Targets at the first three shapes: 1.20, 1.10
+and 1.05; Muon 15 and 80 times slower at the first and the third.
 """
 
 import argparse

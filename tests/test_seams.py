@@ -82,7 +82,8 @@ def stored(name):
 
 def test_a_rule_is_unknown_until_its_plugin_is_named():
     with pytest.raises(
-        UserError, match=r"^scaling\.rule: 'toy' is not usable; allowed: none, norm, gain, kernel$"
+        UserError,
+        match=r"^scaling\.rule: 'toy' is not usable; allowed: none, norm, gain, kernel, unit, spectral$",
     ):
         parse(["--scaling.rule=toy"])
     assert parse([PLUGIN, "--scaling.rule=toy"]).scaling.rule == "toy"
@@ -114,7 +115,7 @@ def test_help_shows_what_a_plugin_adds():
     command = ["-m", "scaled_sgd.cli", "train", "--help", PLUGIN]
     printed = python(*command)
     lines = printed.stdout.splitlines()
-    assert "  --scaling.rule {none, norm, gain, kernel, toy}" in lines
+    assert "  --scaling.rule {none, norm, gain, kernel, unit, spectral, toy}" in lines
     assert "  --optim.optimizer {sgd, slowing, adagrad}" in lines
 
 

@@ -138,7 +138,7 @@ def _inverse(number: Tensor) -> Tensor:
 
 
 def newton_schulz(P: Tensor, coefficients: Sequence[Coefficients], *, measure: bool) -> tuple[Tensor, Tensor]:
-    """K (L, n, n) after the iteration from K = I, whose P = B A is overwritten; with ``measure`` also P of K."""
+    """K (L, n, n) after the iteration from K = I, and, with ``measure``, its P; P = B A is overwritten."""
     Q, spare, K = torch.empty_like(P), torch.empty_like(P), None
     for step, (a, b, c) in enumerate(coefficients, start=1):
         torch.baddbmm(P, P, P, beta=b, alpha=c, out=Q)
@@ -168,7 +168,7 @@ def largest_eigenvalue(P: Tensor) -> Tensor:
 
 
 def limit(A: Tensor | None, B: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """K = (B A)^{−1/2} ‖δᵀ h‖_F on the non-zero eigenvalues, and ‖δᵀ K h‖_2 / ‖δᵀ h‖_F = 1, or 0 for δᵀ h = 0.
+    """K = (B A)^{−1/2} ‖δᵀ h‖_F on the non-zero eigenvalues, and ‖δᵀ K h‖_2 / ‖δᵀ h‖_F: 1, or 0 if δᵀ h = 0.
 
     Args:
         A: δ δᵀ (L, n, n), float64; None for I.

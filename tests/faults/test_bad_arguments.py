@@ -40,6 +40,7 @@ U = [torch.ones(3, 4), torch.ones(3)]
 convolution = nn.Sequential(nn.Conv2d(1, 1, 1))
 CE: dict[str, Any] = {"loss": "cross_entropy"}
 SGD = torch.optim.SGD
+ALLOWED_RULES = "allowed: none, norm, gain, kernel, unit, spectral"
 
 CASES: list[tuple[Callable[[], object], str]] = [
     (
@@ -198,9 +199,18 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: ScaledSGD(m, 1, weight_decay=math.inf),
         "weight_decay: inf is not usable; allowed: finite numbers from 0",
     ),
-    (lambda: ScaledSGD(m, 1, rule="nrom"), "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel"),
-    (lambda: ScaledSGD(m, 1, rule=None), "rule: None is unknown; allowed: none, norm, gain, kernel"),
-    (lambda: ScaledSGD(m, 1, rule=[]), "rule: [] is unknown; allowed: none, norm, gain, kernel"),
+    (
+        lambda: ScaledSGD(m, 1, rule="nrom"),
+        f"rule: 'nrom' is unknown; {ALLOWED_RULES}",
+    ),
+    (
+        lambda: ScaledSGD(m, 1, rule=None),
+        f"rule: None is unknown; {ALLOWED_RULES}",
+    ),
+    (
+        lambda: ScaledSGD(m, 1, rule=[]),
+        f"rule: [] is unknown; {ALLOWED_RULES}",
+    ),
     (
         lambda: ScaledSGD(convolution, 1),
         (
@@ -247,7 +257,10 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: ScaledSGD(m, 1).add_param_group({"params": [nn.Parameter(x)]}),
         "param_groups: ScaledSGD trains its model's layers as one group; allowed: one",
     ),
-    (lambda: DepthwiseScaling(m, rule="nrom"), "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel"),
+    (
+        lambda: DepthwiseScaling(m, rule="nrom"),
+        f"rule: 'nrom' is unknown; {ALLOWED_RULES}",
+    ),
     (lambda: DepthwiseScaling(m, "sgd"), "optimizer: str does not fit; allowed: a torch.optim.Optimizer"),
     (
         lambda: DepthwiseScaling(m, SGD(linear.parameters(), lr=1)),
@@ -345,7 +358,7 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: taylor_coefficients(m, x, y, loss=[]), "loss: [] is unknown; allowed: cross_entropy, mse"),
     (
         lambda: taylor_coefficients(m, x, y, **CE, scales="nrom"),
-        "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel",
+        f"rule: 'nrom' is unknown; {ALLOWED_RULES}",
     ),
     (
         lambda: taylor_coefficients(m, x, y, **CE, scales=torch.ones(2)),

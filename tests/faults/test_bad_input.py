@@ -15,7 +15,10 @@ from scaled_sgd.core.errors import UserError
 from tests.faults.cases import Row, assert_refused
 
 IMPOSSIBLE = [
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row(
+        "scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel, unit, spectral",
+        ("--scaling.rule=nrom",),
+    ),
     Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
@@ -330,7 +333,10 @@ COMMAND_LINES = [
     Row("model.dep: unknown key; did you mean model.depth?", ("--model.dep=3",)),
     Row("Model.depth: unknown key; did you mean model.depth?", ("--Model.depth=3",)),
     Row("colour: unknown key; allowed: loss, model.depth, …", ("--colour=red",)),
-    Row("scaling.zzz: unknown key; allowed: scaling.rule, scaling.static", ("--scaling.zzz=1",)),
+    Row(
+        "scaling.zzz: unknown key; allowed: scaling.rule, scaling.static, scaling.polar, scaling.iterations",
+        ("--scaling.zzz=1",),
+    ),
     Row(
         (
             "model.help: unknown key; allowed: model.depth, model.base_width, model.width_exponent, "
