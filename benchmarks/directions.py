@@ -22,7 +22,7 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.rules import RULES, Rule
 from scaled_sgd.steps.schedules import Polar
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
@@ -45,8 +45,8 @@ def minibatch(shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
     return x * 28 / x.norm(dim=1, keepdim=True), torch.randint(10, (shape[2],))
 
 
-def rules(settings: Sequence[Polar]) -> dict[str, Callable[..., object]]:
-    """The rules that are compared, ``spectral`` first with its default."""
+def rules(settings: Sequence[Polar]) -> dict[str, Rule]:
+    """The rules that are compared."""
     found = {name: RULES[name] for name in ("norm", "unit", "spectral")}
     for polar in settings:
         name = f"spectral, {polar.iterations} {polar.schedule}"
@@ -54,11 +54,11 @@ def rules(settings: Sequence[Polar]) -> dict[str, Callable[..., object]]:
     return found
 
 
-def candidates(shape: Shape, settings: Sequence[Polar]) -> dict[str, Callable[[], None]]:
+def candidates(shape: Shape, settings: Sequence[Polar]) -> dict[str, Callable[[], object]]:
     """One step of each rule, all on one network."""
     partition, (x, y) = Partition.of(network(shape)), minibatch(shape)
 
-    def step(rule: Callable[..., object]) -> Callable[[], None]:
+    def step(rule: Rule) -> Callable[[], object]:
         return lambda: take_step(
             partition, x, y, loss=get_loss("cross_entropy"), direct=rule, update=Update(LR)
         )

@@ -80,6 +80,7 @@ def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
 
 
 _LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
+_FUSED = tuple(can.name for can in STRATEGIES.entries if can.fused)
 _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
 
 COMBINATIONS = (
@@ -131,7 +132,7 @@ COMBINATIONS = (
     Combination(
         "sharding.strategy",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else OneOf(_fused, also=("auto",)),
+        lambda name: None if RULES[name].scalar else OneOf(_FUSED, also=("auto",)),
         "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
@@ -189,9 +190,6 @@ COMBINATIONS = (
     ),
     Combination("run.resume", "run.name", _when(None, _LATER), "auto finds a run by its name"),
 )
-
-
-_fused = tuple(can.name for can in STRATEGIES.entries if can.fused)
 
 
 def _fits_gradients(rule: Rule) -> bool:

@@ -43,6 +43,6 @@ def replace_gradients(layers: list[MeasuredLayer], direction: Direction) -> None
         rows = direction.rows(i)
         assert rows is not None
         columns = [1 if p.ndim == 1 else p.shape[1] for p in layer.parameters]
-        for p, part in zip(layer.parameters, rows.split(columns, 1), strict=True):
+        for p, part in zip(layer.parameters, torch.split(rows, columns, 1), strict=True):
             if p.grad is not None:
                 p.grad.copy_(part.view_as(p.grad))

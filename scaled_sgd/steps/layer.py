@@ -134,7 +134,7 @@ def statistics_of(
         D,
         D[..., -1] if R is None else R,
         omega,
-        [(n, *networks.widths[k : k + 2][::-1]) for k in range(span.start, span.stop)],
+        [(n, networks.widths[k + 1], networks.widths[k]) for k in range(span.start, span.stop)],
         dtype,
         squares,
         (lambda i, dtype=None: layers()[i].grams(dtype)) if whole else None,

@@ -23,8 +23,9 @@ FLOOR = 1e-30
 Norms of float32 and narrower signals are computed in float32, where squares of entries below about 1e-19
 underflow."""
 
-RuleFunction = Callable[["Statistics"], "Tensor | Direction"]
-"""ξ (…, layers) in float64, or a direction, for the layers of the statistics."""
+RuleFunction = Callable[..., "Tensor | Direction"]
+"""ξ (…, layers) in float64, or a direction, for the layers of the statistics, the only argument but for a
+:class:`~scaled_sgd.steps.schedules.Polar`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Rule:
     name: str
     formula: str
     label: str
-    function: Callable[..., "Tensor | Direction"]
+    function: RuleFunction
     scalar: bool = True
     polar: bool = False
     settings: Polar = POLAR
