@@ -110,7 +110,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
     ("processes", "number", "status"),
     [
         (1, signal.SIGTERM, 143),
-        (2, signal.SIGUSR1, 138),
+        pytest.param(2, signal.SIGUSR1, 138, marks=pytest.mark.full),
         (2, signal.SIGINT, 130),
         pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param(1, signal.SIGUSR1, 138, marks=pytest.mark.full),
@@ -156,7 +156,7 @@ def test_a_second_process_on_a_run_directory_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
-@pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_path):
     folder = tmp_path / "runs/run/checkpoints"
     folder.mkdir(parents=True)

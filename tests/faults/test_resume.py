@@ -38,7 +38,10 @@ ZERO = [("a", 1, "ddp", None), ("b", 2, "zero3", "a/checkpoints/step-5"),
             "float32",
             1e-5,
             id="zero",
-            marks=pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="needs deepspeed"),
+            marks=[
+                pytest.mark.full,
+                pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="needs deepspeed"),
+            ],
         ),
     ],
 )

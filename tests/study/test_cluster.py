@@ -158,6 +158,7 @@ def test_a_slurm_array_does_a_study_so_many_jobs_at_a_time(clone, cluster):
     assert states(clone) == [State.FINISHED] * 4
 
 
+@pytest.mark.full
 def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(clone, cluster):
     hold, folder = Hold(clone), StudyFolder(clone / "studies/smoke")
     one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--run.eval_every=10")
@@ -166,7 +167,7 @@ def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(
     cluster.run("scancel", "--signal=USR2", job)
     wait_until(lambda: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
     assert states(clone) == [State.PENDING]
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.start_again(job)
     assert cluster.end(job) == "COMPLETED"
     assert states(clone) == [State.FINISHED]
     (log,) = (folder.path / "launches").glob("*.log")

@@ -45,7 +45,7 @@ def steps(folder, run):
     return [row["step"] for row in read_metrics(folder.run(run.id) / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
 def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, number, monkeypatch):
     hold = Hold(tmp_path)
     run, folder = planned(tmp_path, eval_every=HELD, metrics=[str(hold.script)])

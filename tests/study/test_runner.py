@@ -92,6 +92,7 @@ def alone(tmp_path, lines):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     lines = "  - run.seed: {range: [40]}\n"
     found, runs, folder = study(tmp_path, lines)
