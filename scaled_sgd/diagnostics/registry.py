@@ -99,7 +99,7 @@ QUANTITIES.add(
 QUANTITIES.add(
     "ranks",
     Measured(
-        f"{_HERE}.ranks:Ranks",
+        f"{_HERE}.ranks:SoftRanks",
         "soft ranks of features and gradients, and kernel drift",
         (
             Column("soft_ranks", "S_k of the gradients", "all", "over_layers"),

@@ -14,6 +14,7 @@ from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.core.numbers import check_integer
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
 from scaled_sgd.planning.advice import USABLE
 from scaled_sgd.planning.choice import World, obstacle, tensor_processes
@@ -70,7 +71,8 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
     hardware = _hardware(config, asked, nominal(device, half=work.half))
     world = World(hardware.ranks, hardware.per_machine, device == "cuda", int(hardware.memory))
-    parts = tensor_processes(with_strategy(config, "fsdp2+tensor").sharding, world)
+    shared = (can.name for can in STRATEGIES.entries if can.shares_layers)
+    parts = max(tensor_processes(with_strategy(config, name).sharding, world) for name in shared)
     costs: list[Cost] = []
     left_out: dict[str, list[str]] = {}
     for name, fused in rows(hardware, parts=parts):

@@ -78,10 +78,11 @@ def build_strategy(request: Request) -> Strategy:
 
 def _replicas(request: Request) -> Strategy:
     accelerator, config = request.accelerator, request.config
+    name = config.sharding.strategy
     if config.optim.update == "fused":
         choose = partial(choose_exchange, config)
-        return Whole(accelerator.device, request.network, request.optimizer, choose)
-    return Replicas(accelerator, request.network, request.optimizer)
+        return Whole(name, accelerator.device, request.network, request.optimizer, choose)
+    return Replicas(name, accelerator, request.network, request.optimizer)
 
 
 def _rows(request: Request) -> Strategy:
@@ -102,9 +103,11 @@ def _zero(request: Request) -> Strategy:
     from scaled_sgd.train.strategies.zero import Zero
 
     optim, scaling = request.config.optim, request.config.scaling
-    stage = STRATEGIES[request.config.sharding.strategy].zero_stage
+    name = request.config.sharding.strategy
+    stage = STRATEGIES[name].zero_stage
     assert stage is not None
     return Zero(
+        name,
         stage,
         request.accelerator,
         request.network,
