@@ -22,7 +22,7 @@ class World:
         size: number of processes.
         local_size: number of processes on this machine.
         cuda: whether each process has its own GPU.
-        memory: bytes that a process may fill.
+        memory: bytes of memory of a process.
         launched: the strategy in the launcher's configuration file; None: any.
         launched_half: whether that file makes it gather weights in 16 bits.
     """

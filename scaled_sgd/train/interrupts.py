@@ -111,6 +111,4 @@ class Consensus:
         now = time.monotonic()
         seconds = (now - self._started) / self._interval
         self._started = now
-        return min(
-            max(int(_SECONDS_BETWEEN_ROUNDS / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_ROUNDS
-        )
+        return min(max(int(_SECONDS_BETWEEN_ROUNDS / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_ROUNDS)

@@ -44,7 +44,7 @@ class Saving:
         progressed = self._loop.progressed()
         path, warning = self._saver.save(self._folder, progressed, self._record)
         if warning is not None:
-            self._record.say(f"warning: {warning}; the run goes on")
+            self._record.say(f"warning: {warning}; the run continues")
         return path
 
     def _stop(self, wish: Wish, step: int) -> None:
@@ -52,7 +52,7 @@ class Saving:
         assert wish.signal is not None
         path = self._save()
         saved = (
-            f"saved in {path}; --run.name {self._folder.name} --run.resume auto goes on"
+            f"saved in {path}; --run.name {self._folder.name} --run.resume auto resumes it"
             if path
             else "not saved"
         )

@@ -16,7 +16,6 @@ from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
-from scaled_sgd.planning.advice import USABLE
 from scaled_sgd.planning.choice import World, obstacle, tensor_processes
 from scaled_sgd.planning.doctor.cost_table import CostTable
 from scaled_sgd.planning.memory import fitting_batch
@@ -27,7 +26,7 @@ DIGITS = (64, 10)
 """Features and classes of the embedded data set, known without loading it."""
 
 _KEYS = {
-    "memory": ("bytes that a process may fill: 80GiB", SIZES),
+    "memory": ("bytes of memory of a process: 80GiB", SIZES),
     "bandwidth": ("bytes a second that a process sends within its machine: 150GB", SIZES),
     "network": ("bytes a second that a process sends to other machines: 25GB", SIZES),
     "latency": ("of a message: 10us", DURATIONS),
@@ -87,7 +86,7 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
         least = min(costs, key=lambda cost: cost.peak_bytes)
         batch = fitting_batch(
             work,
-            USABLE * hardware.memory,
+            hardware,
             lambda part: predict(least.strategy, part, hardware, fused=least.fused, parts=parts),
         )
         otherwise = "more processes or more memory"

@@ -179,7 +179,11 @@ class Curves:
 
 
 def _series(
-    runs: pd.DataFrame, panel: str, axis: str, method: str | None, choose: Callable[[pd.DataFrame], ChosenRate]
+    runs: pd.DataFrame,
+    panel: str,
+    axis: str,
+    method: str | None,
+    choose: Callable[[pd.DataFrame], ChosenRate],
 ) -> list[Series]:
     found = []
     for key, rows in groups(runs, [method] if method else []):
