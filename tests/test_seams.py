@@ -216,7 +216,7 @@ def test_an_optimizer_that_is_said_to_be_fused_holds_the_velocity():
     )
 
 
-def test_a_diagnostic_is_in_metrics_checkpoints_and_tables(tmp_path):
+def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path):
     options = (PLUGIN, "--diagnostics.every=1", "--diagnostics.quantities=[weight_norms]")
     rows = train("whole", *options, "--diagnostics.sharpness=false")
     measured = [row for row in rows if "weight_norms" in row]
@@ -234,6 +234,15 @@ def test_a_diagnostic_is_in_metrics_checkpoints_and_tables(tmp_path):
     assert study(["collect", "toy.yaml"]) == 0
     table = pandas.read_parquet("studies/toy/metrics.parquet")
     assert len(table["weight_norms.1"].dropna()) == 6
+    forget()
+    assert study(["report", "toy.yaml"]) == 0
+    page = Path("studies/toy/report.html").read_text()
+    assert "What becomes of the weight norms in training?" in page
+    assert "In training the weight norms of the last layer goes from" in page
+    assert "How often was it measured?" in page
+    assert "In training the count goes from 1 to 3 at" in page
+    drawn = pandas.read_csv("studies/toy/figures/weight_norms.csv")
+    assert list(drawn["layer"]) == [1, 2]
 
 
 def test_a_parameterization_and_a_data_format_are_used_by_name():
