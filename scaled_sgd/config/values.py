@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
+from scaled_sgd.core.registry import Registry
+
 _INTEGERS = 2**63
 
 
@@ -190,6 +192,16 @@ def choices(hint: Any) -> tuple[Any, ...] | None:
         names = [limit.names for limit in inner[1:] if isinstance(limit, OneOf)]
         return names[0] if names else choices(inner[0])
     return None
+
+
+def labels(hint: Any) -> dict[str, str]:
+    """A short description of each registered choice of a hint, or of the items of its list."""
+    for inner in get_args(hint):
+        if isinstance(inner, OneOf) and isinstance(inner.registry, Registry):
+            return {name: inner.registry[name].label for name in inner.registry}
+        if found := labels(inner):
+            return found
+    return {}
 
 
 def shown(value: Any) -> str:

@@ -20,7 +20,8 @@ class Optimizer:
         counts: numbers in its state that are the same for all weights, such as ``step``.
         needs: key of ``optim.`` that must not be 0 for ``state`` to exist; None: ``state`` always exists.
         folds: whether ``build`` also takes ``rule``, ``static`` and ``grad_scaler``, and scales by itself.
-        fused: whether fused steps take the same step.
+        fused: whether fused steps take the same step; ``build`` then makes a
+            :class:`~scaled_sgd.steps.optimizer.ScaledSGD`, which holds v_k.
         stacked: whether steps of a stack of networks take the same step.
         sharded: whether it works on row shards.
         zero: whether DeepSpeed's ZeRO takes the same step with its own optimizer.

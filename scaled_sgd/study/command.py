@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return USAGE_STATUS
     except KeyboardInterrupt as interrupt:
-        print("interrupted: the same command goes on where it was", file=sys.stderr)
+        print("interrupted: the same command resumes it", file=sys.stderr)
         return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
     finally:
         if before is not None:

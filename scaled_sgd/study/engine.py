@@ -12,7 +12,7 @@ from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.study.batched import Together
-from scaled_sgd.study.record import Record
+from scaled_sgd.study.record import SmallRecord
 from scaled_sgd.study.small import small_session, stepper_of
 from scaled_sgd.train.loop import Loop
 
@@ -38,7 +38,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
     sessions = [small_session(config, own) for config, own in zip(configs, data, strict=True)]
     with contextlib.ExitStack() as opened:
         records = [
-            opened.enter_context(Record(session, folder, together=len(sessions)))
+            opened.enter_context(SmallRecord(session, folder, together=len(sessions)))
             for session, folder in zip(sessions, folders, strict=True)
         ]
         stepper = stepper_of(sessions[0]) if len(sessions) == 1 else Together(sessions)

@@ -14,6 +14,7 @@ from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.parallel.strategies import SIMPLEST
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
@@ -34,7 +35,7 @@ class OneProcess(FusedStrategy):
         lent: gives v_k from the network's stack; None if it is not in a stack.
     """
 
-    name = "ddp"
+    name = SIMPLEST
 
     def __init__(self, network: HomogeneousMLP, scaling: DepthwiseScaling) -> None:
         self.network = self.module = network

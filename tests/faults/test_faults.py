@@ -132,7 +132,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
     step = int(line.split("after step ")[1].split(",")[0])
     assert line == (
         f"interrupted: {number.name} after step {step}, saved in runs/run/checkpoints/step-{step}; "
-        "--run.name run --run.resume auto goes on"
+        "--run.name run --run.resume auto resumes it"
     )
     assert "Traceback" not in text
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_
             wait_for(run, tmp_path, lambda: len(steps(tmp_path)) >= begun + 8)
             text = (tmp_path / "errors.txt").read_text()
             assert "warning: checkpoint: cannot write 'runs/run/checkpoints/step-" in text
-            assert "No space left on device; allowed: a writable folder with room; the run goes on" in text
+            assert "No space left on device; allowed: a writable folder with room; the run continues" in text
             assert kept & {path.name for path in folder.glob("step-*")}
             (folder / "filler").unlink()
         assert_goes_on(tmp_path, processes)

@@ -98,7 +98,7 @@ def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code,
     (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
     _, errors = held.communicate(timeout=PATIENCE)
     assert held.returncode == code
-    assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert errors.splitlines()[-1] == "interrupted: the same command resumes it"
     assert "Traceback" not in errors
     assert states(clone) == [State.PENDING] * 8
 

@@ -27,7 +27,7 @@ Unsuited = Callable[[Config], str | None]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PendingRuns:
     """The pending work, each run once.
 
     Attributes:
@@ -46,14 +46,14 @@ class Schedule:
         return len(self.small) + len(self.large)
 
 
-def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> Schedule:
+def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> PendingRuns:
     """Divide ``runs`` into ended runs, runs for workers and runs to launch."""
     unique = list({run.id: run for run in runs}.values())
     pending = [run for run in unique if not folder.state(run.id).ended]
     launched = {run.id for run in pending if is_large(run, study, unsuited)}
     large = [run for run in pending if run.id in launched]
     small = sorted((run for run in pending if run.id not in launched), key=lambda run: -run.work)
-    return Schedule(tuple(small), tuple(large), len(unique) - len(pending))
+    return PendingRuns(tuple(small), tuple(large), len(unique) - len(pending))
 
 
 def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
@@ -63,7 +63,7 @@ def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
 
 
 def run_schedule(
-    schedule: Schedule, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
+    schedule: PendingRuns, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
 ) -> Counter[str]:
     """Execute the schedule; returns how many runs ended in each way.
 

@@ -15,7 +15,7 @@ MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
-class Choice:
+class AxisValue:
     """One value of an axis.
 
     Attributes:
@@ -27,7 +27,7 @@ class Choice:
     changes: Mapping[str, Any]
 
 
-Axis = Sequence[Choice]
+Axis = Sequence[AxisValue]
 
 
 def read_axes(entries: object) -> list[Axis]:
@@ -90,7 +90,7 @@ def _axis(name: str, spec: object) -> Axis:
     if name == "zip":
         return _zipped(spec)
     if name in KEYS:
-        return [Choice({name: value}, {name: value}) for value in _values(name, spec)]
+        return [AxisValue({name: value}, {name: value}) for value in _values(name, spec)]
     if isinstance(spec, dict) and spec and all(isinstance(inner, dict) for inner in spec.values()):
         return list(_named(name, spec))
     raise UserError(f"axes.{unknown_key(name)}, or choices with names: {{label: {{key: value}}}}")
@@ -106,12 +106,12 @@ def _zipped(spec: object) -> Axis:
         counts = ", ".join(f"{key} has {count}" for key, count in lengths.items())
         raise UserError(f"axes.zip: {counts} values; allowed: as many each")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [Choice(row, row) for row in rows]
+    return [AxisValue(row, row) for row in rows]
 
 
-def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[Choice]:
+def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[AxisValue]:
     for label, changes in choices.items():
-        yield Choice(
+        yield AxisValue(
             {name: str(label)}, {_known(f"{name}.{label}", key): v for key, v in dotted(changes).items()}
         )
 

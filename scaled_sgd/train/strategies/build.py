@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.core.registry import Registry, load
 from scaled_sgd.parallel import Ranks
@@ -19,6 +20,7 @@ from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import Strategy
@@ -60,11 +62,14 @@ class Request:
         build = load(entry.build)
         options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
         rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.accelerator.scaler}
-        if entry.folds:
-            folding = build(network, optim.lr, **options, **rule)
-            return folding, folding.scaling
-        optimizer = build(network, optim.lr, **options)
-        return optimizer, DepthwiseScaling(network, optimizer, **rule)
+        optimizer = build(network, optim.lr, **options, **(rule if entry.folds else {}))
+        if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
+            raise UserError(
+                f"optim.optimizer: {optim.optimizer!r} is registered with fused=True but builds a "
+                f"{type(optimizer).__name__}; allowed: a ScaledSGD, or fused=False"
+            )
+        scaling_of = optimizer.scaling if entry.folds else DepthwiseScaling(network, optimizer, **rule)
+        return optimizer, scaling_of
 
 
 BUILDERS: Registry[Callable[[Request], Strategy]] = Registry("sharding.strategy")
@@ -78,10 +83,11 @@ def build_strategy(request: Request) -> Strategy:
 
 def _replicas(request: Request) -> Strategy:
     accelerator, config = request.accelerator, request.config
+    name = config.sharding.strategy
     if config.optim.update == "fused":
         choose = partial(choose_exchange, config)
-        return Whole(accelerator.device, request.network, request.optimizer, choose)
-    return Replicas(accelerator, request.network, request.optimizer)
+        return Whole(name, accelerator.device, request.network, request.optimizer, choose)
+    return Replicas(name, accelerator, request.network, request.optimizer)
 
 
 def _rows(request: Request) -> Strategy:
@@ -102,9 +108,11 @@ def _zero(request: Request) -> Strategy:
     from scaled_sgd.train.strategies.zero import Zero
 
     optim, scaling = request.config.optim, request.config.scaling
-    stage = STRATEGIES[request.config.sharding.strategy].zero_stage
+    name = request.config.sharding.strategy
+    stage = STRATEGIES[name].zero_stage
     assert stage is not None
     return Zero(
+        name,
         stage,
         request.accelerator,
         request.network,

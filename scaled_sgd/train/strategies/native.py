@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.parallel.tensor_parallel import parallelize
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
@@ -52,11 +53,10 @@ def set_rate(optimizer: Any, lr: float) -> None:
 class Replicas(GradientStrategy):
     """``ddp``: every process holds all weights; gradients are averaged during the backward pass."""
 
-    name = "ddp"
-
     def __init__(
-        self, accelerator: "Accelerator", make_network: MakeNetwork, make_optimizer: MakeOptimizer
+        self, name: str, accelerator: "Accelerator", make_network: MakeNetwork, make_optimizer: MakeOptimizer
     ) -> None:
+        self.name = name
         self._accelerator = accelerator
         self.network = make_network(accelerator.device)
         self.kept = make_optimizer.kept
@@ -111,21 +111,22 @@ class Whole(FusedStrategy):
     """``ddp`` with fused steps: every process holds all weights, and no gradients.
 
     Args:
+        name: its name in ``sharding.strategy``.
         device: this process's device.
         make_network: makes the network.
         make_optimizer: makes its optimizer.
         choose: decides for each layer, on several processes, whether to exchange factors or gradients.
     """
 
-    name = "ddp"
-
     def __init__(
         self,
+        name: str,
         device: torch.device,
         make_network: MakeNetwork,
         make_optimizer: MakeOptimizer,
         choose: Callable[[HomogeneousMLP, Ranks], Sequence[bool]],
     ) -> None:
+        self.name = name
         self.network = self.module = make_network(device)
         self.kept = make_optimizer.kept
         self.optimizer, self.scaling = make_optimizer(self.network)
@@ -183,17 +184,19 @@ class Sharded(GradientStrategy, FusedStrategy):
         self._autocast = autocast
         world = start_world(device)
         # One-dimensional if possible: in a second dimension of size 1 each process would be a separate group.
+        can = STRATEGIES[name]
+        parallel = can.shares_layers or not can.splits_samples
         sizes = {"data": world // tensor_processes, "tensor": tensor_processes}
         if policy is None:
             del sizes["data"]
-        elif "tensor" not in name:
+        elif not parallel:
             del sizes["tensor"]
         mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         self.data, self.tensor = (
             Ranks(mesh[axis].get_group()) if axis in sizes else Ranks.alone() for axis in ("data", "tensor")
         )
         self.network = self.module = make_network("meta")
-        if "tensor" in name:
+        if parallel:
             parallelize(self.network, mesh["tensor"])
         if policy is not None:
             shard(self.network, mesh["data"], policy)
