@@ -17,7 +17,7 @@ from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
 from scaled_sgd.runs.records import versions
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.interrupts import Wish
-from scaled_sgd.train.resuming import data_facts
+from scaled_sgd.train.resuming import changed_fact, data_facts
 from scaled_sgd.train.snapshot import (
     Progressed,
     counts,
@@ -137,7 +137,8 @@ class Saver:
             device = self._strategy.device
             before = state["config"]["diagnostics"]
             same_probe = before["samples"] == self._config.diagnostics.samples
-            if before["every"] and same_probe and state["data"] == self._data_facts:
+            same_data = changed_fact(state["data"], self._data_facts) is None
+            if before["every"] and same_probe and same_data:
                 self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
