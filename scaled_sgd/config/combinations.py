@@ -137,10 +137,22 @@ COMBINATIONS = (
         "it steps by gradients",
     ),
     Combination(
+        "optim.momentum",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].momentum else (0.0,),
+        "it has its own, in optim.options",
+    ),
+    Combination(
+        "optim.options",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].options else ({},),
+        "all its options have keys",
+    ),
+    Combination(
         "sharding.strategy",
         "optim.optimizer",
         lambda name: OneOf(_strategies_for(OPTIMIZERS[name]), also=("auto",)),
-        "it steps whole weights",
+        "where its step is right",
     ),
     Combination(
         "sharding.exchange",

@@ -84,7 +84,9 @@ class OptimConfig:
     """Steps."""
 
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
-    """what becomes of scaled gradients"""
+    """what becomes of scaled gradients: a name, or the path of a class such as torch.optim.RMSprop"""
+    options: dict[str, bool | int | float | str | list[float] | None] = field(default_factory=dict)
+    """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
     lr: Annotated[NonNegative, STACKED] = 4.0

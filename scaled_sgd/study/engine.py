@@ -10,7 +10,6 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
-from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.study.batched import Together
 from scaled_sgd.study.record import SmallRecord
 from scaled_sgd.study.small import small_session, stepper_of
@@ -67,9 +66,7 @@ may have any value: a step without microbatches is the same.
 
 def unsuited(config: Config) -> str | None:
     """One line about why a run needs the trainer; None if :func:`train` supports it."""
-    # A plugin may have added an optimizer since this module was imported.
-    optimizers = tuple(one.name for one in OPTIMIZERS.entries if one.stacked)
-    for key, allowed in {"optim.optimizer": optimizers, **_SUITED}.items():
+    for key, allowed in _SUITED.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         asked = value if isinstance(value, list) else [] if value is None else [value]

@@ -66,7 +66,7 @@ class Saver:
     ) -> None:
         self._config, self._data, self._strategy = config, data, strategy
         self._observer, self._grad_scaler = observer, grad_scaler
-        self._optimizer = OPTIMIZERS[config.optim.optimizer]
+        self._kept = OPTIMIZERS[config.optim.optimizer].kept(config.optim)
         self._saved_at = time.monotonic()
 
     def wish(self) -> Wish:
@@ -115,7 +115,7 @@ class Saver:
             UserError: it belongs to another network.
         """
         state = checkpoint.state
-        restore_pieces(self._strategy, checkpoint, kept=self._optimizer.kept(self._config.optim))
+        restore_pieces(self._strategy, checkpoint, kept=(*self._kept.tensors,))
         restore_counts(self._strategy, state.get("optimizer", {}))
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
@@ -160,7 +160,7 @@ class Saver:
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
-            "optimizer": counts(self._strategy, self._optimizer.counts),
+            "optimizer": counts(self._strategy, self._kept.counts),
             "versions": versions(),
         }
 

@@ -17,6 +17,7 @@ from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import read_metrics, tracked
 from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
 from scaled_sgd.train.loop import Loop
@@ -76,6 +77,11 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        if OPTIMIZERS[config.optim.optimizer].divides and config.scaling.rule != "none":
+            self._record.say(
+                f"warning: scaling.rule: {config.scaling.rule!r} does next to nothing with optim.optimizer "
+                f"{config.optim.optimizer}, which divides a layer's factor out; 'none' saves its cost"
+            )
         for warning in data.warnings:
             self._record.say(printable(f"warning: {warning}"))
         for line in sizes_cut(config, data):

@@ -93,11 +93,12 @@ def run_schedule(
 
 def _tasks(runs: Sequence[Run], workers: int) -> list[Task]:
     """Runs of one shape together, longest stacks first, each with at most a worker's share of the runs."""
-    from scaled_sgd.study.batched import same_shape
+    from scaled_sgd.study.batched import can_be_stacked, same_shape
 
     shapes: dict[object, list[Run]] = {}
     for run in runs:
-        shapes.setdefault(same_shape(run.config), []).append(run)
+        shape = same_shape(run.config) if can_be_stacked(run.config) else run.id
+        shapes.setdefault(shape, []).append(run)
     stacks = [stack for alike in shapes.values() for stack in _stacks(alike, -(-len(runs) // workers))]
     return sorted(stacks, key=lambda stack: -sum(run.work for run in stack))
 

@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.core.registry import Registry, load
+from scaled_sgd.core.registry import Registry
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.optimizer import ScaledSGD
-from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
@@ -54,22 +50,7 @@ class Request:
     @property
     def optimizer(self) -> MakeOptimizer:
         """Builds the run's optimizer."""
-        return MakeOptimizer(self._optimizer, OPTIMIZERS[self.config.optim.optimizer].state)
-
-    def _optimizer(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
-        optim, scaling = self.config.optim, self.config.scaling
-        entry = OPTIMIZERS[optim.optimizer]
-        build = load(entry.build)
-        options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
-        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.accelerator.scaler}
-        optimizer = build(network, optim.lr, **options, **(rule if entry.folds else {}))
-        if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
-            raise UserError(
-                f"optim.optimizer: {optim.optimizer!r} is registered with fused=True but builds a "
-                f"{type(optimizer).__name__}; allowed: a ScaledSGD, or fused=False"
-            )
-        scaling_of = optimizer.scaling if entry.folds else DepthwiseScaling(network, optimizer, **rule)
-        return optimizer, scaling_of
+        return MakeOptimizer(self.config, self.accelerator.scaler)
 
 
 BUILDERS: Registry[Callable[[Request], Strategy]] = Registry("sharding.strategy")

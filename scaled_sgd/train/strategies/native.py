@@ -12,11 +12,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
+from scaled_sgd.config import Config
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.parallel.tensor_parallel import parallelize
+from scaled_sgd.steps import optimizers
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.steps.peers import build
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
@@ -32,16 +37,38 @@ class MakeOptimizer:
     """Builds a run's optimizer, and the scaling of its gradients.
 
     Attributes:
-        make: makes them for a network.
-        kept: maps checkpoint names of its tensors of a weight's size to their names in its state.
+        config: resolved.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if any.
     """
 
-    make: Callable[[HomogeneousMLP], tuple[Optimizer, DepthwiseScaling]]
-    kept: Mapping[str, str]
+    config: Config
+    grad_scaler: "torch.amp.GradScaler | None" = None
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Maps checkpoint names of tensors of a weight's size to their names in the optimizer's state."""
+        return self._entry.kept(self.config.optim).tensors
 
     def __call__(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
-        """The optimizer and the scaling of ``network``."""
-        return self.make(network)
+        """The optimizer and the scaling of ``network``.
+
+        Raises:
+            UserError: the optimizer does not take its options, or is registered with ``fused`` by mistake.
+        """
+        optim, scaling, entry = self.config.optim, self.config.scaling, self._entry
+        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.grad_scaler}
+        optimizer = build(entry, network, optim, **(rule if entry.folds else {}))
+        if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
+            raise UserError(
+                f"optim.optimizer: {optim.optimizer!r} is registered with fused=True but builds a "
+                f"{type(optimizer).__name__}; allowed: a ScaledSGD, or fused=False"
+            )
+        scaling_of = optimizer.scaling if entry.folds else DepthwiseScaling(network, optimizer, **rule)
+        return optimizer, scaling_of
+
+    @property
+    def _entry(self) -> "optimizers.Optimizer":
+        return optimizers.OPTIMIZERS[self.config.optim.optimizer]
 
 
 def set_rate(optimizer: Any, lr: float) -> None:
