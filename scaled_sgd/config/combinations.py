@@ -137,6 +137,12 @@ COMBINATIONS = (
         "it steps by gradients",
     ),
     Combination(
+        "optim.schedule",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
         "optim.momentum",
         "optim.optimizer",
         lambda name: None if OPTIMIZERS[name].momentum else (0.0,),

@@ -97,8 +97,13 @@ class OptimConfig:
     """number of steps; null: take epochs"""
     epochs: Annotated[Annotated[float, Within(above=0, most=1e9)] | None, RECORDS] = None
     """passes over the training data; 20 when steps is null too"""
-    schedule: Annotated[Literal["constant", "linear", "cosine"], STACKED] = "linear"
-    """decay of the learning rate to 0 after warm-up"""
+    schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
+    """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
+    rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
+    edge_ratio: Annotated[Positive, STACKED] = 1.0
+    """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
+    edge_every: Annotated[Count, STACKED] = 5
+    """with schedule edge: steps between measurements of c1 and c2"""
     warmup_steps: Annotated[Natural, STACKED] = 0
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0

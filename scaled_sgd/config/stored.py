@@ -26,6 +26,8 @@ ABSENT: Mapping[str, Any] = {
     "optim.update": "autograd",
     "optim.optimizer": "sgd",
     "optim.options": {},
+    "optim.edge_ratio": 1.0,
+    "optim.edge_every": 5,
     "run.plugins": [],
     "diagnostics.quantities": [],
 }

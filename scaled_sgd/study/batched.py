@@ -36,8 +36,8 @@ def same_shape(config: Config) -> str:
 
 
 def can_be_stacked(config: Config) -> bool:
-    """Whether steps of a stack are those of the run's optimizer."""
-    return OPTIMIZERS[config.optim.optimizer].stacked
+    """Whether steps of a stack are those of the run, whose rates must be known before."""
+    return OPTIMIZERS[config.optim.optimizer].stacked and config.optim.schedule != "edge"
 
 
 def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:

@@ -86,7 +86,14 @@ class Trainer:
             self._record.say(printable(f"warning: {warning}"))
         for line in sizes_cut(config, data):
             self._record.say(line)
-        self._saver = Saver(config, data, self.strategy, self.session.observer, accelerator.scaler)
+        self._saver = Saver(
+            config,
+            data,
+            self.strategy,
+            self.session.observer,
+            self.session.schedule,
+            accelerator.scaler,
+        )
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
