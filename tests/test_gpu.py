@@ -130,7 +130,7 @@ def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypat
     assert summary["accuracy"] > 0.9
 
 
-def test_a_run_goes_on_from_the_cpu_on_the_gpu(tmp_path, monkeypatch):
+def test_a_run_of_the_cpu_resumes_on_the_gpu(tmp_path, monkeypatch):
     """What is stored are numbers, not devices."""
     monkeypatch.chdir(tmp_path)
     network = [
