@@ -22,9 +22,9 @@ from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
-from scaled_sgd.study.batched import Together, faster_batched
-from scaled_sgd.study.engine import train
-from scaled_sgd.study.small import small_session
+from scaled_sgd.study.small.batched import Together, faster_batched
+from scaled_sgd.study.small.engine import train
+from scaled_sgd.study.small.session import small_session
 from scaled_sgd.train.main import main
 
 pytestmark = [

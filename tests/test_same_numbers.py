@@ -10,7 +10,7 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.data import load_data
 from scaled_sgd.runs.checkpoint import newest_intact
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.engine import train
+from scaled_sgd.study.small.engine import train
 from scaled_sgd.train.main import main
 from tests import replays
 from tests.training import run_all

@@ -23,7 +23,7 @@ from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.study.command import main as study
-from scaled_sgd.study.engine import unsuited
+from scaled_sgd.study.small.engine import unsuited
 from scaled_sgd.train.main import main
 from tests.launching import REPOSITORY, environment
 

@@ -1,4 +1,4 @@
-"""Small runs: training in this process, without launcher, autograd and optimizer object."""
+"""The session of a small run: training in this process, without launcher, autograd and optimizer object."""
 
 from collections.abc import Callable
 from dataclasses import replace
