@@ -184,9 +184,9 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or Arrow file, a
-    folder of such files or of images, a `save_to_disk` folder, or a name on the Hugging Face hub such as
-    "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV or
+    JSON, a folder of such files or of images, a `save_to_disk` folder, or a name on the Hugging Face hub such
+    as "ylecun/mnist\""""
     split: str = "train"
     """split to train on"""
     eval_split: str | None = None

@@ -57,15 +57,15 @@ class Column:
         """The figure with everything filled in."""
         if self.figure is None:
             return None
-        words = self.name.replace("_", " ").replace(".", " ")
-        default = {
-            "name": self.name.replace(".", "_"),
-            "title": f"What becomes of the {words} in training?",
-            "axis": words,
-            "subject": f"the {words}",
-            "meaning": self.meaning,
-        }
-        return replace(self.figure, **{k: v for k, v in default.items() if not getattr(self.figure, k)})
+        figure, words = self.figure, self.name.replace("_", " ").replace(".", " ")
+        return replace(
+            figure,
+            name=figure.name or self.name.replace(".", "_"),
+            title=figure.title or f"What becomes of the {words} in training?",
+            axis=figure.axis or words,
+            subject=figure.subject or f"the {words}",
+            meaning=figure.meaning or self.meaning,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.values import Holds, Within, takes_text
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.rules import RULES
 from tests.faults.cases import Row, assert_refused
 
 IMPOSSIBLE = [
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row(f"scaling.rule: 'nrom' is not usable; allowed: {', '.join(RULES)}", ("--scaling.rule=nrom",)),
     Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),

@@ -1,4 +1,4 @@
-"""A run goes on in any world and under any strategy, with the numbers of the run that was never stopped."""
+"""A run resumes in any world and under any strategy, with the numbers of the run that was never stopped."""
 
 import importlib.util
 import shutil

@@ -15,8 +15,8 @@ from scaled_sgd.planning import Workload
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.peers import NormalizedSGD, build
-from scaled_sgd.study.batched import can_be_stacked
-from scaled_sgd.study.engine import train as train_small
+from scaled_sgd.study.small.batched import can_be_stacked
+from scaled_sgd.study.small.engine import train as train_small
 from scaled_sgd.train.main import main
 
 SMALL = (

@@ -8,10 +8,10 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.grid.axes import read_axes
 from scaled_sgd.study.grid.matching import matching_base_width
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.launching import REPOSITORY
 
 SHELF = DataShelf()

@@ -10,8 +10,8 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.batched import can_be_stacked
-from scaled_sgd.study.engine import train as train_small
+from scaled_sgd.study.small.batched import can_be_stacked
+from scaled_sgd.study.small.engine import train as train_small
 from scaled_sgd.train.main import main
 
 pytestmark = pytest.mark.usefixtures("fresh_world")

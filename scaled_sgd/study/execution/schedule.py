@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from scaled_sgd.config import Config
 from scaled_sgd.parallel.machine import cores
-from scaled_sgd.study.attempt import Train
 from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.execution.workers import Task, run_tasks
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study
+from scaled_sgd.study.small.attempt import Train
 
 _MOST_TOGETHER = 64
 """Largest number of runs in one computation."""
@@ -93,7 +93,7 @@ def run_schedule(
 
 def _tasks(runs: Sequence[Run], workers: int) -> list[Task]:
     """Runs of one shape together, longest stacks first, each with at most a worker's share of the runs."""
-    from scaled_sgd.study.batched import can_be_stacked, same_shape
+    from scaled_sgd.study.small.batched import can_be_stacked, same_shape
 
     shapes: dict[object, list[Run]] = {}
     for run in runs:

@@ -103,8 +103,16 @@ def _zero(request: Request) -> Strategy:
     )
 
 
-for _entry in STRATEGIES.entries:
-    BUILDERS.add(_entry.name, _rows if _entry.rows else _replicas if _entry.zero_stage is None else _zero)
+for _name, _builder in {
+    "ddp": _replicas,
+    "fsdp2": _rows,
+    "tensor": _rows,
+    "fsdp2+tensor": _rows,
+    "zero1": _zero,
+    "zero2": _zero,
+    "zero3": _zero,
+}.items():
+    BUILDERS.add(_name, _builder)
 
 
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:

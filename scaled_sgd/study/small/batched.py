@@ -17,7 +17,7 @@ from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.grid.identity import deciding
-from scaled_sgd.study.small import OneProcess, find_device, small_session, stepper_of
+from scaled_sgd.study.small.session import OneProcess, find_device, small_session, stepper_of
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper

@@ -1,4 +1,4 @@
-"""Small runs: training in this process without a launcher, and with SGD without autograd."""
+"""The session of a small run: training in this process without a launcher, and with SGD without autograd."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -10,9 +10,9 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
-from scaled_sgd.study.batched import Together
-from scaled_sgd.study.record import SmallRecord
-from scaled_sgd.study.small import small_session, stepper_of
+from scaled_sgd.study.small.batched import Together
+from scaled_sgd.study.small.record import SmallRecord
+from scaled_sgd.study.small.session import small_session, stepper_of
 from scaled_sgd.train.loop import Loop
 
 
@@ -24,7 +24,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
     up to rounding; runs with the same seed share minibatches.
 
     Args:
-        configs: configurations of one shape (:func:`~scaled_sgd.study.batched.same_shape`).
+        configs: configurations of one shape (:func:`~scaled_sgd.study.small.batched.same_shape`).
         data: the data of each run; runs with the same object and seed share minibatches.
         folders: the folder of each run.
 
