@@ -116,9 +116,7 @@ def _warnings(examples: Examples, columns: Columns, *, standardized: bool) -> It
     if lost:
         one_each = len(columns.inputs) == examples.x.shape[1]
         names = listed(columns.inputs[i] for i in lost) if one_each else f"{len(lost)} features"
-        yield (
-            f"data.standardize: true makes constant inputs 0, so they do not preserve the magnitude of a row: {names}"
-        )
+        yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
     found = collapsed(examples.y) if examples.y.ndim == 2 else None
     if found is not None:
         yield (
@@ -168,7 +166,7 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
-    """Load a stream; forms of images and integer classes, which need all rows, come from the held-out split."""
+    """Load a stream; forms of images and integer classes need all rows, so the held-out split's are taken."""
     assert config.eval_split is not None
     source = open_source(config.source, streaming=True, quiet=quiet)
     split = pick_split(source, config.split, "data.split")
@@ -216,8 +214,6 @@ def _data(
 ) -> Data:
     held_out = Resident(*to_tensors(evaluation))
     width = held_out.x.shape[1]
-    if class_names is None:
-        out, task = held_out.y.shape[1], "regression"
-    else:
-        out, task = len(class_names), "classification"
+    task: Task = "regression" if class_names is None else "classification"
+    out = held_out.y.shape[1] if class_names is None else len(class_names)
     return Data(train, held_out, width, out, task, class_names, columns, tuple(warnings))
