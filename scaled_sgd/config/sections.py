@@ -178,8 +178,8 @@ class DataConfig:
 
     source: str = "digits"
     """"digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or Arrow file, a
-    folder of such files, of images or of IDX files (MNIST, Fashion-MNIST), a `save_to_disk` folder, or a name on
-    the Hugging Face hub such as "ylecun/mnist\""""
+    folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a name on the Hugging
+    Face hub such as "ylecun/mnist\""""
     split: str = "train"
     """split to train on"""
     eval_split: str | None = None

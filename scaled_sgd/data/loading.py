@@ -151,9 +151,10 @@ def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
 def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
     source = open_source(config.source, streaming=False, quiet=quiet)
     split = pick_split(source, config.split, "data.split")
-    columns = find_columns(split.features(), config.inputs, config.target)
+    features = split.features()
+    columns = find_columns(features, config.inputs, config.target)
     table = split.table(columns)
-    encoding = fit_encoding(table, split.features(), columns, config.task, folders=source.folders)
+    encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
     train = encoding.encode(table)
     held_out = source.held_out if config.eval_split is None and config.split == "train" else config.eval_split
     if held_out is None:
