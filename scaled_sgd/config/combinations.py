@@ -194,10 +194,6 @@ COMBINATIONS = (
         "optim.normalize", "optim.clip_norm", _unless(None, (False,)), "a normalised gradient has norm 1"
     ),
     Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
-    Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is unknown"),
-    Combination("data.eval_split", "data.streaming", _when(True, _SPLIT), "a stream holds nothing out"),
-    Combination("data.limit", "data.streaming", _when(True, (None,)), "optim.steps limits a stream"),
-    Combination("data.standardize", "data.streaming", _when(True, (False,)), "it takes all rows"),
     *(
         Combination(f"data.{key}", "data.source", _when("digits", allowed), reason)
         for key, allowed, reason in (
@@ -209,6 +205,10 @@ COMBINATIONS = (
             ("target", (None,), "it has no columns"),
         )
     ),
+    Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is unknown"),
+    Combination("data.eval_split", "data.streaming", _when(True, _SPLIT), "a stream holds nothing out"),
+    Combination("data.limit", "data.streaming", _when(True, (None,)), "optim.steps limits a stream"),
+    Combination("data.standardize", "data.streaming", _when(True, (False,)), "it takes all rows"),
     Combination(
         "optim.warmup_steps",
         "optim.steps",

@@ -185,12 +185,12 @@ class DataConfig:
 
     source: str = "digits"
     """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV or
-    JSON, a folder of such files or of images, a `save_to_disk` folder, or a name on the Hugging Face hub such
-    as "ylecun/mnist\""""
+    JSON, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a name on the
+    Hugging Face hub such as "ylecun/mnist\""""
     split: str = "train"
     """split to train on"""
     eval_split: str | None = None
-    """split to evaluate on; without it a seeded part of `split` is held out"""
+    """split to evaluate on; without it the test set of IDX files, or a seeded part of `split`"""
     eval_fraction: Fraction = 0.2
     """part of `split` that is held out where no `eval_split` is named"""
     inputs: list[str] | None = None

@@ -91,7 +91,7 @@ def fit_encoding(
         )
     if classes is None and not complete and pa.types.is_integer(column.type):
         raise UserError(
-            f"data.task: 'auto' cannot tell whether the held-out integers of column {name!r} are all classes of "
+            f"data.task: 'auto' does not tell whether integers of column {name!r} are all classes of "
             "the stream; allowed: classification, regression"
         )
     return Encoding(columns, images, classes, classes and tuple(str(value) for value in classes))

@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Examples:
-    """Input rows (N, m_0), not yet normalised, and class ids (N,) or targets (N, d), in the data's precision."""
+    """Input rows (N, m_0), not yet normalised, and class ids (N,) or targets (N, d) in full precision."""
 
     x: Array
     y: Array

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 def stamp(files: Iterable[str]) -> str:
     """16 hexadecimal digits that change when a file is rewritten or replaced, even with its old times.
 
-    Tools that keep the time of modification cannot keep that of the change (ctime). What is no local file, such
-    as an address on a hub, counts by its name, which holds its revision.
+    Tools that keep the time of modification cannot keep that of the change (ctime). What is no local file,
+    such as an address on a hub, counts by its name, which holds its revision.
     """
     facts = [(file, *_facts(file)) for file in files]
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

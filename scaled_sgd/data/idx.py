@@ -28,9 +28,7 @@ def read_idx(path: Path, *, streaming: bool) -> Mapping[str, Any]:
         ValueError: a file is damaged, or its partner is missing or of another length.
     """
     if streaming:
-        raise UserError(
-            "data.streaming: true does not fit IDX files, which are held in memory; allowed: false"
-        )
+        raise UserError("data.streaming: true does not fit IDX files, held in memory; allowed: false")
     if path.is_file():
         return {"train": _split(_parts(path.parent)[_part(path)] | {"images": path})}
     splits: dict[str, Any] = {}
@@ -53,7 +51,7 @@ def _part(path: Path) -> str:
 
 
 def _parts(folder: Path) -> dict[str, dict[str, Path]]:
-    """The files of images and of labels for each beginning of their names; unpacked ones before packed ones."""
+    """The files of images and labels for each beginning of their names; unpacked ones before packed ones."""
     parts: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir(), reverse=True):
         found = NAME.fullmatch(file.name)
@@ -82,8 +80,7 @@ def _split(files: dict[str, Path]) -> Any:
 
 def _array(file: Path, dimensions: int) -> Any:
     """Unsigned bytes in an array of ``dimensions``."""
-    opened = gzip.open(file) if file.suffix == ".gz" else file.open("rb")
-    with opened as stream:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         head = stream.read(4 + 4 * dimensions)
         if head[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)):
             raise ValueError(

@@ -45,7 +45,7 @@ def image_kind(column: Any, name: str, declared: str | None, folders: tuple[str,
             f"data.inputs: column {name!r} has images of {', '.join(sorted(modes))}; "
             "allowed: 8 and 16 bits together, other depths only by themselves"
         )
-    white = None if None in whites else max(whites)
+    white = None if None in whites else max(value for value in whites if value)
     if declared is not None:
         return ImageKind(declared, white, folders)
     if modes <= GREY_MODES:
@@ -115,7 +115,7 @@ def _values(image: Any, kind: ImageKind) -> NDArray[np.float32]:
 
 
 def _drawn(image: Any) -> Any:
-    """A shape of one colour in the alpha channel as colour · alpha, black as white; other images as they are."""
+    """A shape of one colour in the alpha channel as colour · alpha, black as white; else the image."""
     from PIL import Image
 
     if image.mode not in ALPHA_MODES and "transparency" not in image.info:
@@ -164,17 +164,15 @@ def _read(path: str, folders: tuple[str, ...]) -> bytes:
     Raises:
         ValueError: it is elsewhere: it may be private, or the reading itself a message to a stranger.
     """
-    local = os.path.normpath(os.path.join(folders[0], path)) if folders and "://" not in path else path
-    # What is in an archive of the folder, or is read from its hub while training, keeps its address.
-    archive = path.partition("::")[2] if path.startswith("zip://") else local
-    if not archive.startswith(folders) or "::" in archive or "/../" in archive:
+    where = path if "://" in path else os.path.normpath(os.path.join(*folders[:1], path))
+    if not where.startswith(folders) or "::" in where or "/../" in where:
         raise ValueError(f"{path!r} is not inside the folder of the data")
-    if "://" not in path:
-        with open(local, "rb") as file:
+    if "://" not in where:
+        with open(where, "rb") as file:
             return file.read()
     import fsspec
 
-    with fsspec.open(path, "rb") as remote:
+    with fsspec.open(where, "rb") as remote:
         content: bytes = remote.read()
         return content
 

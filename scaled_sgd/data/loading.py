@@ -116,9 +116,7 @@ def _warnings(examples: Examples, columns: Columns, *, standardized: bool) -> It
     if lost:
         one_each = len(columns.inputs) == examples.x.shape[1]
         names = listed(columns.inputs[i] for i in lost) if one_each else f"{len(lost)} features"
-        yield (
-            f"data.standardize: true makes constant inputs 0, so they do not preserve the magnitude of a row: {names}"
-        )
+        yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
     found = collapsed(examples.y) if examples.y.ndim == 2 else None
     if found is not None:
         yield (
@@ -153,9 +151,10 @@ def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
 def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
     source = open_source(config.source, streaming=False, quiet=quiet)
     split = pick_split(source, config.split, "data.split")
-    columns = find_columns(split.features(), config.inputs, config.target)
+    features = split.features()
+    columns = find_columns(features, config.inputs, config.target)
     table = split.table(columns)
-    encoding = fit_encoding(table, split.features(), columns, config.task, folders=source.folders)
+    encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
     train = encoding.encode(table)
     held_out = source.held_out if config.eval_split is None and config.split == "train" else config.eval_split
     if held_out is None:
@@ -168,7 +167,7 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
-    """Load a stream; forms of images and integer classes, which need all rows, come from the held-out split."""
+    """Load a stream; forms of images and integer classes need all rows, so the held-out split's are taken."""
     assert config.eval_split is not None
     source = open_source(config.source, streaming=True, quiet=quiet)
     split = pick_split(source, config.split, "data.split")
@@ -216,8 +215,6 @@ def _data(
 ) -> Data:
     held_out = Resident(*to_tensors(evaluation))
     width = held_out.x.shape[1]
-    if class_names is None:
-        out, task = held_out.y.shape[1], "regression"
-    else:
-        out, task = len(class_names), "classification"
+    task: Task = "regression" if class_names is None else "classification"
+    out = held_out.y.shape[1] if class_names is None else len(class_names)
     return Data(train, held_out, width, out, task, class_names, columns, tuple(warnings))

@@ -76,13 +76,11 @@ def _refuse_other_types(builder: Any) -> None:
         features = builder.info.features or {}
         for field in table.schema:
             expected = features.get(field.name)
-            if isinstance(expected, Value) and {_kind(field.type), _kind(expected.pa_type)} == {
-                "text",
-                "number",
-            }:
+            kinds = [_kind(expected.pa_type), _kind(field.type)] if isinstance(expected, Value) else []
+            if {*kinds} == {"text", "numbers"}:
                 raise UserError(
-                    f"data.source: column {field.name!r} is {expected.dtype} in one part of the data and "
-                    f"{field.type} in another; allowed: one type"
+                    f"data.source: column {field.name!r} is {kinds[0]} in one part and {kinds[1]} "
+                    "in another; allowed: one type"
                 )
         return cast(table, *arguments, **options)
 
@@ -95,4 +93,4 @@ def _kind(type_: Any) -> str:
     if arrow.is_string(type_) or arrow.is_large_string(type_):
         return "text"
     is_number = arrow.is_integer(type_) or arrow.is_floating(type_) or arrow.is_boolean(type_)
-    return "number" if is_number else "other"
+    return "numbers" if is_number else "other"

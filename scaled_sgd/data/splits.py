@@ -74,7 +74,10 @@ class Split:
             )
 
     def _selected(self, columns: Columns) -> Any:
-        return self.rows.select_columns([*columns.inputs, columns.target]).with_format("arrow")
+        used = [*columns.inputs, columns.target]
+        # Selecting copies the description of every column several times.
+        rows = self.rows if len(used) == len(self.rows.column_names or ()) else self.rows.select_columns(used)
+        return rows.with_format("arrow")
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.key, f"split {self.name!r}")

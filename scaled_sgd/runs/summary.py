@@ -43,8 +43,8 @@ def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[s
             "left_out": list(columns.left_out),
             "target": columns.target,
             "classes": data.class_names,
-            "samples": sizes(config, data),
         },
+        "sizes": sizes(config, data),
         "seed": config.run.seed,
     }
 

@@ -99,7 +99,7 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
 
 
 def data_facts(data: Data) -> dict[str, Any]:
-    """Facts that identify a data set: its sizes, and digests of the data in memory and of a stream's files."""
+    """Facts that identify a data set: its sizes, and digests of what is in memory and of a stream."""
     train = data.train if isinstance(data.train, Resident) else None
     stream = {} if isinstance(data.train, Resident) else {_STREAM: data.train.digest}
     digest = hashlib.blake2b(digest_size=16)

@@ -114,11 +114,14 @@ IMPOSSIBLE = [
         ("data.source: no file or folder './gone'; allowed: a local file or folder, a hub name, digits"),
         ("--data.source=./gone",),
     ),
-    Row("data.split: no split 'test'; allowed: train", ("--data.split=test",)),
+    Row(
+        "data.split: 'test' is not usable; allowed: train with data.source digits (it has one split)",
+        ("--data.split=test",),
+    ),
     Row(
         (
-            "data.eval_split: 'test' does not fit 'digits', which has one split; allowed: null, and "
-            "data.eval_fraction"
+            "data.eval_split: 'test' is not usable; allowed: null with data.source digits "
+            "(it has one split; data.eval_fraction of it is held out)"
         ),
         ("--data.eval_split=test",),
     ),
@@ -127,15 +130,15 @@ IMPOSSIBLE = [
         ("--data.eval_fraction=.nan",),
     ),
     Row(
-        "data.inputs: ['a'] does not fit 'digits', which has no columns; allowed: null",
+        "data.inputs: ['a'] is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.inputs=[a]",),
     ),
     Row(
-        "data.target: 'lable' does not fit 'digits', which has no columns; allowed: null",
+        "data.target: 'lable' is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.target=lable",),
     ),
     Row(
-        "data.streaming: true does not fit 'digits', which is in memory; allowed: false",
+        "data.streaming: true is not usable; allowed: false with data.source digits (it is in memory)",
         ("--data.streaming=true",),
     ),
     Row(
@@ -311,7 +314,10 @@ TOGETHER = [
         ("--diagnostics.every=1", "--diagnostics.k=200"),
     ),
     Row(
-        ("data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"),
+        (
+            "data.task: 'regression' is not usable; allowed: auto, classification with data.source digits "
+            "(it has classes)"
+        ),
         ("--loss=cross_entropy", "--data.task=regression"),
     ),
     Row(
