@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from scaled_sgd.study.execution.endings import end_with
+from scaled_sgd.parallel.endings import end_with
 
 
 def main() -> int:
