@@ -43,8 +43,8 @@ _WISHES = {
 class Interrupts:
     """While open, SIGTERM, SIGUSR1, SIGINT and SIGHUP are recorded instead of ending the process.
 
-    SIGHUP stays ignored under ``nohup``. Schedulers and launchers send signals repeatedly; only a second SIGINT, from an impatient user, ends the
-    process at once.
+    Schedulers and launchers send signals repeatedly; only a second SIGINT, from an impatient user, ends the
+    process at once. SIGHUP stays ignored under ``nohup``.
     """
 
     def __init__(self) -> None:
