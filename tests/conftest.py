@@ -1,8 +1,11 @@
 """Settings of the whole suite."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -44,6 +47,20 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), -slow[item.path]))
 
 
+MARK = "SCALED_SGD_TESTS"
+"""Variable that marks the processes of a session of tests."""
+
+
+def started_by(mark):
+    """Processes with a mark in their environment, except this one and those that multiprocessing ends."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            marked = f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0")
+            its_own = b"resource_tracker" in (place / "cmdline").read_bytes()
+            if marked and not its_own and int(place.name) != os.getpid():
+                yield int(place.name)
+
+
 SHELLS = ("bash", "sh", Path(sys.executable).name)
 
 
@@ -66,6 +83,19 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", check)
     monkeypatch.setattr(BaseProcess, "start", refuse)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_outlives_the_tests():
+    """Kills what tests have started and left, in whatever group, session or parentage it is by now.
+
+    A failed test may leave a study, a cluster or its jobs. All inherit the mark of this session.
+    """
+    os.environ[MARK] = mark = uuid.uuid4().hex
+    yield
+    for process in started_by(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture

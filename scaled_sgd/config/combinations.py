@@ -113,6 +113,12 @@ COMBINATIONS = (
         "the update would come before the gradient is whole",
     ),
     Combination(
+        "optim.accumulation",
+        "optim.batch_size",
+        lambda n: None if n is None else Within(1, n),
+        "a microbatch has samples",
+    ),
+    Combination(
         "sharding.activation_checkpointing",
         "optim.update",
         _when("fused", (False,)),

@@ -128,7 +128,18 @@ def read(hint: Any, value: Any) -> Any:
         raise MisfitError(value, "integers below 2**63")
     if type(value) is not hint:
         raise TypeError
+    if hint is str and not _is_unicode(value):
+        raise MisfitError(value, "text in UTF-8")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """False for file names in another encoding, which no file of a run could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_one_of(hints: tuple[Any, ...], value: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from scaled_sgd.parallel.endings import hangs_up
+
 _SECONDS_BETWEEN_ROUNDS = 0.1
 _MOST_STEPS_BETWEEN_ROUNDS = 100
 
@@ -20,8 +22,9 @@ class Wish(IntEnum):
     NOTHING = 0
     SAVE = 1
     STOP_USR1 = 2
-    STOP_INTERRUPT = 3
-    STOP_TERMINATE = 4
+    STOP_HANGUP = 3
+    STOP_INTERRUPT = 4
+    STOP_TERMINATE = 5
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -31,16 +34,17 @@ class Wish(IntEnum):
 
 _WISHES = {
     signal.SIGUSR1: Wish.STOP_USR1,
+    signal.SIGHUP: Wish.STOP_HANGUP,
     signal.SIGINT: Wish.STOP_INTERRUPT,
     signal.SIGTERM: Wish.STOP_TERMINATE,
 }
 
 
 class Interrupts:
-    """While open, SIGTERM, SIGUSR1 and SIGINT are recorded instead of ending the process.
+    """While open, SIGTERM, SIGUSR1, SIGINT and SIGHUP are recorded instead of ending the process.
 
     Schedulers and launchers send signals repeatedly; only a second SIGINT, from an impatient user, ends the
-    process at once.
+    process at once. SIGHUP stays ignored under ``nohup``.
     """
 
     def __init__(self) -> None:
@@ -49,7 +53,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in _WISHES}
+            numbers = [number for number in _WISHES if number != signal.SIGHUP or hangs_up()]
+            self._before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def __exit__(

@@ -11,7 +11,11 @@ from scaled_sgd.train.saver import Saver
 
 
 class Saving:
-    """Saves ``loop`` by ``saver`` into ``folder``, also when any process gets ``interrupts``."""
+    """Saves ``loop`` by ``saver`` into ``folder``, also when any process gets ``interrupts``.
+
+    Attributes:
+        problem: why the newest checkpoint could not be written, or None.
+    """
 
     def __init__(
         self, loop: Loop, saver: Saver, record: RunRecord, interrupts: Interrupts, folder: Path
@@ -19,6 +23,7 @@ class Saving:
         self._loop, self._saver, self._record = loop, saver, record
         self._interrupts, self._folder = interrupts, folder
         self._consensus = Consensus()
+        self.problem: str | None = None
 
     def after_step(self, step: int) -> None:
         """Save if due or requested.
@@ -43,6 +48,7 @@ class Saving:
         self._loop.look()
         progressed = self._loop.progressed()
         path, warning = self._saver.save(self._folder, progressed, self._record)
+        self.problem = warning if path is None else None
         if warning is not None:
             self._record.say(f"warning: {warning}; the run continues")
         return path

@@ -6,7 +6,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
-from scaled_sgd.core.errors import printable
+from scaled_sgd.core.errors import LostError, printable
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
@@ -105,6 +105,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss became non-finite; all earlier rows are on the disk.
+            LostError: the run directory is gone, or the newest checkpoint could not be written.
             StoppedError: a signal arrived; the run was saved after the current step.
         """
         at, record, steps = self._start, self._record, self.session.steps
@@ -112,8 +113,11 @@ class Trainer:
         with Interrupts() as interrupts, Progress(steps, start=at.step, enabled=shown) as progress:
             record.begin(progress, before=at.seconds)
             loop = Loop([self.session], self._stepper, [record], at=at)
-            loop.callbacks = [progress, Saving(loop, self._saver, record, interrupts, self.folder)]
+            saving = Saving(loop, self._saver, record, interrupts, self.folder)
+            loop.callbacks = [progress, saving]
             (summary,) = loop.run()
+        if saving.problem is not None and self._saver.due(self.session.steps):
+            raise LostError(f"{saving.problem}; the run is done, but not saved")
         return summary
 
     def _resume(self, checkpoint: Checkpoint, changes: list[str]) -> None:

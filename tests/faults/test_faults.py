@@ -66,6 +66,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.split()]
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def errors(folder: Path) -> list[str]:
     return [line for line in (folder / "errors.txt").read_text().splitlines() if line.startswith("error: ")]
 
@@ -96,6 +103,16 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
     assert_goes_on(tmp_path, 2)
 
 
+def test_ranks_save_and_end_when_their_launcher_is_killed(tmp_path):
+    with running(tmp_path, 2) as run:
+        ranks = children(run.pid)
+        run.kill()
+        run.wait()
+        wait_until(lambda: not any(map(is_running, ranks)), what="the ranks to end")
+    assert "interrupted: SIGTERM after step " in (tmp_path / "errors.txt").read_text()
+    assert_goes_on(tmp_path, 2)
+
+
 @pytest.mark.full
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_path):
     with running(tmp_path, 2, "--run.timeout_seconds=5") as run:
@@ -112,6 +129,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
         (1, signal.SIGTERM, 143),
         pytest.param(2, signal.SIGUSR1, 138, marks=pytest.mark.full),
         (2, signal.SIGINT, 130),
+        pytest.param(2, signal.SIGHUP, 129, marks=pytest.mark.full),
         pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param(1, signal.SIGUSR1, 138, marks=pytest.mark.full),
         pytest.param(1, signal.SIGINT, 130, marks=pytest.mark.full),

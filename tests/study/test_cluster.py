@@ -71,11 +71,11 @@ def test_local_jobs_share_a_study(clone):
     assert "studies/smoke: 8 runs, 8 finished" in shown
 
 
-@pytest.fixture
-def held(clone):
+@pytest.fixture(params=["hold"])
+def held(clone, request):
     """A study of two local jobs that hold a run each, and that cannot end by themselves."""
     started = subprocess.Popen(
-        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs="hold"),
+        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs=request.param),
         cwd=clone,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -92,7 +92,11 @@ def held(clone):
         started.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "held"),
+    [(signal.SIGTERM, 143, "deaf"), (signal.SIGINT, 130, "hold")],
+    indirect=["held"],
+)
 def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code, held, clone):
     # As a terminal does with Ctrl-C, and a scheduler with SIGTERM.
     (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
@@ -103,6 +107,7 @@ def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code,
     assert states(clone) == [State.PENDING] * 8
 
 
+@pytest.mark.parametrize("held", ["deaf"], indirect=True)
 def test_local_jobs_end_with_a_study_that_is_killed(held, clone):
     held.kill()
     wait_until(lambda: states(clone) == [State.PENDING] * 8, what="the jobs to end")

@@ -1,6 +1,10 @@
+import signal
+
 import pytest
 import torch.distributed as dist
 
+from scaled_sgd.core.errors import StoppedError
+from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.train.interrupts import Consensus, Wish
 from tests.processes import run_processes
 
@@ -16,6 +20,13 @@ def wishes():
     heard.append(consensus(Wish.NOTHING))
     consensus.finish()
     return heard
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_the_first_step_raises_with_its_number(number):
+    with pytest.raises(StoppedError, match="so far") as stopped, stopped_by_signals("so far"):
+        signal.raise_signal(number)
+    assert stopped.value.number == number
 
 
 @pytest.mark.slow
