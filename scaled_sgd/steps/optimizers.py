@@ -16,8 +16,9 @@ class Optimizer:
     Attributes:
         name: its name in ``optim.optimizer``.
         label: a short description.
-        build: makes a ``torch.optim.Optimizer`` from (network, lr, momentum=, weight_decay=) and ``optim.options``;
-            text ``"module:name"`` is imported on first use. A hook scales gradients before its steps.
+        build: makes a ``torch.optim.Optimizer`` from (network, lr, momentum=, weight_decay=) and
+            ``optim.options``; text ``"module:name"`` is imported on first use. A hook scales gradients before
+            its steps.
         state: maps checkpoint names of its tensors of a weight's size to their names in its state; None: as
             found after a step of a tiny network.
         counts: numbers in its state that are the same for all weights, such as ``step``.

@@ -162,8 +162,8 @@ def state_of(entry: "optimizers.Optimizer", optim: Any) -> "optimizers.Kept":
                 counts.append(name)
             elif value is not None:
                 raise UserError(
-                    f"optim.optimizer: {entry.name!r} keeps {name!r}, which is neither a tensor of the weight's "
-                    f"shape nor a number, so that no checkpoint could hold it; {_ALLOWED}"
+                    f"optim.optimizer: {entry.name!r} keeps {name!r}, which is neither a number nor of the "
+                    f"weight's shape, so that no checkpoint could hold it; {_ALLOWED}"
                 )
     return optimizers.Kept(tensors, tuple(dict.fromkeys(counts)), len(tensors))
 
