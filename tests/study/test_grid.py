@@ -8,9 +8,10 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
+from scaled_sgd.study.grid.axes import read_axes
 from scaled_sgd.study.grid.matching import matching_base_width
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.launching import REPOSITORY
 
 SHELF = DataShelf()
@@ -68,6 +69,21 @@ def test_named_choices_set_several_keys_under_one_label():
     assert [(run.config.scaling.rule, run.config.model.parameterization) for run in found] == [
         ("norm", "nup"), ("none", "ntp")
     ]  # fmt: skip
+
+
+def test_a_named_choice_may_have_values_of_its_own():
+    rates = {"powers": 2, "from": -1, "to": 0}
+    axes = read_axes(
+        [{"method": {"a": {"optim.lr": rates}, "b": {"optim": {"lr": 3}, "run.seed": {"range": [2]}}}}]
+    )
+    assert [(dict(one.labels), dict(one.changes)) for one in axes[0]] == [
+        ({"method": "a", "optim.lr": 0.5}, {"optim.lr": 0.5}),
+        ({"method": "a", "optim.lr": 1.0}, {"optim.lr": 1.0}),
+        ({"method": "b", "run.seed": 0}, {"optim.lr": 3, "run.seed": 0}),
+        ({"method": "b", "run.seed": 1}, {"optim.lr": 3, "run.seed": 1}),
+    ]
+    with pytest.raises(UserError, match=r"^axes\.optim\.lr: optim\.lr is varied by axis method too"):
+        read_axes([{"method": {"a": {"optim.lr": rates}}}, {"optim.lr": [1]}])
 
 
 def test_a_key_of_the_command_line_replaces_an_axis_or_a_base_value():
