@@ -22,8 +22,8 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.polynomials import Polar
 from scaled_sgd.steps.rules import RULES, Rule
-from scaled_sgd.steps.schedules import Polar
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 
@@ -49,7 +49,7 @@ def rules(settings: Sequence[Polar]) -> dict[str, Rule]:
     """The rules that are compared."""
     found = {name: RULES[name] for name in ("norm", "unit", "spectral")}
     for polar in settings:
-        name = f"spectral, {polar.iterations} {polar.schedule}"
+        name = f"spectral, {polar.iterations} {polar.polynomials}"
         found[name] = RULES["spectral"].with_settings(polar)
     return found
 

@@ -14,8 +14,8 @@ from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activ
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.polynomials import MOST, POLAR, POLYNOMIALS, Polar
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.steps.schedules import MOST, POLAR, SCHEDULES, Polar
 
 
 class Decides(Enum):
@@ -134,7 +134,7 @@ class ScalingConfig:
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
-    polar: Annotated[str, OneOf(SCHEDULES)] = POLAR.schedule
+    polar: Annotated[str, OneOf(POLYNOMIALS)] = POLAR.polynomials
     """rule spectral: the polynomials that take singular values towards 1; exact: eigen-decomposition"""
     iterations: Annotated[int, Within(1, MOST)] = POLAR.iterations
     """rule spectral: how many of them, but for exact"""

@@ -10,8 +10,8 @@ from scaled_sgd.config.network import widths_of
 from scaled_sgd.core.parameterization import Activation, layer_constants
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.polynomials import Polar
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.steps.schedules import Polar
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from scaled_sgd.parallel import is_sharded, local_shard
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.hook_gradients import joined_shape, replace_gradients, smaller_side
 from scaled_sgd.steps.hook_sums import MeasuredLayer, SignalNorms, measured_layers
+from scaled_sgd.steps.polynomials import POLAR, Polar
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.steps.schedules import POLAR, Polar
 from scaled_sgd.steps.statistics import Statistics, square_norm
 
 
@@ -73,7 +73,7 @@ class DepthwiseScaling:
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
         if not isinstance(polar, Polar):
-            raise UserError(f"polar: {polar!r} does not fit; allowed: a steps.schedules.Polar")
+            raise UserError(f"polar: {polar!r} does not fit; allowed: a steps.polynomials.Polar")
         self._rule = RULES[rule].with_settings(polar)
         if not isinstance(static, bool):
             raise UserError(f"static: {static!r} is not usable; allowed: True, False")

@@ -13,7 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.schedules import POLAR, Polar
+from scaled_sgd.steps.polynomials import POLAR, Polar
 from scaled_sgd.steps.update import Number, Update, add_scaled, keep_scaled
 
 

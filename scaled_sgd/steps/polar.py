@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaled_sgd.steps.schedules import Coefficients, Polar, bounds
+from scaled_sgd.steps.polynomials import Coefficients, Polar, bounds
 from scaled_sgd.steps.statistics import Statistics
 
 SQUARINGS = 5

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scaled_sgd.core.registry import Registry
-from scaled_sgd.steps.schedules import POLAR, Polar
+from scaled_sgd.steps.polynomials import POLAR, Polar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ underflow."""
 
 RuleFunction = Callable[..., "Tensor | Direction"]
 """ξ (…, layers) in float64, or a direction, for the layers of the statistics, the only argument but for a
-:class:`~scaled_sgd.steps.schedules.Polar`."""
+:class:`~scaled_sgd.steps.polynomials.Polar`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rule:
         label: a short description.
         function: computes ξ or the direction.
         scalar: whether every K_k is a number.
-        polar: whether ``function`` takes a :class:`~scaled_sgd.steps.schedules.Polar`, and needs no factors
+        polar: whether ``function`` takes a :class:`~scaled_sgd.steps.polynomials.Polar`, and needs no factors
             but only gradients.
         settings: that Polar.
     """

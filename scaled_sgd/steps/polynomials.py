@@ -1,4 +1,4 @@
-"""Schedules of odd quintic polynomials that take singular values towards 1. Does not import torch.
+"""Odd quintic polynomials that take singular values towards 1. Does not import torch.
 
 A step is σ ← a σ + b σ³ + c σ⁵ on singular values in [0, 1].
 """
@@ -18,7 +18,7 @@ NEAR = 0.01
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Polynomials:
     """A family of polynomials.
 
     Attributes:
@@ -30,7 +30,7 @@ class Schedule:
     coefficients: Callable[[int], tuple[Coefficients, ...]] | None
 
 
-SCHEDULES: Registry[Schedule] = Registry("scaling.polar")
+POLYNOMIALS: Registry[Polynomials] = Registry("scaling.polar")
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,18 @@ class Polar:
     """How far and by which polynomials the rule ``spectral`` equalises singular values.
 
     Attributes:
-        schedule: a name in :data:`SCHEDULES`.
+        polynomials: a name in :data:`POLYNOMIALS`.
         iterations: number of steps; without effect for ``exact``.
 
     Raises:
-        UserError: an unknown schedule or number of steps.
+        UserError: unknown polynomials or number of steps.
     """
 
-    schedule: str = "polar_express"
+    polynomials: str = "polar_express"
     iterations: int = 3
 
     def __post_init__(self) -> None:
-        SCHEDULES[self.schedule]
+        POLYNOMIALS[self.polynomials]
         check_integer("scaling.iterations", self.iterations, most=MOST)
 
     @property
@@ -60,7 +60,7 @@ class Polar:
     @property
     def coefficients(self) -> tuple[Coefficients, ...] | None:
         """The polynomials; None for the limit."""
-        of = SCHEDULES[self.schedule].coefficients
+        of = POLYNOMIALS[self.polynomials].coefficients
         return None if of is None else of(self.iterations)
 
 
@@ -136,9 +136,9 @@ def minimax(low: float, high: float) -> tuple[Coefficients, float]:
     return (float(a), float(b), float(c)), float(last)
 
 
-SCHEDULES.add("quintic", Schedule("Muon's polynomial in every step", quintic))
-SCHEDULES.add("polar_express", Schedule("nearest to 1 in this number of steps", polar_express))
-SCHEDULES.add("exact", Schedule("eigen-decomposition in float64, for reference", None))
+POLYNOMIALS.add("quintic", Polynomials("Muon's polynomial in every step", quintic))
+POLYNOMIALS.add("polar_express", Polynomials("nearest to 1 in this number of steps", polar_express))
+POLYNOMIALS.add("exact", Polynomials("eigen-decomposition in float64, for reference", None))
 
 POLAR = Polar()
 """The default."""
