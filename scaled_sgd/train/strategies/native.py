@@ -57,7 +57,11 @@ class MakeOptimizer:
             UserError: the optimizer does not take its options, or is registered with ``fused`` by mistake.
         """
         optim, scaling, entry = self.config.optim, self.config.scaling, self._entry
-        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.grad_scaler}
+        rule: dict[str, Any] = {
+            "rule": scaling.rule,
+            "static": scaling.static,
+            "grad_scaler": self.grad_scaler,
+        }
         if RULES[scaling.rule].polar:
             rule["polar"] = scaling.settings
         optimizer = build(entry, network, optim, **(rule if entry.folds else {}))
