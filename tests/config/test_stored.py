@@ -80,27 +80,30 @@ def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
 
 
 @pytest.mark.parametrize(
-    ("values", "name"),
+    ("values", "inputs", "name"),
     [
-        ({}, "ed4f2781419e"),
+        ({}, None, "ed4f2781419e"),
         (
             {"optim": {"accumulation": 4}, "sharding": {"strategy": "fsdp2"}},
+            None,
             "ed4f2781419e",
         ),
         (
             {
                 "model": {"activation": [1, 2]},
-                "data": {"inputs": ["a", "b"]},
                 "optim": {"clip_norm": 2, "steps": 5},
                 "run": {"metrics": ["mse"], "trackers": ["x"], "seed": 3, "name": "a"},
                 "scaling": {"rule": "none"},
                 "checkpoint": {"keep_steps": [3, 4]},
                 "diagnostics": {"every": 3},
             },
+            ["a", "b"],
             "22e10af72ff7",
         ),
     ],
 )
-def test_runs_of_studies_keep_their_names(values, name):
+def test_runs_of_studies_keep_their_names(values, inputs, name):
     """As before optim.update, optim.optimizer and run.plugins were there."""
-    assert run_id(from_dict(values), {"digest": "x"}) == name
+    config = from_dict(values)
+    config.data.inputs = inputs
+    assert run_id(config, {"digest": "x"}) == name
