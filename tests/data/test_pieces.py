@@ -174,6 +174,11 @@ def test_targets_that_float32_cannot_tell_apart_are_counted(tmp_path: Path) -> N
     )
 
 
+def test_two_classes_that_float32_makes_one_target_are_counted(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "t.parquet", table(20, label=[2**62, 2**62 + 1024] * 10))
+    assert load(path).warnings[0].startswith("data.target: 2 different values of 'label' are 1 in float32")
+
+
 def test_a_constant_that_standardizing_removes_is_named(tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", table(20, const=[1.0] * 20, zero=[0.0] * 20))
     (warning,) = load(path, standardize=True).warnings
