@@ -113,6 +113,12 @@ COMBINATIONS = (
         "the update would come before the gradient is whole",
     ),
     Combination(
+        "optim.accumulation",
+        "optim.batch_size",
+        lambda n: None if n is None else Within(1, n),
+        "a microbatch has samples",
+    ),
+    Combination(
         "sharding.activation_checkpointing",
         "optim.update",
         _when("fused", (False,)),
@@ -137,10 +143,28 @@ COMBINATIONS = (
         "it steps by gradients",
     ),
     Combination(
+        "optim.schedule",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.momentum",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].momentum else (0.0,),
+        "it has its own, in optim.options",
+    ),
+    Combination(
+        "optim.options",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].options else ({},),
+        "all its options have keys",
+    ),
+    Combination(
         "sharding.strategy",
         "optim.optimizer",
         lambda name: OneOf(_strategies_for(OPTIMIZERS[name]), also=("auto",)),
-        "it steps whole weights",
+        "where its step is right",
     ),
     Combination(
         "sharding.exchange",

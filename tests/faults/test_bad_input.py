@@ -12,10 +12,11 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.values import Holds, Within, takes_text
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.rules import RULES
 from tests.faults.cases import Row, assert_refused
 
 IMPOSSIBLE = [
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row(f"scaling.rule: 'nrom' is not usable; allowed: {', '.join(RULES)}", ("--scaling.rule=nrom",)),
     Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
@@ -144,9 +145,20 @@ IMPOSSIBLE = [
         "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63, or null",
         ("--data.limit=9223372036854775808",),
     ),
-    Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
-    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
-    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
+    Row("optim.lr: nan is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.nan",)),
+    Row("optim.lr: 1e+300 is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e300",)),
+    Row(
+        "optim.weight_decay: 1e+300 is not usable; allowed: numbers from 0 to 1e18",
+        ("--optim.weight_decay=1e300",),
+    ),
+    Row(
+        "optim.accumulation: 1000000000 is not usable; allowed: integers from 1 to 256 with optim.batch_size "
+        "256 (a microbatch has samples)",
+        ("--optim.accumulation=1000000000",),
+    ),
+    Row("run.dir: 'a\\udcff' is not usable; allowed: text in UTF-8", ("--run.dir=a\udcff",)),
+    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.inf",)),
+    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e400",)),
     Row(
         "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
         ("--optim.batch_size=9223372036854775808",),
@@ -329,7 +341,7 @@ TOGETHER = [
 
 COMMAND_LINES = [
     Row("model.depth: no value given; allowed: integers from 1 to 100000", ("--model.depth",)),
-    Row("optim.lr: no value given; allowed: finite numbers from 0", ("--optim.lr", "--loss=mse")),
+    Row("optim.lr: no value given; allowed: numbers from 0 to 1e18", ("--optim.lr", "--loss=mse")),
     Row("scaling.static: no value given; allowed: true, false", ("--scaling.static",)),
     Row("model.deph: unknown key; did you mean model.depth?", ("--model.deph=3",)),
     Row("mod.depth: unknown key; did you mean model.depth?", ("--mod.depth=3",)),
@@ -455,12 +467,12 @@ FILES = [
         {"c.yaml": "model: {activation: [1, x]}"},
     ),
     Row(
-        "optim.lr: -2.0 is not usable; allowed: finite numbers from 0",
+        "optim.lr: -2.0 is not usable; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: -2}"},
     ),
     Row(
-        "optim.lr: inf is not usable; allowed: finite numbers from 0",
+        "optim.lr: inf is not usable; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: 1e400}"},
     ),
@@ -650,7 +662,7 @@ FILES = [
         {"c.yaml": "%YAML 2.0\n--- {loss: mse}"},
     ),
     Row(
-        "optim.lr: 'null' does not fit; allowed: finite numbers from 0",
+        "optim.lr: 'null' does not fit; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: null}"},
     ),
