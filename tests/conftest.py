@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from scaled_sgd.parallel.machine import cores
+
 # Two or four processes share the machine in many tests; nothing here is large enough for threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,6 +33,11 @@ LONG = (
     "test_launch.py",
 )
 """Files whose tests take longest, first."""
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than cores: tests of processes wait half of their time."""
+    return cores() + 1
 
 
 def pytest_collection_modifyitems(items):

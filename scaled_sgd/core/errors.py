@@ -8,6 +8,14 @@ LOST_STATUS = 4
 INTERRUPTED_STATUS = 130
 
 
+def printable(text: str) -> str:
+    r"""Text on one line whose names, which may come from strangers, cannot move the cursor or fake a line.
+
+    ``"a\x1b[2J\nb"`` is ``a\\x1b[2J b``.
+    """
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+
+
 class UserError(ValueError):
     """A mistake that the user can correct: exit status 2, one line, no traceback.
 
@@ -16,7 +24,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(message))
 
 
 class CheckpointError(UserError):

@@ -53,6 +53,11 @@ def on_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T
     return result
 
 
+def from_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> list[T]:
+    """Run an action on every rank; all results, by rank. Collective, raises like :func:`on_every_rank`."""
+    return gather(on_every_rank(action, mistakes))
+
+
 def on_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T | None:
     """Run an action on rank 0 only; None elsewhere. Collective, raises like :func:`on_every_rank`."""
     return on_every_rank(action if is_first_rank() else lambda: None, mistakes)

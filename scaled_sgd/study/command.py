@@ -14,7 +14,7 @@ from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
 from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
 
-_GOES_ON = "the same command goes on where it was"
+_RESUMES = "the same command resumes it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     # In a job, submitit handles the signals.
     is_job = "--share" in arguments
-    with contextlib.nullcontext() if is_job else stopped_by_signals(_GOES_ON):
+    with contextlib.nullcontext() if is_job else stopped_by_signals(_RESUMES):
         return _run_command(arguments, debug=debug)
 
 
@@ -52,7 +52,7 @@ def _run_command(arguments: list[str], *, debug: bool) -> int:
         )
         return USAGE_STATUS
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {_GOES_ON}", file=sys.stderr)
+        print(f"interrupted: {_RESUMES}", file=sys.stderr)
         return 128 + interrupt.number if isinstance(interrupt, StoppedError) else INTERRUPTED_STATUS
 
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 
 from scaled_sgd.parallel.endings import hangs_up
 
-_SECONDS_BETWEEN_EXCHANGES = 0.1
-_MOST_STEPS_BETWEEN_EXCHANGES = 100
+_SECONDS_BETWEEN_ROUNDS = 0.1
+_MOST_STEPS_BETWEEN_ROUNDS = 100
 
 
 class Wish(IntEnum):
@@ -70,11 +70,11 @@ class Interrupts:
         self.wish = max(self.wish, _WISHES[signal.Signals(number)])
 
 
-class Exchange:
+class Consensus:
     """The largest request of all processes, the same on each at each step.
 
     One all-reduce of two numbers on the CPU, at most ten times a second. A step starts it and the next
-    exchange waits for it, so that no step waits for another process or for the device.
+    call waits for it, so that no step waits for another process or for the device.
     """
 
     def __init__(self) -> None:
@@ -116,6 +116,4 @@ class Exchange:
         now = time.monotonic()
         seconds = (now - self._started) / self._interval
         self._started = now
-        return min(
-            max(int(_SECONDS_BETWEEN_EXCHANGES / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_EXCHANGES
-        )
+        return min(max(int(_SECONDS_BETWEEN_ROUNDS / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_ROUNDS)

@@ -110,7 +110,7 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
     reason = str(error).strip().splitlines()[-1]
     print(
         f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
-        "go on with --run.resume auto",
+        "continue with --run.resume auto",
         file=sys.stderr,
         flush=True,
     )

@@ -6,7 +6,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
-from scaled_sgd.core.errors import LostError
+from scaled_sgd.core.errors import LostError, printable
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
@@ -15,7 +15,9 @@ from scaled_sgd.runs import rows
 from scaled_sgd.runs.checkpoint import Checkpoint
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import read_metrics, tracked
+from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
 from scaled_sgd.train.loop import Loop
@@ -75,7 +77,23 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
-        self._saver = Saver(config, data, self.strategy, self.session.observer, accelerator.scaler)
+        if OPTIMIZERS[config.optim.optimizer].divides and config.scaling.rule != "none":
+            self._record.say(
+                f"warning: scaling.rule: {config.scaling.rule!r} does next to nothing with optim.optimizer "
+                f"{config.optim.optimizer}, which divides a layer's factor out; 'none' saves its cost"
+            )
+        for warning in data.warnings:
+            self._record.say(printable(f"warning: {warning}"))
+        for line in sizes_cut(config, data):
+            self._record.say(line)
+        self._saver = Saver(
+            config,
+            data,
+            self.strategy,
+            self.session.observer,
+            self.session.schedule,
+            accelerator.scaler,
+        )
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)

@@ -12,10 +12,11 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.values import Holds, Within, takes_text
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.rules import RULES
 from tests.faults.cases import Row, assert_refused
 
 IMPOSSIBLE = [
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row(f"scaling.rule: 'nrom' is not usable; allowed: {', '.join(RULES)}", ("--scaling.rule=nrom",)),
     Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
@@ -113,11 +114,14 @@ IMPOSSIBLE = [
         ("data.source: no file or folder './gone'; allowed: a local file or folder, a hub name, digits"),
         ("--data.source=./gone",),
     ),
-    Row("data.split: no split 'test'; allowed: train", ("--data.split=test",)),
+    Row(
+        "data.split: 'test' is not usable; allowed: train with data.source digits (it has one split)",
+        ("--data.split=test",),
+    ),
     Row(
         (
-            "data.eval_split: 'test' does not fit 'digits', which has one split; allowed: null, and "
-            "data.eval_fraction"
+            "data.eval_split: 'test' is not usable; allowed: null with data.source digits "
+            "(it has one split; data.eval_fraction of it is held out)"
         ),
         ("--data.eval_split=test",),
     ),
@@ -126,15 +130,15 @@ IMPOSSIBLE = [
         ("--data.eval_fraction=.nan",),
     ),
     Row(
-        "data.inputs: ['a'] does not fit 'digits', which has no columns; allowed: null",
+        "data.inputs: ['a'] is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.inputs=[a]",),
     ),
     Row(
-        "data.target: 'lable' does not fit 'digits', which has no columns; allowed: null",
+        "data.target: 'lable' is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.target=lable",),
     ),
     Row(
-        "data.streaming: true does not fit 'digits', which is in memory; allowed: false",
+        "data.streaming: true is not usable; allowed: false with data.source digits (it is in memory)",
         ("--data.streaming=true",),
     ),
     Row(
@@ -321,7 +325,10 @@ TOGETHER = [
         ("--diagnostics.every=1", "--diagnostics.k=200"),
     ),
     Row(
-        ("data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"),
+        (
+            "data.task: 'regression' is not usable; allowed: auto, classification with data.source digits "
+            "(it has classes)"
+        ),
         ("--loss=cross_entropy", "--data.task=regression"),
     ),
     Row(

@@ -102,7 +102,7 @@ def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code,
     (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
     _, errors = held.communicate(timeout=PATIENCE)
     assert held.returncode == code
-    assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert errors.splitlines()[-1] == "interrupted: the same command resumes it"
     assert "Traceback" not in errors
     assert states(clone) == [State.PENDING] * 8
 
@@ -163,6 +163,7 @@ def test_a_slurm_array_does_a_study_so_many_jobs_at_a_time(clone, cluster):
     assert states(clone) == [State.FINISHED] * 4
 
 
+@pytest.mark.full
 def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(clone, cluster):
     hold, folder = Hold(clone), StudyFolder(clone / "studies/smoke")
     one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--run.eval_every=10")
@@ -171,7 +172,7 @@ def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(
     cluster.run("scancel", "--signal=USR2", job)
     wait_until(lambda: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
     assert states(clone) == [State.PENDING]
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.start_again(job)
     assert cluster.end(job) == "COMPLETED"
     assert states(clone) == [State.FINISHED]
     (log,) = (folder.path / "launches").glob("*.log")

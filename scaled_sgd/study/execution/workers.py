@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from scaled_sgd.parallel.endings import end_with
-from scaled_sgd.study.attempt import DataShelf, Train, attempt
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
+from scaled_sgd.study.small.attempt import DataShelf, Train, attempt
 
 Task = Sequence[Run]
 """Runs that are trained together; usually one."""
