@@ -129,13 +129,15 @@ def build_by_path(
     """
     module, _, name = path.rpartition(".")
     try:
-        kind = getattr(import_module(module), name)
+        kind: Any = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"optim.optimizer: {path!r} cannot be imported ({error}); {_ALLOWED}") from None
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise UserError(f"optim.optimizer: {path!r} is no torch.optim.Optimizer; {_ALLOWED}")
     given = {"momentum": momentum, "weight_decay": weight_decay}
-    return kind(network.parameters(), lr=lr, **{k: v for k, v in given.items() if v}, **options)
+    given = {name: value for name, value in given.items() if value}
+    make: Callable[..., Optimizer] = kind
+    return make(network.parameters(), lr=lr, **given, **options)
 
 
 _ALLOWED = "allowed: a registered name, or the path of a class of optimizers"
