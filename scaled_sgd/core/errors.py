@@ -1,5 +1,7 @@
 """Errors that end a run, each with its own exit status."""
 
+from scaled_sgd.core.text import printable
+
 USAGE_STATUS = 2
 DIVERGED_STATUS = 3
 LOST_STATUS = 4
@@ -15,7 +17,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
 
 
 class CheckpointError(UserError):

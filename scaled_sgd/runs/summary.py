@@ -7,7 +7,8 @@ from scaled_sgd.config import Config
 from scaled_sgd.core.parameterization import count_weights
 from scaled_sgd.data import Data
 from scaled_sgd.parallel.exchange import described
-from scaled_sgd.runs.records import git_revision, versions
+from scaled_sgd.runs.records import versions
+from scaled_sgd.runs.revision import git_revision
 
 
 def run_facts(

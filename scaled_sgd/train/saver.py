@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import CheckpointError, UserError
 from scaled_sgd.data import Data
 from scaled_sgd.diagnostics.observer import Observer
@@ -24,6 +25,7 @@ from scaled_sgd.train.snapshot import (
     observer_state,
     pieces,
     random_states,
+    refused,
     restore_counts,
     restore_pieces,
     restore_random_states,
@@ -112,33 +114,36 @@ class Saver:
         eigenvalue searches, which then start fresh and converge within their tolerance.
 
         Raises:
-            UserError: it belongs to another network.
+            UserError: it belongs to another network, or a state in it has a wrong form.
         """
         state = checkpoint.state
         restore_pieces(self._strategy, checkpoint, kept=self._optimizer.kept(self._config.optim))
-        restore_counts(self._strategy, state.get("optimizer", {}))
+        restore_counts(self._strategy, state.get("optimizer") or {}, self._optimizer.counts)
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]
             numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
-        if self._grad_scaler is not None and state["grad_scaler"] is not None:
-            self._grad_scaler.load_state_dict(state["grad_scaler"])
+        if self._grad_scaler is not None and state.get("grad_scaler") is not None:
+            with refused(checkpoint, "grad_scaler"):
+                self._grad_scaler.load_state_dict(state["grad_scaler"])
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        same_world = checkpoint.world_size == size and state["strategy"] == self._strategy.name
+        same_world = checkpoint.world_size == size and state.get("strategy") == self._strategy.name
         private = checkpoint.private(rank if same_world else 0)
         if same_world:
-            restore_random_states(private)
+            with refused(checkpoint, "random states"):
+                restore_random_states(private)
             saved, asked = state.get("exchange"), self._config.sharding.exchange
             if saved is not None and self._strategy.exchange is not None and asked == "auto":
                 # A new measurement could give another choice, and so another rounding of sums.
                 self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
-            before = state["config"]["diagnostics"]
-            same_probe = before["samples"] == self._config.diagnostics.samples
-            if before["every"] and same_probe and state["data"] == self._data_facts:
-                self._observer.load_state_dict(observer_state(private, device, starts=same_world))
+            before = completed(state["config"])
+            same_probe = before["diagnostics.samples"] == self._config.diagnostics.samples
+            if before["diagnostics.every"] and same_probe and state["data"] == self._data_facts:
+                with refused(checkpoint, "state of diagnostics"):
+                    self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
     @cached_property

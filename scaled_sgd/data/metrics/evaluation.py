@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from scaled_sgd.config.resumed import BUILT_IN_METRICS as TASK_OF_BUILT_IN
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.hub import hub_is_reachable, offline
 from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error
 
 Compute = Callable[..., dict[str, Any]]
-TASK_OF_BUILT_IN = {"accuracy": "classification", "mse": "regression"}
 _ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
 
 

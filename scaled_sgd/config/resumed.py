@@ -1,0 +1,94 @@
+"""The configuration of the run or checkpoint that ``run.resume`` names, and the code that it names."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaled_sgd.config.keys import KEYS
+from scaled_sgd.config.sections import Decides
+from scaled_sgd.config.stored import completed
+from scaled_sgd.config.values import shown
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import is_plain_name
+
+BUILT_IN_METRICS: Mapping[str, str] = {"accuracy": "classification", "mse": "regression"}
+"""Metrics that are part of this package, with their task; any other is code."""
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint belongs to, spelt like the checkpoint's path; None if there is none."""
+    run = checkpoint.resolve().parent.parent
+    if checkpoint.resolve().parent.name != "checkpoints" or not (run / "config.yaml").is_file():
+        return None
+    spelt = Path(os.path.normpath(checkpoint / ".." / ".."))
+    return spelt if spelt.resolve() == run else run
+
+
+def resumed_files(path: str) -> tuple[Path | None, Path | None]:
+    """The ``config.yaml`` and the checkpoint's ``state.json`` that a path stands for, where there are such."""
+    place = Path(path)
+    if (place / "manifest.json").is_file():
+        run = run_of(place)
+        return (None if run is None else run / "config.yaml"), place / "state.json"
+    return (place / "config.yaml" if (place / "config.yaml").is_file() else None), None
+
+
+def of_checkpoint(state: Path) -> dict[str, Any]:
+    """What decided a checkpoint's weights and records, by dotted key, from its ``state.json``.
+
+    A run may have continued with other values. A file that cannot be read gives nothing: the checkpoint is
+    refused when it is opened.
+    """
+    try:
+        values = completed(json.loads(state.read_bytes())["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in KEYS and KEYS[name].decides is not Decides.NOTHING
+    }
+
+
+def place_of(config: Path) -> dict[str, Any]:
+    """Name and parent of a run directory as it lies now, whatever its ``config.yaml`` says."""
+    folder = config.parent if config.parent.name not in ("", "..") else config.parent.resolve()
+    name = folder.name if is_plain_name(folder.name) else None
+    return {"run.dir": str(folder.parent), "run.name": name}
+
+
+def foreign_code(
+    stored: Mapping[str, Any], own: Sequence[Mapping[str, Any]], accepted: Sequence[str]
+) -> str | None:
+    """A line about code that only a stored configuration names; None if there is none.
+
+    Args:
+        stored: values by dotted key, from the folder of a run or a study.
+        own: values that the user gave, in files or options.
+        accepted: names that ``run.accept_code`` has.
+    """
+    for key in ("run.plugins", "run.metrics"):
+        if key not in stored or any(key in source for source in own):
+            continue
+        for name in stored[key] if isinstance(stored[key], list) else [stored[key]]:
+            if name is not None and name not in accepted and not (key == "run.metrics" and _is_built_in(name)):
+                return (
+                    f"{key}: {shown(name)} is code that only the stored configuration names; allowed: code "
+                    f"that you give as {key}, or name in run.accept_code"
+                )
+    return None
+
+
+def refuse_foreign_code(
+    stored: Mapping[str, Any], own: Sequence[Mapping[str, Any]], accepted: Sequence[str]
+) -> None:
+    """Raise UserError if :func:`foreign_code` has a line."""
+    line = foreign_code(stored, own, accepted)
+    if line is not None:
+        raise UserError(line)
+
+
+def _is_built_in(name: object) -> bool:
+    return isinstance(name, str) and name in BUILT_IN_METRICS
