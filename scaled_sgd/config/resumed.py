@@ -16,9 +16,11 @@ from scaled_sgd.core.text import is_plain_name
 BUILT_IN_METRICS: Mapping[str, str] = {"accuracy": "classification", "mse": "regression"}
 """Metrics that are part of this package, with their task; any other is code."""
 
+_CODE = ("run.plugins", "run.metrics")
+
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The run directory that a checkpoint belongs to, spelt like the checkpoint's path; None if there is none."""
+    """The run directory of a checkpoint, spelt like the checkpoint's path; None if there is none."""
     run = checkpoint.resolve().parent.parent
     if checkpoint.resolve().parent.name != "checkpoints" or not (run / "config.yaml").is_file():
         return None
@@ -27,7 +29,7 @@ def run_of(checkpoint: Path) -> Path | None:
 
 
 def resumed_files(path: str) -> tuple[Path | None, Path | None]:
-    """The ``config.yaml`` and the checkpoint's ``state.json`` that a path stands for, where there are such."""
+    """The ``config.yaml`` of the run at or above a path, and the ``state.json`` if it is a checkpoint."""
     place = Path(path)
     if (place / "manifest.json").is_file():
         run = run_of(place)
@@ -59,36 +61,27 @@ def place_of(config: Path) -> dict[str, Any]:
     return {"run.dir": str(folder.parent), "run.name": name}
 
 
-def foreign_code(
+def refuse_foreign_code(
     stored: Mapping[str, Any], own: Sequence[Mapping[str, Any]], accepted: Sequence[str]
-) -> str | None:
-    """A line about code that only a stored configuration names; None if there is none.
+) -> None:
+    """Refuse code that only a stored configuration names.
 
     Args:
         stored: values by dotted key, from the folder of a run or a study.
         own: values that the user gave, in files or options.
-        accepted: names that ``run.accept_code`` has.
+        accepted: names in ``run.accept_code``.
+
+    Raises:
+        UserError: names the first such code.
     """
-    for key in ("run.plugins", "run.metrics"):
+    for key in _CODE:
         if key not in stored or any(key in source for source in own):
             continue
-        for name in stored[key] if isinstance(stored[key], list) else [stored[key]]:
-            if name is not None and name not in accepted and not (key == "run.metrics" and _is_built_in(name)):
-                return (
-                    f"{key}: {shown(name)} is code that only the stored configuration names; allowed: code "
-                    f"that you give as {key}, or name in run.accept_code"
-                )
-    return None
-
-
-def refuse_foreign_code(
-    stored: Mapping[str, Any], own: Sequence[Mapping[str, Any]], accepted: Sequence[str]
-) -> None:
-    """Raise UserError if :func:`foreign_code` has a line."""
-    line = foreign_code(stored, own, accepted)
-    if line is not None:
-        raise UserError(line)
-
-
-def _is_built_in(name: object) -> bool:
-    return isinstance(name, str) and name in BUILT_IN_METRICS
+        named = stored[key] if isinstance(stored[key], list) else [stored[key]]
+        for name in named:
+            if name is None or name in accepted or (key == "run.metrics" and name in BUILT_IN_METRICS):
+                continue
+            raise UserError(
+                f"{key}: {shown(name)} is code that only the stored configuration names; allowed: code that "
+                f"is given as {key}, or named in run.accept_code"
+            )

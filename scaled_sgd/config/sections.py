@@ -9,8 +9,8 @@ from typing import Annotated, Literal, get_type_hints
 
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import is_plain_name
 from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.core.text import is_plain_name
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
@@ -149,7 +149,7 @@ class RunConfig:
     ] = field(default_factory=list)
     """keys, or groups of them, that may differ from those of the checkpoint, such as [optim.lr, data]"""
     accept_code: Annotated[list[str], NOTHING] = field(default_factory=list)
-    """plugins and metrics that a run or study resumed by its path may run although only its folder names them"""
+    """plugins and metrics that may be loaded although only the folder of a resumed run or study names them"""
     plugins: Annotated[list[str], NOTHING] = field(default_factory=list)
     """modules, or entry points of scaled_sgd.plugins, whose code runs before this configuration is checked"""
     device: Annotated[Literal["auto", "cpu", "cuda"], NOTHING] = "auto"

@@ -8,7 +8,7 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def printable(text: str) -> str:
-    """The text on one line, with an escape such as ``\\x1b`` for each character that a terminal would obey."""
+    """The text on one line, with an escape such as ``\\x1b`` for each character that is not shown."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(one) if unicodedata.category(one) in _HIDDEN else one for one in text)
@@ -19,7 +19,7 @@ def _escaped(character: str) -> str:
 
 
 def is_plain_name(text: object) -> bool:
-    """Whether ``text`` names a run: up to 200 letters, digits, ``.``, ``_`` and ``-``, no ``.`` or ``-`` first."""
+    """Whether ``text`` is up to 200 letters, digits, ``.``, ``_`` and ``-``, the first a letter or digit."""
     return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", text) is not None
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.runs.locks import HeldError, Lock
 from scaled_sgd.runs.checkpoint.folders import delete_all
+from scaled_sgd.runs.locks import HeldError, Lock
 from scaled_sgd.runs.own_files import delete, reason, refuse_link
 from scaled_sgd.runs.records import MetricsStream, finite, write_atomically
 

@@ -1,7 +1,7 @@
 """Opens, makes and deletes what is inside the folder of a run or a study, never through a link.
 
-Such a folder may come from elsewhere, and a link in it may lead to any file of the user. The folder itself may be
-a link: whoever uses it chose its path.
+Such a folder may come from elsewhere, and a link in it may lead to any file of the user. The folder itself
+may be a link: whoever uses it chose its path.
 """
 
 import errno

@@ -97,7 +97,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError(f"it is a {type(row).__name__}")  # noqa: TRY301
+                raise ValueError(f"it is a {type(row).__name__}")
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"metrics: line {number} of {str(path)!r} is no row: {error}; allowed: JSON objects"

@@ -12,7 +12,7 @@ from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
-from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
+from scaled_sgd.study.options import checked_parameters, folder_name, make_parser, split_overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
     by_path = Path(options.study)
     if (by_path / "plan.jsonl").is_file():
         return StudyFolder(by_path)
-    name = options.name or Path(options.study).stem
+    name = folder_name(options, Path(options.study))
     folder = StudyFolder(Path(options.dir) / name)
     if not (folder.path / "plan.jsonl").is_file():
         raise UserError(

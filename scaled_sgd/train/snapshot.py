@@ -110,9 +110,10 @@ def refused(checkpoint: Checkpoint, what: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"run.resume: the {what} of {str(checkpoint.path)!r} cannot be restored: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; allowed: an intact checkpoint"
+            f"run.resume: the {what} of {str(checkpoint.path)!r} cannot be restored: {reason}; allowed: an "
+            "intact checkpoint"
         ) from error
 
 

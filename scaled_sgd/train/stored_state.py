@@ -32,17 +32,13 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     if progressed["step"] != step:
         raise ValueError(f"progressed.step is {progressed['step']}, its manifest says {step}")
     depth = completed(state["config"])["model.depth"]
-    scaling = state.get("scaling")
-    _check("scaling", scaling, _is_mapping)
-    for name, test in {"rule": _is_text, "static": _is_flag, "scales": _or_none(_list_of(_is_number, depth))}.items():
-        _check(f"scaling.{name}", scaling.get(name) if isinstance(scaling, Mapping) else None, test)
+    _check("scaling", state.get("scaling"), _is_mapping)
+    scales = _or_none(_list_of(_is_number, depth))
+    for name, test in {"rule": _is_text, "static": _is_flag, "scales": scales}.items():
+        _check(f"scaling.{name}", state["scaling"].get(name), test)
     numbers = _or_none(lambda value: _is_mapping(value) and all(map(_is_number, value.values())))
-    for name, test in {
-        "strategy": _is_text,
-        "exchange": _or_none(_list_of(_is_flag, depth)),
-        "grad_scaler": numbers,
-        "optimizer": numbers,
-    }.items():
+    flags = _or_none(_list_of(_is_flag, depth))
+    for name, test in {"exchange": flags, "grad_scaler": numbers, "optimizer": numbers}.items():
         _check(name, state.get(name), test)
 
 

@@ -28,7 +28,6 @@ from scaled_sgd.runs.checkpoint.reading import Checkpoint
 from scaled_sgd.runs.checkpoint.together import from_first
 from scaled_sgd.runs.own_files import refuse_link
 
-
 Check = Callable[[dict[str, Any], int], None]
 """Raises ValueError for a state, at a step, that cannot be resumed."""
 

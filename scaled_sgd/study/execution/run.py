@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
+from scaled_sgd.config.parsing import read_key
+from scaled_sgd.config.resumed import refuse_foreign_code
 from scaled_sgd.core.errors import LOST_STATUS, UserError
+from scaled_sgd.core.text import printable
+from scaled_sgd.runs.own_files import make_folder
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.engine import train, unsuited
@@ -22,6 +26,10 @@ from scaled_sgd.study.execution.schedule import default_workers, make_schedule, 
 from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.grid.study_file import is_stored
+from scaled_sgd.study.options import folder_name
+
+_ACCEPT = "run.accept_code"
 
 
 def run_study(
@@ -43,7 +51,12 @@ def run_study(
         the exit status.
     """
     path = find_study(options.study)
-    study = read_study(path, overrides)
+    keys = {key: value for key, value in overrides.items() if key != _ACCEPT}
+    study = read_study(path, keys)
+    if is_stored(path):
+        accepted: list[str] = read_key(_ACCEPT, overrides.get(_ACCEPT, []))
+        for source in (study.base, *(choice.changes for axis in study.axes for choice in axis)):
+            refuse_foreign_code(source, [keys], accepted)
     folder = StudyFolder(_home(path, options))
     shelf = DataShelf()
     runs = expand(study, shelf)
@@ -150,7 +163,7 @@ def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) ->
     """The jobs' arguments: the study as submitted, regardless of later changes of its file and folder."""
     source = folder.path / "study.yaml"
     kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
-    kept.parent.mkdir(exist_ok=True)
+    make_folder(kept.parent)
     replace_file(kept, lambda path: shutil.copyfile(source, path))
     told = [str(kept.resolve()), "--dir", str(folder.path.parent), "--name", folder.name]
     told += ["--batched", options.batched]
@@ -166,6 +179,10 @@ def _weights(runs: Sequence[Run]) -> str:
 
 def _home(path: Path, options: argparse.Namespace) -> Path:
     """The folder of a study: that of its file, if a run stored the file."""
-    if options.name is None and path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file():
+    if options.name is None and is_stored(path):
+        if printable(path.parent.name) != path.parent.name:
+            raise UserError(
+                f"study: {str(path.parent)!r} is not usable; allowed: a name without control characters"
+            )
         return path.parent
-    return Path(options.dir) / (options.name or path.stem)
+    return Path(options.dir) / folder_name(options, path)

@@ -34,4 +34,4 @@ def check_figures(names: object) -> None:
     if not isinstance(names, list | tuple):
         raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(FIGURES)}")
     for name in names:
-        FIGURES[name]
+        FIGURES[str(name)]

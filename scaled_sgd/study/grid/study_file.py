@@ -70,6 +70,11 @@ def find_study(name: str) -> Path:
     raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
 
 
+def is_stored(path: Path) -> bool:
+    """Whether a study file is the one in the folder of a study that was run."""
+    return path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file()
+
+
 def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """Read a study file and replace some of its keys.
 
@@ -106,6 +111,8 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     for key in ("run.name", "run.dir", "run.resume"):
         if key in base:
             raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
+    if "run.accept_code" in base:
+        raise UserError("run.accept_code: it stands in the study's file; allowed: on the command line")
     for key in base:
         if key not in KEYS:
             raise UserError(f"base.{unknown_key(key)}")

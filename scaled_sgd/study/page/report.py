@@ -11,6 +11,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from scaled_sgd.config.yaml_files import read_yaml
+from scaled_sgd.core.text import printable
+from scaled_sgd.runs.own_files import delete, make_folder
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
@@ -39,8 +41,8 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
     collected = collect(folder)
     drawings = draw_figures(collected, chosen)
     facts = {
-        "title": str(study.get("title") or folder.resolve().name),
-        "about": " ".join(str(study.get("about") or "").split()),
+        "title": printable(str(study.get("title") or folder.resolve().name)),
+        "about": printable(" ".join(str(study.get("about") or "").split())),
         "facts": _facts(folder, collected),
         "warnings": collected.warnings,
         "figures": drawings.figures,
@@ -77,17 +79,34 @@ def _templates() -> Environment:
 
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for name in set(FIGURES) - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            delete(folder / f"{name}.{kind}")
     pictures = {}
     for drawn in figures:
         pictures[drawn.name] = drawn.svg()
         for kind, source in (("svg", pictures[drawn.name]), ("png", drawn.png())):
             replace_file(folder / f"{drawn.name}.{kind}", partial(Path.write_bytes, data=source))
-        write_atomically(folder / f"{drawn.name}.csv", drawn.table.to_csv(index=False))
+        write_atomically(folder / f"{drawn.name}.csv", _without_formulas(drawn.table).to_csv(index=False))
     return pictures
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would compute."""
+    quoted = table.set_axis([_quoted(name) for name in table.columns], axis="columns")
+    for place, kind in enumerate(quoted.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            quoted.isetitem(place, quoted.iloc[:, place].map(_quoted))
+    return quoted
+
+
+def _quoted(value: object) -> object:
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
 
 
 def _facts(folder: Path, collected: Collected) -> list[tuple[str, str]]:
