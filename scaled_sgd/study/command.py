@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.core.text import printable
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
@@ -115,7 +116,7 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.page.report import write_report
 
-    print(write_report(_folder(options).path))
+    print(printable(str(write_report(_folder(options).path))))
     return 0
 
 

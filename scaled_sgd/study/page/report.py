@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
@@ -28,6 +29,8 @@ _MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
 def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
     """Collect a study and write ``report.html``, ``summary.md`` and ``figures/``; returns the page's path.
 
+    Runs that could not be read completely are named on stderr and in the page.
+
     The figures are the named ones, else those of ``report`` in study.yaml, else all that the data allow.
     The same runs give the same files, except for seconds.
 
@@ -39,6 +42,8 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
     chosen = names if names is not None else study.get("report")
     check_figures(chosen)
     collected = collect(folder)
+    for warning in collected.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     drawings = draw_figures(collected, chosen)
     facts = {
         "title": printable(str(study.get("title") or folder.resolve().name)),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import printable
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.tables.ended import Ended, read_run
@@ -118,7 +119,7 @@ def collect(folder: Path) -> Collected:
         axes,
         pending,
         damaged,
-        tuple(warnings),
+        tuple(map(printable, warnings)),
     )
     for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
         replace_file(folder / f"{name}.parquet", partial(table.to_parquet, engine="pyarrow", index=False))
