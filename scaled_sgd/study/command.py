@@ -10,6 +10,7 @@ from typing import Any
 
 from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
 from scaled_sgd.core.text import printable
+from scaled_sgd.runs.own_files import reason
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
@@ -37,6 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except OSError as error:
+        if debug:
+            raise
+        line = f"error: study: {reason(error)}; allowed: files and folders that can be read and written"
+        print(printable(line), file=sys.stderr)
         return USAGE_STATUS
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("scaled_sgd"):
