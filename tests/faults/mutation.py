@@ -39,7 +39,7 @@ def mutate(folder: Path, chance: Random, outside: Path) -> str:
     except (ValueError, RecursionError, yaml.YAMLError):
         _bytes(path, chance, outside)
     if path.name != "manifest.json" and chance.random() < 0.9:
-        _make_true(path)
+        make_true(path)
     return f"{change.__name__} {path.relative_to(folder)}"
 
 
@@ -126,7 +126,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(inner)
 
 
-def _make_true(path: Path) -> None:
+def make_true(path: Path) -> None:
     """Let the manifest beside ``path``, if any, have the checksums of the changed file and of itself."""
     manifest = path.parent / "manifest.json"
     try:

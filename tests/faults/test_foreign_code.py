@@ -138,10 +138,10 @@ def test_an_id_of_a_plan_is_a_plain_name(name, capsys):
 def test_nothing_with_a_line_break_reaches_a_batch_script():
     for pair in ("partition=a\ntouch x", "mem=1\x1b"):
         options = make_parser().parse_args(["run", "x", "--executor=slurm", "--slurm", pair])
-        with pytest.raises(UserError, match="slurm: .* without control characters"):
+        with pytest.raises(UserError, match=r"slurm: .* without control characters"):
             checked_parameters(options)
     folder = Path("studies/z\ntouch x")
-    with pytest.raises(UserError, match="dir: .* without control characters"):
+    with pytest.raises(UserError, match=r"dir: .* without control characters"):
         submit(Submission("slurm", 1), folder, study, [], [])
     assert not folder.exists()
 
