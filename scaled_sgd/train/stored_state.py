@@ -21,8 +21,8 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     Raises:
         ValueError: the first field that is missing or wrong.
     """
-    for name, test in {"progressed": _is_mapping, "config": _is_mapping, "data": _is_mapping}.items():
-        _check(name, state.get(name), test)
+    for name in ("progressed", "config", "data", "scaling"):
+        _check(name, state.get(name), _is_mapping)
     progressed = state["progressed"]
     for name in progressed:
         _check(f"progressed.{name}", name, lambda key: key in _PROGRESSED)
@@ -32,14 +32,13 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     if progressed["step"] != step:
         raise ValueError(f"progressed.step is {progressed['step']}, its manifest says {step}")
     depth = completed(state["config"])["model.depth"]
-    _check("scaling", state.get("scaling"), _is_mapping)
-    scales = _or_none(_list_of(_is_number, depth))
-    for name, test in {"rule": _is_text, "static": _is_flag, "scales": scales}.items():
-        _check(f"scaling.{name}", state["scaling"].get(name), test)
     numbers = _or_none(lambda value: _is_mapping(value) and all(map(_is_number, value.values())))
-    flags = _or_none(_list_of(_is_flag, depth))
-    for name, test in {"exchange": flags, "grad_scaler": numbers, "optimizer": numbers}.items():
-        _check(name, state.get(name), test)
+    _check("scaling.rule", state["scaling"].get("rule"), _is_text)
+    _check("scaling.static", state["scaling"].get("static"), _is_flag)
+    _check("scaling.scales", state["scaling"].get("scales"), _or_none(_list_of(_is_number, depth)))
+    _check("exchange", state.get("exchange"), _or_none(_list_of(_is_flag, depth)))
+    _check("grad_scaler", state.get("grad_scaler"), numbers)
+    _check("optimizer", state.get("optimizer"), numbers)
 
 
 def _check(name: str, value: object, test: _Test) -> None:
