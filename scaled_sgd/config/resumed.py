@@ -61,6 +61,12 @@ def place_of(config: Path) -> dict[str, Any]:
     return {"run.dir": str(folder.parent), "run.name": name}
 
 
+def code_of(values: Mapping[str, Any]) -> list[str]:
+    """Names of code in values by dotted key."""
+    lists = [values[key] for key in _CODE if isinstance(values.get(key), list)]
+    return [name for names in lists for name in names if name not in BUILT_IN_METRICS]
+
+
 def refuse_foreign_code(
     stored: Mapping[str, Any], own: Sequence[Mapping[str, Any]], accepted: Sequence[str]
 ) -> None:

@@ -7,14 +7,14 @@ _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Control characters, invisible format characters, halves of characters, line and paragraph separators."""
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """The text on one line, with an escape such as ``\\x1b`` for each character that is not shown."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(one) if unicodedata.category(one) in _HIDDEN else one for one in text)
+    return "".join(_escape(one) if unicodedata.category(one) in _HIDDEN else one for one in text)
 
 
-def _escaped(character: str) -> str:
+def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
@@ -25,4 +25,4 @@ def is_plain_name(text: object) -> bool:
 
 def is_folder_name(text: str) -> bool:
     """Whether ``text`` names one folder inside another, in any language, on one line."""
-    return bool(text.strip(".")) and "/" not in text and printable(text) == text
+    return bool(text.strip(".")) and "/" not in text and escaped(text) == text

@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import open_file
 
 _ATTEMPTS = 5
@@ -87,4 +87,4 @@ def holder(path: Path, *, shared: bool = False) -> str | None:
 
 
 def _name(descriptor: int) -> str:
-    return printable(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"
+    return escaped(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"

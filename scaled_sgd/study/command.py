@@ -1,31 +1,38 @@
 """``scaled-sgd study``: list, run, status, collect, report."""
 
 import argparse
-import signal
+import contextlib
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
-from scaled_sgd.core.text import printable
-from scaled_sgd.runs.own_files import reason
+from scaled_sgd.config.options import option_value
+from scaled_sgd.config.parsing import read_key
+from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedError, UserError, error_line
+from scaled_sgd.core.text import escaped
+from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
-from scaled_sgd.study.options import checked_parameters, folder_name, make_parser, split_overrides
+from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
+
+_RESUMES = "the same command resumes it"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 130 or 143 if stopped."""
+    """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 129, 130
+    or 143 if stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    before: Any = None
     # In a job, submitit handles the signals.
-    if "--share" not in arguments and threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, _terminate)
+    is_job = "--share" in arguments
+    with contextlib.nullcontext() if is_job else stopped_by_signals(_RESUMES):
+        return _run_command(arguments, debug=debug)
+
+
+def _run_command(arguments: list[str], *, debug: bool) -> int:
     try:
         parser = make_parser()
         overrides: dict[str, Any] = {}
@@ -34,16 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own, overrides = split_overrides(arguments)
         options = parser.parse_args(own)
         return _ACTIONS[options.command](options, overrides)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_STATUS
-    except OSError as error:
-        if debug:
-            raise
-        line = f"error: study: {reason(error)}; allowed: files and folders that can be read and written"
-        print(printable(line), file=sys.stderr)
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return USAGE_STATUS
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("scaled_sgd"):
@@ -54,19 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return USAGE_STATUS
     except KeyboardInterrupt as interrupt:
-        print("interrupted: the same command goes on where it was", file=sys.stderr)
-        return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-def _terminate(_number: int, _frame: object) -> None:
-    raise _Terminated
+        print(f"interrupted: {_RESUMES}", file=sys.stderr)
+        return 128 + interrupt.number if isinstance(interrupt, StoppedError) else INTERRUPTED_STATUS
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:
@@ -123,7 +113,9 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.page.report import write_report
 
-    print(printable(str(write_report(_folder(options).path))))
+    accepted = option_value(ACCEPT, options.accepted)[ACCEPT]
+    page = write_report(_folder(options).path, accepted=read_key(ACCEPT, accepted))
+    print(escaped(str(page)))
     return 0
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.directory import clear
 from scaled_sgd.runs.locks import HeldError, Lock, holder
 from scaled_sgd.runs.own_files import delete, make_folder, read_file, read_text, reason, refuse_link
@@ -110,7 +110,7 @@ class StudyFolder:
         """One line about why a run failed; None if it did not."""
         with contextlib.suppress(OSError):
             lines = read_text(self.run(run) / "error.txt").strip().splitlines()
-            return printable(lines[-1]) if lines else "no reason is known"
+            return escaped(lines[-1]) if lines else "no reason is known"
         return None
 
     def begin(self, run: str, *, keep: bool = False) -> Path:

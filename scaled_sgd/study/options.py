@@ -9,13 +9,16 @@ from typing import Any, NoReturn
 import yaml
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import is_folder_name, printable
+from scaled_sgd.core.text import escaped, is_folder_name
 
 _OPTIONS = (
     "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",
     "--minutes", "--slurm", "--share",
 )  # fmt: skip
 """Options of ``study run``; all others are keys of the study."""
+
+ACCEPT = "run.accept_code"
+"""The key, and option, that names the code of a study's folder which may run."""
 
 _ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
 
@@ -37,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Any key of a run's configuration may follow, such as --model.base_width '[8, 16, 32]' "
         "or --optim.steps 1000: one that the study varies gets these values, another this one value. The "
         "name of an axis of choices takes those kept, such as --method '[A, B]'. Runs that have ended are "
-        "never repeated; the same command goes on where it was.",
+        "never repeated; the same command resumes a stopped study.",
     )
     _add_study(run)
     run.add_argument("--workers", type=int, help="processes for small runs; one a core, or one a GPU")
@@ -60,7 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
         ("collect", "write runs.parquet and metrics.parquet"),
         ("report", "write report.html, figures and tables"),
     ):
-        _add_study(commands.add_parser(name, help=words, allow_abbrev=False))
+        command = commands.add_parser(name, help=words, allow_abbrev=False)
+        _add_study(command)
+        if name == "report":
+            command.add_argument(
+                f"--{ACCEPT}", dest="accepted", default="[]", metavar="NAMES",
+                help="plugins that the study's folder names and that may be loaded, such as '[my_rules]'",
+            )  # fmt: skip
     return parser
 
 
@@ -118,7 +127,7 @@ def checked_parameters(options: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
-        if printable(value) != value:
+        if escaped(value) != value:
             raise UserError(f"slurm: {pair!r} is not usable; allowed: a value without control characters")
         parameters[key] = int(value) if value.isdecimal() else value
         if key == "nodes" and value != "1":

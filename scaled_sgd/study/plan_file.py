@@ -12,7 +12,7 @@ from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.values import MisfitError, read
 from scaled_sgd.config.yaml_files import load_plain
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import is_plain_name, printable
+from scaled_sgd.core.text import escaped, is_plain_name
 from scaled_sgd.runs.own_files import read_file
 
 _MOST_LEVELS = 8
@@ -49,7 +49,7 @@ def read_plan(path: Path) -> list[dict[str, Any]]:
 def _entry(line: Mapping[str, Any]) -> dict[str, Any]:
     if not is_plain_name(line["id"]):
         raise ValueError(f"the id {line['id']!r} is not a plain name")
-    axes = {printable(name): _label(name, value) for name, value in line["axes"].items()}
+    axes = {escaped(name): _label(name, value) for name, value in line["axes"].items()}
     if "id" in axes:
         raise ValueError("an axis is called id")
     return {"id": line["id"], "axes": axes, "config": _group(line["config"], "", _MOST_LEVELS)}
@@ -63,7 +63,7 @@ def _label(name: str, value: Any) -> Any:
         _check(name, load_plain(value))
     else:
         _check(name, value)
-    return printable(value) if isinstance(value, str) else value
+    return escaped(value) if isinstance(value, str) else value
 
 
 def _entries(value: Any) -> list[Any]:
@@ -77,10 +77,10 @@ def _group(values: Mapping[str, Any], prefix: str, levels: int) -> dict[str, Any
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found[printable(name)] = _group(value, f"{key}.", levels - 1)
+            found[escaped(name)] = _group(value, f"{key}.", levels - 1)
             continue
         _check(*renamed(key, value, say=False))
-        found[printable(name)] = printable(value) if isinstance(value, str) else value
+        found[escaped(name)] = escaped(value) if isinstance(value, str) else value
     return found
 
 

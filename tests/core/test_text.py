@@ -1,12 +1,12 @@
 import pytest
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import is_folder_name, is_plain_name, printable
+from scaled_sgd.core.text import escaped, is_folder_name, is_plain_name
 
 
 @pytest.mark.parametrize("text", ["", "a b", "νP → größe ✓ 漢字 שלום 🚀", "−0.5\u00a0%"])
 def test_text_that_a_terminal_shows_stays(text):
-    assert printable(text) == text
+    assert escaped(text) == text
 
 
 @pytest.mark.parametrize(
@@ -16,9 +16,9 @@ def test_text_that_a_terminal_shows_stays(text):
      ("\u200b", "\\u200b")],
 )  # fmt: skip
 def test_what_a_terminal_would_obey_becomes_an_escape(text, shown):
-    assert printable(text) == shown
+    assert escaped(text) == shown
     assert str(UserError(f"key: {shown}")) == f"key: {shown}"
-    assert printable(shown).encode().decode() == shown
+    assert escaped(shown).encode().decode() == shown
 
 
 def test_errors_are_one_line_that_a_terminal_shows():

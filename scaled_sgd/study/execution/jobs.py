@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
+from scaled_sgd.parallel.endings import is_alive
 from scaled_sgd.runs.own_files import make_folder, open_file, read_text
 from scaled_sgd.runs.records import write_atomically
-from scaled_sgd.study.execution.endings import is_alive
 
 Executor = Literal["local", "slurm"]
 
@@ -113,7 +113,7 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
     if queue and identifier in queue:
         return Job(identifier, queue[identifier])
     with contextlib.suppress(OSError):
-        status = printable(read_text(_end(folder, identifier)).strip())
+        status = escaped(read_text(_end(folder, identifier)).strip())
         return Job(identifier, "ended" if status == "0" else f"ended with status {status}")
     # submitit also writes results of failures.
     if (folder / f"{identifier}_0_result.pkl").is_file():
@@ -149,4 +149,4 @@ def _last_line(path: Path) -> str | None:
         lines = read_text(path).splitlines()
     except OSError:
         return None
-    return next((printable(line.strip()) for line in reversed(lines) if line.strip()), None)
+    return next((escaped(line.strip()) for line in reversed(lines) if line.strip()), None)

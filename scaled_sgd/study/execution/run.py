@@ -11,13 +11,10 @@ from typing import Any
 import torch
 
 from scaled_sgd.config.parsing import read_key
-from scaled_sgd.config.resumed import refuse_foreign_code
 from scaled_sgd.core.errors import LOST_STATUS, UserError
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import make_folder
 from scaled_sgd.runs.records import replace_file
-from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.execution.assignment import Command
 from scaled_sgd.study.execution.changes import changes
 from scaled_sgd.study.execution.estimate import duration, seconds_left
@@ -27,9 +24,9 @@ from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
 from scaled_sgd.study.grid.study_file import is_stored
-from scaled_sgd.study.options import folder_name
-
-_ACCEPT = "run.accept_code"
+from scaled_sgd.study.options import ACCEPT, folder_name
+from scaled_sgd.study.small.attempt import DataShelf
+from scaled_sgd.study.small.engine import train, unsuited
 
 
 def run_study(
@@ -51,12 +48,8 @@ def run_study(
         the exit status.
     """
     path = find_study(options.study)
-    keys = {key: value for key, value in overrides.items() if key != _ACCEPT}
-    study = read_study(path, keys)
-    if is_stored(path):
-        accepted: list[str] = read_key(_ACCEPT, overrides.get(_ACCEPT, []))
-        for source in (study.base, *(choice.changes for axis in study.axes for choice in axis)):
-            refuse_foreign_code(source, [keys], accepted)
+    keys = {key: value for key, value in overrides.items() if key != ACCEPT}
+    study = read_study(path, keys, accepted=read_key(ACCEPT, overrides.get(ACCEPT, [])))
     folder = StudyFolder(_home(path, options))
     shelf = DataShelf()
     runs = expand(study, shelf)
@@ -138,7 +131,7 @@ def _grouped(asked: str, small: Sequence[Run]) -> bool:
     """Whether runs of one shape train together; on a CPU only on request, since rounding differs."""
     if asked != "auto" or not small or not torch.cuda.is_available():
         return asked == "yes"
-    from scaled_sgd.study.batched import faster_batched
+    from scaled_sgd.study.small.batched import faster_batched
 
     return faster_batched([run.config for run in small])
 
@@ -180,7 +173,7 @@ def _weights(runs: Sequence[Run]) -> str:
 def _home(path: Path, options: argparse.Namespace) -> Path:
     """The folder of a study: that of its file, if a run stored the file."""
     if options.name is None and is_stored(path):
-        if printable(path.parent.name) != path.parent.name:
+        if escaped(path.parent.name) != path.parent.name:
             raise UserError(
                 f"study: {str(path.parent)!r} is not usable; allowed: a name without control characters"
             )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.machine import cores
 from scaled_sgd.runs.own_files import reason
 from scaled_sgd.study.execution.assignment import MAX_TIMEOUTS, Assignment, Command, shares
@@ -107,7 +107,7 @@ def submit(
 
 def _new_logs(folder: Path) -> Path:
     """A new folder for the files of the jobs, whose path stands in their scripts."""
-    if printable(str(folder.absolute())) != str(folder.absolute()):
+    if escaped(str(folder.absolute())) != str(folder.absolute()):
         raise UserError(
             f"dir: {str(folder)!r} is not usable for jobs; allowed: a path without control characters"
         )

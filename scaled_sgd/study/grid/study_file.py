@@ -11,6 +11,9 @@ from typing import Any
 
 from scaled_sgd.config import KEYS
 from scaled_sgd.config.dotted import unknown_key
+from scaled_sgd.config.parsing import read_key
+from scaled_sgd.config.plugins import load_plugins
+from scaled_sgd.config.resumed import refuse_foreign_code
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
@@ -75,12 +78,27 @@ def is_stored(path: Path) -> bool:
     return path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file()
 
 
-def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+def load_study_plugins(base: Mapping[str, Any]) -> None:
+    """Load ``run.plugins`` of a study's base (dotted keys): they register what other keys and figures name.
+
+    Raises:
+        UserError: a plugin cannot be loaded.
+    """
+    try:
+        load_plugins(read_key("run.plugins", base.get("run.plugins", [])))
+    except UserError as error:
+        raise UserError(f"base.{error}") from None
+
+
+def read_study(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, accepted: Sequence[str] = ()
+) -> Study:
     """Read a study file and replace some of its keys.
 
     Args:
         path: the file.
         overrides: dotted configuration keys; a key of an axis gets these values, any other this base value.
+        accepted: code that a file in the folder of a study may name.
 
     Raises:
         UserError: any mistake in it.
@@ -120,8 +138,13 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     varied = {key for axis in read for choice in axis for key in choice.changes}
     if both := sorted(varied & base.keys()):
         raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
+    if is_stored(path):
+        for values in (base, *(choice.changes for axis in read for choice in axis)):
+            refuse_foreign_code(values, [overrides or {}], accepted)
     matchings, like = _match(source.get("match"))
     figures = source.get("report")
+    if figures is not None:
+        load_study_plugins(base)
     check_figures(figures)
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):

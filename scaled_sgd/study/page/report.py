@@ -11,14 +11,17 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from scaled_sgd.config.resumed import refuse_foreign_code
 from scaled_sgd.config.yaml_files import read_yaml
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import delete, make_folder
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
 from scaled_sgd.study.figures.reading.words import axis_label, count, listing, number, value_label
-from scaled_sgd.study.grid.figures import FIGURES, check_figures
+from scaled_sgd.study.grid.axes import dotted
+from scaled_sgd.study.grid.figures import all_figures, check_figures
+from scaled_sgd.study.grid.study_file import load_study_plugins
 from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
@@ -26,19 +29,26 @@ _MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
 """Largest number of rows of a table in the page; the figure's file has all."""
 
 
-def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
+def write_report(folder: Path, names: Sequence[str] | None = None, *, accepted: Sequence[str] = ()) -> Path:
     """Collect a study and write ``report.html``, ``summary.md`` and ``figures/``; returns the page's path.
 
-    Runs that could not be read completely are named on stderr and in the page.
+    Runs that could not be read completely are named on stderr and in the page. Plugins that the study names
+    are loaded if ``accepted`` has them.
 
     The figures are the named ones, else those of ``report`` in study.yaml, else all that the data allow.
     The same runs give the same files, except for seconds.
 
     Raises:
-        UserError: the folder does not belong to a study, or a figure is unknown.
+        UserError: the folder does not belong to a study, a figure is unknown, or a plugin is not accepted.
     """
     folder = Path(folder)
     study = read_yaml(folder / "study.yaml", option="study")
+    base = study.get("base")
+    plugins = {
+        key: v for key, v in dotted(base if isinstance(base, dict) else {}).items() if key == "run.plugins"
+    }
+    refuse_foreign_code(plugins, [], accepted)
+    load_study_plugins(plugins)
     chosen = names if names is not None else study.get("report")
     check_figures(chosen)
     collected = collect(folder)
@@ -46,8 +56,8 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     drawings = draw_figures(collected, chosen)
     facts = {
-        "title": printable(str(study.get("title") or folder.resolve().name)),
-        "about": printable(" ".join(str(study.get("about") or "").split())),
+        "title": escaped(str(study.get("title") or folder.resolve().name)),
+        "about": escaped(" ".join(str(study.get("about") or "").split())),
         "facts": _facts(folder, collected),
         "warnings": collected.warnings,
         "figures": drawings.figures,
@@ -85,7 +95,7 @@ def _templates() -> Environment:
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
     make_folder(folder)
-    for name in set(FIGURES) - {drawn.name for drawn in figures}:
+    for name in all_figures().keys() - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
             delete(folder / f"{name}.{kind}")
     pictures = {}

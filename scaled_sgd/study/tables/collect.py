@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.tables.ended import Ended, read_run
@@ -119,10 +119,10 @@ def collect(folder: Path) -> Collected:
         axes,
         pending,
         damaged,
-        tuple(map(printable, warnings)),
+        tuple(map(escaped, warnings)),
     )
     for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
-        replace_file(folder / f"{name}.parquet", partial(table.to_parquet, engine="pyarrow", index=False))
+        replace_file(folder / f"{name}.parquet", partial(_write, table))
     return collected
 
 
@@ -130,6 +130,12 @@ def _clash(run: Ended, axes: pd.DataFrame) -> str | None:
     """A column of a run that has the name of an axis."""
     own = {name for name, _ in flat(run.summary)} | (run.metrics.keys() - {_AXIS_AND_METRIC})
     return next((axis for axis in axes.columns[1:] if axis in own), None)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    # Given a path, pyarrow writes only where its name is UTF-8.
+    with path.open("wb") as stream:
+        table.to_parquet(stream, engine="pyarrow", index=False)
 
 
 def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import read_file
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.tables.summaries import checked_summary, is_count
@@ -50,7 +50,7 @@ def read_run(folder: Path, warnings: list[str]) -> Ended | None:
             f"runs/{folder.name}: metrics left out: {' '.join(str(error).split()).split('; allowed')[0]}"
         )
         table = {}
-    metrics = {printable(name): values for name, values in table.items()}
+    metrics = {escaped(name): values for name, values in table.items()}
     return Ended(summary | _derived(summary, metrics), metrics)
 
 

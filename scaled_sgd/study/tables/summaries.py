@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from scaled_sgd.core.text import printable
+from scaled_sgd.core.text import escaped
 
 _LARGEST = 2**53
 """Integers up to this one are exact in float64."""
@@ -22,7 +22,7 @@ def checked_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
         value = summary.get(name)
         if value is not None and not test(value):
             raise ValueError(f"summary.json has {_brief(value)} as {name}")
-    return {printable(name): _on_one_line(name, value) for name, value in summary.items()}
+    return {escaped(name): _on_one_line(name, value) for name, value in summary.items()}
 
 
 def is_count(value: object) -> bool:
@@ -36,11 +36,11 @@ def _is_number(value: object) -> bool:
 
 def _on_one_line(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        return printable(value)
+        return escaped(value)
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise ValueError(f"summary.json has {_brief(value)} as {name}")
     if isinstance(value, Mapping):
-        return {printable(key): _on_one_line(name, inner) for key, inner in value.items()}
+        return {escaped(key): _on_one_line(name, inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_on_one_line(name, inner) for inner in value]
     return value
