@@ -104,7 +104,7 @@ def read_mutated_study(
 
 
 def test_a_mutated_run_is_resumed_or_refused(tmp_path, capsys):
-    resume_mutated(range(30), tmp_path, capsys)
+    resume_mutated(range(24), tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("command", "count"), [("status", 100), ("collect", 30), ("report", 1)])
