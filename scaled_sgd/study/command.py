@@ -15,6 +15,7 @@ from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
+from scaled_sgd.study.grid.study_file import own_code
 from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
 
 _RESUMES = "the same command resumes it"
@@ -113,8 +114,8 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.page.report import write_report
 
-    accepted = option_value(ACCEPT, options.accepted)[ACCEPT]
-    page = write_report(_folder(options).path, accepted=read_key(ACCEPT, accepted))
+    accepted = read_key(ACCEPT, option_value(ACCEPT, options.accepted)[ACCEPT])
+    page = write_report(_folder(options).path, accepted=[*accepted, *own_code(options.study)])
     print(escaped(str(page)))
     return 0
 

@@ -89,12 +89,13 @@ def test_the_file_in_the_folder_of_a_study_is_foreign_and_a_file_of_the_user_is_
     folder.mkdir(parents=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(named))
     (folder / "plan.jsonl").write_text("")
-    for path in (folder, folder / "study.yaml"):
-        assert study(["run", str(path), "--dry-run"]) == 2
+    for command in (["run", "--dry-run", str(folder)], ["run", "--dry-run", str(folder / "study.yaml")],
+                    ["report", str(folder)]):  # fmt: skip
+        assert study(command) == 2
         assert "error: run.plugins: 'foreign_plugin' is code that only" in capsys.readouterr().err
     assert not Path("foreign_plugin").exists()
     assert study(["run", str(folder), "--dry-run", "--run.accept_code", "[foreign_plugin]"]) == 0
-    Path("foreign_plugin").unlink()
+    assert Path("foreign_plugin").exists()
     Path("mine.yaml").write_text(yaml.safe_dump(named))
     assert study(["run", "mine.yaml", "--dry-run"]) == 0
 

@@ -13,7 +13,7 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.plugins import load_plugins
-from scaled_sgd.config.resumed import refuse_foreign_code
+from scaled_sgd.config.resumed import code_of, refuse_foreign_code
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
@@ -76,6 +76,16 @@ def find_study(name: str) -> Path:
 def is_stored(path: Path) -> bool:
     """Whether a study file is the one in the folder of a study that was run."""
     return path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file()
+
+
+def own_code(name: str) -> list[str]:
+    """Names of code in the user's own file of a study; none if there is only the file in the study's folder."""
+    try:
+        path = find_study(name)
+        base = {} if is_stored(path) else read_yaml(path).get("base")
+        return code_of(dotted(base)) if isinstance(base, dict) else []
+    except UserError:
+        return []
 
 
 def load_study_plugins(base: Mapping[str, Any]) -> None:
