@@ -79,7 +79,7 @@ def is_stored(path: Path) -> bool:
 
 
 def own_code(name: str) -> list[str]:
-    """Names of code in the user's own file of a study; none if there is only the file in the study's folder."""
+    """Names of code in the user's own file of a study; none if only the study's folder has one."""
     try:
         path = find_study(name)
         base = {} if is_stored(path) else read_yaml(path).get("base")
