@@ -16,7 +16,14 @@ from scaled_sgd.core.text import is_plain_name
 BUILT_IN_METRICS: Mapping[str, str] = {"accuracy": "classification", "mse": "regression"}
 """Metrics that are part of this package, with their task; any other is code."""
 
-_CODE = ("run.plugins", "run.metrics")
+_CODE = ("run.plugins", "run.metrics", "optim.optimizer")
+
+
+def _is_code(key: str, name: object) -> bool:
+    """Whether a value names code that is not part of this package or of torch.optim."""
+    if key == "run.metrics":
+        return name not in BUILT_IN_METRICS
+    return key == "run.plugins" or ("." in str(name) and not str(name).startswith("torch.optim."))
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -85,7 +92,7 @@ def refuse_foreign_code(
             continue
         named = stored[key] if isinstance(stored[key], list) else [stored[key]]
         for name in named:
-            if name is None or name in accepted or (key == "run.metrics" and name in BUILT_IN_METRICS):
+            if name is None or name in accepted or not _is_code(key, name):
                 continue
             raise UserError(
                 f"{key}: {shown(name)} is code that only the stored configuration names; allowed: code that "

@@ -39,9 +39,9 @@ def train(*arguments):
 
 
 def change(path, **values):
-    """Put keys of ``run`` into a stored configuration."""
+    """Put keys of ``run``, or of another section, into a stored configuration."""
     config = yaml.safe_load(path.read_text())
-    config["run"] |= values
+    config[values.pop("section", "run")] |= values
     path.write_text(yaml.safe_dump(config))
 
 
@@ -63,6 +63,19 @@ def test_code_that_only_the_folder_names_is_named_and_not_run(stored, name, caps
     assert line.endswith("or named in run.accept_code")
     assert not Path("foreign_plugin").exists()
     assert not Path("foreign_metric").exists()
+
+
+def test_the_path_of_an_optimizer_is_code_too_unless_it_is_of_torch(capsys):
+    lines = []
+    for name in ("foreign_plugin.Optimizer", "torch.optim.RMSprop"):
+        assert train(f"--run.dir={name}", "--run.name=run") == 0
+        change(Path(f"{name}/run/config.yaml"), section="optim", optimizer=name)
+        capsys.readouterr()
+        train(f"--run.resume={name}/run")
+        lines.append(capsys.readouterr().err)
+    assert "optim.optimizer: 'foreign_plugin.Optimizer' is code that only the stored " in lines[0]
+    assert "is code" not in lines[1]
+    assert not Path("foreign_plugin").exists()
 
 
 @pytest.mark.parametrize(
