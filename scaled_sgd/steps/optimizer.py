@@ -59,6 +59,7 @@ class ScaledSGD(Optimizer):
         super().__init__(
             [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
+        self.scaling.belong_to(self)
 
     @property
     def scales(self) -> Tensor:
@@ -100,8 +101,17 @@ class ScaledSGD(Optimizer):
         self.scaling.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of ``torch.optim.Optimizer``, with that of the scaling under ``"scaling"``."""
-        return {**super().state_dict(), "scaling": self.scaling.state_dict()}
+        """The state of ``torch.optim.Optimizer``, with that of the scaling under ``"scaling"``.
+
+        Each parameter's state has its ξ as ``"scale"`` too, 0 before the first step, since
+        ``torch.distributed.checkpoint`` keeps only what belongs to a parameter.
+        """
+        state, scaling = super().state_dict(), self.scaling.state_dict()
+        scales = scaling["scales"]
+        if scales is None:
+            scales = torch.zeros(len(self.scaling.layers), dtype=torch.float64)
+        kept = {i: {**state["state"].get(i, {}), "scale": scales[k]} for i, k in enumerate(self._layer_of)}
+        return {**state, "state": kept, "scaling": scaling}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -110,15 +120,27 @@ class ScaledSGD(Optimizer):
             UserError: the state belongs to another kind of optimizer, rule or network.
         """
         state = dict(state_dict)
-        if "scaling" not in state:
-            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
-        self.scaling.load_state_dict(state.pop("scaling"))
+        kept: dict[int, dict[str, Any]] = {i: dict(own) for i, own in state.get("state", {}).items()}
+        found = {i: own.pop("scale", None) for i, own in kept.items()}
+        scaling = state.pop("scaling", None)
+        if scaling is None:
+            scales = [found.get(self._layer_of.index(k)) for k in range(len(self.scaling.layers))]
+            if any(scale is None for scale in scales):
+                raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
+            own = torch.tensor([float(scale) for scale in scales if scale is not None], dtype=torch.float64)
+            scaling = self.scaling.state_dict() | {"scales": own if own.any() else None}
+        self.scaling.load_state_dict(scaling)
+        if "state" in state:
+            state["state"] = {i: own for i, own in kept.items() if own}
         try:
             super().load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
             ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "scaling": self.scaling, "_layer_of": self._layer_of}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add the only group, which holds all scaled layers.

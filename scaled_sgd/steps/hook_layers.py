@@ -1,0 +1,98 @@
+"""The layers of a network that the hook scales."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import ScaledLinear
+from scaled_sgd.parallel import unwrap
+from scaled_sgd.parallel.layout import is_sharded
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """A trainable linear layer: z_k = α_k h_{k−1} W_kᵀ (+ bias)."""
+
+    name: str
+    module: nn.Module
+    multiplier: float
+    layer_weight: float
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weight and the bias, if any; without frozen ones."""
+        held = (self.module._parameters.get(name) for name in ("weight", "bias"))
+        return [p for p in held if isinstance(p, nn.Parameter) and p.requires_grad]
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a trainable bias adds a feature of value 1 to F_k."""
+        bias = getattr(self.module, "bias", None)
+        return bias is not None and bool(bias.requires_grad)
+
+
+def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
+    """The trainable linear layers of ``model`` in registration order.
+
+    Raises:
+        UserError: there are none, a trainable parameter lies outside them, or one computes something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
+    layers: list[MeasuredLayer] = []
+    owned: set[nn.Parameter] = set()
+    for name, module in unwrap(model).named_modules():
+        if not isinstance(module, ScaledLinear | nn.Linear):
+            continue
+        layer = MeasuredLayer(
+            name,
+            module,
+            float(getattr(module, "multiplier", 1.0)),
+            float(getattr(module, "layer_weight", 1.0)),
+        )
+        weight = module._parameters.get("weight")
+        if weight is None or not weight.requires_grad:
+            continue
+        if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:
+            raise UserError(
+                f"model: layer {name} is a {type(module).__name__} with a forward pass of its own; "
+                "allowed: nn.Linear layers (freeze the rest with requires_grad_(False))"
+            )
+        shared = owned.intersection(layer.parameters)
+        if shared:
+            raise UserError(
+                f"model: layer {name} shares a weight with another layer; allowed: one layer each"
+            )
+        layers.append(layer)
+        owned.update(layer.parameters)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter not in owned:
+            raise UserError(
+                f"model: trainable parameter {name} is not in an nn.Linear layer; allowed: nn.Linear "
+                "layers applied in order (freeze the rest with requires_grad_(False))"
+            )
+    if not layers:
+        raise UserError("model: no trainable nn.Linear layer; allowed: at least one")
+    return layers
+
+
+def check_unchanged(model: nn.Module, trained: list[nn.Parameter]) -> None:
+    """Refuse a network whose trainable parameters are no longer ``trained``.
+
+    Raises:
+        UserError: a parameter was frozen, unfrozen, added or replaced.
+    """
+    current = [p for p in model.parameters() if p.requires_grad]
+    # FSDP2 gives a module other parameters while its weights are gathered.
+    if len(current) == len(trained) and all(
+        a is b or is_sharded(b) for a, b in zip(current, trained, strict=True)
+    ):
+        return
+    known = set(trained)
+    new = [name for name, p in model.named_parameters() if p.requires_grad and p not in known]
+    what = f"parameter {new[0]} was unfrozen, added or replaced" if new else "a parameter was frozen or removed"
+    raise UserError(
+        f"model: {what} after the scaling was attached; allowed: the same trainable parameters "
+        "(else detach() and build a new one)"
+    )
