@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import local_shard, unwrap
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.hook_checks import check_passes, check_scales
 from scaled_sgd.steps.hook_gradients import Gradients, gradient_squares
 from scaled_sgd.steps.hook_layers import MeasuredLayer, measured_layers
 from scaled_sgd.steps.hook_sums import SignalNorms
@@ -143,10 +144,9 @@ class DepthwiseScaling:
     def _measured_scales(self) -> Tensor:
         """ξ (l,) of this step, kept if it is finite; else that of the last step that was."""
         depth, gradients = len(self.layers), self._norms.gradients
-        if gradients is not None and not self._norms.seen and any(gradients.of(k) for k in range(depth)):
-            # No backward pass gave these gradients: torch's checkpoints step once with zero ones.
-            if not bool(self._gradient_squares().any()):
-                return self.scales
+        if not self._norms.seen and self._has_zero_gradients:
+            # torch.distributed.checkpoint takes a step with zero gradients to make an optimizer's state.
+            return self.scales
         self._norms.drop_gone()
         F, D, R, passes = self._norms.reduce()
         statistics = Statistics(slice(0, depth), depth, F, D, R, self._norms.omega, self.squares)
@@ -166,39 +166,16 @@ class DepthwiseScaling:
         self._steps += 1
         # A number that is read makes the device wait: on others than CPUs at steps 1, 2, 4, 8, ...
         if usable.device.type == "cpu" or self._steps & (self._steps - 1) == 0:
-            self._judge(statistics, direction.numbers, passes, usable)
+            check_passes(self.layers, passes.tolist())
+            if bool(usable):
+                self._warned |= check_scales(
+                    self.layers, statistics, direction.numbers, warn=not self._warned
+                )
         self._wanted = False
         found = torch.where(usable, direction.numbers, self.scales)
         self.record(found, usable)
         self._measure()
         return found
-
-    def _judge(self, statistics: Statistics, xi: Tensor, passes: Tensor, usable: Tensor) -> None:
-        """Refuse layers that ran more often than others and scales out of range; warn of a scale of 0."""
-        ran = passes.tolist()
-        if max(ran) != min(ran):
-            k = ran.index(max(ran))
-            raise UserError(
-                f"model: layer {self.layers[k].name} ran {ran[k] / max(min(ran), 1):g} times as often as layer "
-                f"{self.layers[ran.index(min(ran))].name}; allowed: every layer once a microbatch"
-            )
-        if not bool(usable):
-            return
-        for k, (layer, value) in enumerate(zip(self.layers, xi.tolist(), strict=True)):
-            dtype = torch.promote_types(layer.parameters[0].dtype, torch.float32)
-            limits = torch.finfo(dtype)
-            if value and not limits.tiny <= value <= limits.max:
-                raise UserError(
-                    f"scaling: ξ = {value:.3g} of layer {layer.name} is out of the range of {dtype}; "
-                    "allowed: inputs and losses of ordinary size, or float64"
-                )
-            if value == 0 and not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"scaling: ξ of layer {layer.name} is 0 and its weights do not move, since its signals "
-                    f"vanish: F = {statistics.F[k].item():.3g}, D = {statistics.D[k].item():.3g}",
-                    stacklevel=2,
-                )
 
     def direction(self, statistics: Statistics) -> Direction:
         """K of the layers in ``statistics`` for a step; frozen if static."""
@@ -326,9 +303,18 @@ class DepthwiseScaling:
         ]
         return gradient_squares(held, self._norms.device, self._norms.group)
 
+    @property
+    def _has_zero_gradients(self) -> bool:
+        gradients = self._norms.gradients
+        if gradients is None or not any(gradients.of(k) for k in range(len(self.layers))):
+            return False
+        return not bool(self._gradient_squares().any())
+
     def __getstate__(self) -> dict[str, Any]:
         if self._norms.group is not None:
-            raise UserError("process_group: it cannot be copied; allowed: to copy a scaling of the default group")
+            raise UserError(
+                "process_group: it cannot be copied; allowed: to copy a scaling of the default group"
+            )
         kept = ("rule", "static", "layers", "_model", "_scales", "_elsewhere", "_optimizer")
         norms = {"grad_scaler": self._norms.grad_scaler, "gradients": self._norms.gradients}
         return {name: vars(self)[name] for name in kept} | norms

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import is_sharded, local_shard
 from scaled_sgd.parallel.layout import awaits_reduction
-from scaled_sgd.steps.hook_layers import MeasuredLayer, check_unchanged
+from scaled_sgd.steps.hook_checks import check_unchanged
+from scaled_sgd.steps.hook_layers import MeasuredLayer
 from scaled_sgd.steps.statistics import square_norm
 
 

@@ -7,7 +7,6 @@ from torch import nn
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import ScaledLinear
 from scaled_sgd.parallel import unwrap
-from scaled_sgd.parallel.layout import is_sharded
 
 
 @dataclass(frozen=True)
@@ -75,24 +74,3 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
     if not layers:
         raise UserError("model: no trainable nn.Linear layer; allowed: at least one")
     return layers
-
-
-def check_unchanged(model: nn.Module, trained: list[nn.Parameter]) -> None:
-    """Refuse a network whose trainable parameters are no longer ``trained``.
-
-    Raises:
-        UserError: a parameter was frozen, unfrozen, added or replaced.
-    """
-    current = [p for p in model.parameters() if p.requires_grad]
-    # FSDP2 gives a module other parameters while its weights are gathered.
-    if len(current) == len(trained) and all(
-        a is b or is_sharded(b) for a, b in zip(current, trained, strict=True)
-    ):
-        return
-    known = set(trained)
-    new = [name for name, p in model.named_parameters() if p.requires_grad and p not in known]
-    what = f"parameter {new[0]} was unfrozen, added or replaced" if new else "a parameter was frozen or removed"
-    raise UserError(
-        f"model: {what} after the scaling was attached; allowed: the same trainable parameters "
-        "(else detach() and build a new one)"
-    )

@@ -218,7 +218,7 @@ class SignalNorms:
         return probe
 
     def _move(self, k: int, device: torch.device) -> None:
-        """Move the probe of layer k to where its signals are, and the constants with that of the first layer."""
+        """Move the probe of layer k to where its signals are; that of the first layer takes the constants."""
         old, self._probes[k] = self._probes[k], self._probe(k, device)
         if old.grad is not None and not old.is_meta:
             self._probes[k].grad = old.grad.to(device)

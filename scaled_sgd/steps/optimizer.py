@@ -120,24 +120,29 @@ class ScaledSGD(Optimizer):
             UserError: the state belongs to another kind of optimizer, rule or network.
         """
         state = dict(state_dict)
-        kept: dict[int, dict[str, Any]] = {i: dict(own) for i, own in state.get("state", {}).items()}
-        found = {i: own.pop("scale", None) for i, own in kept.items()}
+        kept: dict[Any, dict[str, Any]] = {key: dict(own) for key, own in state.get("state", {}).items()}
+        found = {key: own.pop("scale", None) for key, own in kept.items()}
         scaling = state.pop("scaling", None)
         if scaling is None:
-            scales = [found.get(self._layer_of.index(k)) for k in range(len(self.scaling.layers))]
-            if any(scale is None for scale in scales):
-                raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
-            own = torch.tensor([float(scale) for scale in scales if scale is not None], dtype=torch.float64)
-            scaling = self.scaling.state_dict() | {"scales": own if own.any() else None}
+            scaling = self.scaling.state_dict() | {"scales": self._scales_of(found, state)}
         self.scaling.load_state_dict(scaling)
-        if "state" in state:
-            state["state"] = {i: own for i, own in kept.items() if own}
+        if kept:
+            state["state"] = {key: own for key, own in kept.items() if own}
         try:
             super().load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
             ) from error
+
+    def _scales_of(self, found: dict[Any, Any], state: dict[str, Any]) -> Tensor | None:
+        """ξ (l,) from the ``"scale"`` of every parameter; None before the first step."""
+        keys = [key for group in state.get("param_groups", ()) for key in group["params"]]
+        scale_of = {k: found.get(key) for key, k in zip(keys, self._layer_of, strict=False)}
+        if None in [scale_of.get(k) for k in self._layer_of]:
+            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
+        scales = torch.tensor([float(scale_of[k]) for k in sorted(scale_of)], dtype=torch.float64)
+        return scales if scales.any() else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "scaling": self.scaling, "_layer_of": self._layer_of}

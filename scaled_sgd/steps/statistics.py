@@ -73,14 +73,13 @@ def square_norms(signals: Sequence[Tensor]) -> Tensor:
     """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64."""
     if signals[0].ndim == 2:
         return torch.stack([square_norm(signal) for signal in signals])
-    if signals[0].dtype == torch.float64 or _reads_are_free(signals[0]):
-        norms = torch.stack([torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals], -1)
-        squares = norms.double().square()
-        if signals[0].dtype == torch.float64 or _SAFE[0] < float(squares.min()) <= float(squares.max()) < _SAFE[1]:
+    if signals[0].dtype != torch.float64 and _reads_are_free(signals[0]):
+        norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
+        squares = torch.stack(norms, -1).double().square()
+        if squares.min() > _SAFE[0] and squares.max() < _SAFE[1]:
             return squares
-    return torch.stack(
-        [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals], -1
-    ).square()
+    wide = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals]
+    return torch.stack(wide, -1).square()
 
 
 def _reads_are_free(signal: Tensor) -> bool:
