@@ -58,7 +58,7 @@ def check_scales(layers: Sequence[MeasuredLayer], statistics: Statistics, xi: Te
     """
     values = xi.tolist()
     for layer, value in zip(layers, values, strict=True):
-        dtype = torch.promote_types(layer.parameters[0].dtype, torch.float32)
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
         if value and not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
             raise UserError(
                 f"scaling: ξ = {value:.3g} of layer {layer.name} is out of the range of {dtype}; "

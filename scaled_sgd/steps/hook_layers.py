@@ -11,24 +11,32 @@ from scaled_sgd.parallel import unwrap
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """A trainable linear layer: z_k = α_k h_{k−1} W_kᵀ (+ bias)."""
+    """A trainable linear layer: z_k = α_k h_{k−1} W_kᵀ (+ bias).
+
+    Attributes:
+        name: its name in the network.
+        module: the layer itself.
+        multiplier: α_k.
+        layer_weight: ω_k.
+        has_bias: whether a trainable bias adds a feature of value 1 to F_k.
+    """
 
     name: str
-    module: nn.Module
+    module: nn.Linear | ScaledLinear
     multiplier: float
     layer_weight: float
+    has_bias: bool
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """W_k."""
+        return self.module.weight
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The weight and the bias, if any; without frozen ones."""
         held = (self.module._parameters.get(name) for name in ("weight", "bias"))
         return [p for p in held if isinstance(p, nn.Parameter) and p.requires_grad]
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether a trainable bias adds a feature of value 1 to F_k."""
-        bias = getattr(self.module, "bias", None)
-        return bias is not None and bool(bias.requires_grad)
 
 
 def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
@@ -44,11 +52,13 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
     for name, module in unwrap(model).named_modules():
         if not isinstance(module, ScaledLinear | nn.Linear):
             continue
+        bias = getattr(module, "bias", None)
         layer = MeasuredLayer(
             name,
             module,
             float(getattr(module, "multiplier", 1.0)),
             float(getattr(module, "layer_weight", 1.0)),
+            bias is not None and bool(bias.requires_grad),
         )
         weight = module._parameters.get("weight")
         if weight is None or not weight.requires_grad:

@@ -126,7 +126,7 @@ class SignalNorms:
     @property
     def device(self) -> torch.device:
         """The current device of the network."""
-        return self.layers[0].parameters[0].device
+        return self.layers[0].weight.device
 
     @property
     def seen(self) -> bool:
@@ -139,7 +139,8 @@ class SignalNorms:
             for k, layer in enumerate(self.layers):
                 self._handles.append(LayerHook(self, k).handle)
                 # Compiled networks accumulate into weights before probes, others after.
-                self._handles.append(layer.parameters[0].register_hook(self._on_accumulation(k)))
+                if layer.weight.requires_grad:
+                    self._handles.append(layer.weight.register_hook(self._on_accumulation(k)))
 
     def stop(self) -> None:
         """Stop measuring."""
@@ -202,7 +203,7 @@ class SignalNorms:
             return None
         if not compiling and not _in_backward():
             self._follow(k, h)
-        if not torch.is_grad_enabled() or not self.layers[k].module.weight.requires_grad:
+        if not torch.is_grad_enabled() or not self.layers[k].weight.requires_grad:
             return None
         h = h.detach()
         if not compiling and self._probes[k].device != h.device:
