@@ -61,6 +61,11 @@ def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
             bias is not None and bool(bias.requires_grad),
         )
         weight = module._parameters.get("weight")
+        if weight is None and any(p.requires_grad for p in module.parameters()):
+            raise UserError(
+                f"model: layer {name} computes its weight from others (parametrized or pruned); "
+                "allowed: nn.Linear layers with a weight of their own"
+            )
         if weight is None or not weight.requires_grad:
             continue
         if isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward:

@@ -86,6 +86,10 @@ class ScaledSGD(Optimizer):
                 continue
             add = partial(_add_gradient, local_shard(parameter.grad), numbers[k])
             update.apply(i, local_shard(parameter), add)
+        if "scale" not in self.state[trained[0]]:
+            # torch.distributed.checkpoint reads from here which values a state has.
+            for parameter in trained:
+                self.state[parameter]["scale"] = torch.zeros((), dtype=torch.float64)
         return loss
 
     def velocity(self, parameter: nn.Parameter) -> Tensor:
