@@ -71,15 +71,20 @@ def square_norm(signal: Tensor) -> Tensor:
 
 def square_norms(signals: Sequence[Tensor]) -> Tensor:
     """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64."""
-    if signals[0].ndim == 2:
+    wide = all(signal.dtype == torch.float64 for signal in signals)
+    if signals[0].ndim == 2 and not all(s.is_contiguous() and s.dtype in _DOTTED for s in signals):
         return torch.stack([square_norm(signal) for signal in signals])
-    if signals[0].dtype != torch.float64 and _reads_are_free(signals[0]):
-        norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
-        squares = torch.stack(norms, -1).double().square()
-        if squares.min() > _SAFE[0] and squares.max() < _SAFE[1]:
+    if wide or _reads_are_free(signals[0]):
+        if signals[0].ndim == 2:
+            flat = [signal.view(-1) for signal in signals]
+            squares = torch.stack([torch.dot(row, row) for row in flat]).double()
+        else:
+            norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
+            squares = torch.stack(norms, -1).double().square()
+        if wide or (squares.min() > _SAFE[0] and squares.max() < _SAFE[1]):
             return squares
-    wide = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals]
-    return torch.stack(wide, -1).square()
+    norms = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals]
+    return torch.stack(norms, -1).square()
 
 
 def _reads_are_free(signal: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Any sequence of what a training loop does gives the steps of a float64 reference that keeps its own books."""
+"""Any sequence of actions of a training loop gives the steps of a float64 reference with its own books."""
 
 import copy
 import io
@@ -223,7 +223,7 @@ class Loop:
         self.reference.clear()
 
     def checkpointed(self) -> None:
-        """By ``torch.distributed.checkpoint``, which steps an optimizer without state once with zero gradients."""
+        """By ``torch.distributed.checkpoint``, which steps with zero gradients to make a state."""
         if self.reference.frozen is not None or self.scaling is None:
             return
         self.model_none()
