@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import ScaledLinear
@@ -28,7 +28,7 @@ class MeasuredLayer:
     has_bias: bool
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """W_k."""
         return self.module.weight
 

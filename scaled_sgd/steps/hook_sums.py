@@ -140,7 +140,8 @@ class SignalNorms:
                 self._handles.append(LayerHook(self, k).handle)
                 # Compiled networks accumulate into weights before probes, others after.
                 if layer.weight.requires_grad:
-                    self._handles.append(layer.weight.register_hook(self._on_accumulation(k)))
+                    handle = layer.weight.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
+                    self._handles.append(handle)
 
     def stop(self) -> None:
         """Stop measuring."""
@@ -213,7 +214,7 @@ class SignalNorms:
 
     def _probe(self, k: int, device: torch.device) -> Tensor:
         probe = torch.zeros(4, dtype=torch.float64, device=device, requires_grad=True)
-        probe.register_hook(self._on_accumulation(k))
+        probe.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
         if k == 0:
             probe.register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
         return probe

@@ -142,10 +142,10 @@ class ScaledSGD(Optimizer):
     def _scales_of(self, found: dict[Any, Any], state: dict[str, Any]) -> Tensor | None:
         """ξ (l,) from the ``"scale"`` of every parameter; None before the first step."""
         keys = [key for group in state.get("param_groups", ()) for key in group["params"]]
-        scale_of = {k: found.get(key) for key, k in zip(keys, self._layer_of, strict=False)}
-        if None in [scale_of.get(k) for k in self._layer_of]:
+        given = {k: found[key] for key, k in zip(keys, self._layer_of, strict=False) if key in found}
+        if not given.keys() >= set(self._layer_of) or None in given.values():
             raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
-        scales = torch.tensor([float(scale_of[k]) for k in sorted(scale_of)], dtype=torch.float64)
+        scales = torch.tensor([float(given[k]) for k in sorted(given)], dtype=torch.float64)
         return scales if scales.any() else None
 
     def __getstate__(self) -> dict[str, Any]:
