@@ -25,12 +25,12 @@ from scaled_sgd.data import Data
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
-from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.execution.schedule import make_schedule, run_schedule
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
-from scaled_sgd.study.small import small_session
+from scaled_sgd.study.small.attempt import DataShelf
+from scaled_sgd.study.small.engine import train, unsuited
+from scaled_sgd.study.small.session import small_session
 
 SEEDS = 4
 

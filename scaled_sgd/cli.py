@@ -8,8 +8,10 @@ import uuid
 from collections.abc import Sequence
 
 from scaled_sgd import __version__
-from scaled_sgd.core.errors import USAGE_STATUS, UserError
+from scaled_sgd.core.errors import USAGE_STATUS, UserError, error_line
 from scaled_sgd.parallel import launcher
+from scaled_sgd.parallel.endings import hangs_up
+from scaled_sgd.parallel.streams import prepare_streams
 
 _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
@@ -25,7 +27,22 @@ scaled-sgd train --help lists every option. Across machines, start scaled_sgd.tr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        prepare_streams()
+        arguments = sys.argv[1:]
+    try:
+        try:
+            return _command(list(arguments))
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error_line(error)}", file=sys.stderr, flush=True)
+        return USAGE_STATUS
+
+
+def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else USAGE_STATUS
@@ -90,6 +107,10 @@ def _start_processes(count: int, module: str, arguments: list[str]) -> int:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    if not hangs_up():
+        # torch's launcher would end at a SIGHUP that nohup has made its command ignore.
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    launcher.is_starter()
     launch = LaunchConfig(
         run_id=uuid.uuid4().hex,
         min_nodes=1,

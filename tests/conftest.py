@@ -1,8 +1,11 @@
 """Settings of the whole suite."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -10,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+
+from scaled_sgd.parallel.machine import cores
 
 # Two or four processes share the machine in many tests; nothing here is large enough for threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,11 +35,30 @@ LONG = (
 """Files whose tests take longest, first."""
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than cores: tests of processes wait half of their time."""
+    return cores() + 1
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first, then those with most processes: the last ones are to be short."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: (places.get(item.path.name, len(LONG)), -slow[item.path]))
+
+
+MARK = "SCALED_SGD_TESTS"
+"""Variable that marks the processes of a session of tests."""
+
+
+def started_by(mark):
+    """Processes with a mark in their environment, except this one and those that multiprocessing ends."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            marked = f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0")
+            its_own = b"resource_tracker" in (place / "cmdline").read_bytes()
+            if marked and not its_own and int(place.name) != os.getpid():
+                yield int(place.name)
 
 
 SHELLS = ("bash", "sh", Path(sys.executable).name)
@@ -59,6 +83,19 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", check)
     monkeypatch.setattr(BaseProcess, "start", refuse)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_outlives_the_tests():
+    """Kills what tests have started and left, in whatever group, session or parentage it is by now.
+
+    A failed test may leave a study, a cluster or its jobs. All inherit the mark of this session.
+    """
+    os.environ[MARK] = mark = uuid.uuid4().hex
+    yield
+    for process in started_by(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture

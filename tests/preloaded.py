@@ -16,7 +16,7 @@ for name in (
     "torch._export",
     "torch._inductor.compile_fx",
     "scaled_sgd.train.main",
-    "scaled_sgd.study.engine",
+    "scaled_sgd.study.small.engine",
     "tests.training",
     "tests.faults.runs",
 ):

@@ -113,12 +113,26 @@ TWO_PROCESSES = _labelled(
     fsdp2_fused=_trainer(["norm", "clipped"], FUSED, "--sharding.strategy=fsdp2"),
     tensor=_trainer(["static", "clipped"], AUTOGRAD, "--sharding.strategy=tensor"),
     tensor_fused=_trainer(["gain", "none"], FUSED, "--sharding.strategy=tensor"),
+    mesh=_trainer(["gain"], AUTOGRAD, "--sharding.strategy=fsdp2+tensor"),
+    mesh_fused=_trainer(["clipped"], FUSED, "--sharding.strategy=fsdp2+tensor"),
     diagnosed={
         strategy: (*SHORT, *OPTIONS["norm"], AUTOGRAD, f"--sharding.strategy={strategy}", *DIAGNOSED)
         for strategy in ("ddp", "fsdp2", "tensor")
     },
 )
 """Likewise for two."""
+
+ZERO = {
+    strategy: (
+        *SHORT,
+        *OPTIONS["clipped"],
+        AUTOGRAD,
+        "--model.dtype=float32",
+        f"--sharding.strategy={strategy}",
+    )
+    for strategy in ("zero1", "zero2", "zero3")
+}
+"""Likewise, in float32."""
 
 SMALL_RUNS = _trainer(OPTIONS) | {"diagnosed": (*SHORT, *OPTIONS["norm"], *DIAGNOSED)}
 """Command lines whose configurations are run by a study's engine in its own process."""
@@ -160,11 +174,13 @@ def one_process(doors: Doors, name: str, folder: Path) -> Figures:
     return left_by_trainer(doors, folder / name)
 
 
-def two_processes(doors: Doors, folder: Path) -> dict[str, Figures]:
-    """All of ``TWO_PROCESSES``."""
-    runs = [(*arguments, f"--run.name={name}") for name, arguments in TWO_PROCESSES.items()]
+def two_processes(
+    doors: Doors, folder: Path, named: Mapping[str, tuple[str, ...]] = TWO_PROCESSES
+) -> dict[str, Figures]:
+    """All of ``TWO_PROCESSES``, or of ``ZERO``."""
+    runs = [(*arguments, f"--run.name={name}") for name, arguments in named.items()]
     doors.run_all(runs, 2, where=folder)
-    return {name: left_by_trainer(doors, folder / "runs" / name) for name in TWO_PROCESSES}
+    return {name: left_by_trainer(doors, folder / "runs" / name) for name in named}
 
 
 def small_run(doors: Doors, name: str, folder: Path) -> Figures:

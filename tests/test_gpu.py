@@ -22,9 +22,9 @@ from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
-from scaled_sgd.study.batched import Together, faster_batched
-from scaled_sgd.study.engine import train
-from scaled_sgd.study.small import small_session
+from scaled_sgd.study.small.batched import Together, faster_batched
+from scaled_sgd.study.small.engine import train
+from scaled_sgd.study.small.session import small_session
 from scaled_sgd.train.main import main
 
 pytestmark = [
@@ -130,7 +130,7 @@ def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypat
     assert summary["accuracy"] > 0.9
 
 
-def test_a_run_goes_on_from_the_cpu_on_the_gpu(tmp_path, monkeypatch):
+def test_a_run_of_the_cpu_resumes_on_the_gpu(tmp_path, monkeypatch):
     """What is stored are numbers, not devices."""
     monkeypatch.chdir(tmp_path)
     network = [

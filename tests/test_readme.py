@@ -75,6 +75,7 @@ def test_the_command_for_own_data_trains(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_the_command_with_resume_goes_on_where_it_was(tmp_path):
     (command,) = (command for command in commands() if "--run.resume" in command)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")

@@ -4,8 +4,10 @@ import pytest
 
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.planning.table import COSTS
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.train.strategies.build import BUILDERS
 from tests.launching import REPOSITORY
 
 
@@ -33,3 +35,7 @@ def test_the_documentation_names_every_strategy_and_optimizer():
         assert f"`{name}`" in page("docs/sharding.md")
     for name in OPTIMIZERS:
         assert f"`{name}`" in page("docs/configuration.md") or name in page("docs/design.md")
+
+
+def test_every_strategy_has_a_builder_and_a_cost():
+    assert set(BUILDERS) == set(COSTS) == set(STRATEGIES)

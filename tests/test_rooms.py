@@ -76,6 +76,15 @@ def test_no_files_import_each_other_in_a_circle():
         walk(module)
 
 
+def test_no_two_classes_share_a_name():
+    homes = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module_of(path))
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
 def test_launchers_are_imported_where_processes_are_launched():
     for path in FILES:
         if room_of(module_of(path)) not in ("train", "planning", "study"):

@@ -10,7 +10,7 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.data import load_data
 from scaled_sgd.runs.checkpoint import newest_intact
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.engine import train
+from scaled_sgd.study.small.engine import train
 from scaled_sgd.train.main import main
 from tests import replays
 from tests.training import run_all
@@ -30,9 +30,9 @@ DOORS = replays.Doors(
 TOLERANCE = 1e-12
 
 
-def assert_same(found, wanted):
+def assert_same(found, wanted, tolerance=TOLERANCE):
     difference, where = replays.largest_difference(found, wanted)
-    assert difference <= TOLERANCE, where
+    assert difference <= tolerance, where
 
 
 @pytest.mark.usefixtures("fresh_world")
@@ -50,6 +50,19 @@ def by_two(tmp_path_factory):
 @pytest.mark.parametrize("name", replays.TWO_PROCESSES)
 def test_a_run_of_two_processes(name, by_two):
     assert_same(by_two[name], WANTED["two_processes"][name])
+
+
+@pytest.fixture(scope="module")
+def by_zero(tmp_path_factory):
+    pytest.importorskip("deepspeed")
+    return replays.two_processes(DOORS, tmp_path_factory.mktemp("zero"), replays.ZERO)
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.parametrize("name", replays.ZERO)
+def test_a_run_under_zero(name, by_zero):
+    assert_same(by_zero[name], WANTED["zero"][name], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("name", replays.SMALL_RUNS)

@@ -17,12 +17,12 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS
 from scaled_sgd.data.formats import FORMATS
 from scaled_sgd.diagnostics.registry import QUANTITIES
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.study.command import main as study
-from scaled_sgd.study.engine import unsuited
 from scaled_sgd.train.main import main
 from tests.launching import REPOSITORY, environment
 
@@ -82,7 +82,7 @@ def stored(name):
 
 def test_a_rule_is_unknown_until_its_plugin_is_named():
     with pytest.raises(
-        UserError, match=r"^scaling\.rule: 'toy' is not usable; allowed: none, norm, gain, kernel$"
+        UserError, match=rf"^scaling\.rule: 'toy' is not usable; allowed: {', '.join(RULES)}$"
     ):
         parse(["--scaling.rule=toy"])
     assert parse([PLUGIN, "--scaling.rule=toy"]).scaling.rule == "toy"
@@ -114,8 +114,18 @@ def test_help_shows_what_a_plugin_adds():
     command = ["-m", "scaled_sgd.cli", "train", "--help", PLUGIN]
     printed = python(*command)
     lines = printed.stdout.splitlines()
-    assert "  --scaling.rule {none, norm, gain, kernel, toy}" in lines
-    assert "  --optim.optimizer {sgd, slowing, adagrad}" in lines
+    assert f"  --scaling.rule {{{', '.join([*RULES, 'toy'])}}}" in lines
+    names = ", ".join([*OPTIMIZERS, "slowing", "adagrad", OPTIMIZERS.words])
+    assert f"  --optim.optimizer {{{names}}}" in lines
+    text = " ".join(printed.stdout.split())
+    for registry in (RULES, OPTIMIZERS, STRATEGIES, PARAMETERIZATIONS, QUANTITIES):
+        for name in registry:
+            assert f"{name}: {registry[name].label}" in text
+    for added in (
+        "toy: half of ω", "slowing: step t has the rate η / t", "adagrad: torch.optim.Adagrad",
+        "halves: halved", "weight_norms: norms of weights",
+    ):  # fmt: skip
+        assert added in text
 
 
 def test_a_study_compares_a_rule_of_a_plugin(tmp_path, capsys):
@@ -162,12 +172,6 @@ def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
     assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
 
 
-def test_an_optimizer_of_a_plugin_is_for_the_trainer():
-    assert unsuited(parse([PLUGIN, "--optim.optimizer=slowing"])) == (
-        "optim.optimizer: 'slowing' is for the trainer; allowed in a small run: sgd"
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -179,7 +183,7 @@ def test_an_optimizer_of_a_plugin_is_for_the_trainer():
         (
             ("--sharding.strategy=fsdp2",),
             "sharding.strategy: 'fsdp2' is not usable; allowed: auto, ddp with optim.optimizer slowing "
-            "(it steps whole weights)",
+            "(where its step is right)",
         ),
     ],
 )
@@ -189,7 +193,24 @@ def test_an_optimizer_is_refused_where_it_cannot_go(options, message):
     assert str(error.value) == message
 
 
-def test_a_diagnostic_is_in_metrics_checkpoints_and_tables(tmp_path):
+def test_an_optimizer_that_is_said_to_be_fused_holds_the_velocity():
+    def build(network, lr, *, momentum, weight_decay):
+        return torch.optim.SGD(network.parameters(), lr, momentum=momentum)
+
+    OPTIMIZERS.add("claims", Optimizer("claims", "torch.optim.SGD", build, fused=True))
+    try:
+        with pytest.raises(UserError) as error:
+            main([*SMALL, "--run.name=run", "--optim.optimizer=claims", "--debug"])
+    finally:
+        OPTIMIZERS.remove("claims")
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert str(error.value) == (
+        "optim.optimizer: 'claims' is registered with fused=True but builds a SGD; allowed: a ScaledSGD, or "
+        "fused=False"
+    )
+
+
+def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path):
     options = (PLUGIN, "--diagnostics.every=1", "--diagnostics.quantities=[weight_norms]")
     rows = train("whole", *options, "--diagnostics.sharpness=false")
     measured = [row for row in rows if "weight_norms" in row]
@@ -207,6 +228,15 @@ def test_a_diagnostic_is_in_metrics_checkpoints_and_tables(tmp_path):
     assert study(["collect", "toy.yaml"]) == 0
     table = pandas.read_parquet("studies/toy/metrics.parquet")
     assert len(table["weight_norms.1"].dropna()) == 6
+    forget()
+    assert study(["report", "toy.yaml"]) == 0
+    page = Path("studies/toy/report.html").read_text()
+    assert "What becomes of the weight norms in training?" in page
+    assert "In training the weight norms of the last layer goes from" in page
+    assert "How often was it measured?" in page
+    assert "In training the count goes from 1 to 3 at" in page
+    drawn = pandas.read_csv("studies/toy/figures/weight_norms.csv")
+    assert list(drawn["layer"]) == [1, 2]
 
 
 def test_a_parameterization_and_a_data_format_are_used_by_name():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaled_sgd.config.keys import KEYS, value_of
-from scaled_sgd.config.sections import Config
+from scaled_sgd.config.sections import Config, DataConfig
 from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
@@ -46,11 +46,12 @@ class Combination:
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """For each limit: the key, its permitted values, the values of the other key, and the reason.
 
-        Null and one number stand for all numbers and texts.
+        Null, one number and the default stand for all numbers and texts.
         """
         own = choices(KEYS[self.key].hint)
         limited: dict[str, list[str]] = {}
-        for given in choices(KEYS[self.given].hint) or (None, 2):
+        given_key = KEYS[self.given]
+        for given in choices(given_key.hint) or dict.fromkeys((None, 2, given_key.default)):
             allowed = self.allowed(given)
             if allowed is not None and self._words(allowed) != self._words(own or ()):
                 limited.setdefault(self._words(allowed), []).append(_bare(given))
@@ -81,6 +82,7 @@ def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
 
 _LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
 _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
+_SPLIT = Holds(lambda split: split is not None, "a split")
 
 COMBINATIONS = (
     Combination(
@@ -111,6 +113,12 @@ COMBINATIONS = (
         "the update would come before the gradient is whole",
     ),
     Combination(
+        "optim.accumulation",
+        "optim.batch_size",
+        lambda n: None if n is None else Within(1, n),
+        "a microbatch has samples",
+    ),
+    Combination(
         "sharding.activation_checkpointing",
         "optim.update",
         _when("fused", (False,)),
@@ -135,10 +143,28 @@ COMBINATIONS = (
         "it steps by gradients",
     ),
     Combination(
+        "optim.schedule",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.momentum",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].momentum else (0.0,),
+        "it has its own, in optim.options",
+    ),
+    Combination(
+        "optim.options",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].options else ({},),
+        "all its options have keys",
+    ),
+    Combination(
         "sharding.strategy",
         "optim.optimizer",
         lambda name: OneOf(_strategies_for(OPTIMIZERS[name]), also=("auto",)),
-        "it steps whole weights",
+        "where its step is right",
     ),
     Combination(
         "sharding.exchange",
@@ -174,7 +200,21 @@ COMBINATIONS = (
         "optim.normalize", "optim.clip_norm", _unless(None, (False,)), "a normalised gradient has norm 1"
     ),
     Combination("optim.steps", "optim.epochs", _unless(None, (None,)), "one of the two says how long"),
+    *(
+        Combination(f"data.{key}", "data.source", _when("digits", allowed), reason)
+        for key, allowed, reason in (
+            ("streaming", (False,), "it is in memory"),
+            ("split", ("train",), "it has one split"),
+            ("eval_split", (None,), "it has one split; data.eval_fraction of it is held out"),
+            ("task", ("auto", "classification"), "it has classes"),
+            ("inputs", (None,), "it has no columns"),
+            ("target", (None,), "it has no columns"),
+        )
+    ),
     Combination("optim.steps", "data.streaming", _when(True, _NUMBER), "the length of a stream is unknown"),
+    Combination("data.eval_split", "data.streaming", _when(True, _SPLIT), "a stream holds nothing out"),
+    Combination("data.limit", "data.streaming", _when(True, (None,)), "optim.steps limits a stream"),
+    Combination("data.standardize", "data.streaming", _when(True, (False,)), "it takes all rows"),
     Combination(
         "optim.warmup_steps",
         "optim.steps",
@@ -210,6 +250,21 @@ def check_combinations(config: Config) -> None:
         found = [line for line in found if line in [*violations(_updated(config, "fused"))]] or found
     for line in found:
         raise UserError(line)
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse incompatible keys of the data alone.
+
+    Raises:
+        UserError: names the first.
+    """
+    config = Config(data=data)
+    for one in COMBINATIONS:
+        line = (
+            one.violation(config) if one.key.startswith("data.") and one.given.startswith("data.") else None
+        )
+        if line is not None:
+            raise UserError(line)
 
 
 def with_update(config: Config) -> Config:

@@ -7,7 +7,7 @@ import yaml
 
 from scaled_sgd.config.keys import KEYS, SECTIONS, nested, value_of
 from scaled_sgd.config.sections import Config
-from scaled_sgd.config.values import shown
+from scaled_sgd.config.values import labels, shown
 from scaled_sgd.core.errors import UserError
 
 PRINTING = ("help", "print_config")
@@ -15,7 +15,7 @@ _FLAGS = ("skip_default", "skip_null")
 
 
 def help_text(prog: str) -> str:
-    """Every key with its allowed values, default and meaning."""
+    """Every key with its allowed values, default and meaning, and what registered choices are."""
     width = max(60, min(get_terminal_size().columns, 120) - 2)
     lines = [
         f"usage: {prog} [--config FILE] [--KEY VALUE …]",
@@ -34,8 +34,10 @@ def help_text(prog: str) -> str:
             group = section
             lines += ["", f"{SECTIONS.get(group, Config).__doc__}"]
         head = f"  --{name} {{{key.allowed}}}"
-        text = f"{key.help} (default: {shown(key.default)})"
-        lines += [head, *textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+        choices = "; ".join(f"{name}: {label}" for name, label in labels(key.hint).items())
+        lines.append(head)
+        for text in filter(None, (f"{key.help} (default: {shown(key.default)})", choices)):
+            lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) + "\n"
 
 

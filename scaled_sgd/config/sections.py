@@ -38,6 +38,8 @@ Count = Annotated[int, Within(1)]
 Natural = Annotated[int, Within(0)]
 NonNegative = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(above=0)]
+Rate = Annotated[float, Within(0, 1e18)]
+"""Fits float32, as does the product of two."""
 Fraction = Annotated[float, Within(above=0, below=1)]
 
 
@@ -84,10 +86,12 @@ class OptimConfig:
     """Steps."""
 
     optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
-    """what becomes of scaled gradients"""
+    """what becomes of scaled gradients: a name, or the path of a class such as torch.optim.RMSprop"""
+    options: dict[str, bool | int | float | str | list[float] | None] = field(default_factory=dict)
+    """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[NonNegative, STACKED] = 4.0
+    lr: Annotated[Rate, STACKED] = 4.0
     """learning rate η at its peak"""
     batch_size: Count = 256
     """samples of one step over all processes"""
@@ -95,13 +99,18 @@ class OptimConfig:
     """number of steps; null: take epochs"""
     epochs: Annotated[Annotated[float, Within(above=0, most=1e9)] | None, RECORDS] = None
     """passes over the training data; 20 when steps is null too"""
-    schedule: Annotated[Literal["constant", "linear", "cosine"], STACKED] = "linear"
-    """decay of the learning rate to 0 after warm-up"""
+    schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
+    """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
+    rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
+    edge_ratio: Annotated[Positive, STACKED] = 1.0
+    """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
+    edge_every: Annotated[Count, STACKED] = 5
+    """with schedule edge: steps between measurements of c1 and c2"""
     warmup_steps: Annotated[Natural, STACKED] = 0
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
     """μ of v ← μ v + ξ G"""
-    weight_decay: Annotated[NonNegative, STACKED] = 0.0
+    weight_decay: Annotated[Rate, STACKED] = 0.0
     """λ of v ← v + λ W, not scaled by ξ"""
     accumulation: Annotated[Count, NOTHING] = 1
     """microbatches a step; the step stays the same"""
@@ -177,13 +186,13 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), a local parquet, CSV, JSON, JSON-lines or Arrow file, a
-    folder of such files or of images, a `save_to_disk` folder, or a name on the Hugging Face hub such as
-    "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV or
+    JSON, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a name on the
+    Hugging Face hub such as "ylecun/mnist\""""
     split: str = "train"
     """split to train on"""
     eval_split: str | None = None
-    """split to evaluate on; without it a seeded part of `split` is held out"""
+    """split to evaluate on; without it the test set of IDX files, or a seeded part of `split`"""
     eval_fraction: Fraction = 0.2
     """part of `split` that is held out where no `eval_split` is named"""
     inputs: list[str] | None = None

@@ -25,6 +25,9 @@ RENAMED: Mapping[str, Renamed] = {
 ABSENT: Mapping[str, Any] = {
     "optim.update": "autograd",
     "optim.optimizer": "sgd",
+    "optim.options": {},
+    "optim.edge_ratio": 1.0,
+    "optim.edge_every": 5,
     "run.plugins": [],
     "diagnostics.quantities": [],
 }
@@ -71,6 +74,7 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     level: dict[str, Any] = {}
     for key, value in values.items():
-        inner = _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        level |= inner
+        name = f"{prefix}{key}"
+        nested = isinstance(value, Mapping) and name not in KEYS
+        level |= _leaves(value, f"{name}.") if nested else {name: value}
     return level

@@ -5,10 +5,12 @@ tuple of numbers, or a union of these, each optionally Annotated with limits.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
+
+from scaled_sgd.core.registry import Registry
 
 _INTEGERS = 2**63
 
@@ -75,7 +77,7 @@ class Holds:
 class OneOf:
     """Text that names a registry entry or one of a few extra words."""
 
-    registry: Iterable[str]
+    registry: Collection[str]
     also: tuple[str, ...] = ()
 
     @property
@@ -85,11 +87,11 @@ class OneOf:
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is an allowed name."""
-        return value in self.names
+        return value in self.also or value in self.registry
 
     def words(self, _hint: Any) -> str:
         """The names."""
-        return ", ".join(self.names)
+        return ", ".join((*self.names, *filter(None, [getattr(self.registry, "words", None)])))
 
 
 class MisfitError(ValueError):
@@ -116,6 +118,8 @@ def read(hint: Any, value: Any) -> Any:
         return value
     if origin is list and isinstance(value, list):
         return [read(inner[0], item) for item in value]
+    if origin is dict and isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: read(inner[1], item) for name, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
         return tuple(read(part, item) for part, item in zip(inner, value, strict=True))
     if hint is float and type(value) is int:
@@ -124,7 +128,18 @@ def read(hint: Any, value: Any) -> Any:
         raise MisfitError(value, "integers below 2**63")
     if type(value) is not hint:
         raise TypeError
+    if hint is str and not _is_unicode(value):
+        raise MisfitError(value, "text in UTF-8")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    """False for file names in another encoding, which no file of a run could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_one_of(hints: tuple[Any, ...], value: Any) -> Any:
@@ -176,7 +191,7 @@ def allowed(hint: Any) -> str:
         return ", or ".join(map(allowed, inner))
     if origin is list:
         return f"a list of {allowed(inner[0])}" if inner[0] is not str else "a list such as [a, b]"
-    return f"a list of {len(inner)} numbers"
+    return "a mapping such as {a: 1}" if origin is dict else f"a list of {len(inner)} numbers"
 
 
 def choices(hint: Any) -> tuple[Any, ...] | None:
@@ -190,6 +205,16 @@ def choices(hint: Any) -> tuple[Any, ...] | None:
         names = [limit.names for limit in inner[1:] if isinstance(limit, OneOf)]
         return names[0] if names else choices(inner[0])
     return None
+
+
+def labels(hint: Any) -> dict[str, str]:
+    """A short description of each registered choice of a hint, or of the items of its list."""
+    for inner in get_args(hint):
+        if isinstance(inner, OneOf) and isinstance(inner.registry, Registry):
+            return {name: inner.registry[name].label for name in inner.registry}
+        if found := labels(inner):
+            return found
+    return {}
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Reads YAML files with plain values, each key once."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.YAMLError(f"it has the key {twice[0]} twice")
+        if len(set(keys)) < len(keys):
+            twice = next(key for key, count in Counter(keys).items() if count > 1)
+            raise yaml.YAMLError(f"it has the key {twice} twice")
         return super().construct_mapping(node, deep)
 
 

@@ -74,7 +74,7 @@ class CrossEntropy:
         return (p * centred**3).sum(-1)
 
 
-class MeanSquaredError:
+class SquaredError:
     """ℓ = ½‖f − y‖², summed over outputs; the batch loss is its mean over samples."""
 
     name = "mse"
@@ -101,7 +101,7 @@ class MeanSquaredError:
         return u.new_zeros(u.shape[0])
 
 
-_LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "mse": MeanSquaredError()}
+_LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "mse": SquaredError()}
 
 
 def get_loss(name: str) -> Loss:

@@ -124,7 +124,7 @@ class HomogeneousMLP(nn.Module):
         base_width: m of the width pattern m·k^r.
         width_exponent: r.
         activation: ``"relu"``, ``"abs"``, ``"linear"`` or a pair (a, b), normalised to a² + b² = 1.
-        parameterization: ``"nup"``, ``"ntp"``, ``"sp"`` or ``"mup"``.
+        parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
             torch's global generator.
         device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.

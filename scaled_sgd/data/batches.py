@@ -138,6 +138,7 @@ class Stream:
         empty: Inputs and targets with zero rows, for a rank without rows in the last minibatch.
         device: Device of the minibatches.
         dtype: Type of their inputs and float targets.
+        digest: Identifies the contents of its files.
     """
 
     tables: Callable[[int, int], Iterable[Any]]
@@ -145,6 +146,7 @@ class Stream:
     empty: Samples
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    digest: str | None = None
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Stream":
         """Put all later minibatches on a device."""

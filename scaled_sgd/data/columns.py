@@ -1,5 +1,7 @@
 """Finds the input columns and the target column from the features of a data set."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +9,9 @@ from typing import Any, Literal
 from scaled_sgd.core.errors import UserError
 
 TARGET_NAMES = ("label", "labels", "target", "y", "class")
-INDEX_NAMES = ("__index_level_0__", "Unnamed: 0")  # row numbers that pandas writes as a column
+INDEX_NAME = re.compile(
+    r"__index_level_\d+__|Unnamed: 0(\.\d+)*"
+)  # row numbers that pandas writes as columns
 INPUT_KINDS = ("image", "vector", "number")
 
 Kind = Literal["image", "class", "vector", "number", "text", "other"]
@@ -25,13 +29,15 @@ class Columns:
 def kind_of(feature: Any) -> Kind:
     """The kind of a `datasets` feature; a vector is a list or array of numbers of any rank."""
     import pyarrow.types as arrow
-    from datasets import ClassLabel, Features, Image
+    from datasets import ClassLabel, Features, Image, Value
 
     if isinstance(feature, Image):
         return "image"
     if isinstance(feature, ClassLabel):
         return "class"
-    type_ = Features({"_": feature}).arrow_schema.field(0).type
+    type_ = (
+        feature.pa_type if isinstance(feature, Value) else Features({"_": feature}).arrow_schema.field(0).type
+    )
     nested = False
     while hasattr(type_, "storage_type") or hasattr(type_, "value_type"):
         nested = True
@@ -55,20 +61,22 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
     """
     kinds = {name: kind_of(feature) for name, feature in features.items()}
     if target is None:
-        target = _find_target({name: kind for name, kind in kinds.items() if name not in (inputs or ())})
+        named = set(inputs or ())
+        target = _find_target({name: kind for name, kind in kinds.items() if name not in named})
     elif target not in kinds:
-        raise UserError(f"data.target: no column {target!r}; allowed: {_listed(kinds)}")
+        raise UserError(f"data.target: no column {target!r}; allowed: {listed(kinds)}")
     if kinds[target] in ("image", "other"):
         raise UserError(f"data.target: column {target!r} is {features[target]}; allowed: classes and numbers")
     if inputs is None:
         found = _find_inputs({name: kind for name, kind in kinds.items() if name != target})
-        return Columns(found, target, tuple(name for name in kinds if name not in (*found, target)))
+        return Columns(found, target, _without(kinds, (*found, target)))
     if not inputs:
-        raise UserError(f"data.inputs: the list is empty; allowed: {_listed(kinds)}")
+        raise UserError(f"data.inputs: the list is empty; allowed: {listed(kinds)}")
+    times = Counter(inputs)
     for name in inputs:
         if name not in kinds:
-            raise UserError(f"data.inputs: no column {name!r}; allowed: {_listed(kinds)}")
-        if inputs.count(name) > 1:
+            raise UserError(f"data.inputs: no column {name!r}; allowed: {listed(kinds)}")
+        if times[name] > 1:
             raise UserError(f"data.inputs: column {name!r} is there twice; allowed: each column once")
         if name == target:
             raise UserError(f"data.inputs: column {name!r} is the target; allowed: other columns")
@@ -77,7 +85,12 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
                 f"data.inputs: column {name!r} is {features[name]}; "
                 "allowed: images, numbers and lists of numbers"
             )
-    return Columns(tuple(inputs), target, tuple(name for name in kinds if name not in (*inputs, target)))
+    return Columns(tuple(inputs), target, _without(kinds, (*inputs, target)))
+
+
+def _without(names: Iterable[str], used: tuple[str, ...]) -> tuple[str, ...]:
+    taken = set(used)
+    return tuple(name for name in names if name not in taken)
 
 
 def _find_target(kinds: dict[str, Kind]) -> str:
@@ -86,23 +99,21 @@ def _find_target(kinds: dict[str, Kind]) -> str:
         return labels[0]
     named = [name for name in TARGET_NAMES if name in kinds]
     if not named:
-        raise UserError(f"data.target: no column is clearly the target; allowed: one of {_listed(kinds)}")
+        raise UserError(f"data.target: no column is clearly the target; allowed: one of {listed(kinds)}")
     return named[0]
 
 
 def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
     found: dict[Kind, list[str]] = {"image": [], "vector": [], "number": []}
     for name, kind in kinds.items():
-        if kind in found and name not in INDEX_NAMES:
+        if kind in found and not INDEX_NAME.fullmatch(name):
             found[kind].append(name)
     chosen = found["image"] or found["vector"]
     if len(chosen) > 1:
-        raise UserError(
-            f"data.inputs: several columns could be the input; allowed: some of {_listed(chosen)}"
-        )
+        raise UserError(f"data.inputs: several columns could be the input; allowed: some of {listed(chosen)}")
     chosen = chosen or found["number"]
     if not chosen:
-        others = _listed(kinds) or "there is none"
+        others = listed(kinds) or "there is none"
         raise UserError(
             f"data.inputs: no column beside the target can be the input ({others}); "
             "allowed: images, numbers and lists of numbers"
@@ -110,5 +121,7 @@ def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Names as text, the first ``most`` of them."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names):,})" if len(names) > most else "")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of
 from scaled_sgd.data.examples import Array, Examples
-from scaled_sgd.data.images import image_mode, pixels
+from scaled_sgd.data.images import ImageKind, image_kind, pixels
 
 MAX_CLASSES = 10_000
 
@@ -20,13 +20,13 @@ class Encoding:
 
     Args:
         columns: Names of the inputs and of the target.
-        image_modes: Pillow mode of each image column: "L", "F" (more than 8 bits) or "RGB".
+        images: form of each image column.
         classes: Label values in the order of their ids; None for regression.
         class_names: The same as text, or the data set's own names.
     """
 
     columns: Columns
-    image_modes: dict[str, str]
+    images: dict[str, ImageKind]
     classes: tuple[Any, ...] | None
     class_names: tuple[str, ...] | None
 
@@ -41,29 +41,47 @@ class Encoding:
         name = self.columns.target
         column = table.column(name)
         if self.classes is None:
-            return Examples(x, numbers(column, "data.target", name, first_row).astype(np.float32))
+            return Examples(x, numbers(column, "data.target", name, first_row))
         return Examples(x, class_ids(column, self.classes, name, first_row))
 
     def _input(self, table: Any, name: str, first_row: int) -> Array:
-        if name in self.image_modes:
-            return pixels(table.column(name), self.image_modes[name], name, first_row)
+        if name in self.images:
+            return pixels(table.column(name), self.images[name], name, first_row)
         return numbers(table.column(name), "data.inputs", name, first_row)
 
 
-def fit_encoding(table: Any, features: dict[str, Any], columns: Columns, task: str = "auto") -> Encoding:
-    """Determine image modes and classes from one split.
+def fit_encoding(
+    table: Any,
+    features: dict[str, Any],
+    columns: Columns,
+    task: str = "auto",
+    *,
+    folders: tuple[str, ...] = (),
+    complete: bool = True,
+) -> Encoding:
+    """Determine the form of images and the classes from one split.
 
     Images are read in grey unless one of them has colour. Class labels, strings, booleans and integers
     without gaps from 0 or 1 are classes; other numbers are regression targets. ``task`` can force
     "classification" for any integers, or "regression" for any numbers.
+
+    Args:
+        table: its rows.
+        features: its columns.
+        columns: which are used.
+        task: as configured.
+        folders: beginnings of the paths that images may have.
+        complete: whether ``table`` has all rows: a gap in the integers of a part may be a class of the rest.
     """
-    images = [name for name in columns.inputs if kind_of(features[name]) == "image"]
-    modes = {name: features[name].mode or image_mode(table.column(name), name) for name in images}
+    import pyarrow as pa
+
+    names = [name for name in columns.inputs if kind_of(features[name]) == "image"]
+    images = {name: image_kind(table.column(name), name, features[name].mode, folders) for name in names}
     feature = features[columns.target]
     if task == "regression":
-        return Encoding(columns, modes, None, None)
+        return Encoding(columns, images, None, None)
     if kind_of(feature) == "class":
-        return Encoding(columns, modes, tuple(range(feature.num_classes)), tuple(feature.names))
+        return Encoding(columns, images, tuple(range(feature.num_classes)), tuple(feature.names))
     column, name = table.column(columns.target), columns.target
     classes = find_classes(column, name, any_integers=task == "classification")
     if classes is None and task == "classification":
@@ -71,7 +89,12 @@ def fit_encoding(table: Any, features: dict[str, Any], columns: Columns, task: s
             f"data.task: 'classification' does not fit column {name!r} of {column.type}; "
             "allowed: auto, regression"
         )
-    return Encoding(columns, modes, classes, classes and tuple(str(value) for value in classes))
+    if classes is None and not complete and pa.types.is_integer(column.type):
+        raise UserError(
+            f"data.task: 'auto' does not tell whether integers of column {name!r} are all classes of "
+            "the stream; allowed: classification, regression"
+        )
+    return Encoding(columns, images, classes, classes and tuple(str(value) for value in classes))
 
 
 def find_classes(column: Any, name: str, *, any_integers: bool = False) -> tuple[Any, ...] | None:
@@ -91,7 +114,10 @@ def find_classes(column: Any, name: str, *, any_integers: bool = False) -> tuple
             return None
         values = [value for value in values if value >= 0]  # -1 marks rows without a label: refused later
     if not 2 <= len(values) <= MAX_CLASSES:
-        raise UserError(f"data.target: column {name!r} has {len(values)} classes; allowed: 2..{MAX_CLASSES}")
+        raise UserError(
+            f"data.target: column {name!r} has {len(values)} classes"
+            f"{_missing(column.null_count, len(column))}; allowed: 2..{MAX_CLASSES}"
+        )
     return tuple(values)
 
 
@@ -111,9 +137,10 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
     if ids.null_count:
         row = pc.index(pc.is_null(ids), True).as_py()
         label = column[row].as_py()
+        what = "no label" if label is None else f"label {label!r} ({ids.null_count} of {len(ids)} rows)"
         raise UserError(
-            f"data.target: column {name!r}, row {first_row + row}: label {label!r} "
-            f"({ids.null_count} of {len(ids)} rows); allowed: {_span(classes)}"
+            f"data.target: column {name!r}, row {first_row + row}: {what}"
+            f"{_missing(column.null_count, len(column))}; allowed: {_span(classes)}"
         )
     return np.asarray(ids.to_numpy(), dtype=np.int64)
 
@@ -153,6 +180,12 @@ def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
             f"({n - int(whole.sum())} of {n} rows); allowed: finite float32 numbers"
         )
     return rows
+
+
+def _missing(missing: int, n: int) -> str:
+    return (
+        f", and nothing in {missing} of {n} rows (as CSV readers take NA, None, null, nan)" if missing else ""
+    )
 
 
 def _span(classes: tuple[Any, ...]) -> str:

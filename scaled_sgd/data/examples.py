@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Examples:
-    """Input rows (N, m_0), not yet normalised, and class ids (N,) or float32 targets (N, d)."""
+    """Input rows (N, m_0), not yet normalised, and class ids (N,) or targets (N, d) in full precision."""
 
     x: Array
     y: Array
@@ -43,6 +43,11 @@ def standardize(train: Examples, evaluation: Examples) -> tuple[Examples, Exampl
     return Examples(train_x, train.y), Examples(evaluation_x, evaluation.y)
 
 
+def lost_constants(train: Examples) -> list[int]:
+    """Features that :func:`standardize` turns from a constant other than 0 into 0."""
+    return [int(i) for i in np.flatnonzero((train.x == train.x[:1]).all(axis=0) & (train.x[0] != 0))]
+
+
 def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
     """Rows scaled to ‖x‖ = √m_0 in float32, and their targets; a row of zeros stays zero."""
     # Entries are divided by the largest one before squaring, so that none leaves the range of float32.
@@ -50,4 +55,14 @@ def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
     peak = np.abs(examples.x).max(axis=1, keepdims=True)
     x = torch.from_numpy(np.asarray(examples.x / np.where(peak > 0, peak, 1), dtype=np.float32))
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x.mul_(x.shape[1] ** 0.5 / norm.clamp_min(1)), torch.from_numpy(examples.y)
+    y = examples.y if examples.y.ndim == 1 else examples.y.astype(np.float32)
+    return x.mul_(x.shape[1] ** 0.5 / norm.clamp_min(1)), torch.from_numpy(y)
+
+
+def collapsed(targets: Array) -> tuple[int, int] | None:
+    """Number of different targets, and of those that still differ in float32; None if half of them do."""
+    rounded = targets.astype(np.float32)
+    if (rounded == targets).all():
+        return None
+    before, after = len(np.unique(targets)), len(np.unique(rounded))
+    return (before, after) if 2 * after < before else None

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry, load
+from scaled_sgd.data.prepared import prepare
 
 Read = Callable[..., Mapping[str, Any]]
 
@@ -22,10 +24,14 @@ class Format:
         suffix: end of its file names, such as ``.csv``.
         read: splits by name, ``datasets.Dataset`` or, where ``streaming``, ``IterableDataset``, of (path,
             streaming=); text ``"module:name"`` is imported when it is used.
+        folder: pattern of files that give their folder, as ``path``, to ``read``; None: paths are files only.
+        held_out: the split to evaluate on where none is named and there is one of this name.
     """
 
     suffix: str
     read: str | Read
+    folder: str | None = None
+    held_out: str | None = None
 
     def splits(self, path: Path, *, streaming: bool) -> dict[str, Any]:
         """The splits in ``path``."""
@@ -35,13 +41,26 @@ class Format:
 FORMATS: Registry[Format] = Registry("data.source")
 
 
-def register_format(suffix: str, read: str | Read) -> Format:
-    """Add a format.
+def register_format(
+    suffix: str, read: str | Read, *, folder: str | None = None, held_out: str | None = None
+) -> Format:
+    """Add a format; the arguments are the attributes of :class:`Format`.
 
     Raises:
         UserError: the suffix is taken.
     """
-    return FORMATS.add(suffix, Format(suffix, read))
+    return FORMATS.add(suffix, Format(suffix, read, folder, held_out))
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a file by its name, or of a folder by its files."""
+    for form in FORMATS.entries:
+        if path.is_dir():
+            if form.folder is not None and any(file.is_file() for file in path.glob(form.folder)):
+                return form
+        elif path.name.endswith(form.suffix):
+            return form
+    return None
 
 
 def allowed() -> str:
@@ -57,7 +76,7 @@ def check_header(path: Path) -> None:
     """
     with path.open(encoding="utf-8-sig", newline="") as lines:
         names = next(csv.reader(lines), [])
-    twice = [name for name in names if name and names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise UserError(
             f"data.source: {path.name!r} has several columns {twice[0]!r}; allowed: each name once"
@@ -66,14 +85,9 @@ def check_header(path: Path) -> None:
 
 def _by_datasets(builder: str, path: Path, *, streaming: bool) -> Mapping[str, Any]:
     """Read with one of the readers packaged with ``datasets``."""
-    import datasets
-
     if builder == "csv":
         check_header(path)
-    found: Mapping[str, Any] = datasets.load_dataset(
-        builder, data_files=glob.escape(str(path)), streaming=streaming
-    )
-    return found
+    return prepare(builder, data_files=glob.escape(str(path)), folders=(), streaming=streaming).splits
 
 
 for _suffix, _builder in (
@@ -84,3 +98,6 @@ for _suffix, _builder in (
     (".arrow", "arrow"),
 ):
     register_format(_suffix, partial(_by_datasets, _builder))
+
+for _suffix in ("idx3-ubyte", "idx3-ubyte.gz"):
+    register_format(_suffix, "scaled_sgd.data.idx:read_idx", folder="*images[-.]idx3-ubyte*", held_out="test")

@@ -1,6 +1,7 @@
 """Loads training and held-out tensors from the `data.` configuration."""
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scaled_sgd.config.combinations import check_data
 from scaled_sgd.config.sections import DataConfig
-from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.errors import UserError, printable
 from scaled_sgd.data.batches import Resident, Stream
-from scaled_sgd.data.columns import Columns, find_columns, kind_of
+from scaled_sgd.data.columns import Columns, find_columns, kind_of, listed
 from scaled_sgd.data.encoding import fit_encoding
-from scaled_sgd.data.examples import Examples, hold_out, standardize, to_tensors
+from scaled_sgd.data.examples import (
+    Examples,
+    collapsed,
+    hold_out,
+    lost_constants,
+    standardize,
+    to_tensors,
+)
+from scaled_sgd.data.files import digest
 from scaled_sgd.data.sources import open_source
-from scaled_sgd.data.splits import Split, pick_split
+from scaled_sgd.data.splits import pick_split
 
 Task = Literal["classification", "regression"]
-Loaded = tuple[Examples, Examples | None, tuple[str, ...] | None, Columns]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Decoded splits, before rows are held out, standardised and scaled."""
+
+    train: Examples
+    evaluation: Examples | None
+    class_names: tuple[str, ...] | None
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,7 @@ class Data:
         task: Whether targets are class ids or vectors.
         class_names: Class names in the order of their ids; None for regression.
         columns: Columns of the inputs and targets.
+        warnings: What the configuration asks for and the data lose, a line each.
     """
 
     train: Resident | Stream
@@ -44,19 +64,20 @@ class Data:
     task: Task
     class_names: tuple[str, ...] | None
     columns: Columns
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """One line about the data: columns that are used and columns that are not."""
         size = f"{len(self.train)}" if isinstance(self.train, Resident) else "a stream of"
-        inputs = ", ".join(self.columns.inputs)
+        inputs = listed(self.columns.inputs)
         text = f"{size} training and {len(self.evaluation)} held-out samples; inputs {inputs}"
         if self.columns.left_out:
-            text += f" (left out: {', '.join(self.columns.left_out)})"
+            text += f" (left out: {listed(self.columns.left_out)})"
         text += f"; target {self.columns.target}"
         if self.class_names is None:
-            return f"{text}, {self.out_features} numbers"
+            return printable(f"{text}, {self.out_features} numbers")
         shown = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
-        return f"{text}, {len(self.class_names)} classes: {shown}"
+        return printable(f"{text}, {len(self.class_names)} classes: {shown}")
 
 
 def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
@@ -70,11 +91,11 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
     Raises:
         UserError: The configuration does not fit the data; one line says where.
     """
-    _check(config)
+    check_data(config)
     if config.streaming:
         return _load_stream(config, quiet=quiet)
-    load = _load_digits if config.source == "digits" else _load_resident
-    train, evaluation, class_names, columns = load(config, quiet=quiet)
+    loaded = _load_digits(config) if config.source == "digits" else _load_resident(config, quiet=quiet)
+    train, evaluation = loaded.train, loaded.evaluation
     generator = np.random.default_rng(seed)
     if evaluation is None:
         if len(train.x) < 2:
@@ -84,51 +105,30 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
         train, evaluation = hold_out(train, config.eval_fraction, generator)
     if config.limit is not None:
         train = train.take(generator.permutation(len(train.x))[: config.limit])
+    warnings = [*_warnings(train, loaded.columns, standardized=config.standardize)]
     if config.standardize:
         train, evaluation = standardize(train, evaluation)
-    return _data(Resident(*to_tensors(train)), evaluation, class_names, columns)
+    return _data(Resident(*to_tensors(train)), evaluation, loaded.class_names, loaded.columns, warnings)
 
 
-def _check(config: DataConfig) -> None:
-    if not config.streaming:
-        return
-    if config.source == "digits":
-        raise UserError("data.streaming: true does not fit 'digits', which is in memory; allowed: false")
-    if config.standardize:
-        raise UserError("data.standardize: true does not fit data.streaming; allowed: false")
-    if config.limit is not None:
-        raise UserError(
-            f"data.limit: {config.limit} does not fit data.streaming; allowed: null, and optim.steps"
-        )
-    if config.eval_split is None:
-        raise UserError(
-            "data.eval_split: null does not fit data.streaming, which holds nothing out; allowed: a split"
+def _warnings(examples: Examples, columns: Columns, *, standardized: bool) -> Iterator[str]:
+    lost = lost_constants(examples) if standardized else []
+    if lost:
+        one_each = len(columns.inputs) == examples.x.shape[1]
+        names = listed(columns.inputs[i] for i in lost) if one_each else f"{len(lost)} features"
+        yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
+    found = collapsed(examples.y) if examples.y.ndim == 2 else None
+    if found is not None:
+        yield (
+            f"data.target: {found[0]:,} different values of {columns.target!r} are {found[1]:,} in float32; "
+            "subtracted from the data, an offset (the first of Unix times, say) keeps them apart"
         )
 
 
-def _load_digits(config: DataConfig, *, quiet: bool) -> Loaded:
-    pick_split({"train": None}, config.split, "data.split")
-    if config.eval_split is not None:
-        raise UserError(
-            f"data.eval_split: {config.eval_split!r} does not fit 'digits', which has one split; "
-            "allowed: null, and data.eval_fraction"
-        )
-    if config.task == "regression":
-        raise UserError(
-            "data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"
-        )
-    for key, value in (("inputs", config.inputs), ("target", config.target)):
-        if value is not None:
-            raise UserError(
-                f"data.{key}: {value!r} does not fit 'digits', which has no columns; allowed: null"
-            )
+def _load_digits(config: DataConfig) -> Loaded:
     x, y = _read_digits()
-    return (
-        Examples(x.astype(np.float32), y.astype(np.int64)),
-        None,
-        tuple("0123456789"),
-        Columns(("pixels",), "digit"),
-    )
+    examples = Examples(x.astype(np.float32), y.astype(np.int64))
+    return Loaded(examples, None, tuple("0123456789"), Columns(("pixels",), "digit"))
 
 
 def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
@@ -149,23 +149,29 @@ def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
-    split, held_out = _open(config, quiet)
-    columns = find_columns(split.features(), config.inputs, config.target)
+    source = open_source(config.source, streaming=False, quiet=quiet)
+    split = pick_split(source, config.split, "data.split")
+    features = split.features()
+    columns = find_columns(features, config.inputs, config.target)
     table = split.table(columns)
-    encoding = fit_encoding(table, split.features(), columns, config.task)
+    encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
     train = encoding.encode(table)
+    held_out = source.held_out if config.eval_split is None and config.split == "train" else config.eval_split
     if held_out is None:
-        return train, None, encoding.class_names, columns
-    held_out.check_like(split, columns)
-    evaluation = encoding.encode(held_out.table(columns))
+        return Loaded(train, None, encoding.class_names, columns)
+    other = pick_split(source, held_out, "data.eval_split")
+    other.check_like(split, columns)
+    evaluation = encoding.encode(other.table(columns))
     _check_widths(train, evaluation)
-    return train, evaluation, encoding.class_names, columns
+    return Loaded(train, evaluation, encoding.class_names, columns)
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
-    """Load a stream; image modes and integer classes, which need all rows, come from the held-out split."""
-    split, held_out = _open(config, quiet)
-    assert held_out is not None
+    """Load a stream; forms of images and integer classes need all rows, so the held-out split's are taken."""
+    assert config.eval_split is not None
+    source = open_source(config.source, streaming=True, quiet=quiet)
+    split = pick_split(source, config.split, "data.split")
+    held_out = pick_split(source, config.eval_split, "data.eval_split")
     features = split.features()
     columns = find_columns(features, config.inputs, config.target)
     if kind_of(features[columns.target]) == "text":
@@ -175,7 +181,7 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
         )
     held_out.check_like(split, columns)
     table = held_out.table(columns)
-    encoding = fit_encoding(table, features, columns, config.task)
+    encoding = fit_encoding(table, features, columns, config.task, folders=source.folders, complete=False)
     evaluation = encoding.encode(table)
     first = encoding.encode(split.first().table(columns))
     _check_widths(evaluation, first)
@@ -186,16 +192,10 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
         return to_tensors(examples)
 
     x, y = to_tensors(first)
-    train = Stream(partial(split.shuffled_tables, columns, config.shuffle_buffer), decode, (x[:0], y[:0]))
-    return _data(train, evaluation, encoding.class_names, columns)
-
-
-def _open(config: DataConfig, quiet: bool) -> tuple[Split, Split | None]:
-    splits = open_source(config.source, streaming=config.streaming, quiet=quiet)
-    split = pick_split(splits, config.split, "data.split")
-    if config.eval_split is None:
-        return split, None
-    return split, pick_split(splits, config.eval_split, "data.eval_split")
+    tables = partial(split.shuffled_tables, columns, config.shuffle_buffer)
+    train = Stream(tables, decode, (x[:0], y[:0]), digest=digest(split.files))
+    warnings = [*_warnings(evaluation, columns, standardized=False)]
+    return _data(train, evaluation, encoding.class_names, columns, warnings)
 
 
 def _check_widths(expected: Examples, found: Examples) -> None:
@@ -207,10 +207,14 @@ def _check_widths(expected: Examples, found: Examples) -> None:
 
 
 def _data(
-    train: Resident | Stream, evaluation: Examples, class_names: tuple[str, ...] | None, columns: Columns
+    train: Resident | Stream,
+    evaluation: Examples,
+    class_names: tuple[str, ...] | None,
+    columns: Columns,
+    warnings: list[str],
 ) -> Data:
     held_out = Resident(*to_tensors(evaluation))
     width = held_out.x.shape[1]
-    if class_names is None:
-        return Data(train, held_out, width, held_out.y.shape[1], "regression", None, columns)
-    return Data(train, held_out, width, len(class_names), "classification", class_names, columns)
+    task: Task = "regression" if class_names is None else "classification"
+    out = held_out.y.shape[1] if class_names is None else len(class_names)
+    return Data(train, held_out, width, out, task, class_names, columns, tuple(warnings))

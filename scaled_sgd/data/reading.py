@@ -20,6 +20,8 @@ def reading(key: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
         raise UserError(f"{key}: cannot read {what}: {_reason(error)}; allowed: {allowed()}") from error
 
 

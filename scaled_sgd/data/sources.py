@@ -7,18 +7,19 @@ import re
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data.formats import FORMATS, allowed, check_header
+from scaled_sgd.data.cards import check_card
+from scaled_sgd.data.formats import FORMATS, allowed, check_header, format_of
 from scaled_sgd.data.hub import hub_is_reachable, offline
+from scaled_sgd.data.prepared import Prepared, prepare
 from scaled_sgd.data.reading import reading
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
-    """Splits of a source by name: `datasets.Dataset`, or `IterableDataset` when streaming.
+def open_source(source: str, *, streaming: bool, quiet: bool) -> Prepared:
+    """The splits of a source.
 
     `quiet` switches progress bars off.
 
@@ -35,7 +36,7 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     path = Path(os.path.expanduser(source))
     if source and os.path.exists(path):
         return _local(path.resolve(), source, streaming)
-    if source.startswith((".", "/", "~")) or path.suffix in FORMATS:
+    if source.startswith((".", "/", "~")) or path.name.endswith(FORMATS.names):
         raise UserError(
             f"data.source: no file or folder {source!r}; allowed: a local file or folder, a hub name, digits"
         )
@@ -46,33 +47,49 @@ def open_source(source: str, *, streaming: bool, quiet: bool) -> dict[str, Any]:
     return _hub(source, streaming)
 
 
-def _local(path: Path, source: str, streaming: bool) -> dict[str, Any]:
+def _local(path: Path, source: str, streaming: bool) -> Prepared:
     import datasets
 
-    if path.is_file() and path.suffix not in FORMATS:
+    form = format_of(path)
+    if path.is_file() and form is None:
         raise UserError(f"data.source: {source!r} is of another kind; allowed: {allowed()}")
+    folders = (f"{path if path.is_dir() else path.parent}{os.sep}",)
     with reading("data.source", repr(source)):
-        for file in sorted(path.rglob("*.csv")) if path.is_dir() else ():
+        if form is not None:
+            splits = form.splits(path, streaming=streaming)
+            held_out = form.held_out if form.held_out in splits else None
+            return Prepared(splits, dict.fromkeys(splits, (str(path),)), folders, held_out)
+        check_card(path)
+        for file in sorted(path.rglob("*.csv")):
             check_header(file)
         if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
             saved = datasets.load_from_disk(str(path))
             splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
-            return {k: v.to_iterable_dataset() for k, v in splits.items()} if streaming else dict(splits)
-        if path.is_dir():
-            return dict(datasets.load_dataset(str(path), streaming=streaming))
-        return FORMATS[path.suffix].splits(path, streaming=streaming)
+            files = {
+                name: tuple(file["filename"] for file in split.cache_files) for name, split in splits.items()
+            }
+            if streaming:
+                splits = {name: split.to_iterable_dataset() for name, split in splits.items()}
+            return Prepared(dict(splits), files, folders)
+        return prepare(str(path), folders=folders, streaming=streaming)
 
 
-def _hub(name: str, streaming: bool) -> dict[str, Any]:
+def _hub(name: str, streaming: bool) -> Prepared:
     import datasets
     from huggingface_hub import constants
 
     reachable = hub_is_reachable()
     why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
     switches = ((datasets.config, "HF_HUB_OFFLINE"), (constants, "HF_HUB_OFFLINE"))
+    caches = (
+        datasets.config.HF_DATASETS_CACHE,
+        datasets.config.DOWNLOADED_DATASETS_PATH,
+        constants.HF_HUB_CACHE,
+    )
+    folders = (*(f"{cache}{os.sep}" for cache in caches), f"hf://datasets/{name}@")
     with reading("data.source", repr(name)), nullcontext() if reachable else offline(*switches):
         try:
-            return dict(datasets.load_dataset(name, streaming=streaming))
+            return prepare(name, folders=folders, streaming=streaming)
         except ConnectionError as error:
             raise UserError(
                 f"data.source: cannot reach the Hugging Face hub for {name!r}{why}; "

@@ -1,12 +1,13 @@
 """Arrow tables from a split, resident or streamed, with undecoded images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of
+from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.data.reading import reading
 
 CHUNK = 1000
@@ -20,11 +21,13 @@ class Split:
         rows: `datasets.Dataset` or `datasets.IterableDataset`.
         name: Name of the split.
         key: Configuration key, for messages.
+        files: Files that hold it.
     """
 
     rows: Any
     name: str
     key: str
+    files: tuple[str, ...] = ()
 
     def features(self) -> dict[str, Any]:
         """Features by column; read from the first row if a stream does not declare them."""
@@ -71,7 +74,10 @@ class Split:
             )
 
     def _selected(self, columns: Columns) -> Any:
-        return self.rows.select_columns([*columns.inputs, columns.target]).with_format("arrow")
+        used = [*columns.inputs, columns.target]
+        # Selecting copies the description of every column several times.
+        rows = self.rows if len(used) == len(self.rows.column_names or ()) else self.rows.select_columns(used)
+        return rows.with_format("arrow")
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(self.key, f"split {self.name!r}")
@@ -80,8 +86,8 @@ class Split:
         raise UserError(f"{self.key}: split {self.name!r} has no rows; allowed: at least one")
 
 
-def pick_split(splits: Mapping[str, Any], name: str, key: str) -> Split:
+def pick_split(source: Prepared, name: str, key: str) -> Split:
     """The split with this name."""
-    if name not in splits:
-        raise UserError(f"{key}: no split {name!r}; allowed: {', '.join(splits)}")
-    return Split(splits[name], name, key)
+    if name not in source.splits:
+        raise UserError(f"{key}: no split {name!r}; allowed: {', '.join(source.splits)}")
+    return Split(source.splits[name], name, key, source.files.get(name, ()))

@@ -4,13 +4,36 @@ Importing it imports neither torch nor the classes that measure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaled_sgd.core.registry import Registry
 
-Figure = Literal["over_steps", "over_layers", "against_width"]
 Need = Literal["minibatch", "probe", "step"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a study draws a column. What is empty follows from the column's name and meaning.
+
+    Attributes:
+        name: its name in ``report:`` of a study file, and of its files.
+        title: the question it answers.
+        axis: the y label.
+        subject: subject of the sentence of a figure against width.
+        meaning: what is drawn, for the caption.
+        against: what is drawn along x: steps, at the best learning rate, or widths, at the last step.
+        title_over_steps: the question where a study has one width only, so that a figure against width is
+            drawn over steps; empty: such a study lacks the figure.
+    """
+
+    name: str = ""
+    title: str = ""
+    axis: str = ""
+    subject: str = ""
+    meaning: str = ""
+    against: Literal["steps", "width"] = "steps"
+    title_over_steps: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,13 +44,28 @@ class Column:
         name: its name, such as ``taylor.c1``.
         meaning: what the number is, with its unit if it has one.
         layers: whether it is one number, or a list with one per layer or hidden layer.
-        figure: how it is drawn; None: in tables only.
+        figure: how studies draw it; None: in tables only, or in a figure with others.
     """
 
     name: str
     meaning: str
     layers: Literal["none", "all", "hidden"] = "none"
-    figure: Figure | None = "over_steps"
+    figure: Figure | None = Figure()
+
+    @property
+    def drawn(self) -> Figure | None:
+        """The figure with everything filled in."""
+        if self.figure is None:
+            return None
+        figure, words = self.figure, self.name.replace("_", " ").replace(".", " ")
+        return replace(
+            figure,
+            name=figure.name or self.name.replace(".", "_"),
+            title=figure.title or f"What becomes of the {words} in training?",
+            axis=figure.axis or words,
+            subject=figure.subject or f"the {words}",
+            meaning=figure.meaning or self.meaning,
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +104,14 @@ QUANTITIES.add(
         f"{_HERE}.taylor:Taylor",
         "Taylor terms of the minibatch loss along the step that is taken",
         (
-            *(Column(f"taylor.c{p}", f"c{p} of L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³") for p in range(4)),
-            Column("taylor.gauss_newton", "the part of c2 from moving outputs"),
-            Column("taylor.feature", "the part of c2 from moving features"),
-            Column("predicted_loss", "the polynomial at the step that is taken"),
-            Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2"),
+            *(
+                Column(f"taylor.c{p}", f"c{p} of L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³", figure=None)
+                for p in range(4)
+            ),
+            Column("taylor.gauss_newton", "the part of c2 from moving outputs", figure=None),
+            Column("taylor.feature", "the part of c2 from moving features", figure=None),
+            Column("predicted_loss", "the polynomial at the step that is taken", figure=None),
+            Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2", figure=None),
         ),
         ("minibatch", "step"),
         cost=2.5,
@@ -83,10 +124,10 @@ QUANTITIES.add(
         f"{_HERE}.sharpness:Sharpness",
         "largest eigenvalues of H and of Ξ^{1/2} H Ξ^{1/2}",
         (
-            Column("sharpness", "largest eigenvalue of H"),
-            Column("preconditioned_sharpness", "largest eigenvalue λ of Ξ^{1/2} H Ξ^{1/2}"),
-            Column("edge_ratio", "η (c λ + λ_w) / (2 (1 + μ))"),
-            Column("edge", "the λ whose edge ratio is 1"),
+            Column("sharpness", "largest eigenvalue of H", figure=None),
+            Column("preconditioned_sharpness", "largest eigenvalue λ of Ξ^{1/2} H Ξ^{1/2}", figure=None),
+            Column("edge_ratio", "η (c λ + λ_w) / (2 (1 + μ))", figure=None),
+            Column("edge", "the λ whose edge ratio is 1", figure=None),
             Column("sharpness_residuals", "‖Hv − λv‖/|λ| of both", figure=None),
             Column("eigenvalues", "the k largest of H", figure=None),
             Column("preconditioned_eigenvalues", "the k largest of Ξ^{1/2} H Ξ^{1/2}", figure=None),
@@ -99,14 +140,49 @@ QUANTITIES.add(
 QUANTITIES.add(
     "ranks",
     Measured(
-        f"{_HERE}.ranks:Ranks",
+        f"{_HERE}.ranks:SoftRanks",
         "soft ranks of features and gradients, and kernel drift",
         (
-            Column("soft_ranks", "S_k of the gradients", "all", "over_layers"),
-            Column("features.stable", "‖H‖_F²/‖H‖_2²", "hidden", "over_layers"),
-            Column("features.participation", "(Σσ²)²/Σσ⁴", "hidden", "over_layers"),
-            Column("features.effective", "exp of the entropy of σ²/Σσ²", "hidden", "over_layers"),
-            Column("features.drift", "‖K_t − K_0‖/‖K_0‖ of Gram matrices", "hidden", "over_layers"),
+            Column(
+                "features.stable",
+                "‖H‖_F²/‖H‖_2²",
+                "hidden",
+                Figure(
+                    "feature_ranks",
+                    "Do hidden features separate?",
+                    "stable rank",
+                    meaning="Stable rank ‖H‖²_F / ‖H‖²₂ of each hidden layer's features on a fixed probe",
+                ),
+            ),
+            Column(
+                "soft_ranks",
+                "S_k of the gradients",
+                "all",
+                Figure(
+                    "soft_ranks",
+                    "How many directions does a layer's gradient see?",
+                    "soft rank S_k",
+                    meaning="Soft rank S_k of each layer's gradient on a fixed probe "
+                    "(1: all samples pull the same way)",
+                ),
+            ),
+            Column("features.participation", "(Σσ²)²/Σσ⁴", "hidden", None),
+            Column("features.effective", "exp of the entropy of σ²/Σσ²", "hidden", None),
+            Column(
+                "features.drift",
+                "‖K_t − K_0‖/‖K_0‖ of Gram matrices",
+                "hidden",
+                Figure(
+                    "kernel_drift",
+                    "Do wide networks still learn features?",
+                    "kernel drift",
+                    "the kernel drift",
+                    "‖K − K at step 0‖ / ‖K at step 0‖ of every hidden layer's feature kernel on a fixed "
+                    "probe",
+                    "width",
+                    "How far do features move?",
+                ),
+            ),
         ),
         ("probe",),
         cost=2,
@@ -118,7 +194,21 @@ QUANTITIES.add(
     Measured(
         f"{_HERE}.change:Change",
         "how far preactivations have moved",
-        (Column("preactivation_change", "‖z_k − z_k at first‖/‖z_k at first‖", "all", "against_width"),),
+        (
+            Column(
+                "preactivation_change",
+                "‖z_k − z_k at first‖/‖z_k at first‖",
+                "all",
+                Figure(
+                    "coordinate_check",
+                    "Do preactivations move as much at every width?",
+                    "relative change",
+                    "the relative change of preactivations",
+                    "RMS(z_k − z_k at step 0) / RMS(z_k at step 0) of every layer on a fixed probe",
+                    "width",
+                ),
+            ),
+        ),
         ("probe",),
         cost=1.3,
         source="Yang, Hu, arXiv 2011.14522 (coordinate checks)",

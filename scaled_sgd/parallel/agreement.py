@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.errors import UserError, error_line
 
 T = TypeVar("T")
 
@@ -23,9 +23,9 @@ class Mistakes:
     """
 
     raises: type[UserError] = UserError
-    told: tuple[type[Exception], ...] = (UserError,)
-    expected: tuple[type[Exception], ...] = (UserError,)
-    line: Callable[[Exception], str] = str
+    told: tuple[type[Exception], ...] = (UserError, OSError)
+    expected: tuple[type[Exception], ...] = (UserError, OSError)
+    line: Callable[[Exception], str] = error_line
 
 
 def is_first_rank() -> bool:
@@ -51,6 +51,11 @@ def on_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T
         if line is not None:
             raise mistakes.raises(line) from error
     return result
+
+
+def from_every_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> list[T]:
+    """Run an action on every rank; all results, by rank. Collective, raises like :func:`on_every_rank`."""
+    return gather(on_every_rank(action, mistakes))
 
 
 def on_first_rank(action: Callable[[], T], mistakes: Mistakes = Mistakes()) -> T | None:

@@ -13,6 +13,20 @@ STARTED_ALONE = (
 """Explains :func:`started_alone` and what to use instead."""
 
 
+_STARTER = "SCALED_SGD_STARTER"
+
+
+def is_starter() -> None:
+    """Make the processes that this one starts end with it."""
+    os.environ[_STARTER] = str(os.getpid())
+
+
+def starter() -> int | None:
+    """The process that started this one as a rank of its run, and whose end ends it too."""
+    started_by = os.environ.pop(_STARTER, None)
+    return None if started_by is None else int(started_by)
+
+
 def rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's global rank."""
     return int(environment.get("RANK", "0"))

@@ -77,3 +77,6 @@ for _entry in (
     ),
 ):
     STRATEGIES.add(_entry.name, _entry)
+
+SIMPLEST = STRATEGIES.names[0]
+"""The strategy of one process."""

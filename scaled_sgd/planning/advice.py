@@ -7,9 +7,6 @@ from scaled_sgd.planning.cost import Cost
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.units import duration, size
 
-USABLE = 0.9
-"""Fraction of a process's memory that a step may fill. The rest is for the data set, the runtime and
-fragmentation, which are not predicted."""
 SAME = 1.1
 """Times that differ by less count as equal: rates are not known more precisely."""
 SHORT = 1e-3
@@ -30,8 +27,8 @@ class Advice:
 
 
 def fits(cost: Cost, hardware: Hardware) -> bool:
-    """Whether a step leaves a tenth of the memory."""
-    return cost.peak_bytes <= USABLE * hardware.memory
+    """Whether the peak of a step is usable memory."""
+    return cost.peak_bytes <= hardware.usable
 
 
 def advise(costs: Sequence[Cost], hardware: Hardware) -> Advice:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from scaled_sgd.config import Config, ShardingConfig
 from scaled_sgd.config.combinations import permits, violations, with_strategy, with_update
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.parallel.strategies import SIMPLEST, STRATEGIES
 from scaled_sgd.planning.advice import advise
 from scaled_sgd.planning.cost import Cost
 from scaled_sgd.planning.hardware import Hardware, nominal
@@ -22,7 +22,7 @@ class World:
         size: number of processes.
         local_size: number of processes on this machine.
         cuda: whether each process has its own GPU.
-        memory: bytes that a process may fill.
+        memory: bytes of memory of a process.
         launched: the strategy in the launcher's configuration file; None: any.
         launched_half: whether that file makes it gather weights in 16 bits.
     """
@@ -52,7 +52,7 @@ def choose(config: Config, world: World, work: Workload) -> ShardingConfig:
     sharding = config.sharding
     name: str = sharding.strategy
     if name == "auto":
-        name = world.launched or ("ddp" if world.size == 1 else _advised(config, world, work))
+        name = world.launched or (SIMPLEST if world.size == 1 else _advised(config, world, work))
     if world.launched is not None and name != world.launched:
         raise UserError(
             f"sharding.strategy: {name!r} was asked for and {world.launched!r} launched; allowed: auto, "
@@ -100,7 +100,7 @@ def _advised(config: Config, world: World, work: Workload) -> str:
 def possible(config: Config, world: World) -> list[str]:
     """Strategies without their own launch that support the configuration and differ on this world."""
     natives = [can.name for can in STRATEGIES.entries if can.launch_file is None and can.name in COSTS]
-    names = [name for name in natives if permits(config, name)] or ["ddp"]
+    names = [name for name in natives if permits(config, name)] or [SIMPLEST]
     if len(names) == 1:
         return names
     return [

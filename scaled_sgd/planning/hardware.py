@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+USABLE = 0.9
+"""Fraction of a process's memory that a step may fill. The rest is for the data set, the runtime and
+fragmentation, which are not predicted."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -23,7 +27,7 @@ class Hardware:
     Attributes:
         ranks: number of processes W.
         per_machine: number of processes on a machine.
-        memory: bytes that a process may fill.
+        memory: bytes of memory of a process.
         inside: bytes per second that it sends within its machine.
         across: bytes per second that it sends to other machines: its share of the links.
         latency: seconds for an empty message.
@@ -40,6 +44,11 @@ class Hardware:
     latency: float
     rate: float
     gloo: bool
+
+    @property
+    def usable(self) -> float:
+        """Bytes that a step may fill."""
+        return USABLE * self.memory
 
     @property
     def everyone(self) -> Group:

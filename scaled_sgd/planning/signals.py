@@ -13,7 +13,7 @@ from scaled_sgd.planning.workload import Workload
 
 
 @dataclass(frozen=True)
-class Signals:
+class SignalBytes:
     """Bytes on one process, by layer k − 1.
 
     Attributes:
@@ -34,7 +34,7 @@ class Signals:
     loss: float
 
 
-def signals(work: Workload, hardware: Hardware, *, data: int, parts: int = 1) -> Signals:
+def signals(work: Workload, hardware: Hardware, *, data: int, parts: int = 1) -> SignalBytes:
     """Signals of one microbatch over ``data`` processes with different samples, each layer over ``parts``."""
     depth, rows, size = work.depth, work.rows(data), work.signal_size
     whole = [rows * width * size for width in work.widths]
@@ -60,4 +60,4 @@ def signals(work: Workload, hardware: Hardware, *, data: int, parts: int = 1) ->
     outputs = 3 * rows * work.widths[-1] * max(work.itemsize, size)
     loss = (samples + kept[-1] if work.checkpointing else saved[-1]) + outputs
     wide = saved[0] + 4 * rows * work.widths[0] if work.half else 0
-    return Signals(samples, tuple(first), tuple(saved), tuple(flowing), tuple(copied), max(loss, wide))
+    return SignalBytes(samples, tuple(first), tuple(saved), tuple(flowing), tuple(copied), max(loss, wide))

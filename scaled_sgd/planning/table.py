@@ -46,10 +46,13 @@ def predict(
     formulas = COSTS[strategy]
     if fused:
         assert formulas.fused is not None
-        return replace(formulas.fused(work, hardware), strategy=strategy)
-    if STRATEGIES[strategy].shares_layers:
-        return formulas.autograd(work, hardware, parts=parts)
-    return formulas.autograd(work, hardware)
+        cost = formulas.fused(work, hardware)
+    elif STRATEGIES[strategy].shares_layers:
+        cost = formulas.autograd(work, hardware, parts=parts)
+    else:
+        cost = formulas.autograd(work, hardware)
+    # Strategies may share a formula.
+    return replace(cost, strategy=strategy)
 
 
 def rows(hardware: Hardware, *, parts: int) -> Iterator[tuple[str, bool]]:

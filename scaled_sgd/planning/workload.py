@@ -59,7 +59,7 @@ class Workload:
             model.parameterization,
             dtype=model.dtype,
             precision=config.run.precision,
-            states=len(OPTIMIZERS[optim.optimizer].kept(optim)),
+            states=OPTIMIZERS[optim.optimizer].kept(optim).held,
             accumulation=optim.accumulation,
             checkpointing=config.sharding.activation_checkpointing,
             loss="mse" if config.loss == "mse" else "cross_entropy",

@@ -39,9 +39,7 @@ class RunDirectory:
         except HeldError as error:
             raise UserError(f"run.name: {str(path)!r} is in use by {error}; allowed: one at a time") from None
         except OSError as error:
-            raise UserError(
-                f"run.dir: cannot write in {str(path)!r}: {error.strerror}; allowed: a writable folder"
-            ) from error
+            raise self._refusal(error) from error
 
     @classmethod
     def make(cls, parent: str, name: str, *, numbered: bool = False) -> "RunDirectory":
@@ -80,14 +78,27 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.yaml``."""
+        """Write ``config.yaml``.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         text = yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        write_atomically(self.path / "config.yaml", text, durable=self._durable)
+        try:
+            write_atomically(self.path / "config.yaml", text, durable=self._durable)
+        except OSError as error:
+            raise self._refusal(error) from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
+        self.metrics.check()
         text = json.dumps(finite(summary), indent=2, allow_nan=False) + "\n"
         write_atomically(self.path / "summary.json", text, durable=self._durable)
+
+    def _refusal(self, error: OSError) -> UserError:
+        return UserError(
+            f"run.dir: cannot write in {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
+        )
 
     def close(self) -> None:
         """Flush the metrics and release the lock."""

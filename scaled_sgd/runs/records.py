@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import flat
-from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.errors import LostError, UserError
 
 _REPORTED_PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "numpy")
 
@@ -22,12 +22,15 @@ class MetricsStream:
     """``metrics.jsonl``: one JSON object per line, each appended by a single write.
 
     After a SIGKILL the file holds every line for which :meth:`write` has returned. Non-finite numbers become
-    null.
+    null. Every method but ``close`` raises a LostError once the file is deleted or moved.
     """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._path = path.absolute()
+        self._named = os.fstat(self._descriptor).st_nlink > 0
         self._waiting = b""
+        self._error: OSError | None = None
 
     @property
     def size(self) -> int:
@@ -39,6 +42,23 @@ class MetricsStream:
         """Truncate to the first ``size`` bytes."""
         os.ftruncate(self._descriptor, size)
 
+    def check(self) -> None:
+        """Raise a LostError if the file has been deleted or moved."""
+        try:
+            os.stat(self._path)
+        except (FileNotFoundError, NotADirectoryError):
+            gone = True
+        except OSError:
+            gone = False
+        else:
+            # Another file may have its name by now.
+            gone = self._named and os.fstat(self._descriptor).st_nlink == 0
+        if gone:
+            raise LostError(
+                f"run.dir: {str(self._path)!r} was deleted or moved while the run trained; allowed: a folder "
+                "that stays until the run ends"
+            )
+
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
         self.append((json.dumps(finite(row), separators=(",", ":"), allow_nan=False) + "\n").encode())
@@ -48,6 +68,7 @@ class MetricsStream:
 
         If the disk is full they are kept for the next call, with a warning; a row is never left incomplete.
         """
+        self.check()
         warned = bool(self._waiting)
         self._waiting += lines
         whole = os.fstat(self._descriptor).st_size
@@ -56,6 +77,7 @@ class MetricsStream:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
+            self._error = error
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, whole)
             if not warned:
@@ -68,12 +90,15 @@ class MetricsStream:
             self._waiting = b""
 
     def flush(self) -> None:
-        """Flush everything to the disk."""
+        """Flush everything to the disk; raises an OSError if rows have to wait."""
+        self.append(b"")
+        if self._waiting and self._error is not None:
+            raise self._error
         os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Flush to the disk and close."""
-        self.flush()
+        os.fsync(self._descriptor)
         os.close(self._descriptor)
 
 

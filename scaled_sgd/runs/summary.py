@@ -1,11 +1,11 @@
 """The summary of a run: facts for ``summary.json``, and a few lines for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from scaled_sgd.config import Config
 from scaled_sgd.core.parameterization import count_weights
-from scaled_sgd.data import Data
+from scaled_sgd.data import Data, Resident
 from scaled_sgd.parallel.exchange import described
 from scaled_sgd.runs.records import git_revision, versions
 
@@ -44,8 +44,35 @@ def network_facts(config: Config, data: Data, widths: tuple[int, ...]) -> dict[s
             "target": columns.target,
             "classes": data.class_names,
         },
+        "sizes": sizes(config, data),
         "seed": config.run.seed,
     }
+
+
+def sizes(config: Config, data: Data) -> dict[str, int | None]:
+    """Samples of training, of evaluation, of the largest minibatch and of the probe, as they are used.
+
+    None: not known of a stream, or no probe is measured.
+    """
+    training = len(data.train) if isinstance(data.train, Resident) else None
+    held_out, probe = len(data.evaluation), config.diagnostics.samples
+    return {
+        "training": training,
+        "held_out": held_out,
+        "batch": config.optim.batch_size if training is None else min(config.optim.batch_size, training),
+        "probe": min(probe, held_out if training is None else training) if config.diagnostics.every else None,
+    }
+
+
+def sizes_cut(config: Config, data: Data) -> Iterator[str]:
+    """A line for each size that the configuration asks for and the data do not have."""
+    used = sizes(config, data)
+    for key, asked, found in (
+        ("optim.batch_size", config.optim.batch_size, used["batch"]),
+        ("diagnostics.samples", config.diagnostics.samples, used["probe"]),
+    ):
+        if found is not None and found < asked:
+            yield f"{key}: {asked} is more than there are; all {found} samples are taken"
 
 
 def software_facts() -> dict[str, Any]:

@@ -1,29 +1,35 @@
 """``scaled-sgd study``: list, run, status, collect, report."""
 
 import argparse
-import signal
+import contextlib
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.core.errors import INTERRUPTED_STATUS, TERMINATED_STATUS, USAGE_STATUS, UserError
+from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedError, UserError, error_line
+from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
 from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
 
+_RESUMES = "the same command resumes it"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 130 or 143 if stopped."""
+    """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 129, 130
+    or 143 if stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    before: Any = None
     # In a job, submitit handles the signals.
-    if "--share" not in arguments and threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, _terminate)
+    is_job = "--share" in arguments
+    with contextlib.nullcontext() if is_job else stopped_by_signals(_RESUMES):
+        return _run_command(arguments, debug=debug)
+
+
+def _run_command(arguments: list[str], *, debug: bool) -> int:
     try:
         parser = make_parser()
         overrides: dict[str, Any] = {}
@@ -32,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own, overrides = split_overrides(arguments)
         options = parser.parse_args(own)
         return _ACTIONS[options.command](options, overrides)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return USAGE_STATUS
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("scaled_sgd"):
@@ -46,19 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return USAGE_STATUS
     except KeyboardInterrupt as interrupt:
-        print("interrupted: the same command goes on where it was", file=sys.stderr)
-        return TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
-def _terminate(_number: int, _frame: object) -> None:
-    raise _Terminated
+        print(f"interrupted: {_RESUMES}", file=sys.stderr)
+        return 128 + interrupt.number if isinstance(interrupt, StoppedError) else INTERRUPTED_STATUS
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:

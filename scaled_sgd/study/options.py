@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Any key of a run's configuration may follow, such as --model.base_width '[8, 16, 32]' "
         "or --optim.steps 1000: one that the study varies gets these values, another this one value. The "
         "name of an axis of choices takes those kept, such as --method '[A, B]'. Runs that have ended are "
-        "never repeated; the same command goes on where it was.",
+        "never repeated; the same command resumes a stopped study.",
     )
     _add_study(run)
     run.add_argument("--workers", type=int, help="processes for small runs; one a core, or one a GPU")

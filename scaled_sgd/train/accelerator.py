@@ -122,9 +122,10 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     if stage is None and not launched:
         return None
     if importlib.util.find_spec("deepspeed") is None:
+        others = ", ".join(can.name for can in STRATEGIES.entries if can.zero_stage is None)
         raise UserError(
             "sharding.strategy: ZeRO needs deepspeed, which is not installed (pip install "
-            "'scaled-sgd[deepspeed]'); allowed here: ddp, fsdp2, tensor, fsdp2+tensor"
+            f"'scaled-sgd[deepspeed]'); allowed here: {others}"
         )
     if use_cpu and torch.cuda.is_available():
         raise UserError("run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda")

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-_SECONDS_BETWEEN_EXCHANGES = 0.1
-_MOST_STEPS_BETWEEN_EXCHANGES = 100
+from scaled_sgd.parallel.endings import hangs_up
+
+_SECONDS_BETWEEN_ROUNDS = 0.1
+_MOST_STEPS_BETWEEN_ROUNDS = 100
 
 
 class Wish(IntEnum):
@@ -20,8 +22,9 @@ class Wish(IntEnum):
     NOTHING = 0
     SAVE = 1
     STOP_USR1 = 2
-    STOP_INTERRUPT = 3
-    STOP_TERMINATE = 4
+    STOP_HANGUP = 3
+    STOP_INTERRUPT = 4
+    STOP_TERMINATE = 5
 
     @property
     def signal(self) -> signal.Signals | None:
@@ -31,16 +34,17 @@ class Wish(IntEnum):
 
 _WISHES = {
     signal.SIGUSR1: Wish.STOP_USR1,
+    signal.SIGHUP: Wish.STOP_HANGUP,
     signal.SIGINT: Wish.STOP_INTERRUPT,
     signal.SIGTERM: Wish.STOP_TERMINATE,
 }
 
 
 class Interrupts:
-    """While open, SIGTERM, SIGUSR1 and SIGINT are recorded instead of ending the process.
+    """While open, SIGTERM, SIGUSR1, SIGINT and SIGHUP are recorded instead of ending the process.
 
     Schedulers and launchers send signals repeatedly; only a second SIGINT, from an impatient user, ends the
-    process at once.
+    process at once. SIGHUP stays ignored under ``nohup``.
     """
 
     def __init__(self) -> None:
@@ -49,7 +53,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._remember) for number in _WISHES}
+            numbers = [number for number in _WISHES if number != signal.SIGHUP or hangs_up()]
+            self._before = {number: signal.signal(number, self._remember) for number in numbers}
         return self
 
     def __exit__(
@@ -65,11 +70,11 @@ class Interrupts:
         self.wish = max(self.wish, _WISHES[signal.Signals(number)])
 
 
-class Exchange:
+class Consensus:
     """The largest request of all processes, the same on each at each step.
 
     One all-reduce of two numbers on the CPU, at most ten times a second. A step starts it and the next
-    exchange waits for it, so that no step waits for another process or for the device.
+    call waits for it, so that no step waits for another process or for the device.
     """
 
     def __init__(self) -> None:
@@ -111,6 +116,4 @@ class Exchange:
         now = time.monotonic()
         seconds = (now - self._started) / self._interval
         self._started = now
-        return min(
-            max(int(_SECONDS_BETWEEN_EXCHANGES / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_EXCHANGES
-        )
+        return min(max(int(_SECONDS_BETWEEN_ROUNDS / max(seconds, 1e-9)), 1), _MOST_STEPS_BETWEEN_ROUNDS)

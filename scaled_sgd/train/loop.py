@@ -103,6 +103,8 @@ class Loop:
             if not self._runs:
                 break
             own = [batches[run.place] for run in self._runs]
+            for run, batch in zip(self._runs, own, strict=True):
+                run.session.adapt(at.step, batch)
             measured = [self._before(*pair) for pair in zip(self._runs, own, strict=True)] if measure else []
             taken = self._stepper.take(at.step, own, measure=measure)
             self.losses.add(taken.loss, taken.n)

@@ -3,10 +3,9 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -17,18 +16,22 @@ from scaled_sgd.core.errors import (
     DIVERGED_STATUS,
     INTERRUPTED_STATUS,
     LOST_STATUS,
-    TERMINATED_STATUS,
     USAGE_STATUS,
     DivergedError,
+    LostError,
     StoppedError,
     UserError,
+    error_line,
 )
 from scaled_sgd.parallel import launcher
+from scaled_sgd.parallel.endings import end_with, stopped_by_signals
+from scaled_sgd.parallel.streams import prepare_streams
 from scaled_sgd.runs.summary import summary_text
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.trainer import Trainer
 
 _PRINTING = ("-h", "--help", "--print_config")
+_STATUS = {DivergedError: DIVERGED_STATUS, LostError: LOST_STATUS}
 _SECONDS_TO_SPEAK = 10.0
 """Seconds that other ranks wait for rank 0 to print: the launcher ends all ranks when one exits. A rank
 that is still alive after that is the only one that knows of the mistake."""
@@ -39,34 +42,36 @@ _SECONDS_TO_NOTICE = 2.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from a command line; returns the exit status: 0, 2 for a mistake, 3 for divergence, 4 for a lost
-    process, 130, 138 and 143 for SIGINT, SIGUSR1 and SIGTERM."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    process or run directory, 128 + the number of a signal that stopped the run."""
+    if arguments is None:
+        prepare_streams()
+        arguments = sys.argv[1:]
     if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
-    before: Any = None
-    if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, _terminate)
+    if (starter := launcher.starter()) is not None:
+        end_with(starter, signal.SIGTERM)
+    with stopped_by_signals("the run directory has what was logged so far"):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         config = parse(arguments)
         accelerator = create_accelerator(config)
         summary = train(config, accelerator)
-    except (UserError, DivergedError) as error:
+    except (UserError, DivergedError, LostError, OSError) as error:
         if "--debug" in arguments:
             raise
         if launcher.rank() != 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_SECONDS_TO_SPEAK)
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return USAGE_STATUS if isinstance(error, UserError) else DIVERGED_STATUS
-    except StoppedError as stopped:
-        if launcher.rank() == 0:
-            print(f"interrupted: {stopped}", file=sys.stderr, flush=True)
-        return 128 + stopped.number
+        print(f"error: {error_line(error)}", file=sys.stderr, flush=True)
+        return _STATUS.get(type(error), USAGE_STATUS)
     except KeyboardInterrupt as interrupt:
-        status = TERMINATED_STATUS if isinstance(interrupt, _Terminated) else INTERRUPTED_STATUS
         if launcher.rank() == 0:
-            print("interrupted: the run directory has what was logged so far", file=sys.stderr, flush=True)
-        return status
+            said = str(interrupt) or "the run directory has what was logged so far"
+            print(f"interrupted: {said}", file=sys.stderr, flush=True)
+        return 128 + interrupt.number if isinstance(interrupt, StoppedError) else INTERRUPTED_STATUS
     except RuntimeError as error:
         if "--debug" in arguments or not _lost_another(error):
             raise
@@ -74,11 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
     if summary is not None:
-        print(summary)
+        _print_summary(summary)
     return 0
+
+
+def _print_summary(text: str) -> None:
+    """Print; the run has ended and its summary is on the disk, whatever happens here."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        print(f"warning: summary: cannot be printed: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _lost_another(error: RuntimeError) -> bool:
@@ -99,7 +110,7 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
     reason = str(error).strip().splitlines()[-1]
     print(
         f"error: launch: another process is gone or hangs ({reason}); the last checkpoint is kept, "
-        "go on with --run.resume auto",
+        "continue with --run.resume auto",
         file=sys.stderr,
         flush=True,
     )
@@ -110,14 +121,6 @@ def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; torch has a separate class for that only on GPUs."""
     signs = ("allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run like an interrupt from the keyboard."""
-
-
-def _terminate(_signal: int, _frame: object) -> None:
-    raise _Terminated
 
 
 def train(config: Config, accelerator: Accelerator) -> str | None:

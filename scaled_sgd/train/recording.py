@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from scaled_sgd.core.errors import DivergedError
+from scaled_sgd.core.errors import DivergedError, LostError
 from scaled_sgd.runs import rows
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.summary import run_facts
@@ -59,8 +59,10 @@ class RunRecord:
 
         Raises:
             DivergedError: the run diverged.
+            LostError: the summary or rows cannot be written.
         """
         session, summary = self._session, outcome
+        unwritten: OSError | None = None
         strategy = session.strategy
         if self._directory is not None:
             summary = outcome | run_facts(
@@ -72,9 +74,10 @@ class RunRecord:
                 device=self._accelerator.device.type,
             )
             try:
+                self._directory.metrics.flush()
                 self._directory.write_summary(summary)
             except OSError as error:
-                self.say(f"warning: summary: cannot be written: {error.strerror}")
+                unwritten = error
             self._directory.close()
         self._accelerator.end_training()
         if outcome["status"] == "diverged":
@@ -83,6 +86,11 @@ class RunRecord:
             raise DivergedError(
                 f"loss: not finite at step {step} (lr {session.schedule(step):.4g}); first in {place}; "
                 "a smaller optim.lr or optim.clip_norm may hold it"
+            )
+        if unwritten is not None:
+            raise LostError(
+                f"run.dir: the end of the run cannot be written: {unwritten.strerror}; allowed: a disk with "
+                "room"
             )
         return summary
 

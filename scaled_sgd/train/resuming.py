@@ -23,6 +23,8 @@ from scaled_sgd.runs.checkpoint.folders import step_of
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
 from scaled_sgd.runs.directory import RunDirectory
 
+_STREAM = "digest of the stream"
+
 
 @dataclass(frozen=True)
 class Start:
@@ -85,8 +87,8 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
     accepted = config.run.accept_changes
     changes = check_changes(checkpoint.state["config"], as_dict(config), accepted)
     saved, now = checkpoint.state["data"], data_facts(data)
-    if saved != now:
-        key = next(name for name in now if saved.get(name) != now[name])
+    key = changed_fact(saved, now)
+    if key is not None:
         if not {"data", "data.source"} & set(accepted):
             raise UserError(
                 f"data.source: {config.data.source!r} has {key} {now[key]}, the checkpoint's data "
@@ -97,8 +99,9 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
 
 
 def data_facts(data: Data) -> dict[str, Any]:
-    """Facts that identify a data set: its sizes, and a digest of the data in memory."""
+    """Facts that identify a data set: its sizes, and digests of what is in memory and of a stream."""
     train = data.train if isinstance(data.train, Resident) else None
+    stream = {} if isinstance(data.train, Resident) else {_STREAM: data.train.digest}
     digest = hashlib.blake2b(digest_size=16)
     for samples in (train, data.evaluation):
         for t in () if samples is None else (samples.x, samples.y):
@@ -109,7 +112,14 @@ def data_facts(data: Data) -> dict[str, Any]:
         "training samples": None if train is None else len(train),
         "held-out samples": len(data.evaluation),
         "digest": digest.hexdigest(),
+        **stream,
     }
+
+
+def changed_fact(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first of :func:`data_facts` that differs; checkpoints of earlier versions have none of a stream."""
+    known = [name for name in now if name != _STREAM or name in saved]
+    return next((name for name in known if saved.get(name) != now[name]), None)
 
 
 def open_directory(config: Config, start: Start) -> RunDirectory:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.core.errors import CheckpointError, UserError
+from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 from scaled_sgd.data import Data
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel.agreement import from_first_rank
@@ -17,7 +18,7 @@ from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
 from scaled_sgd.runs.records import versions
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.interrupts import Wish
-from scaled_sgd.train.resuming import data_facts
+from scaled_sgd.train.resuming import changed_fact, data_facts
 from scaled_sgd.train.snapshot import (
     Progressed,
     counts,
@@ -53,6 +54,7 @@ class Saver:
         data: the training data.
         strategy: the network in its layout.
         observer: the diagnostics, if any.
+        schedule: η of each step.
         grad_scaler: the gradient scaler of mixed precision, if any.
     """
 
@@ -62,11 +64,12 @@ class Saver:
         data: Data,
         strategy: Strategy,
         observer: Observer | None,
+        schedule: Schedule | EdgeSchedule,
         grad_scaler: "torch.amp.GradScaler | None",
     ) -> None:
         self._config, self._data, self._strategy = config, data, strategy
-        self._observer, self._grad_scaler = observer, grad_scaler
-        self._optimizer = OPTIMIZERS[config.optim.optimizer]
+        self._observer, self._schedule, self._grad_scaler = observer, schedule, grad_scaler
+        self._kept = OPTIMIZERS[config.optim.optimizer].kept(config.optim)
         self._saved_at = time.monotonic()
 
     def wish(self) -> Wish:
@@ -115,13 +118,15 @@ class Saver:
             UserError: it belongs to another network.
         """
         state = checkpoint.state
-        restore_pieces(self._strategy, checkpoint, kept=self._optimizer.kept(self._config.optim))
+        restore_pieces(self._strategy, checkpoint, kept=(*self._kept.tensors,))
         restore_counts(self._strategy, state.get("optimizer", {}))
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]
             numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
+        if isinstance(self._schedule, EdgeSchedule) and state.get("schedule") is not None:
+            self._schedule.rate = state["schedule"]
         if self._grad_scaler is not None and state["grad_scaler"] is not None:
             self._grad_scaler.load_state_dict(state["grad_scaler"])
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -137,7 +142,8 @@ class Saver:
             device = self._strategy.device
             before = state["config"]["diagnostics"]
             same_probe = before["samples"] == self._config.diagnostics.samples
-            if before["every"] and same_probe and state["data"] == self._data_facts:
+            same_data = changed_fact(state["data"], self._data_facts) is None
+            if before["every"] and same_probe and same_data:
                 self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
@@ -158,8 +164,9 @@ class Saver:
             "strategy": self._strategy.name,
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
+            "schedule": self._schedule.rate if isinstance(self._schedule, EdgeSchedule) else None,
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
-            "optimizer": counts(self._strategy, self._optimizer.counts),
+            "optimizer": counts(self._strategy, self._kept.counts),
             "versions": versions(),
         }
 

@@ -4,21 +4,26 @@ from pathlib import Path
 
 from scaled_sgd.core.errors import StoppedError
 from scaled_sgd.runs import rows
-from scaled_sgd.train.interrupts import Exchange, Interrupts, Wish
+from scaled_sgd.train.interrupts import Consensus, Interrupts, Wish
 from scaled_sgd.train.loop import Loop
 from scaled_sgd.train.recording import RunRecord
 from scaled_sgd.train.saver import Saver
 
 
 class Saving:
-    """Saves ``loop`` by ``saver`` into ``folder``, also when any process gets ``interrupts``."""
+    """Saves ``loop`` by ``saver`` into ``folder``, also when any process gets ``interrupts``.
+
+    Attributes:
+        problem: why the newest checkpoint could not be written, or None.
+    """
 
     def __init__(
         self, loop: Loop, saver: Saver, record: RunRecord, interrupts: Interrupts, folder: Path
     ) -> None:
         self._loop, self._saver, self._record = loop, saver, record
         self._interrupts, self._folder = interrupts, folder
-        self._exchange = Exchange()
+        self._consensus = Consensus()
+        self.problem: str | None = None
 
     def after_step(self, step: int) -> None:
         """Save if due or requested.
@@ -27,24 +32,25 @@ class Saving:
             StoppedError: a signal came.
             DivergedError: what was to be saved is not finite.
         """
-        wish = self._exchange(max(self._interrupts.wish, self._saver.wish()))
+        wish = self._consensus(max(self._interrupts.wish, self._saver.wish()))
         if wish > Wish.SAVE:
-            self._exchange.finish()
+            self._consensus.finish()
             self._stop(wish, step)
         if wish == Wish.SAVE or self._saver.due(step):
             self._save()
 
     def after_steps(self) -> None:
         """Wait for what processes tell each other. Collective."""
-        self._exchange.finish()
+        self._consensus.finish()
 
     def _save(self) -> Path | None:
         """Save the run as it is; None, with a warning, where it cannot be written. Collective."""
         self._loop.look()
         progressed = self._loop.progressed()
         path, warning = self._saver.save(self._folder, progressed, self._record)
+        self.problem = warning if path is None else None
         if warning is not None:
-            self._record.say(f"warning: {warning}; the run goes on")
+            self._record.say(f"warning: {warning}; the run continues")
         return path
 
     def _stop(self, wish: Wish, step: int) -> None:
@@ -52,7 +58,7 @@ class Saving:
         assert wish.signal is not None
         path = self._save()
         saved = (
-            f"saved in {path}; --run.name {self._folder.name} --run.resume auto goes on"
+            f"saved in {path}; --run.name {self._folder.name} --run.resume auto resumes it"
             if path
             else "not saved"
         )

@@ -5,19 +5,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaled_sgd.config import Config
+from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.core.losses import get_loss
-from scaled_sgd.core.schedules import Schedule
+from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.parallel import Ranks
-from scaled_sgd.parallel.agreement import on_first_rank
+from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
 from scaled_sgd.train.steps import step_taken
 from scaled_sgd.train.strategies import Strategy
+
+
+def schedule_of(optim: OptimConfig, steps: int) -> Schedule | EdgeSchedule:
+    """η of each step."""
+    if optim.schedule == "edge":
+        return EdgeSchedule(
+            optim.lr, ratio=optim.edge_ratio, every=optim.edge_every, warmup_steps=optim.warmup_steps
+        )
+    return Schedule(optim.schedule, optim.lr, steps, optim.warmup_steps)
 
 
 class Session:
@@ -46,7 +57,7 @@ class Session:
         self.samples = Samples(data, config, strategy.device)
         self.loss = get_loss(config.loss)
         self.steps, self._evaluation_interval, self._log_interval = optim.steps, run.eval_every, run.log_every
-        self.schedule = Schedule(optim.schedule, optim.lr, self.steps, optim.warmup_steps)
+        self.schedule = schedule_of(optim, self.steps)
         self.evaluation: dict[str, float] = {}
         self._metrics = metrics
         self._probe = self.samples.probe(strategy.data)
@@ -79,13 +90,27 @@ class Session:
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """Diagnostics of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
+        return self.observer.measure(*self._coming(batch, lr))
+
+    def adapt(self, step: int, batch: Batch) -> None:
+        """Update the rate of ``step`` where the schedule goes by the loss along it. Collective."""
+        schedule = self.schedule
+        if not isinstance(schedule, EdgeSchedule) or not schedule.due(step):
+            return
+        minibatch, taken = self._coming(batch, 1.0)
+        terms = taylor_of(minibatch, taken.along(minibatch), order=2)
+        assert terms.c2 is not None
+        slope, curvature = float(terms.c1) * taken.rate, float(terms.c2) * taken.rate**2
+        schedule.see(*from_first_rank(lambda: (slope, curvature)))
+
+    def _coming(self, batch: Batch, lr: float) -> tuple[Minibatch, StepTaken]:
+        """The signals of ``batch`` and the step that comes."""
         chunk = self.config.diagnostics.chunk
         minibatch = Minibatch(
             self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
         )
         velocity = self.strategy.velocity_rows(minibatch.partition)
-        taken = step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
-        return self.observer.measure(minibatch, taken)
+        return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
 
     def train_loss(self) -> float | None:
         """Mean loss over all training samples; None for a stream. Collective."""

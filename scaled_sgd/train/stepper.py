@@ -10,7 +10,7 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.train.session import Session
-from scaled_sgd.train.steps import Step
+from scaled_sgd.train.steps import StepFunction
 
 
 class Stepper(Protocol):
@@ -48,7 +48,7 @@ class OneNetwork:
         watch: watches them for divergence.
     """
 
-    def __init__(self, session: Session, step: Step, watch: DivergenceWatch) -> None:
+    def __init__(self, session: Session, step: StepFunction, watch: DivergenceWatch) -> None:
         self._session, self._step, self._watch = session, step, watch
         self._loss = session.strategy.network.depth + 1
         self.ranks = Ranks.alone() if step.whole else session.strategy.data

@@ -22,7 +22,7 @@ from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, St
 from scaled_sgd.train.strategies.shards import gradient_squares
 
 
-class Step(Protocol):
+class StepFunction(Protocol):
     """Updates the weights on one minibatch. Collective.
 
     Attributes:
@@ -45,7 +45,7 @@ class Step(Protocol):
         ...
 
 
-def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> Step:
+def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> StepFunction:
     """The step that the resolved ``optim.update`` names."""
     if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)

@@ -6,6 +6,7 @@ from typing import Any, cast
 from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
+from scaled_sgd.core.errors import LostError, printable
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
@@ -14,7 +15,9 @@ from scaled_sgd.runs import rows
 from scaled_sgd.runs.checkpoint import Checkpoint
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import read_metrics, tracked
+from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
 from scaled_sgd.train.loop import Loop
@@ -74,7 +77,23 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
-        self._saver = Saver(config, data, self.strategy, self.session.observer, accelerator.scaler)
+        if OPTIMIZERS[config.optim.optimizer].divides and config.scaling.rule != "none":
+            self._record.say(
+                f"warning: scaling.rule: {config.scaling.rule!r} does next to nothing with optim.optimizer "
+                f"{config.optim.optimizer}, which divides a layer's factor out; 'none' saves its cost"
+            )
+        for warning in data.warnings:
+            self._record.say(printable(f"warning: {warning}"))
+        for line in sizes_cut(config, data):
+            self._record.say(line)
+        self._saver = Saver(
+            config,
+            data,
+            self.strategy,
+            self.session.observer,
+            self.session.schedule,
+            accelerator.scaler,
+        )
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
@@ -86,6 +105,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss became non-finite; all earlier rows are on the disk.
+            LostError: the run directory is gone, or the newest checkpoint could not be written.
             StoppedError: a signal arrived; the run was saved after the current step.
         """
         at, record, steps = self._start, self._record, self.session.steps
@@ -93,8 +113,11 @@ class Trainer:
         with Interrupts() as interrupts, Progress(steps, start=at.step, enabled=shown) as progress:
             record.begin(progress, before=at.seconds)
             loop = Loop([self.session], self._stepper, [record], at=at)
-            loop.callbacks = [progress, Saving(loop, self._saver, record, interrupts, self.folder)]
+            saving = Saving(loop, self._saver, record, interrupts, self.folder)
+            loop.callbacks = [progress, saving]
             (summary,) = loop.run()
+        if saving.problem is not None and self._saver.due(self.session.steps):
+            raise LostError(f"{saving.problem}; the run is done, but not saved")
         return summary
 
     def _resume(self, checkpoint: Checkpoint, changes: list[str]) -> None:

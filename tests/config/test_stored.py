@@ -90,14 +90,14 @@ def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
         (
             {
                 "model": {"activation": [1, 2]},
-                "data": {"inputs": ["a", "b"]},
+                "data": {"inputs": ["a", "b"], "source": "table.csv"},
                 "optim": {"clip_norm": 2, "steps": 5},
                 "run": {"metrics": ["mse"], "trackers": ["x"], "seed": 3, "name": "a"},
                 "scaling": {"rule": "none"},
                 "checkpoint": {"keep_steps": [3, 4]},
                 "diagnostics": {"every": 3},
             },
-            "22e10af72ff7",
+            "ceb353089493",
         ),
     ],
 )

@@ -92,4 +92,4 @@ def test_mup_agrees_with_the_table_that_has_a_learning_rate_per_layer():
 def test_an_unknown_parameterization_is_refused():
     with pytest.raises(UserError) as error:
         layer_constants("mfp", 1, (4, 2))
-    assert str(error.value) == "parameterization: 'mfp' is unknown; allowed: nup, ntp, sp, mup"
+    assert str(error.value) == f"parameterization: 'mfp' is unknown; allowed: {', '.join(PARAMETERIZATIONS)}"

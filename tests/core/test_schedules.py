@@ -1,6 +1,8 @@
+import math
+
 import pytest
 
-from scaled_sgd.core.schedules import Schedule
+from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 
 
 def test_warm_up_grows_linearly_and_reaches_the_peak_at_its_end():
@@ -20,3 +22,15 @@ def test_decays_start_at_the_peak_and_would_reach_zero_one_step_after_the_last(k
 def test_linear_and_cosine_are_at_half_the_peak_half_way():
     assert Schedule("linear", 1.0, 10)(5) == pytest.approx(0.5)
     assert Schedule("cosine", 1.0, 10)(5) == pytest.approx(0.5)
+
+
+def test_the_edge_is_followed_and_the_rate_held_where_there_is_none():
+    schedule = EdgeSchedule(4.0, ratio=0.5, every=3, warmup_steps=1)
+    assert [step for step in range(7) if schedule.due(step)] == [0, 3, 6]
+    for slope, curvature in ((1.0, 1.0), (-1.0, -1.0), (-1.0, math.nan), (-math.inf, 1.0)):
+        schedule.see(slope, curvature)
+        assert schedule(3) == 4.0
+    schedule.see(-2.0, 1.0)  # η* = 1
+    assert (schedule(0), schedule(3)) == (1.0, 2.0)
+    schedule.see(-1e9, 1.0)
+    assert schedule(6) == 4.0

@@ -194,6 +194,7 @@ def test_a_slurm_job_is_one_world_over_its_nodes(cluster, clone):
     assert summary(clone, f"scaled-sgd-{job}")["world_size"] == 2
 
 
+@pytest.mark.full
 def test_requeued_jobs_go_on_where_they_were(cluster, clone):
     """One is preempted, the other is told that its time limit is near, as Slurm tells it."""
     # Several processes end within 300 steps of a signal, so that a run held before step 60 does not end.
@@ -218,7 +219,7 @@ def test_requeued_jobs_go_on_where_they_were(cluster, clone):
         cluster.run(*reason, job)
     for job, _ in jobs:
         wait_until(lambda job=job: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
-        cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        cluster.start_again(job)
     for job, _ in jobs:
         state = cluster.end(job)
         log = (clone / f"{job}.log").read_text()

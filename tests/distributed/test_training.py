@@ -53,6 +53,20 @@ def test_a_run_does_not_depend_on_the_number_of_processes(variant, processes):
         )
 
 
+ADAMW = ("--optim.optimizer=adamw", "--optim.lr=0.01", "--optim.weight_decay=0.1", "--optim.batch_size=479")
+
+
+def test_adamw_on_rows_takes_the_steps_of_one_process():
+    (alone,) = run_all([(*BASE, *ADAMW, "--sharding.strategy=ddp")], 1)
+    (rows,) = run_all([(*BASE, *ADAMW, "--sharding.strategy=fsdp2")], 2)
+    found, expected = figures(rows.rows), figures(alone.rows)
+    for key, value in expected.items():
+        if key[1] in PRECISE:
+            torch.testing.assert_close(found[key], value, rtol=1e-9, atol=1e-12)
+    for W, V in zip(rows.weights, alone.weights, strict=True):
+        torch.testing.assert_close(W, V, rtol=1e-9, atol=1e-9)
+
+
 def test_the_cpu_launcher_that_starts_one_process_is_refused(tmp_path):
     started = launch(2, "--optim.steps=1", cwd=tmp_path, options=("--cpu",))
     assert started.returncode != 0

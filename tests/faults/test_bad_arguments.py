@@ -22,8 +22,11 @@ from scaled_sgd import (
     width_pattern,
 )
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.parameterization import PARAMETERIZATIONS
+from scaled_sgd.steps.rules import RULES
 
 nan = math.nan
+RULE_NAMES, PARAMETERIZATION_NAMES = ", ".join(RULES), ", ".join(PARAMETERIZATIONS)
 
 
 def network(**changes: Any) -> HomogeneousMLP:
@@ -129,9 +132,12 @@ CASES: list[tuple[Callable[[], object], str]] = [
     ),
     (
         lambda: network(parameterization="ntk"),
-        "parameterization: 'ntk' is unknown; allowed: nup, ntp, sp, mup",
+        f"parameterization: 'ntk' is unknown; allowed: {PARAMETERIZATION_NAMES}",
     ),
-    (lambda: network(parameterization=None), "parameterization: None is unknown; allowed: nup, ntp, sp, mup"),
+    (
+        lambda: network(parameterization=None),
+        f"parameterization: None is unknown; allowed: {PARAMETERIZATION_NAMES}",
+    ),
     (lambda: network(seed=-1), "seed: -1 is not usable; allowed: integers from 0 to 9223372036854775807"),
     (lambda: network(seed=1.5), "seed: 1.5 is not usable; allowed: integers from 0 to 9223372036854775807"),
     (lambda: network(seed=True), "seed: True is not usable; allowed: integers from 0 to 9223372036854775807"),
@@ -198,9 +204,9 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: ScaledSGD(m, 1, weight_decay=math.inf),
         "weight_decay: inf is not usable; allowed: finite numbers from 0",
     ),
-    (lambda: ScaledSGD(m, 1, rule="nrom"), "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel"),
-    (lambda: ScaledSGD(m, 1, rule=None), "rule: None is unknown; allowed: none, norm, gain, kernel"),
-    (lambda: ScaledSGD(m, 1, rule=[]), "rule: [] is unknown; allowed: none, norm, gain, kernel"),
+    (lambda: ScaledSGD(m, 1, rule="nrom"), f"rule: 'nrom' is unknown; allowed: {RULE_NAMES}"),
+    (lambda: ScaledSGD(m, 1, rule=None), f"rule: None is unknown; allowed: {RULE_NAMES}"),
+    (lambda: ScaledSGD(m, 1, rule=[]), f"rule: [] is unknown; allowed: {RULE_NAMES}"),
     (
         lambda: ScaledSGD(convolution, 1),
         (
@@ -247,7 +253,7 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: ScaledSGD(m, 1).add_param_group({"params": [nn.Parameter(x)]}),
         "param_groups: ScaledSGD trains its model's layers as one group; allowed: one",
     ),
-    (lambda: DepthwiseScaling(m, rule="nrom"), "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel"),
+    (lambda: DepthwiseScaling(m, rule="nrom"), f"rule: 'nrom' is unknown; allowed: {RULE_NAMES}"),
     (lambda: DepthwiseScaling(m, "sgd"), "optimizer: str does not fit; allowed: a torch.optim.Optimizer"),
     (
         lambda: DepthwiseScaling(m, SGD(linear.parameters(), lr=1)),
@@ -345,7 +351,7 @@ CASES: list[tuple[Callable[[], object], str]] = [
     (lambda: taylor_coefficients(m, x, y, loss=[]), "loss: [] is unknown; allowed: cross_entropy, mse"),
     (
         lambda: taylor_coefficients(m, x, y, **CE, scales="nrom"),
-        "rule: 'nrom' is unknown; allowed: none, norm, gain, kernel",
+        f"rule: 'nrom' is unknown; allowed: {RULE_NAMES}",
     ),
     (
         lambda: taylor_coefficients(m, x, y, **CE, scales=torch.ones(2)),

@@ -16,7 +16,11 @@ from scaled_sgd.train.stepper import OneNetwork
 from tests.faults.cases import QUICK, Content, Row, assert_refused, write
 
 TABLE = "a,b,label\n" + "".join(f"{i},{i * i % 7},{i % 2}\n" for i in range(20))
-KINDS = "whole files ending in .parquet, .csv, .json, .jsonl, .arrow, or a folder of them or of images"
+KINDS = (
+    "whole files ending in .parquet, .csv, .json, .jsonl, .arrow, idx3-ubyte, idx3-ubyte.gz, "
+    "or a folder of them or of images"
+)
+MISSING = "and nothing in 1 of … rows (as CSV readers take NA, None, null, nan)"
 GARBAGE = b"\x00\xff\xfe\x01garbage\x80\x81" * 50
 STREAM = ("--data.source=d", "--data.eval_split=test", "--data.streaming=true")
 IMAGES = {"image": datasets.Image(), "y": datasets.Value("float32")}
@@ -272,12 +276,13 @@ ROWS = [
         {"t.csv": TABLE},
     ),
     Row(
-        ("data.eval_split: null does not fit data.streaming, which holds nothing out; allowed: a split"),
+        "data.eval_split: null is not usable; allowed: a split with data.streaming true "
+        "(a stream holds nothing out)",
         ("--data.source=t.csv", "--data.streaming=true"),
         {"t.csv": TABLE},
     ),
     Row(
-        "data.standardize: true does not fit data.streaming; allowed: false",
+        "data.standardize: true is not usable; allowed: false with data.streaming true (it takes all rows)",
         (
             "--data.source=t.csv",
             "--data.streaming=true",
@@ -287,7 +292,7 @@ ROWS = [
         {"t.csv": TABLE},
     ),
     Row(
-        "data.limit: 3 does not fit data.streaming; allowed: null, and optim.steps",
+        "data.limit: 3 is not usable; allowed: null with data.streaming true (optim.steps limits a stream)",
         ("--data.source=t.csv", "--data.streaming=true", "--data.eval_split=train", "--data.limit=3"),
         {"t.csv": TABLE},
     ),
@@ -507,7 +512,7 @@ ROWS = [
         {"d": saved({"v": [[1.0]] * 3, "label": [0, 2, -1]}, CLASSES)},
     ),
     Row(
-        "data.target: column 'label', row 1: label None (1 of 3 rows); allowed: 'a', 'b'",
+        f"data.target: column 'label', row 1: no label, {MISSING}; allowed: 'a', 'b'",
         ("--data.source=d",),
         {"d": saved({"v": [[1.0]] * 3, "label": ["a", None, "b"]})},
     ),
@@ -645,7 +650,7 @@ RUNNING = [
         {"d/train.csv": with_row("3,2,5"), "d/test.csv": TABLE},
     ),
     Row(
-        "data.target: column 'label', row …: label None (1 of … rows); allowed: 0, 1",
+        f"data.target: column 'label', row …: no label, {MISSING}; allowed: 0, 1",
         STREAM,
         {"d/train.csv": with_row("3,2,"), "d/test.csv": TABLE},
     ),
@@ -710,13 +715,13 @@ def test_a_file_that_vanishes_while_training_ends_the_run(
 def test_a_file_that_vanishes_between_listing_and_reading_is_refused(
     streaming: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load = datasets.load_dataset
+    load = datasets.load_dataset_builder
 
     def vanishing(*arguments: Any, **options: Any) -> Any:
         os.unlink("t.csv")
         return load(*arguments, **options)
 
-    monkeypatch.setattr(datasets, "load_dataset", vanishing)
+    monkeypatch.setattr(datasets, "load_dataset_builder", vanishing)
     arguments = ("--data.source=t.csv", f"--data.streaming={streaming}", "--data.eval_split=train")
     message = f"data.source: cannot read 't.csv': Unable to find '…/t.csv'; allowed: {KINDS}"
     assert_refused(Row(message, arguments, {"t.csv": TABLE}), capfd)

@@ -12,10 +12,11 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.values import Holds, Within, takes_text
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.rules import RULES
 from tests.faults.cases import Row, assert_refused
 
 IMPOSSIBLE = [
-    Row("scaling.rule: 'nrom' is not usable; allowed: none, norm, gain, kernel", ("--scaling.rule=nrom",)),
+    Row(f"scaling.rule: 'nrom' is not usable; allowed: {', '.join(RULES)}", ("--scaling.rule=nrom",)),
     Row("optim.momentum: -0.1 is not usable; allowed: numbers from 0 to below 1", ("--optim.momentum=-.1",)),
     Row("optim.steps: 0 is not usable; allowed: integers from 1, or null", ("--optim.steps=0",)),
     Row("model.depth: 100001 is not usable; allowed: integers from 1 to 100000", ("--model.depth=100001",)),
@@ -113,11 +114,14 @@ IMPOSSIBLE = [
         ("data.source: no file or folder './gone'; allowed: a local file or folder, a hub name, digits"),
         ("--data.source=./gone",),
     ),
-    Row("data.split: no split 'test'; allowed: train", ("--data.split=test",)),
+    Row(
+        "data.split: 'test' is not usable; allowed: train with data.source digits (it has one split)",
+        ("--data.split=test",),
+    ),
     Row(
         (
-            "data.eval_split: 'test' does not fit 'digits', which has one split; allowed: null, and "
-            "data.eval_fraction"
+            "data.eval_split: 'test' is not usable; allowed: null with data.source digits "
+            "(it has one split; data.eval_fraction of it is held out)"
         ),
         ("--data.eval_split=test",),
     ),
@@ -126,24 +130,35 @@ IMPOSSIBLE = [
         ("--data.eval_fraction=.nan",),
     ),
     Row(
-        "data.inputs: ['a'] does not fit 'digits', which has no columns; allowed: null",
+        "data.inputs: ['a'] is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.inputs=[a]",),
     ),
     Row(
-        "data.target: 'lable' does not fit 'digits', which has no columns; allowed: null",
+        "data.target: 'lable' is not usable; allowed: null with data.source digits (it has no columns)",
         ("--data.target=lable",),
     ),
     Row(
-        "data.streaming: true does not fit 'digits', which is in memory; allowed: false",
+        "data.streaming: true is not usable; allowed: false with data.source digits (it is in memory)",
         ("--data.streaming=true",),
     ),
     Row(
         "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63, or null",
         ("--data.limit=9223372036854775808",),
     ),
-    Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
-    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
-    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
+    Row("optim.lr: nan is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.nan",)),
+    Row("optim.lr: 1e+300 is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e300",)),
+    Row(
+        "optim.weight_decay: 1e+300 is not usable; allowed: numbers from 0 to 1e18",
+        ("--optim.weight_decay=1e300",),
+    ),
+    Row(
+        "optim.accumulation: 1000000000 is not usable; allowed: integers from 1 to 256 with optim.batch_size "
+        "256 (a microbatch has samples)",
+        ("--optim.accumulation=1000000000",),
+    ),
+    Row("run.dir: 'a\\udcff' is not usable; allowed: text in UTF-8", ("--run.dir=a\udcff",)),
+    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.inf",)),
+    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e400",)),
     Row(
         "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
         ("--optim.batch_size=9223372036854775808",),
@@ -310,7 +325,10 @@ TOGETHER = [
         ("--diagnostics.every=1", "--diagnostics.k=200"),
     ),
     Row(
-        ("data.task: 'regression' does not fit 'digits', which has classes; allowed: auto, classification"),
+        (
+            "data.task: 'regression' is not usable; allowed: auto, classification with data.source digits "
+            "(it has classes)"
+        ),
         ("--loss=cross_entropy", "--data.task=regression"),
     ),
     Row(
@@ -323,7 +341,7 @@ TOGETHER = [
 
 COMMAND_LINES = [
     Row("model.depth: no value given; allowed: integers from 1 to 100000", ("--model.depth",)),
-    Row("optim.lr: no value given; allowed: finite numbers from 0", ("--optim.lr", "--loss=mse")),
+    Row("optim.lr: no value given; allowed: numbers from 0 to 1e18", ("--optim.lr", "--loss=mse")),
     Row("scaling.static: no value given; allowed: true, false", ("--scaling.static",)),
     Row("model.deph: unknown key; did you mean model.depth?", ("--model.deph=3",)),
     Row("mod.depth: unknown key; did you mean model.depth?", ("--mod.depth=3",)),
@@ -449,12 +467,12 @@ FILES = [
         {"c.yaml": "model: {activation: [1, x]}"},
     ),
     Row(
-        "optim.lr: -2.0 is not usable; allowed: finite numbers from 0",
+        "optim.lr: -2.0 is not usable; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: -2}"},
     ),
     Row(
-        "optim.lr: inf is not usable; allowed: finite numbers from 0",
+        "optim.lr: inf is not usable; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: 1e400}"},
     ),
@@ -644,7 +662,7 @@ FILES = [
         {"c.yaml": "%YAML 2.0\n--- {loss: mse}"},
     ),
     Row(
-        "optim.lr: 'null' does not fit; allowed: finite numbers from 0",
+        "optim.lr: 'null' does not fit; allowed: numbers from 0 to 1e18",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: null}"},
     ),

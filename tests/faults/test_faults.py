@@ -66,6 +66,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.split()]
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def errors(folder: Path) -> list[str]:
     return [line for line in (folder / "errors.txt").read_text().splitlines() if line.startswith("error: ")]
 
@@ -96,6 +103,16 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
     assert_goes_on(tmp_path, 2)
 
 
+def test_ranks_save_and_end_when_their_launcher_is_killed(tmp_path):
+    with running(tmp_path, 2) as run:
+        ranks = children(run.pid)
+        run.kill()
+        run.wait()
+        wait_until(lambda: not any(map(is_running, ranks)), what="the ranks to end")
+    assert "interrupted: SIGTERM after step " in (tmp_path / "errors.txt").read_text()
+    assert_goes_on(tmp_path, 2)
+
+
 @pytest.mark.full
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_path):
     with running(tmp_path, 2, "--run.timeout_seconds=5") as run:
@@ -110,8 +127,9 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
     ("processes", "number", "status"),
     [
         (1, signal.SIGTERM, 143),
-        (2, signal.SIGUSR1, 138),
+        pytest.param(2, signal.SIGUSR1, 138, marks=pytest.mark.full),
         (2, signal.SIGINT, 130),
+        pytest.param(2, signal.SIGHUP, 129, marks=pytest.mark.full),
         pytest.param(2, signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param(1, signal.SIGUSR1, 138, marks=pytest.mark.full),
         pytest.param(1, signal.SIGINT, 130, marks=pytest.mark.full),
@@ -132,7 +150,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
     step = int(line.split("after step ")[1].split(",")[0])
     assert line == (
         f"interrupted: {number.name} after step {step}, saved in runs/run/checkpoints/step-{step}; "
-        "--run.name run --run.resume auto goes on"
+        "--run.name run --run.resume auto resumes it"
     )
     assert "Traceback" not in text
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
@@ -156,7 +174,7 @@ def test_a_second_process_on_a_run_directory_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
-@pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_path):
     folder = tmp_path / "runs/run/checkpoints"
     folder.mkdir(parents=True)
@@ -173,7 +191,7 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_
             wait_for(run, tmp_path, lambda: len(steps(tmp_path)) >= begun + 8)
             text = (tmp_path / "errors.txt").read_text()
             assert "warning: checkpoint: cannot write 'runs/run/checkpoints/step-" in text
-            assert "No space left on device; allowed: a writable folder with room; the run goes on" in text
+            assert "No space left on device; allowed: a writable folder with room; the run continues" in text
             assert kept & {path.name for path in folder.glob("step-*")}
             (folder / "filler").unlink()
         assert_goes_on(tmp_path, processes)

@@ -1,4 +1,4 @@
-"""A run goes on in any world and under any strategy, with the numbers of the run that was never stopped."""
+"""A run resumes in any world and under any strategy, with the numbers of the run that was never stopped."""
 
 import importlib.util
 import shutil
@@ -38,7 +38,10 @@ ZERO = [("a", 1, "ddp", None), ("b", 2, "zero3", "a/checkpoints/step-5"),
             "float32",
             1e-5,
             id="zero",
-            marks=pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="needs deepspeed"),
+            marks=[
+                pytest.mark.full,
+                pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="needs deepspeed"),
+            ],
         ),
     ],
 )

@@ -32,11 +32,11 @@ NATIVE = ("ddp", "ddp+fused", "fsdp2", "fsdp2+fused", "tensor")
     ("options", "processes", "strategies"),
     [
         (quadratic(64, MOMENTUM), 2, NATIVE),
-        (even(1500, "--model.activation=abs"), 4, ("fsdp2+tensor",)),
-        (quadratic(64, MOMENTUM), 2, ("zero2",)),
         *(
             pytest.param(*case, marks=pytest.mark.full)
             for case in (
+                (even(1500, "--model.activation=abs"), 4, ("fsdp2+tensor",)),
+                (quadratic(64, MOMENTUM), 2, ("zero2",)),
                 (quadratic(2048), 2, NATIVE),
                 (even(16, MOMENTUM), 2, NATIVE),
                 (quadratic(1024, "--optim.accumulation=4"), 2, ("ddp", "fsdp2", "tensor")),

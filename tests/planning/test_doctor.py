@@ -174,9 +174,14 @@ def test_the_doctor_starts_processes_and_measures_them():
 @pytest.mark.parametrize(
     ("options", "asked", "expected"),
     [
-        (("--config_file", str(CPU)), "2", "yes: 2 processes on cpu"),
         (("--config_file", str(CPU)), "3", "no: 3 processes asked for, 2 started"),
-        (("--cpu",), "2", "no: several processes were asked for and one was started"),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in (
+                (("--config_file", str(CPU)), "2", "yes: 2 processes on cpu"),
+                (("--cpu",), "2", "no: several processes were asked for and one was started"),
+            )
+        ),
     ],
 )
 def test_the_doctor_sees_through_accelerate_launch(options, asked, expected):

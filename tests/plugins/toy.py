@@ -6,7 +6,7 @@ import torch
 
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS, LayerConstants, Parameterization
 from scaled_sgd.data.formats import register_format
-from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
+from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Figure, Measured
 from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.optimizers import Optimizer, register_optimizer
 from scaled_sgd.steps.rules import register_rule
@@ -77,7 +77,12 @@ QUANTITIES.add(
     Measured(
         "tests.plugins.toy:WeightNorms",
         "norms of weights",
-        (Column("weight_norms", "‖W_k‖_F", "all"), Column("times", "measurements so far")),
+        (
+            Column("weight_norms", "‖W_k‖_F", "all"),
+            Column(
+                "times", "measurements so far", figure=Figure("counts", "How often was it measured?", "count")
+            ),
+        ),
         ("minibatch",),
         cost=0,
         source="this test",

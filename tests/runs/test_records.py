@@ -50,6 +50,23 @@ def test_a_half_written_last_line_is_skipped(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [0, 1]
 
 
+def test_rows_that_wait_for_room_are_no_end_of_a_run(tmp_path, monkeypatch, capfd):
+    stream = MetricsStream(tmp_path / "metrics.jsonl")
+    write = os.write
+
+    def fail(descriptor, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fail)
+    stream.write({"row": 0})
+    with pytest.raises(OSError, match="No space left"):
+        stream.flush()
+    monkeypatch.setattr(os, "write", write)
+    stream.flush()
+    assert list(read_metrics(tmp_path / "metrics.jsonl")) == [{"row": 0}]
+    assert capfd.readouterr().err.count("rows wait until they can") == 1
+
+
 def test_numbers_that_json_lacks_become_null(tmp_path):
     stream = MetricsStream(tmp_path / "metrics.jsonl")
     stream.write({"loss": math.nan, "scales": [1.0, math.inf], "taylor": {"c0": -math.inf}})

@@ -1,5 +1,6 @@
 """Stand-ins for tests of what runs studies: quick, and with the faults and waits that a test asks for."""
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 from scaled_sgd.study import command
+from scaled_sgd.study.execution import local_jobs
 from scaled_sgd.study.folder import StudyFolder
 
 study_command = command.main
@@ -47,6 +49,13 @@ def hold(arguments):
             signal.pause()
 
 
+def deaf(arguments):
+    """As :func:`hold`, and no interrupt ends it."""
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            hold(arguments)
+
+
 def wait_for_go(arguments):
     """``scaled-sgd study`` that begins once the working folder has a file ``go``."""
     while not Path("go").exists():
@@ -57,5 +66,6 @@ def wait_for_go(arguments):
 def with_jobs_of(name):
     """``scaled-sgd study`` as a function, whose jobs are one of these stand-ins."""
     # By their module's name, so that a job finds them.
+    local_jobs._SECONDS_TO_STOP = 2.0
     command.main = getattr(importlib.import_module("tests.study.standin"), name)
     return study_command

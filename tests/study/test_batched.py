@@ -12,9 +12,9 @@ from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.data import load_data
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.rules import RULES, register_rule
-from scaled_sgd.study import record
-from scaled_sgd.study.batched import faster_batched, same_shape
-from scaled_sgd.study.engine import train
+from scaled_sgd.study.small import record
+from scaled_sgd.study.small.batched import faster_batched, same_shape
+from scaled_sgd.study.small.engine import train
 from tests.study.small_runs import left_in, same
 
 SMALL = from_dict({

@@ -71,11 +71,11 @@ def test_local_jobs_share_a_study(clone):
     assert "studies/smoke: 8 runs, 8 finished" in shown
 
 
-@pytest.fixture
-def held(clone):
+@pytest.fixture(params=["hold"])
+def held(clone, request):
     """A study of two local jobs that hold a run each, and that cannot end by themselves."""
     started = subprocess.Popen(
-        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs="hold"),
+        command("run", "smoke", "--executor=local", "--jobs=2", "--at-once=2", jobs=request.param),
         cwd=clone,
         env=environment(),
         stderr=subprocess.PIPE,
@@ -92,17 +92,22 @@ def held(clone):
         started.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code", "held"),
+    [(signal.SIGTERM, 143, "deaf"), (signal.SIGINT, 130, "hold")],
+    indirect=["held"],
+)
 def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code, held, clone):
     # As a terminal does with Ctrl-C, and a scheduler with SIGTERM.
     (os.killpg if number == signal.SIGINT else os.kill)(held.pid, number)
     _, errors = held.communicate(timeout=PATIENCE)
     assert held.returncode == code
-    assert errors.splitlines()[-1] == "interrupted: the same command goes on where it was"
+    assert errors.splitlines()[-1] == "interrupted: the same command resumes it"
     assert "Traceback" not in errors
     assert states(clone) == [State.PENDING] * 8
 
 
+@pytest.mark.parametrize("held", ["deaf"], indirect=True)
 def test_local_jobs_end_with_a_study_that_is_killed(held, clone):
     held.kill()
     wait_until(lambda: states(clone) == [State.PENDING] * 8, what="the jobs to end")
@@ -158,6 +163,7 @@ def test_a_slurm_array_does_a_study_so_many_jobs_at_a_time(clone, cluster):
     assert states(clone) == [State.FINISHED] * 4
 
 
+@pytest.mark.full
 def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(clone, cluster):
     hold, folder = Hold(clone), StudyFolder(clone / "studies/smoke")
     one = ("--model.base_width=4", "--optim.lr=2", "--run.seed=0", "--run.eval_every=10")
@@ -166,7 +172,7 @@ def test_a_large_run_whose_job_is_out_of_time_is_saved_queued_again_and_goes_on(
     cluster.run("scancel", "--signal=USR2", job)
     wait_until(lambda: cluster.state(job) == "PENDING", what=f"job {job} to be queued")
     assert states(clone) == [State.PENDING]
-    cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    cluster.start_again(job)
     assert cluster.end(job) == "COMPLETED"
     assert states(clone) == [State.FINISHED]
     (log,) = (folder.path / "launches").glob("*.log")

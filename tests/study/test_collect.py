@@ -223,8 +223,8 @@ def test_a_write_that_fails_leaves_the_old_tables(tmp_path, monkeypatch):
     before = (folder / "runs.parquet").read_bytes()
     write_run(folder / "runs" / identifier({"run.seed": 9}), finished(0.5))
 
-    def fail(self, path, **_):
-        path.write_bytes(b"half")
+    def fail(self, stream, **_):
+        stream.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)

@@ -14,7 +14,7 @@ from scaled_sgd.config.parsing import from_dict, parse
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.parallel import Ranks
-from scaled_sgd.study.engine import train, unsuited
+from scaled_sgd.study.small.engine import train, unsuited
 from scaled_sgd.train.main import main
 from scaled_sgd.train.samples import Samples
 from tests.study.small_runs import left_in, same

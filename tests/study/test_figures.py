@@ -14,7 +14,7 @@ from scaled_sgd.study.figures import View, draw_figures
 from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
 from scaled_sgd.study.figures.reading.rates import best, largest_stable
 from scaled_sgd.study.figures.reading.words import number
-from scaled_sgd.study.grid.figures import FIGURES
+from scaled_sgd.study.grid.figures import all_figures
 from scaled_sgd.study.tables.collect import collect
 from tests.study.folders import diagnosed, diverged, finished, make_study
 
@@ -486,7 +486,7 @@ def test_without_metrics_the_figures_of_steps_are_left_out_with_the_reason(tmp_p
 def test_without_any_run_nothing_is_drawn(tmp_path):
     drawings = draw_figures(collect(make_study(tmp_path, GRID, lambda a: None)))
     assert drawings.figures == ()
-    assert len(drawings.lacking) == len(FIGURES.names)
+    assert len(drawings.lacking) == len(all_figures())
 
 
 def test_no_more_panels_than_one_can_read_and_what_is_left_out_is_said(tmp_path):
@@ -545,7 +545,7 @@ def test_every_figure_says_what_it_shows_and_how_to_read_it(tmp_path):
         "optim.lr": [1.0, 2.0],
     }
     figures = draw_figures(collect(make_study(tmp_path, axes, run))).figures
-    assert [figure.name for figure in figures] == list(FIGURES)
+    assert [figure.name for figure in figures] == list(all_figures())
     for figure in figures:
         assert figure.title.endswith("?")
         assert figure.sentence.endswith(".")

@@ -8,9 +8,10 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.grid import expand, find_study, read_study
+from scaled_sgd.study.grid.axes import read_axes
 from scaled_sgd.study.grid.matching import matching_base_width
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.launching import REPOSITORY
 
 SHELF = DataShelf()
@@ -68,6 +69,21 @@ def test_named_choices_set_several_keys_under_one_label():
     assert [(run.config.scaling.rule, run.config.model.parameterization) for run in found] == [
         ("norm", "nup"), ("none", "ntp")
     ]  # fmt: skip
+
+
+def test_a_named_choice_may_have_values_of_its_own():
+    rates = {"powers": 2, "from": -1, "to": 0}
+    axes = read_axes(
+        [{"method": {"a": {"optim.lr": rates}, "b": {"optim": {"lr": 3}, "run.seed": {"range": [2]}}}}]
+    )
+    assert [(dict(one.labels), dict(one.changes)) for one in axes[0]] == [
+        ({"method": "a", "optim.lr": 0.5}, {"optim.lr": 0.5}),
+        ({"method": "a", "optim.lr": 1.0}, {"optim.lr": 1.0}),
+        ({"method": "b", "run.seed": 0}, {"optim.lr": 3, "run.seed": 0}),
+        ({"method": "b", "run.seed": 1}, {"optim.lr": 3, "run.seed": 1}),
+    ]
+    with pytest.raises(UserError, match=r"^axes\.optim\.lr: optim\.lr is varied by axis method too"):
+        read_axes([{"method": {"a": {"optim.lr": rates}}}, {"optim.lr": [1]}])
 
 
 def test_a_key_of_the_command_line_replaces_an_axis_or_a_base_value():
@@ -153,12 +169,12 @@ MISTAKES = [
     ),
     ({"base": {"model.deph": 3}}, "base.model.deph: unknown key; did you mean model.depth?"),
     ({"base": {"model": 3}}, "base.model: unknown key; did you mean …?"),
-    ({"base": {"optim.lr": "fast"}}, "base.optim.lr: 'fast' does not fit; allowed: finite numbers from 0"),
+    ({"base": {"optim.lr": "fast"}}, "base.optim.lr: 'fast' does not fit; allowed: numbers from 0 to 1e+18"),
     ({"base": [1]}, "base: [1] is not a group; allowed: keys of a run's configuration"),
-    (grid({"optim.lr": [-1]}), "axes.optim.lr: -1.0 is not usable; allowed: finite numbers from 0"),
+    (grid({"optim.lr": [-1]}), "axes.optim.lr: -1.0 is not usable; allowed: numbers from 0 to 1e+18"),
     (grid({"optim.lr": []}), "axes.optim.lr: [] has no values; allowed: at least one"),
     (grid({"optim.lr": [1, 1]}), "axes.optim.lr: it has 1 twice; allowed: each value once"),
-    (grid({"optim.lr": ["fast"]}), "axes.optim.lr: 'fast' does not fit; allowed: finite numbers from 0"),
+    (grid({"optim.lr": ["fast"]}), "axes.optim.lr: 'fast' does not fit; allowed: numbers from 0 to 1e+18"),
     (grid({"optim.rl": [1]}), "axes.optim.rl: unknown key; …, or choices with names: …"),
     (grid({"optim.lr": 3}), "axes.optim.lr: 3 is not understood; allowed: a list such as [4, 8], …"),
     (grid({"optim.lr": {"powers": 0, "from": 1, "to": 2}}), "axes.optim.lr: … is not usable; allowed: …"),

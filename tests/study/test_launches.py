@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.holding import Hold
 from tests.launching import PATIENCE, environment, wait_until
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 MAKER = """
 import sys
 from pathlib import Path
-from scaled_sgd.study.attempt import DataShelf
+from scaled_sgd.study.small.attempt import DataShelf
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
 from scaled_sgd.study.execution.launches import launch
@@ -45,7 +45,7 @@ def steps(folder, run):
     return [row["step"] for row in read_metrics(folder.run(run.id) / "metrics.jsonl")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
 def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, number, monkeypatch):
     hold = Hold(tmp_path)
     run, folder = planned(tmp_path, eval_every=HELD, metrics=[str(hold.script)])

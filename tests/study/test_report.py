@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.grid.figures import FIGURES
+from scaled_sgd.study.grid.figures import all_figures
 from scaled_sgd.study.page.report import write_report
 from tests.study.browser import BROWSER, look
 from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
@@ -53,7 +53,7 @@ def page(tmp_path_factory):
 def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     text = page.read_text(encoding="utf-8")
     drawn = re.findall(r'<section id="(\w+)">', text)
-    assert drawn == [name for name in FIGURES if name != "best_lr_against_depth"]
+    assert drawn == [name for name in all_figures() if name != "best_lr_against_depth"]
     files = sorted(file.name for file in (page.parent / "figures").iterdir())
     assert files == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "csv"))
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
@@ -206,8 +206,8 @@ def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
 def test_the_documentation_names_every_figure():
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
-    documented = [name for row in rows for name in row.replace(",", " ").split() if name in FIGURES]
-    assert sorted(documented) == sorted(FIGURES)
+    documented = [name for row in rows for name in row.replace(",", " ").split() if name in all_figures()]
+    assert sorted(documented) == sorted(all_figures())
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
@@ -218,7 +218,7 @@ def test_a_browser_shows_every_figure_and_sentence_within_wide_and_narrow_window
     for facts in seen.facts.values():
         assert facts["overflow"] <= 0
         assert facts["escaping"] == []
-        assert len(facts["images"]) == len(facts["sentences"]) == len(FIGURES.names) - 1
+        assert len(facts["images"]) == len(facts["sentences"]) == len(all_figures()) - 1
         for natural_width, natural_height, shown_width, alt in facts["images"]:
             assert min(natural_width, natural_height) > 0
             assert shown_width > 300

@@ -14,12 +14,12 @@ import pytest
 
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.execution.assignment import shares
 from scaled_sgd.study.execution.schedule import _tasks, make_schedule, run_schedule
 from scaled_sgd.study.execution.status import describe
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.study.standin import nothing, train
 
 SHELF = DataShelf()
@@ -92,6 +92,7 @@ def alone(tmp_path, lines):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_study_that_is_killed_at_any_moment_goes_on_where_it_was(tmp_path):
     lines = "  - run.seed: {range: [40]}\n"
     found, runs, folder = study(tmp_path, lines)
@@ -186,7 +187,7 @@ def test_data_stay_loaded_while_they_fit():
 def test_runs_of_one_shape_are_shared_out_and_the_longest_come_first(tmp_path, monkeypatch):
     """The shape is the engine's to say; here it is the width."""
     shape = types.SimpleNamespace(same_shape=lambda config: config.model.base_width)
-    monkeypatch.setitem(sys.modules, "scaled_sgd.study.batched", shape)
+    monkeypatch.setitem(sys.modules, "scaled_sgd.study.small.batched", shape)
     _, runs, _ = study(tmp_path, "  - run.seed: {range: [6]}\n  - optim.batch_size: [4, 8]\n")
     wide = [dataclasses.replace(run, weights=30_000_000) for run in runs[:2]]
     stacks = _tasks(runs, workers=3)

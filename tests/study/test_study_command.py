@@ -14,7 +14,6 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
-from scaled_sgd.study.attempt import DataShelf
 from scaled_sgd.study.command import main
 from scaled_sgd.study.execution import run as run_module
 from scaled_sgd.study.execution.estimate import duration, seconds_left
@@ -22,6 +21,7 @@ from scaled_sgd.study.execution.jobs import Job, jobs, record
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.options import split_overrides
+from scaled_sgd.study.small.attempt import DataShelf
 from tests.launching import REPOSITORY
 
 SMALL = ("--optim.steps=4", "--diagnostics.every=0")

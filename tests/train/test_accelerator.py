@@ -8,6 +8,7 @@ import pytest
 
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.train.accelerator import check_deepspeed, create_accelerator
 from scaled_sgd.train.strategies.launched import launched_strategy
 
@@ -124,7 +125,8 @@ def test_zero_needs_deepspeed(monkeypatch):
     )
     assert refusal(create_accelerator, parse(["--sharding.strategy=zero2"])) == (
         "sharding.strategy: ZeRO needs deepspeed, which is not installed (pip install "
-        "'scaled-sgd[deepspeed]'); allowed here: ddp, fsdp2, tensor, fsdp2+tensor"
+        "'scaled-sgd[deepspeed]'); allowed here: "
+        + ", ".join(can.name for can in STRATEGIES.entries if can.zero_stage is None)
     )
 
 

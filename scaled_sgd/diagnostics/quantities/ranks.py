@@ -18,7 +18,7 @@ from scaled_sgd.diagnostics.observer import Context
 _RANKS = ("stable", "participation", "effective")
 
 
-class Ranks:
+class SoftRanks:
     """S_k of every layer; ranks and kernel drift of every hidden layer, from the smaller Gram matrix.
 
     Drift is measured from the first call: from its kernels (n, n), or its features (n, m) where m < n.

@@ -11,7 +11,7 @@ from scaled_sgd.diagnostics.operators.samples import choose_space
 from scaled_sgd.steps.minibatch import Minibatch
 
 
-class Settings(Protocol):
+class SharpnessSettings(Protocol):
     """Keys of the ``diagnostics.`` section."""
 
     k: int
@@ -24,7 +24,7 @@ class Sharpness:
     Every search starts from the vectors that the last one found.
     """
 
-    def __init__(self, config: Settings) -> None:
+    def __init__(self, config: SharpnessSettings) -> None:
         self._k, self._tolerance = config.k, config.tolerance
         self._starts: dict[str, Tensor] = {}
 

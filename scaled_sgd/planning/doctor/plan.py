@@ -14,8 +14,8 @@ from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.core.numbers import check_integer
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import Cost, Hardware, Workload, advise, nominal, predict, rows
-from scaled_sgd.planning.advice import USABLE
 from scaled_sgd.planning.choice import World, obstacle, tensor_processes
 from scaled_sgd.planning.doctor.cost_table import CostTable
 from scaled_sgd.planning.memory import fitting_batch
@@ -26,7 +26,7 @@ DIGITS = (64, 10)
 """Features and classes of the embedded data set, known without loading it."""
 
 _KEYS = {
-    "memory": ("bytes that a process may fill: 80GiB", SIZES),
+    "memory": ("bytes of memory of a process: 80GiB", SIZES),
     "bandwidth": ("bytes a second that a process sends within its machine: 150GB", SIZES),
     "network": ("bytes a second that a process sends to other machines: 25GB", SIZES),
     "latency": ("of a message: 10us", DURATIONS),
@@ -70,7 +70,8 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
     hardware = _hardware(config, asked, nominal(device, half=work.half))
     world = World(hardware.ranks, hardware.per_machine, device == "cuda", int(hardware.memory))
-    parts = tensor_processes(with_strategy(config, "fsdp2+tensor").sharding, world)
+    shared = (can.name for can in STRATEGIES.entries if can.shares_layers)
+    parts = max(tensor_processes(with_strategy(config, name).sharding, world) for name in shared)
     costs: list[Cost] = []
     left_out: dict[str, list[str]] = {}
     for name, fused in rows(hardware, parts=parts):
@@ -85,7 +86,7 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
         least = min(costs, key=lambda cost: cost.peak_bytes)
         batch = fitting_batch(
             work,
-            USABLE * hardware.memory,
+            hardware,
             lambda part: predict(least.strategy, part, hardware, fused=least.fused, parts=parts),
         )
         otherwise = "more processes or more memory"

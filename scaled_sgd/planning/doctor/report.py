@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from scaled_sgd.planning.doctor.launch import Launch
 from scaled_sgd.planning.doctor.machine import Disk, Machine
 from scaled_sgd.planning.doctor.network import Network, reaches_only_itself
-from scaled_sgd.planning.doctor.strategies import Strategy
+from scaled_sgd.planning.doctor.strategies import Availability
 
 _INDENT = 13
 
@@ -20,7 +20,7 @@ class Report:
 
     machine: Machine
     network: Network
-    strategies: tuple[Strategy, ...]
+    strategies: tuple[Availability, ...]
     world: Launch
     disk: Disk
 

@@ -10,7 +10,7 @@ from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Availability:
     """One strategy; ``problem`` says why it cannot run."""
 
     name: str
@@ -19,9 +19,9 @@ class Strategy:
 
 def strategies(
     *, installed: Callable[[str], bool] = lambda package: find_spec(package) is not None
-) -> tuple[Strategy, ...]:
+) -> tuple[Availability, ...]:
     """All strategies. Packages are searched for, not imported."""
-    return tuple(Strategy(can.name, _problem(can, installed)) for can in STRATEGIES.entries)
+    return tuple(Availability(can.name, _problem(can, installed)) for can in STRATEGIES.entries)
 
 
 def _problem(can: Capabilities, installed: Callable[[str], bool]) -> str | None:

@@ -13,8 +13,9 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
+from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint.files import sync_folder
-from scaled_sgd.runs.checkpoint.together import from_first
+from scaled_sgd.runs.checkpoint.mistakes import mistakes_in
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]*)")
 _WRITTEN = re.compile(r"\.(step-(?:0|[1-9][0-9]*))\.[0-9a-f]{16}")
@@ -88,7 +89,7 @@ def prune(folder: Path, keep: int, named: Container[int] = ()) -> list[int]:
     """
     if keep < 0:
         raise ValueError(f"keep: {keep}; allowed: 0 or more")
-    return from_first(folder, lambda: _prune(folder, keep, named))
+    return from_first_rank(lambda: _prune(folder, keep, named), mistakes_in(folder))
 
 
 def _prune(folder: Path, keep: int, named: Container[int]) -> list[int]:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.parallel.agreement import on_every_rank
+from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank
 from scaled_sgd.runs.checkpoint.folders import mend, step_of, steps_in
 from scaled_sgd.runs.checkpoint.manifest import (
     MANIFEST,
@@ -22,9 +22,9 @@ from scaled_sgd.runs.checkpoint.manifest import (
     piece_key,
     rank_file,
 )
+from scaled_sgd.runs.checkpoint.mistakes import mistakes_in
 from scaled_sgd.runs.checkpoint.pieces import extents_of
 from scaled_sgd.runs.checkpoint.reading import Checkpoint
-from scaled_sgd.runs.checkpoint.together import from_first
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -45,7 +45,7 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         UserError: the folder cannot be read.
     """
     skipped: list[str] = []
-    for step in from_first(folder, lambda: _steps(folder)):
+    for step in from_first_rank(lambda: _steps(folder), mistakes_in(folder)):
         try:
             return open_checkpoint(folder / f"step-{step}"), skipped
         except UserError as error:

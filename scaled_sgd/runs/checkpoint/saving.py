@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from scaled_sgd.parallel.agreement import is_first_rank
+from scaled_sgd.parallel.agreement import from_every_rank, from_first_rank, is_first_rank
 from scaled_sgd.runs.checkpoint.files import FileFacts, write_file, write_tensors
 from scaled_sgd.runs.checkpoint.folders import begin, publish, tidy
 from scaled_sgd.runs.checkpoint.manifest import (
@@ -22,8 +22,8 @@ from scaled_sgd.runs.checkpoint.manifest import (
     private_key,
     rank_file,
 )
+from scaled_sgd.runs.checkpoint.mistakes import mistakes_in
 from scaled_sgd.runs.checkpoint.pieces import Layout, Piece, extents_of, plan, values_in
-from scaled_sgd.runs.checkpoint.together import from_first, on_all
 
 
 def save(
@@ -56,13 +56,16 @@ def save(
         raise ValueError(f"step: {step}; allowed: 0 or more")
     final = folder / f"step-{step}"
     rank = dist.get_rank() if dist.is_initialized() else 0
-    claims = on_all(final, lambda: [piece.claim for piece in pieces])
+    mistakes = mistakes_in(final)
+    claims = from_every_rank(lambda: [piece.claim for piece in pieces], mistakes)
     layouts = plan(claims)
-    text = from_first(final, lambda: json.dumps(dict(state)).encode())
+    text = from_first_rank(lambda: json.dumps(dict(state)).encode(), mistakes)
     try:
-        written = from_first(final, lambda: begin(folder, step))
-        facts = on_all(final, lambda: _write_own(written / rank_file(rank), rank, layouts, pieces, private))
-        return from_first(final, lambda: _complete(written, step, layouts, facts, text))
+        written = from_first_rank(lambda: begin(folder, step), mistakes)
+        facts = from_every_rank(
+            lambda: _write_own(written / rank_file(rank), rank, layouts, pieces, private), mistakes
+        )
+        return from_first_rank(lambda: _complete(written, step, layouts, facts, text), mistakes)
     except BaseException:
         if is_first_rank() and os.path.isdir(folder):
             with contextlib.suppress(OSError):

@@ -1,11 +1,12 @@
 """The work of one job of a study: its share of the runs."""
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scaled_sgd.study.execution.endings import end_with
+from scaled_sgd.parallel.endings import end_with
 from scaled_sgd.study.execution.jobs import note_begin, note_end
 from scaled_sgd.study.execution.launches import stop_launched
 from scaled_sgd.study.grid import Run
@@ -25,7 +26,8 @@ class Assignment:
         command: ``scaled-sgd study``.
         arguments: arguments of ``run``, without those of the executor.
         seconds_to_save: time for a large run to save when the job must stop.
-        study: process on this machine whose end also ends the job; None for a job on a cluster.
+        study: process on this machine whose end also ends the job, as does that of its controller; None
+            for a job on a cluster.
     """
 
     command: Command
@@ -38,7 +40,9 @@ class Assignment:
         if self.study is not None:
             # submitit would ignore this signal.
             signal.signal(signal.SIGTERM, _stop)
-            end_with(self.study, signal.SIGTERM)
+            # Not by a signal that raises an exception, which may be lost. Large runs save by themselves.
+            for process in (self.study, os.getppid()):
+                end_with(process, signal.SIGKILL)
         note_begin()
         status = self.command(["run", *self.arguments, "--share", ",".join(runs)])
         note_end(status)

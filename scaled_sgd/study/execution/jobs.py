@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scaled_sgd.parallel.endings import is_alive
 from scaled_sgd.runs.records import write_atomically
-from scaled_sgd.study.execution.endings import is_alive
 
 Executor = Literal["local", "slurm"]
 

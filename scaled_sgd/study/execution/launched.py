@@ -3,11 +3,13 @@
 import signal
 import sys
 
-from scaled_sgd.study.execution.endings import end_with
+from scaled_sgd.parallel.endings import end_with
+from scaled_sgd.parallel.streams import prepare_streams
 
 
 def main() -> int:
     """Train; returns the exit status."""
+    prepare_streams()
     starter, *arguments = sys.argv[1:]
     # Schedulers send these to all processes; the starter forwards those that apply.
     for number in (signal.SIGUSR1, signal.SIGUSR2):

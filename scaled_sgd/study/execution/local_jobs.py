@@ -16,6 +16,9 @@ from scaled_sgd.study.execution.jobs import record
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
+_SECONDS_TO_STOP = 90.0
+"""For a job that is told to stop; longer than it gives a large run to save."""
+
 
 def visible_gpus() -> list[int]:
     """Indices of the GPUs of this machine that jobs may use."""
@@ -54,10 +57,13 @@ def make_locally(
         submitted = executor.submit(job, runs)
         name = str(submitted.job_id)
         record(logs, "local", [name])
+        stopping = 0.0
         while not submitted.done():
             if stopped.is_set():
-                # The job's controller forwards the signal as soon as it can.
-                os.kill(int(name), signal.SIGTERM)
+                # The controller forwards the signal as soon as it can; killed, it takes its job with it.
+                deaf = stopping > _SECONDS_TO_STOP
+                os.kill(int(name), signal.SIGKILL if deaf else signal.SIGTERM)
+                stopping += _SECONDS_BETWEEN_LOOKS
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         slots.put(slot)
         return name

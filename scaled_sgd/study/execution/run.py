@@ -12,8 +12,6 @@ import torch
 
 from scaled_sgd.core.errors import LOST_STATUS, UserError
 from scaled_sgd.runs.records import replace_file
-from scaled_sgd.study.attempt import DataShelf
-from scaled_sgd.study.engine import train, unsuited
 from scaled_sgd.study.execution.assignment import Command
 from scaled_sgd.study.execution.changes import changes
 from scaled_sgd.study.execution.estimate import duration, seconds_left
@@ -22,6 +20,8 @@ from scaled_sgd.study.execution.schedule import default_workers, make_schedule, 
 from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.small.attempt import DataShelf
+from scaled_sgd.study.small.engine import train, unsuited
 
 
 def run_study(
@@ -125,7 +125,7 @@ def _grouped(asked: str, small: Sequence[Run]) -> bool:
     """Whether runs of one shape train together; on a CPU only on request, since rounding differs."""
     if asked != "auto" or not small or not torch.cuda.is_available():
         return asked == "yes"
-    from scaled_sgd.study.batched import faster_batched
+    from scaled_sgd.study.small.batched import faster_batched
 
     return faster_batched([run.config for run in small])
 

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from scaled_sgd.config import Config
 from scaled_sgd.parallel.machine import cores
-from scaled_sgd.study.attempt import Train
 from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.execution.workers import Task, run_tasks
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study
+from scaled_sgd.study.small.attempt import Train
 
 _MOST_TOGETHER = 64
 """Largest number of runs in one computation."""
@@ -27,7 +27,7 @@ Unsuited = Callable[[Config], str | None]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PendingRuns:
     """The pending work, each run once.
 
     Attributes:
@@ -46,14 +46,14 @@ class Schedule:
         return len(self.small) + len(self.large)
 
 
-def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> Schedule:
+def make_schedule(study: Study, runs: Sequence[Run], folder: StudyFolder, unsuited: Unsuited) -> PendingRuns:
     """Divide ``runs`` into ended runs, runs for workers and runs to launch."""
     unique = list({run.id: run for run in runs}.values())
     pending = [run for run in unique if not folder.state(run.id).ended]
     launched = {run.id for run in pending if is_large(run, study, unsuited)}
     large = [run for run in pending if run.id in launched]
     small = sorted((run for run in pending if run.id not in launched), key=lambda run: -run.work)
-    return Schedule(tuple(small), tuple(large), len(unique) - len(pending))
+    return PendingRuns(tuple(small), tuple(large), len(unique) - len(pending))
 
 
 def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
@@ -63,7 +63,7 @@ def is_large(run: Run, study: Study, unsuited: Unsuited) -> bool:
 
 
 def run_schedule(
-    schedule: Schedule, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
+    schedule: PendingRuns, folder: StudyFolder, train: Train, *, workers: int, group: bool = False
 ) -> Counter[str]:
     """Execute the schedule; returns how many runs ended in each way.
 
@@ -93,11 +93,12 @@ def run_schedule(
 
 def _tasks(runs: Sequence[Run], workers: int) -> list[Task]:
     """Runs of one shape together, longest stacks first, each with at most a worker's share of the runs."""
-    from scaled_sgd.study.batched import same_shape
+    from scaled_sgd.study.small.batched import can_be_stacked, same_shape
 
     shapes: dict[object, list[Run]] = {}
     for run in runs:
-        shapes.setdefault(same_shape(run.config), []).append(run)
+        shape = same_shape(run.config) if can_be_stacked(run.config) else run.id
+        shapes.setdefault(shape, []).append(run)
     stacks = [stack for alike in shapes.values() for stack in _stacks(alike, -(-len(runs) // workers))]
     return sorted(stacks, key=lambda stack: -sum(run.work for run in stack))
 

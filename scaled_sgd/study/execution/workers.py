@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from scaled_sgd.study.attempt import DataShelf, Train, attempt
-from scaled_sgd.study.execution.endings import end_with
+from scaled_sgd.parallel.endings import end_with
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
+from scaled_sgd.study.small.attempt import DataShelf, Train, attempt
 
 Task = Sequence[Run]
 """Runs that are trained together; usually one."""
@@ -108,7 +108,7 @@ class _Worker:
 def _work(pipe: "Connection[Any, Any]", study: int, place: int, folder: StudyFolder, train: Train) -> None:
     """Take tasks until the pipe is closed or the process of the study has ended."""
     # Ctrl-C reaches the whole process group, and Slurm's signals a whole job: the study ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with(study, signal.SIGKILL)
     torch.set_num_threads(1)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 
 from scaled_sgd.core.registry import load
+from scaled_sgd.diagnostics.registry import Column
+from scaled_sgd.study.figures.columns import column_recipe
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.style import STYLE
 from scaled_sgd.study.figures.reading.view import View
-from scaled_sgd.study.grid.figures import FIGURES
+from scaled_sgd.study.grid.figures import all_figures, check_figures
 from scaled_sgd.study.tables.collect import Collected
 
 __all__ = ["Drawings", "Drawn", "Recipe", "View", "draw_figures"]
@@ -37,7 +39,9 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
     Raises:
         UserError: an unknown figure.
     """
-    recipes: list[Recipe] = [load(FIGURES[name]) for name in (FIGURES if names is None else names)]
+    check_figures(names)
+    known = all_figures()
+    recipes = [_recipe(known[name]) for name in (known if names is None else names)]
     view = View.of(collected)
     figures: list[Drawn] = []
     lacking: list[tuple[str, str]] = []
@@ -49,3 +53,8 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
             else:
                 figures.append(recipe.draw(view).settled())
     return Drawings(tuple(figures), tuple(lacking))
+
+
+def _recipe(entry: str | Column) -> Recipe:
+    recipe: Recipe = column_recipe(entry) if isinstance(entry, Column) else load(entry)
+    return recipe

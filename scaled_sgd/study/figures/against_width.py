@@ -1,56 +1,23 @@
-"""Per-layer quantities at the last measured step against width, with fitted power laws."""
+"""A diagnostic's column at the last measured step against width, with fitted power laws."""
 
 import math
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from scaled_sgd.study.figures import against_step
-from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
+from scaled_sgd.diagnostics.registry import Column, Figure
+from scaled_sgd.study.figures.drawing.drawn import Drawn
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
-from scaled_sgd.study.figures.drawing.per_layer import PerLayer, draw_layer, lacks
-from scaled_sgd.study.figures.drawing.style import log_axis
+from scaled_sgd.study.figures.drawing.style import draw_line, log_axis
 from scaled_sgd.study.figures.reading.over_steps import last
 from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, values
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, layer_cell, values
 from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span
 
-COORDINATES = PerLayer(
-    "coordinate_check",
-    "preactivation_change",
-    "Do preactivations move as much at every width?",
-    "relative change",
-    "the relative change of preactivations",
-    "RMS(z_k − z_k at step 0) / RMS(z_k at step 0) of every layer on a fixed probe",
-)
-_DRIFT = "‖K − K at step 0‖ / ‖K at step 0‖ of every hidden layer's feature kernel on a fixed probe"
-DRIFT_OVER_WIDTH = PerLayer(
-    "kernel_drift",
-    "features.drift",
-    "Do wide networks still learn features?",
-    "kernel drift",
-    "the kernel drift",
-    _DRIFT,
-)
-DRIFT_OVER_STEPS = PerLayer(
-    "kernel_drift",
-    "features.drift",
-    "How far do features move?",
-    "kernel drift",
-    "last hidden layer",
-    _DRIFT,
-)
 
-
-def lacks_widths(view: View, what: PerLayer) -> str:
-    """A study needs the quantity at several widths."""
-    return lacks(view, what) if view.several(WIDTH) else "runs at two widths or more"
-
-
-def draw(view: View, what: PerLayer) -> Drawn:
+def draw(view: View, column: Column, figure: Figure) -> Drawn:
     """Median and range over seeds at the last step, with one learning rate for all widths of a panel."""
-    names = view.layered(what.prefix)
+    lines = view.lines(column)
     panels = Panels.of(view.runs, view.without(WIDTH))
     picture, axes = panels.figure(share_y=False)
     parts: list[tuple[str, str]] = []
@@ -58,37 +25,37 @@ def draw(view: View, what: PerLayer) -> Drawn:
     powers: list[float] = []
     for ax, panel in zip(axes, panels.shown, strict=True):
         rate = common_rate(panel.runs, WIDTH)
-        steps = view.steps(panel.runs[panel.runs[RATE] == rate], names)
+        steps = view.steps(panel.runs[panel.runs[RATE] == rate], list(lines))
         known: dict[str, float] = {}
-        for name in names:
+        for name in lines:
             data = _ends(steps, name)
             if data.empty:
                 continue
-            k = draw_layer(ax, name, data, len(names), size=4.5)
+            draw_line(ax, data, lines, name, size=4.5)
             power = _power(data)
             if not math.isnan(power):
                 known[name] = power
             for width, row in zip(data.index, data.to_dict("records"), strict=True):
-                head = {"panel": panel.title or "all", "layer": k, "learning rate η": rate}
+                head = {"panel": panel.title or "all", **layer_cell(name, lines), "learning rate η": rate}
                 rows.append(head | {axis_label(WIDTH): width} | row | {"power of m": power})
         powers += known.values()
         parts.append((panel.title, _powers(known, rate)))
         log_axis(ax, "x", at=values(panel.runs, WIDTH))
         log_axis(ax, "y")
-    panels.label(axes, axis_label(WIDTH), what.axis)
+    panels.label(axes, axis_label(WIDTH), figure.axis)
     key_of_lines(picture, axes)
     widths = values(view.runs, WIDTH)
     opening = (
-        f"Between m = {number(widths[0])} and {number(widths[-1])}, {what.subject} goes like m^s with s "
+        f"Between m = {number(widths[0])} and {number(widths[-1])}, {figure.subject} goes like m^s with s "
     )
     said = sentence_of(parts, opening=opening) or opening + _all_powers(powers, len(panels.shown))
     caption = (
-        f"{what.meaning}, at the last measured step, against base width: median and range over seeds, at one "
-        "learning rate for all widths, stable at each where there is one. A power of m of 0 means the same "
-        "at every width."
+        f"{figure.meaning}, at the last measured step, against base width: median and range over seeds, at "
+        "one learning rate for all widths, stable at each where there is one. A power of m of 0 "
+        "means the same at every width."
     )
     notes = (*panels.notes, *seed_note([row["seeds"] for row in rows]))
-    return Drawn(what.name, what.title, said, caption, notes, pd.DataFrame(rows), picture)
+    return Drawn(figure.name, figure.title, said, caption, notes, pd.DataFrame(rows), picture)
 
 
 def _ends(steps: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -131,21 +98,3 @@ def _all_powers(powers: list[float], panels: int) -> str:
 
 def _signed(power: float) -> str:
     return f"{power:.2f}".replace("-0.00", "0.00").replace("-", "−")
-
-
-def _drift(view: View) -> Drawn:
-    """Draw against width if a study has several, else against step."""
-    if view.several(WIDTH):
-        return draw(view, DRIFT_OVER_WIDTH)
-    return against_step.draw(view, DRIFT_OVER_STEPS)
-
-
-COORDINATE_CHECK = Recipe(
-    COORDINATES.name,
-    COORDINATES.title,
-    partial(lacks_widths, what=COORDINATES),
-    partial(draw, what=COORDINATES),
-)
-KERNEL_DRIFT = Recipe(
-    DRIFT_OVER_WIDTH.name, DRIFT_OVER_WIDTH.title, partial(lacks, what=DRIFT_OVER_WIDTH), _drift
-)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels
 from scaled_sgd.study.figures.drawing.style import category, log_axis
-from scaled_sgd.study.figures.reading.rates import Choice, best, end_notes, seed_note
+from scaled_sgd.study.figures.reading.rates import ChosenRate, best, end_notes, seed_note
 from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, title
 from scaled_sgd.study.figures.reading.words import listing, number, shortened
 
@@ -25,7 +25,7 @@ class _Entry:
 
     panel: str
     method: str
-    choice: Choice
+    choice: ChosenRate
     ids: frozenset[str]
 
     @property

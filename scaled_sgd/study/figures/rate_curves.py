@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, log_axis, spread_out
-from scaled_sgd.study.figures.reading.rates import Choice
+from scaled_sgd.study.figures.reading.rates import ChosenRate
 from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, label, title, values
 from scaled_sgd.study.figures.reading.words import axis_label, listing, number, sentence_of, span, times
 
@@ -39,7 +39,7 @@ class Series:
 
     panel: str
     method: str
-    points: tuple[tuple[float, Choice], ...]
+    points: tuple[tuple[float, ChosenRate], ...]
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Curves:
     method: str | None
 
     @classmethod
-    def of(cls, view: View, axis: str, choose: Callable[[pd.DataFrame], Choice]) -> "Curves":
+    def of(cls, view: View, axis: str, choose: Callable[[pd.DataFrame], ChosenRate]) -> "Curves":
         """The choices of a study along ``axis``."""
         rest = [a for a in view.without(axis) if len(values(view.runs, a)) <= MOST_LINES]
         method = next((a for a in rest if a in view.methods), rest[0] if rest else None)
@@ -85,7 +85,7 @@ class Curves:
         return cls(axis, tuple(drawn), tuple(every), panels, method)
 
     @property
-    def choices(self) -> list[tuple[str, Choice]]:
+    def choices(self) -> list[tuple[str, ChosenRate]]:
         """Every choice with its name."""
         return [
             (" · ".join(part for part in (s.name, label(self.axis, x)) if part), choice)
@@ -179,7 +179,11 @@ class Curves:
 
 
 def _series(
-    runs: pd.DataFrame, panel: str, axis: str, method: str | None, choose: Callable[[pd.DataFrame], Choice]
+    runs: pd.DataFrame,
+    panel: str,
+    axis: str,
+    method: str | None,
+    choose: Callable[[pd.DataFrame], ChosenRate],
 ) -> list[Series]:
     found = []
     for key, rows in groups(runs, [method] if method else []):

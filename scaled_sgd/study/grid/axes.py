@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from scaled_sgd.config import KEYS
@@ -15,7 +16,7 @@ MOST_VALUES = 10_000
 
 
 @dataclass(frozen=True)
-class Choice:
+class AxisValue:
     """One value of an axis.
 
     Attributes:
@@ -27,14 +28,15 @@ class Choice:
     changes: Mapping[str, Any]
 
 
-Axis = Sequence[Choice]
+Axis = Sequence[AxisValue]
 
 
 def read_axes(entries: object) -> list[Axis]:
     """The axes of a study file, in order.
 
     An entry is ``{key: values}`` for one configuration key, ``{zip: {key: values, …}}`` for several that vary
-    together, or ``{name: {label: {key: value, …}, …}}`` for named choices.
+    together, or ``{name: {label: {key: value, …}, …}}`` for named choices, in which a key may have
+    ``{powers: …}`` or ``{range: …}`` for values of its own.
 
     Raises:
         UserError: an entry is none of these, or two set the same key.
@@ -90,7 +92,7 @@ def _axis(name: str, spec: object) -> Axis:
     if name == "zip":
         return _zipped(spec)
     if name in KEYS:
-        return [Choice({name: value}, {name: value}) for value in _values(name, spec)]
+        return [AxisValue({name: value}, {name: value}) for value in _values(name, spec)]
     if isinstance(spec, dict) and spec and all(isinstance(inner, dict) for inner in spec.values()):
         return list(_named(name, spec))
     raise UserError(f"axes.{unknown_key(name)}, or choices with names: {{label: {{key: value}}}}")
@@ -106,14 +108,17 @@ def _zipped(spec: object) -> Axis:
         counts = ", ".join(f"{key} has {count}" for key, count in lengths.items())
         raise UserError(f"axes.zip: {counts} values; allowed: as many each")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [Choice(row, row) for row in rows]
+    return [AxisValue(row, row) for row in rows]
 
 
-def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[Choice]:
+def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[AxisValue]:
     for label, changes in choices.items():
-        yield Choice(
-            {name: str(label)}, {_known(f"{name}.{label}", key): v for key, v in dotted(changes).items()}
-        )
+        place = f"{name}.{label}"
+        fixed = {_known(place, key): value for key, value in dotted(changes).items()}
+        varied = {key: _values(f"{place}.{key}", value) for key, value in fixed.items() if _is_spec(value)}
+        for values in product(*varied.values()):
+            own = dict(zip(varied, values, strict=True))
+            yield AxisValue({name: str(label)} | own, fixed | own)
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -131,6 +136,10 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             raise UserError(f"{both[0]}: it is there twice, nested and dotted; allowed: once")
         found |= inner
     return found
+
+
+def _is_spec(value: object) -> bool:
+    return isinstance(value, dict) and (value.keys() == {"range"} or {"from", "to"} <= value.keys())
 
 
 def _known(place: str, key: str) -> str:

@@ -9,14 +9,13 @@ from scaled_sgd.config import Config, DataConfig
 from scaled_sgd.config.checks import check
 from scaled_sgd.config.network import widths_of
 from scaled_sgd.config.parsing import from_dict, read_key
-from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import count_weights
 from scaled_sgd.data import Data
 from scaled_sgd.planning.choice import World
 from scaled_sgd.study.grid.identity import run_id
 from scaled_sgd.study.grid.matching import matching_base_width
-from scaled_sgd.study.grid.study_file import Study
+from scaled_sgd.study.grid.study_file import Study, load_study_plugins
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.resuming import data_facts
 
@@ -55,7 +54,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
     Raises:
         UserError: a value does not fit its key, the data or another key.
     """
-    load_plugins(_typed("run.plugins", study.base.get("run.plugins", []), "base"))
+    load_study_plugins(study.base)
     start = from_dict({})
     for key, value in study.base.items():
         start = _put(start, key, _typed(key, value, "base"))

@@ -1,10 +1,11 @@
-"""The registry of figures; their names are known without importing a plotting library."""
+"""The figures of a report by name; they are known without importing a plotting library."""
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
+from scaled_sgd.diagnostics.registry import QUANTITIES, Column
 
 FIGURES: Registry[str] = Registry("report")
-"""Every figure's recipe as ``module:name``, in the order of the report."""
+"""Recipes, as ``module:name``, of figures of the runs' results or of several columns."""
 
 for _name, _recipe in (
     ("loss_against_lr", "loss_against_lr:LOSS_AGAINST_LR"),
@@ -14,13 +15,26 @@ for _name, _recipe in (
     ("methods", "methods:METHODS"),
     ("preconditioned_sharpness", "sharpness:PRECONDITIONED"),
     ("sharpness", "sharpness:RAW"),
-    ("feature_ranks", "against_step:FEATURES"),
-    ("soft_ranks", "against_step:GRADIENTS"),
     ("taylor", "taylor:TAYLOR"),
-    ("coordinate_check", "against_width:COORDINATE_CHECK"),
-    ("kernel_drift", "against_width:KERNEL_DRIFT"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")
+
+
+def all_figures() -> dict[str, str | Column]:
+    """:data:`FIGURES`, then the columns of diagnostics that have a figure, by its name; in report order.
+
+    Raises:
+        UserError: two figures have one name.
+    """
+    found: dict[str, str | Column] = {name: FIGURES[name] for name in FIGURES}
+    for column in (column for quantity in QUANTITIES.entries for column in quantity.columns):
+        figure = column.drawn
+        if figure is None:
+            continue
+        if figure.name in found:
+            raise UserError(f"report: two figures are called {figure.name!r}; allowed: one")
+        found[figure.name] = column
+    return found
 
 
 def check_figures(names: object) -> None:
@@ -31,7 +45,9 @@ def check_figures(names: object) -> None:
     """
     if names is None:
         return
+    known = all_figures()
     if not isinstance(names, list | tuple):
-        raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(FIGURES)}")
+        raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(known)}")
     for name in names:
-        FIGURES[name]
+        if name not in known:
+            raise UserError(f"report: {name!r} is unknown; allowed: {', '.join(known)}")

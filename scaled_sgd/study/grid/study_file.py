@@ -11,6 +11,8 @@ from typing import Any
 
 from scaled_sgd.config import KEYS
 from scaled_sgd.config.dotted import unknown_key
+from scaled_sgd.config.parsing import read_key
+from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
@@ -70,6 +72,18 @@ def find_study(name: str) -> Path:
     raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
 
 
+def load_study_plugins(base: Mapping[str, Any]) -> None:
+    """Load ``run.plugins`` of a study's base (dotted keys): they register what other keys and figures name.
+
+    Raises:
+        UserError: a plugin cannot be loaded.
+    """
+    try:
+        load_plugins(read_key("run.plugins", base.get("run.plugins", [])))
+    except UserError as error:
+        raise UserError(f"base.{error}") from None
+
+
 def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """Read a study file and replace some of its keys.
 
@@ -115,6 +129,8 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
         raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
     matchings, like = _match(source.get("match"))
     figures = source.get("report")
+    if figures is not None:
+        load_study_plugins(base)
     check_figures(figures)
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):

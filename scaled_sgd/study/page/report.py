@@ -15,7 +15,9 @@ from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
 from scaled_sgd.study.figures.reading.words import axis_label, count, listing, number, value_label
-from scaled_sgd.study.grid.figures import FIGURES, check_figures
+from scaled_sgd.study.grid.axes import dotted
+from scaled_sgd.study.grid.figures import all_figures, check_figures
+from scaled_sgd.study.grid.study_file import load_study_plugins
 from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
@@ -34,6 +36,7 @@ def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
     """
     folder = Path(folder)
     study = read_yaml(folder / "study.yaml", option="study")
+    load_study_plugins(dotted(study.get("base") or {}))
     chosen = names if names is not None else study.get("report")
     check_figures(chosen)
     collected = collect(folder)
@@ -78,7 +81,7 @@ def _templates() -> Environment:
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
     folder.mkdir(exist_ok=True)
-    for name in set(FIGURES) - {drawn.name for drawn in figures}:
+    for name in all_figures().keys() - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     pictures = {}

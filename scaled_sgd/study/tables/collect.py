@@ -114,8 +114,14 @@ def collect(folder: Path) -> Collected:
         tuple(warnings),
     )
     for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
-        replace_file(folder / f"{name}.parquet", partial(table.to_parquet, engine="pyarrow", index=False))
+        replace_file(folder / f"{name}.parquet", partial(_write, table))
     return collected
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    # Given a path, pyarrow writes only where its name is UTF-8.
+    with path.open("wb") as stream:
+        table.to_parquet(stream, engine="pyarrow", index=False)
 
 
 def _axes(plan: Sequence[dict[str, Any]]) -> pd.DataFrame:

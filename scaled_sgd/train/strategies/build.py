@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.core.registry import Registry, load
+from scaled_sgd.core.registry import Registry
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.parallel.exchange import choose_factors, measure_link
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import tensor_processes
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import Strategy
 from scaled_sgd.train.strategies.launched import fsdp_plugin, world_of
@@ -52,19 +50,7 @@ class Request:
     @property
     def optimizer(self) -> MakeOptimizer:
         """Builds the run's optimizer."""
-        return MakeOptimizer(self._optimizer, OPTIMIZERS[self.config.optim.optimizer].state)
-
-    def _optimizer(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
-        optim, scaling = self.config.optim, self.config.scaling
-        entry = OPTIMIZERS[optim.optimizer]
-        build = load(entry.build)
-        options = {"momentum": optim.momentum, "weight_decay": optim.weight_decay}
-        rule = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.accelerator.scaler}
-        if entry.folds:
-            folding = build(network, optim.lr, **options, **rule)
-            return folding, folding.scaling
-        optimizer = build(network, optim.lr, **options)
-        return optimizer, DepthwiseScaling(network, optimizer, **rule)
+        return MakeOptimizer(self.config, self.accelerator.scaler)
 
 
 BUILDERS: Registry[Callable[[Request], Strategy]] = Registry("sharding.strategy")
@@ -78,10 +64,11 @@ def build_strategy(request: Request) -> Strategy:
 
 def _replicas(request: Request) -> Strategy:
     accelerator, config = request.accelerator, request.config
+    name = config.sharding.strategy
     if config.optim.update == "fused":
         choose = partial(choose_exchange, config)
-        return Whole(accelerator.device, request.network, request.optimizer, choose)
-    return Replicas(accelerator, request.network, request.optimizer)
+        return Whole(name, accelerator.device, request.network, request.optimizer, choose)
+    return Replicas(name, accelerator, request.network, request.optimizer)
 
 
 def _rows(request: Request) -> Strategy:
@@ -102,9 +89,11 @@ def _zero(request: Request) -> Strategy:
     from scaled_sgd.train.strategies.zero import Zero
 
     optim, scaling = request.config.optim, request.config.scaling
-    stage = STRATEGIES[request.config.sharding.strategy].zero_stage
+    name = request.config.sharding.strategy
+    stage = STRATEGIES[name].zero_stage
     assert stage is not None
     return Zero(
+        name,
         stage,
         request.accelerator,
         request.network,
@@ -114,8 +103,16 @@ def _zero(request: Request) -> Strategy:
     )
 
 
-for _entry in STRATEGIES.entries:
-    BUILDERS.add(_entry.name, _rows if _entry.rows else _replicas if _entry.zero_stage is None else _zero)
+for _name, _builder in {
+    "ddp": _replicas,
+    "fsdp2": _rows,
+    "tensor": _rows,
+    "fsdp2+tensor": _rows,
+    "zero1": _zero,
+    "zero2": _zero,
+    "zero3": _zero,
+}.items():
+    BUILDERS.add(_name, _builder)
 
 
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:

@@ -9,6 +9,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import launcher
 from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning.choice import World
 
 if TYPE_CHECKING:
@@ -43,9 +44,11 @@ def launched_strategy(accelerator: "Accelerator") -> str | None:
     if accelerator.distributed_type.value == "DEEPSPEED":
         assert accelerator.deepspeed_plugin is not None
         stage = accelerator.deepspeed_plugin.zero_stage
-        if stage not in (1, 2, 3):
-            raise UserError(f"launch: its DeepSpeed configuration has ZeRO stage {stage}; allowed: 1, 2, 3")
-        return f"zero{stage}"
+        stages = {can.zero_stage: can.name for can in STRATEGIES.entries if can.zero_stage is not None}
+        if stage not in stages:
+            allowed = ", ".join(map(str, stages))
+            raise UserError(f"launch: its DeepSpeed configuration has ZeRO stage {stage}; allowed: {allowed}")
+        return stages[stage]
     return None if fsdp_plugin(accelerator) is None else "fsdp2"
 
 

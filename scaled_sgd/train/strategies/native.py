@@ -12,10 +12,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
+from scaled_sgd.config import Config
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.parallel.tensor_parallel import parallelize
+from scaled_sgd.steps import optimizers
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizer import ScaledSGD
+from scaled_sgd.steps.peers import build
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
@@ -31,16 +37,38 @@ class MakeOptimizer:
     """Builds a run's optimizer, and the scaling of its gradients.
 
     Attributes:
-        make: makes them for a network.
-        kept: maps checkpoint names of its tensors of a weight's size to their names in its state.
+        config: resolved.
+        grad_scaler: the ``torch.amp.GradScaler`` in use, if any.
     """
 
-    make: Callable[[HomogeneousMLP], tuple[Optimizer, DepthwiseScaling]]
-    kept: Mapping[str, str]
+    config: Config
+    grad_scaler: "torch.amp.GradScaler | None" = None
+
+    @property
+    def kept(self) -> Mapping[str, str]:
+        """Maps checkpoint names of tensors of a weight's size to their names in the optimizer's state."""
+        return self._entry.kept(self.config.optim).tensors
 
     def __call__(self, network: HomogeneousMLP) -> tuple[Optimizer, DepthwiseScaling]:
-        """The optimizer and the scaling of ``network``."""
-        return self.make(network)
+        """The optimizer and the scaling of ``network``.
+
+        Raises:
+            UserError: the optimizer does not take its options, or is registered with ``fused`` by mistake.
+        """
+        optim, scaling, entry = self.config.optim, self.config.scaling, self._entry
+        rule: dict[str, Any] = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.grad_scaler}
+        optimizer = build(entry, network, optim, **(rule if entry.folds else {}))
+        if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
+            raise UserError(
+                f"optim.optimizer: {optim.optimizer!r} is registered with fused=True but builds a "
+                f"{type(optimizer).__name__}; allowed: a ScaledSGD, or fused=False"
+            )
+        scaling_of = optimizer.scaling if entry.folds else DepthwiseScaling(network, optimizer, **rule)
+        return optimizer, scaling_of
+
+    @property
+    def _entry(self) -> "optimizers.Optimizer":
+        return optimizers.OPTIMIZERS[self.config.optim.optimizer]
 
 
 def set_rate(optimizer: Any, lr: float) -> None:
@@ -52,11 +80,10 @@ def set_rate(optimizer: Any, lr: float) -> None:
 class Replicas(GradientStrategy):
     """``ddp``: every process holds all weights; gradients are averaged during the backward pass."""
 
-    name = "ddp"
-
     def __init__(
-        self, accelerator: "Accelerator", make_network: MakeNetwork, make_optimizer: MakeOptimizer
+        self, name: str, accelerator: "Accelerator", make_network: MakeNetwork, make_optimizer: MakeOptimizer
     ) -> None:
+        self.name = name
         self._accelerator = accelerator
         self.network = make_network(accelerator.device)
         self.kept = make_optimizer.kept
@@ -111,21 +138,22 @@ class Whole(FusedStrategy):
     """``ddp`` with fused steps: every process holds all weights, and no gradients.
 
     Args:
+        name: its name in ``sharding.strategy``.
         device: this process's device.
         make_network: makes the network.
         make_optimizer: makes its optimizer.
         choose: decides for each layer, on several processes, whether to exchange factors or gradients.
     """
 
-    name = "ddp"
-
     def __init__(
         self,
+        name: str,
         device: torch.device,
         make_network: MakeNetwork,
         make_optimizer: MakeOptimizer,
         choose: Callable[[HomogeneousMLP, Ranks], Sequence[bool]],
     ) -> None:
+        self.name = name
         self.network = self.module = make_network(device)
         self.kept = make_optimizer.kept
         self.optimizer, self.scaling = make_optimizer(self.network)
@@ -183,17 +211,19 @@ class Sharded(GradientStrategy, FusedStrategy):
         self._autocast = autocast
         world = start_world(device)
         # One-dimensional if possible: in a second dimension of size 1 each process would be a separate group.
+        can = STRATEGIES[name]
+        parallel = can.shares_layers or not can.splits_samples
         sizes = {"data": world // tensor_processes, "tensor": tensor_processes}
         if policy is None:
             del sizes["data"]
-        elif "tensor" not in name:
+        elif not parallel:
             del sizes["tensor"]
         mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         self.data, self.tensor = (
             Ranks(mesh[axis].get_group()) if axis in sizes else Ranks.alone() for axis in ("data", "tensor")
         )
         self.network = self.module = make_network("meta")
-        if "tensor" in name:
+        if parallel:
             parallelize(self.network, mesh["tensor"])
         if policy is not None:
             shard(self.network, mesh["data"], policy)

@@ -119,6 +119,7 @@ class Zero(GradientStrategy):
     """``zero1``, ``zero2`` and ``zero3``, through the DeepSpeed engine that Accelerate makes.
 
     Args:
+        name: its name in ``sharding.strategy``.
         stage: 1, 2 or 3.
         accelerator: an accelerator whose DeepSpeed plugin has that stage.
         make_network: makes the network with float32 weights.
@@ -129,6 +130,7 @@ class Zero(GradientStrategy):
 
     def __init__(
         self,
+        name: str,
         stage: int,
         accelerator: "Accelerator",
         make_network: MakeNetwork,
@@ -137,7 +139,7 @@ class Zero(GradientStrategy):
         momentum: float,
         weight_decay: float,
     ) -> None:
-        self.name = f"zero{stage}"
+        self.name = name
         plugin = accelerator.deepspeed_plugin
         assert plugin is not None
         half = plugin.deepspeed_config["bf16"]["enabled"]

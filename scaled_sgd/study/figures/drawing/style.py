@@ -1,7 +1,7 @@
 """Style of figures: sizes, colours that are safe for colour blindness, ticks as plain numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -70,6 +70,12 @@ def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | No
     """The column ``median`` against the index, with a band from ``low`` to ``high``."""
     ax.plot(data.index, data["median"], label=label, **look)
     ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)
+
+
+def draw_line(ax: Axes, data: pd.DataFrame, lines: Mapping[str, str], name: str, *, size: float) -> None:
+    """The line of ``name``, one of several in order, each with its label."""
+    look = ordered(list(lines).index(name), len(lines))
+    curve(ax, data, look | {"markersize": size}, label=lines[name] or None)
 
 
 def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -> None:

@@ -29,7 +29,7 @@ def by_rate(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRate:
     """A learning rate chosen from a grid.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choice:
         return float(self.runs[column].median()) if self.found and column in self.runs else math.nan
 
 
-def best(runs: pd.DataFrame) -> Choice:
+def best(runs: pd.DataFrame) -> ChosenRate:
     """The rate with the lowest median final loss over seeds; the lower of equals."""
     rates = by_rate(runs)
     finite = rates[rates["median"] < math.inf]
@@ -68,7 +68,7 @@ def best(runs: pd.DataFrame) -> Choice:
     return _choice(runs, rates, chosen, alone)
 
 
-def largest_stable(runs: pd.DataFrame) -> Choice:
+def largest_stable(runs: pd.DataFrame) -> ChosenRate:
     """The largest rate of the grid that, like all lower ones, is stable for every seed."""
     rates = by_rate(runs)
     alone = pd.Series([_last_stable(rows) for _, rows in runs.groupby(SEED)], dtype=float)
@@ -81,14 +81,14 @@ def _last_stable(rows: pd.DataFrame) -> float:
     return float(ascending.loc[unbroken, RATE].max()) if unbroken.any() else math.nan
 
 
-def _choice(runs: pd.DataFrame, rates: pd.DataFrame, chosen: float, alone: pd.Series) -> Choice:
+def _choice(runs: pd.DataFrame, rates: pd.DataFrame, chosen: float, alone: pd.Series) -> ChosenRate:
     grid = list(rates[RATE])
     at = runs[runs[RATE] == chosen]
     end = ""
     if len(grid) > 1 and chosen in (grid[0], grid[-1]):
         end = "lowest" if chosen == grid[0] else "highest"
     low, high = (float(alone.min()), float(alone.max())) if len(alone) else (math.nan, math.nan)
-    return Choice(chosen, min(low, chosen), max(high, chosen), end, int(at[SEED].nunique()), at)
+    return ChosenRate(chosen, min(low, chosen), max(high, chosen), end, int(at[SEED].nunique()), at)
 
 
 def common_rate(runs: pd.DataFrame, axis: str) -> float:
@@ -114,7 +114,7 @@ def grid_step(runs: pd.DataFrame) -> str:
     return f" on a grid in steps of {number(steps.pop())}×" if len(steps) == 1 else ""
 
 
-def end_notes(ends: Sequence[tuple[str, Choice]], what: str) -> list[str]:
+def end_notes(ends: Sequence[tuple[str, ChosenRate]], what: str) -> list[str]:
     """Sentences about choices at an end of their grid, and about groups without a choice."""
     notes = []
     for end, direction in (("highest", "higher"), ("lowest", "lower")):

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels
-from scaled_sgd.study.figures.reading.rates import Choice, best
+from scaled_sgd.study.figures.reading.rates import ChosenRate, best
 from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, label, values
 from scaled_sgd.study.figures.reading.words import number, sentence_of, span, times
 
@@ -38,7 +38,7 @@ def sentence(panels: Panels, line: str | None) -> str:
     return said or f"The best learning rate is η = {span(rates)}."
 
 
-def _place(choice: Choice) -> str:
+def _place(choice: ChosenRate) -> str:
     if not choice.found:
         return "none"
     return f"η = {number(choice.rate)}, with a median loss of {number(choice.median(FINAL))},"

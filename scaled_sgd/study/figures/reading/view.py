@@ -1,13 +1,14 @@
 """The view of a study for figures: roles of axes, labels of their values, one loss for comparison."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from scaled_sgd.diagnostics.registry import Column
 from scaled_sgd.study.figures.reading.words import value_label
 from scaled_sgd.study.tables.collect import Collected
 
@@ -87,10 +88,17 @@ class View:
         """Whether the metrics have all of these columns, with at least one number each."""
         return all(name in self.metrics and self.metrics[name].notna().any() for name in columns)
 
-    def layered(self, prefix: str) -> list[str]:
-        """Columns ``prefix.1``, ``prefix.2``, … that have numbers, in the order of layers."""
-        names = [name for name in self.metrics if name.startswith(f"{prefix}.") and self.has(name)]
-        return sorted(names, key=lambda name: int(name.rpartition(".")[2]))
+    def lines(self, column: Column) -> dict[str, str]:
+        """The lines that draw a diagnostic's column, named in the legend, by the metrics that have numbers.
+
+        One per layer, ``soft_ranks.1``, ``soft_ranks.2``, …, or the column itself, without a name.
+        """
+        if column.layers == "none":
+            return {column.name: ""} if self.has(column.name) else {}
+        prefix = f"{column.name}."
+        layers = {name: name.removeprefix(prefix) for name in self.metrics if name.startswith(prefix)}
+        layers = {name: k for name, k in layers.items() if k.isdecimal() and self.has(name)}
+        return {name: f"layer {layers[name]}" for name in sorted(layers, key=lambda name: int(layers[name]))}
 
     def steps(self, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
         """Rows of these runs' metrics with any of ``columns``, and with step, lr, axes and roles.
@@ -107,6 +115,11 @@ class View:
         losses = set(runs["config.loss"]) if "config.loss" in runs else set()
         unit = _LOSSES.get(losses.pop()) if len(losses) == 1 else None
         return f"{self.objective} ({unit})" if unit else self.objective
+
+
+def layer_cell(name: str, lines: Mapping[str, str]) -> dict[str, int]:
+    """The layer of one of :meth:`View.lines` as a cell of a table, if it has one."""
+    return {"layer": int(name.rpartition(".")[2])} if lines[name] else {}
 
 
 def is_task(axis: str) -> bool:

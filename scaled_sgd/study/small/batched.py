@@ -12,11 +12,12 @@ from scaled_sgd.config import KEYS, Config, flat
 from scaled_sgd.data import Batch, Data, load_data
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.grid.identity import deciding
-from scaled_sgd.study.small import OneProcess, find_device, small_session, stepper_of
+from scaled_sgd.study.small.session import OneProcess, find_device, small_session, stepper_of
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
@@ -34,6 +35,11 @@ def same_shape(config: Config) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
+def can_be_stacked(config: Config) -> bool:
+    """Whether steps of a stack are those of the run, whose rates must be known before."""
+    return OPTIMIZERS[config.optim.optimizer].stacked and config.optim.schedule != "edge"
+
+
 def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
     """Whether the runs of the most common shape train faster together, by timing a few steps of both ways.
 
@@ -41,10 +47,11 @@ def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:
     was stopped and resumed must give the same tables as one that was not. Measured speed-ups of stacks at
     depth 6 on one core: 3.3 at base width 4 and batches of 32, 1.8 at 8 and 128, 1.1 at 16 and 128.
     """
-    if not configs or find_device(configs[0]).type == "cpu":
+    stacked = [config for config in configs if can_be_stacked(config)]
+    if not stacked or find_device(configs[0]).type == "cpu":
         return False
     shapes: dict[str, list[Config]] = {}
-    for config in configs:
+    for config in stacked:
         shapes.setdefault(same_shape(config), []).append(config)
     alike = max(shapes.values(), key=len)[:_TIMED]
     data = load_data(alike[0].data, seed=alike[0].run.seed) if data is None else data

@@ -14,7 +14,7 @@ from scaled_sgd.data import Data, load_data
 from scaled_sgd.runs.locks import HeldError
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
-from scaled_sgd.study.small import data_bytes
+from scaled_sgd.study.small.session import data_bytes
 
 Train = Callable[[Sequence[Config], Sequence[Data], Sequence[Path]], Sequence[dict[str, Any]]]
 """Trains similar runs, each with its data and folder; returns their summaries."""

@@ -1,4 +1,4 @@
-"""Small runs: training in this process, without launcher, autograd and optimizer object."""
+"""The session of a small run: training in this process without a launcher, and with SGD without autograd."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +14,18 @@ from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.parallel.machine import host_memory
+from scaled_sgd.parallel.strategies import SIMPLEST
 from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stepper import OneNetwork
-from scaled_sgd.train.steps import FusedStep
-from scaled_sgd.train.strategies.base import FusedStrategy
+from scaled_sgd.train.steps import AutogradStep, FusedStep
+from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
+from scaled_sgd.train.strategies.native import MakeOptimizer, set_rate
+from scaled_sgd.train.strategies.shards import RowShard
 
 _PLACED_BYTES = 2**30
 """Data sets on a device are cached up to this many bytes; the last one always."""
@@ -34,7 +38,7 @@ class OneProcess(FusedStrategy):
         lent: gives v_k from the network's stack; None if it is not in a stack.
     """
 
-    name = "ddp"
+    name = SIMPLEST
 
     def __init__(self, network: HomogeneousMLP, scaling: DepthwiseScaling) -> None:
         self.network = self.module = network
@@ -55,6 +59,36 @@ class OneProcess(FusedStrategy):
         return self.lent or self.velocity
 
 
+class OneProcessByGradients(GradientStrategy):
+    """``ddp`` on this process only, in any world, for optimizers that step by gradients."""
+
+    name = SIMPLEST
+
+    def __init__(self, network: HomogeneousMLP, make_optimizer: MakeOptimizer) -> None:
+        self.network = self.module = network
+        self.kept = make_optimizer.kept
+        self.optimizer, self.scaling = make_optimizer(network)
+        self.data = self.tensor = Ranks.alone()
+        self.shards = [
+            RowShard(k, layer.weight, self.optimizer, self.kept, copies=1)
+            for k, layer in enumerate(network.scaled_layers, start=1)
+        ]
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of a microbatch's loss to those of the step."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def zero_grad(self) -> None:
+        """Start a step."""
+        self.optimizer.zero_grad()
+
+    def step(self, lr: float, factor: Tensor | None) -> None:
+        """Update the weights."""
+        self.scaling.factor = factor
+        set_rate(self.optimizer, lr)
+        self.optimizer.step()
+
+
 def small_session(config: Config, data: Data) -> Session:
     """The session of ``config`` in this process, with the trainer's numbers on one process up to rounding.
 
@@ -64,20 +98,30 @@ def small_session(config: Config, data: Data) -> Session:
     device = find_device(config)
     config = resolve(config, data, _world(device))
     network = network_of(config, data.in_features, data.out_features, device=device)
-    scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
     metrics = built_in_metrics(config.run.metrics or [], data.task)
-    session = Session(config, _place(data, device, config.model.dtype), OneProcess(network, scaling), metrics)
+    strategy = _strategy(config, network)
+    session = Session(config, _place(data, device, config.model.dtype), strategy, metrics)
     if session.observer is not None:
         session.observer.say = lambda line: None
     return session
 
 
+def _strategy(config: Config, network: HomogeneousMLP) -> OneProcess | OneProcessByGradients:
+    if not OPTIMIZERS[config.optim.optimizer].stacked:
+        return OneProcessByGradients(network, MakeOptimizer(config))
+    scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
+    return OneProcess(network, scaling)
+
+
 def stepper_of(session: Session) -> OneNetwork:
-    """The fused steps of a small run."""
-    strategy = session.strategy
-    assert isinstance(strategy, FusedStrategy)
+    """The steps of a small run: fused if its optimizer allows."""
+    strategy, optim, loss = session.strategy, session.config.optim, session.loss
     watch = DivergenceWatch(strategy.network.depth, strategy.device)
-    return OneNetwork(session, FusedStep(strategy, session.config.optim, session.loss, watch), watch)
+    if isinstance(strategy, OneProcess):
+        return OneNetwork(session, FusedStep(strategy, optim, loss, watch), watch)
+    assert isinstance(strategy, OneProcessByGradients)
+    watch.attach(strategy.network)
+    return OneNetwork(session, AutogradStep(strategy, optim, loss), watch)
 
 
 def find_device(config: Config) -> torch.device:

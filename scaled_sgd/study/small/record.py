@@ -20,7 +20,7 @@ def _software(_folder: str) -> dict[str, Any]:
     return software_facts()
 
 
-class Record:
+class SmallRecord:
     """A fresh run directory, as a context that releases it on exit.
 
     Args:
@@ -43,7 +43,7 @@ class Record:
         self._directory.write_config(as_dict(replace(session.config, run=there)))
         self._started = time.monotonic()
 
-    def __enter__(self) -> "Record":
+    def __enter__(self) -> "SmallRecord":
         return self
 
     def __exit__(

@@ -10,10 +10,9 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
-from scaled_sgd.steps.optimizers import OPTIMIZERS
-from scaled_sgd.study.batched import Together
-from scaled_sgd.study.record import Record
-from scaled_sgd.study.small import small_session, stepper_of
+from scaled_sgd.study.small.batched import Together
+from scaled_sgd.study.small.record import SmallRecord
+from scaled_sgd.study.small.session import small_session, stepper_of
 from scaled_sgd.train.loop import Loop
 
 
@@ -25,7 +24,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
     up to rounding; runs with the same seed share minibatches.
 
     Args:
-        configs: configurations of one shape (:func:`~scaled_sgd.study.batched.same_shape`).
+        configs: configurations of one shape (:func:`~scaled_sgd.study.small.batched.same_shape`).
         data: the data of each run; runs with the same object and seed share minibatches.
         folders: the folder of each run.
 
@@ -38,7 +37,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
     sessions = [small_session(config, own) for config, own in zip(configs, data, strict=True)]
     with contextlib.ExitStack() as opened:
         records = [
-            opened.enter_context(Record(session, folder, together=len(sessions)))
+            opened.enter_context(SmallRecord(session, folder, together=len(sessions)))
             for session, folder in zip(sessions, folders, strict=True)
         ]
         stepper = stepper_of(sessions[0]) if len(sessions) == 1 else Together(sessions)
@@ -67,9 +66,7 @@ may have any value: a step without microbatches is the same.
 
 def unsuited(config: Config) -> str | None:
     """One line about why a run needs the trainer; None if :func:`train` supports it."""
-    # A plugin may have added an optimizer since this module was imported.
-    optimizers = tuple(one.name for one in OPTIMIZERS.entries if one.stacked)
-    for key, allowed in {"optim.optimizer": optimizers, **_SUITED}.items():
+    for key, allowed in _SUITED.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         asked = value if isinstance(value, list) else [] if value is None else [value]

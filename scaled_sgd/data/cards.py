@@ -1,0 +1,41 @@
+"""Refuses a folder whose own description points to data elsewhere."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaled_sgd.core.errors import UserError
+
+
+def check_card(folder: Path) -> None:
+    """Refuse patterns of ``data_files`` that leave ``folder``: readers would fetch an address without asking.
+
+    Raises:
+        UserError: names the first.
+    """
+    described = []
+    if (folder / "README.md").is_file():
+        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
+        described += re.findall(r"\A\s*---\r?\n(.*?)\n---", text, re.DOTALL)
+    if (folder / ".huggingface.yaml").is_file():
+        described.append((folder / ".huggingface.yaml").read_text(encoding="utf-8", errors="replace"))
+    for pattern in (found for text in described for found in _texts(yaml.safe_load(text), set(), False)):
+        if "://" in pattern or "::" in pattern or os.path.isabs(pattern) or ".." in Path(pattern).parts:
+            raise UserError(
+                f"data.source: {folder.name!r} says that its data are {pattern!r}; allowed: files inside it"
+            )
+
+
+def _texts(value: Any, seen: set[int], inside: bool) -> Iterator[str]:
+    """Texts at any depth below a key ``data_files`` or ``data_dir``; each part that an alias repeats once."""
+    if isinstance(value, str):
+        if inside:
+            yield value
+    elif isinstance(value, dict | list) and id(value) not in seen:
+        seen.add(id(value))
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(part, seen, inside or key in ("data_files", "data_dir"))
