@@ -61,13 +61,13 @@ class Gradients:
             return True
         return is_sharded(weight) and awaits_reduction(self._model, self._layers[k].module)
 
-    def vanished(self, k: int) -> Tensor | None:
-        """Whether the gradient of the weight of layer k was set to zero, (); None if that cannot be seen.
+    def whole(self, k: int) -> Tensor | None:
+        """The gradient of the weight of layer k; None if it is sharded.
 
         A process whose rows have a zero gradient does not know about those of others.
         """
         gradient = self.parameters(k)[0].grad
-        return None if gradient is None or is_sharded(gradient) else square_norm(gradient) == 0
+        return None if gradient is None or is_sharded(gradient) else gradient
 
     def check(self) -> None:
         """Refuse a network that trains other parameters than at first.

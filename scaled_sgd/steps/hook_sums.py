@@ -7,6 +7,7 @@ by activation checkpointing counts once. Sums belong to a gradient: where a back
 gradient of a layer is gone or zero, the layer's sums start anew.
 """
 
+import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
@@ -115,6 +116,7 @@ class SignalNorms:
         self.grad_scaler = grad_scaler
         self._probes: list[Tensor] = []
         self._passes = [-1] * len(layers)
+        self._left: list[tuple[Callable[[], Tensor | None], int]] = [(lambda: None, 0)] * len(layers)
         self._handles: list[RemovableHandle] = []
         self._next_layer = 0
         self._sums: Tensor | None = None
@@ -142,6 +144,8 @@ class SignalNorms:
                 if layer.weight.requires_grad:
                     handle = layer.weight.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
                     self._handles.append(handle)
+                    after = layer.weight.register_post_accumulate_grad_hook(self._after_accumulation(k))  # type: ignore[no-untyped-call]
+                    self._handles.append(after)
 
     def stop(self) -> None:
         """Stop measuring."""
@@ -252,11 +256,20 @@ class SignalNorms:
             if not self.gradients.exists(k):
                 probe.grad = None
                 return
-            vanished = self.gradients.vanished(k)
-            if vanished is not None:
-                probe.grad = torch.where(vanished, 0.0, probe.grad)
+            gradient, (left, version) = self.gradients.whole(k), self._left[k]
+            # A gradient may be zero by itself: only one that was written since may have been set to zero.
+            if gradient is not None and not (left() is gradient and gradient._version == version):
+                probe.grad = torch.where(square_norm(gradient) == 0, 0.0, probe.grad)
 
         return before
+
+    def _after_accumulation(self, k: int) -> Callable[[Tensor], None]:
+        def after(weight: Tensor) -> None:
+            """Remember the gradient of layer k as the backward pass left it."""
+            if weight.grad is not None:
+                self._left[k] = weakref.ref(weight.grad), weight.grad._version
+
+        return after
 
     def _launch(self, *, asynchronous: bool = False) -> None:
         missing = [

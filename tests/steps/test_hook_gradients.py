@@ -123,6 +123,27 @@ def test_an_overflow_in_the_gradients_alone_freezes_no_scale():
     torch.testing.assert_close(scaling.scales, expected, rtol=1e-12, atol=0)
 
 
+def test_a_sample_whose_gradient_is_zero_counts():
+    """Its features vanish in the last layer, its backward signal does not."""
+    model = nn.Sequential(linear(6, 6), nn.ReLU(), linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaling = DepthwiseScaling(model, optimizer)
+    with torch.no_grad():
+        model[0].weight.abs_()
+    x, y = batch()
+    x = torch.cat([-x[:1].abs(), x[1:].abs()])
+    scales = []
+    for parts in (1, 7):
+        optimizer.zero_grad()
+        backward(model, x, y, parts=parts)
+        optimizer.step()
+        scales.append(scaling.scales)
+        with torch.no_grad():
+            for w in model.parameters():
+                w.add_(w.grad, alpha=0.1)
+    torch.testing.assert_close(*scales, rtol=1e-9, atol=0)
+
+
 def test_the_second_gradient_of_a_sharpness_aware_step_has_scales_of_its_own():
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)

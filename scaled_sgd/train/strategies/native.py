@@ -56,7 +56,11 @@ class MakeOptimizer:
             UserError: the optimizer does not take its options, or is registered with ``fused`` by mistake.
         """
         optim, scaling, entry = self.config.optim, self.config.scaling, self._entry
-        rule: dict[str, Any] = {"rule": scaling.rule, "static": scaling.static, "grad_scaler": self.grad_scaler}
+        rule: dict[str, Any] = {
+            "rule": scaling.rule,
+            "static": scaling.static,
+            "grad_scaler": self.grad_scaler,
+        }
         optimizer = build(entry, network, optim, **(rule if entry.folds else {}))
         if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
             raise UserError(
