@@ -54,7 +54,7 @@ class Within:
 
 
 def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}".replace("e+0", "e")
+    return str(bound) if isinstance(bound, int) else f"{bound:g}".replace("e+0", "e").replace("e+", "e")
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,9 @@ def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
 
 
 def collapsed(targets: Array) -> tuple[int, int] | None:
-    """Number of different targets, and of those that still differ in float32; None if half of them do."""
+    """Number of different targets, and of those that still differ in float32; None if most do."""
     rounded = targets.astype(np.float32)
     if (rounded == targets).all():
         return None
     before, after = len(np.unique(targets)), len(np.unique(rounded))
-    return (before, after) if 2 * after < before else None
+    return (before, after) if 2 * after <= before else None

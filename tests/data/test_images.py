@@ -85,9 +85,7 @@ def test_pictures_are_the_same_in_8_and_16_bits(
     if streaming:  # whose form comes from the held-out split
         train, test = test, train
     images = [[save(p) for save, p in zip(part, PICTURES, strict=True)] for part in (train, test)]
-    data = split(
-        tmp_path / "s", *images, streaming=streaming, **({"task": "regression"} if streaming else {})
-    )
+    data = split(tmp_path / "s", *images, streaming=streaming)
     torch.testing.assert_close(data.evaluation.x, expected)
     batch = next(data.train.batches(batch_size=4, seed=0, epoch=0))
     x, y = batch.own()

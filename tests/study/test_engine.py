@@ -142,7 +142,8 @@ def test_the_folder_holds_the_configuration_as_resolved():
 @pytest.mark.parametrize(
     ("option", "line"),
     [
-        ("--data.streaming=true", "data.streaming: True is for the trainer; allowed in a small run: false"),
+        ("--data={source: s, streaming: true, eval_split: t}", "data.streaming: True is for the trainer; "
+         "allowed in a small run: false"),
         ("--run.trackers=[tensorboard]", "run.trackers: ['tensorboard'] is for the trainer; "
          "allowed in a small run: none"),
         ("--run.metrics=[f1]", "run.metrics: ['f1'] is for the trainer; "

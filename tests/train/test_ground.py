@@ -63,7 +63,7 @@ def test_a_hangup_saves_and_ends_the_run(at_step_3, capfd):
     assert main(RUN) == 129
     assert last_line(capfd) == (
         "interrupted: SIGHUP after step 4, saved in runs/r/checkpoints/step-4; "
-        "--run.name r --run.resume auto goes on"
+        "--run.name r --run.resume auto resumes it"
     )
     assert Path("runs/r/checkpoints/step-4/manifest.json").exists()
 

@@ -17,7 +17,7 @@ from scaled_sgd.runs.locks import HeldError, Lock
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 
-_STOPPED = (130, 138, 143)
+_STOPPED = (129, 130, 138, 143)
 _SECONDS_TO_SAVE = 60.0
 
 _under_way: "list[subprocess.Popen[bytes]]" = []
