@@ -57,6 +57,9 @@ def check_scales(layers: Sequence[MeasuredLayer], statistics: Statistics, xi: Te
         UserError: a scale is out of range.
     """
     values = xi.tolist()
+    narrow = torch.finfo(torch.float32)
+    if narrow.tiny <= min(values) and max(values) <= narrow.max:
+        return False
     for layer, value in zip(layers, values, strict=True):
         dtype = torch.promote_types(layer.weight.dtype, torch.float32)
         if value and not torch.finfo(dtype).tiny <= value <= torch.finfo(dtype).max:
