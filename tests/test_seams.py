@@ -28,6 +28,7 @@ from tests.launching import REPOSITORY, environment
 
 TOY = "tests.plugins.toy"
 PLUGIN = f"--run.plugins=[{TOY}]"
+ACCEPTED = f"--run.accept_code=[{TOY}]"
 SMALL = (
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.batch_size=500",
     "--optim.steps=4", "--optim.schedule=constant", "--run.log_every=1", "--checkpoint.every_steps=2",
@@ -104,7 +105,7 @@ def test_a_run_remembers_its_plugins_and_resumes_with_them():
     whole = train("whole", PLUGIN, "--scaling.rule=toy")
     assert stored("whole")["run"]["plugins"] == [TOY]
     forget()
-    resumed = train("resumed", "--run.resume=runs/whole/checkpoints/step-2")
+    resumed = train("resumed", "--run.resume=runs/whole/checkpoints/step-2", ACCEPTED)
     assert resumed == whole
     assert stored("resumed")["run"]["plugins"] == [TOY]
 
@@ -155,7 +156,7 @@ def test_an_optimizer_trains_and_its_state_is_resumed():
         *checkpoint.names
     }
     forget()
-    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2", ACCEPTED) == rows
 
 
 def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
@@ -169,7 +170,7 @@ def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
     assert {f"squares.{k}" for k in (1, 2, 3)} <= {*checkpoint.names}
     assert checkpoint.state["optimizer"] == {"step": 2.0}
     forget()
-    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2", ACCEPTED) == rows
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path):
     assert measured[0]["weight_norms"] == pytest.approx(norms, rel=1e-12)
     assert [row["times"] for row in measured] == [1, 2, 3, 4]
     forget()
-    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2") == rows
+    assert train("resumed", "--run.resume=runs/whole/checkpoints/step-2", ACCEPTED) == rows
     Path("toy.yaml").write_text(
         f"base: {{model.depth: 2, model.base_width: 2, optim.steps: 3, run.plugins: [{TOY}], "
         "diagnostics.every: 1, diagnostics.quantities: [weight_norms]}\naxes:\n  - optim.lr: [1, 2]\n"

@@ -10,6 +10,7 @@ from scaled_sgd.config.help import PRINTING, help_text, printed
 from scaled_sgd.config.keys import KEYS, build
 from scaled_sgd.config.options import option_value, options
 from scaled_sgd.config.plugins import load_plugins
+from scaled_sgd.config.resumed import of_checkpoint, place_of, refuse_foreign_code, resumed_files
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.stored import ABSENT
 from scaled_sgd.config.values import MisfitError, read, shown
@@ -38,7 +39,10 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
         else:
             given.append(option_value(option, value))
             resumed = value if option == "run.resume" else resumed
-    sources = [_from_file(file) for file in [*_of_resumed(resumed), *files]] + given
+    stored, own = _of_resumed(resumed), [*map(_from_file, files), *given]
+    accepted = [source["run.accept_code"] for source in own if "run.accept_code" in source]
+    refuse_foreign_code(stored, own, read_key("run.accept_code", accepted[-1] if accepted else []))
+    sources = [stored, *own]
     if "help" in printing:
         _load_plugins(sources)
         print(help_text(prog), end="")
@@ -90,12 +94,13 @@ def _load_plugins(sources: Sequence[Mapping[str, Any]]) -> None:
     load_plugins(read_key("run.plugins", named[-1] if named else []))
 
 
-def _of_resumed(path: str) -> list[str]:
-    """The configuration of the run that ``run.resume`` names; all other sources override it."""
+def _of_resumed(path: str) -> dict[str, Any]:
+    """What the run or checkpoint that ``run.resume`` names sets; all other sources override it."""
     if path in ("", "no", "auto"):
-        return []
-    places = [place / "config.yaml" for place in (Path(path), Path(path).parent.parent)]
-    return [str(place) for place in places if place.is_file()][:1]
+        return {}
+    config, state = resumed_files(path)
+    of_run = {} if config is None else _from_file(str(config)) | place_of(config)
+    return of_run | ({} if state is None else of_checkpoint(state))
 
 
 def _from_file(file: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A key's docstring is its line in ``--help``. For incompatible keys see :mod:`scaled_sgd.config.combinations`.
 """
 
-import re
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from typing import Annotated, Literal, get_type_hints
@@ -11,6 +10,7 @@ from typing import Annotated, Literal, get_type_hints
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.core.text import is_plain_name
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
@@ -149,15 +149,11 @@ _PATHS = "no, auto, or the path of a run or checkpoint"
 _NAME = "up to 200 letters, digits, '.', '_' and '-', the first a letter or digit"
 
 
-def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", text) is not None
-
-
 @dataclass
 class RunConfig:
     """Where, how often and on what."""
 
-    name: Annotated[Annotated[str, Holds(_is_name, _NAME)] | None, NOTHING] = None
+    name: Annotated[Annotated[str, Holds(is_plain_name, _NAME)] | None, NOTHING] = None
     """folder below run.dir; null: made from the data and the time"""
     dir: Annotated[
         str, Holds(lambda text: bool(text) and "\0" not in text, "the path of a folder"), NOTHING
@@ -171,6 +167,8 @@ class RunConfig:
         list[Annotated[str, Holds(_is_key, "configuration keys or groups of them")]], NOTHING
     ] = field(default_factory=list)
     """keys, or groups of them, that may differ from those of the checkpoint, such as [optim.lr, data]"""
+    accept_code: Annotated[list[str], NOTHING] = field(default_factory=list)
+    """plugins and metrics that may be loaded although only the folder of a resumed run or study names them"""
     plugins: Annotated[list[str], NOTHING] = field(default_factory=list)
     """modules, or entry points of scaled_sgd.plugins, whose code runs before this configuration is checked"""
     device: Annotated[Literal["auto", "cpu", "cuda"], NOTHING] = "auto"

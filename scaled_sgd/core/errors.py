@@ -2,6 +2,8 @@
 
 import os
 
+from scaled_sgd.core.text import escaped
+
 USAGE_STATUS = 2
 DIVERGED_STATUS = 3
 LOST_STATUS = 4
@@ -13,7 +15,7 @@ def printable(text: str) -> str:
 
     ``"a\x1b[2J\nb"`` is ``a\\x1b[2J b``.
     """
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in " ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 class UserError(ValueError):

@@ -11,6 +11,7 @@ from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from scaled_sgd.diagnostics.operators.weights import HessianSpace
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
 
@@ -44,6 +45,7 @@ class SpectralDensity:
         return (bumps * self.weights).sum(2).mean(1)
 
 
+@without_autocast
 def spectral_density(
     model: nn.Module,
     x: Tensor,

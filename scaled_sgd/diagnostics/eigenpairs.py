@@ -14,6 +14,7 @@ from scaled_sgd.diagnostics.operators.autograd import GenericSpace
 from scaled_sgd.diagnostics.operators.samples import choose_space
 from scaled_sgd.diagnostics.operators.space import HessianOperator, Space
 from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
 
@@ -48,6 +49,7 @@ class Eigenpairs:
         return self._expand(self.vectors[index])
 
 
+@without_autocast
 def sharpness(
     model: nn.Module,
     x: Tensor,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_samples
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import forward
@@ -30,6 +31,7 @@ class FeatureRanks:
 
 
 @torch.no_grad()
+@without_autocast
 def gram(features: Tensor) -> Tensor:
     """K = H Hᵀ (n, n) in float32, float64 for float64 features."""
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -37,6 +39,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@without_autocast
 def feature_ranks(features: Tensor) -> FeatureRanks:
     """Ranks of features (n, m) on this process, from the smaller of their two Gram matrices.
 
@@ -66,6 +69,7 @@ def kernel_ranks(K: Tensor) -> FeatureRanks:
 
 
 @torch.no_grad()
+@without_autocast
 def hidden_features(model: nn.Module, x: Tensor) -> list[Tensor]:
     """h_1..h_{l−1} of the global minibatch, each (n, m_k), on every process.
 
@@ -79,6 +83,7 @@ def hidden_features(model: nn.Module, x: Tensor) -> list[Tensor]:
     return h[1:]
 
 
+@without_autocast
 def gradient_soft_ranks(
     model: nn.Module, x: Tensor, y: Tensor, *, loss: str, chunk_size: int | None = None
 ) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
 from scaled_sgd.diagnostics.operators.weights import HessianSpace
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import (
     Partition,
     full_weight,
@@ -17,12 +17,13 @@ from scaled_sgd.parallel import (
     is_sharded,
     like_shard,
     local_shard,
-    unwrap,
 )
+from scaled_sgd.parallel.family import foreign_part
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
 
 
+@without_autocast
 def hessian_vector_product(
     model: nn.Module,
     x: Tensor,
@@ -61,8 +62,8 @@ def hessian_vector_product(
 
 
 def is_homogeneous(model: nn.Module) -> bool:
-    """Whether ``model`` is a HomogeneousMLP, wrapped or not, so that its formulas apply."""
-    return isinstance(unwrap(model), HomogeneousMLP)
+    """Whether ``model``, possibly wrapped, runs what the formulas of a HomogeneousMLP compute."""
+    return foreign_part(model) is None
 
 
 def local_rows(partition: Partition, vectors: Sequence[Tensor], name: str = "vectors") -> list[Tensor]:

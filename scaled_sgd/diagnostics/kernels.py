@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.scales import given_scales
 from scaled_sgd.steps.signals import backward, forward
 
 
 @torch.no_grad()
+@without_autocast
 def tangent_kernel(
     model: nn.Module, x: Tensor, *, scales: Tensor | None = None, trace_outputs: bool = False
 ) -> Tensor:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.core.registry import load
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.steps.minibatch import Minibatch
@@ -105,6 +106,7 @@ class Observer:
         """Whether ``step`` is a diagnostic step."""
         return self._every > 0 and step % self._every == 0
 
+    @without_autocast
     def measure(self, minibatch: Minibatch, taken: StepTaken) -> dict[str, Any]:
         """All measurements before the step ``taken`` on ``minibatch``.
 

@@ -15,6 +15,7 @@ from scaled_sgd.diagnostics.directions import (
     updates_along,
 )
 from scaled_sgd.diagnostics.jets import chunk_sums
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.rules import RULES
@@ -70,6 +71,7 @@ class TaylorCoefficients:
         return value + self.c0
 
 
+@without_autocast
 def taylor_coefficients(
     model: nn.Module,
     x: Tensor,

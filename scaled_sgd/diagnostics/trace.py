@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Signals, backward
@@ -28,6 +29,7 @@ class HessianTrace:
     standard_error: Tensor
 
 
+@without_autocast
 def hessian_trace(
     model: nn.Module,
     x: Tensor,

@@ -15,6 +15,7 @@ from scaled_sgd.parallel import zero_weights
 from scaled_sgd.parallel.ranks import Ranks
 
 if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 
@@ -66,6 +67,24 @@ def like_shard(own: Tensor, like: Tensor) -> Tensor:
     return DTensor.from_local(
         own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
     )
+
+
+def awaits_reduction(model: nn.Module, layer: nn.Module) -> bool:
+    """Whether FSDP2 holds a gradient of the weight of ``layer`` that it has not reduced yet.
+
+    So it is between microbatches without synchronisation.
+    """
+    for module in (layer, *model.modules()):
+        if not isinstance(module, FSDPModule):
+            continue
+        for group in module._get_fsdp_state()._fsdp_param_groups:
+            for held in group.fsdp_params:
+                if held._module_info.module is layer and held._module_info.param_name == "weight":
+                    gathered = getattr(held, "_unsharded_param", None)
+                    return held.unsharded_accumulated_grad is not None or (
+                        gathered is not None and gathered.grad is not None
+                    )
+    return False
 
 
 def full_weight(weight: Tensor) -> Tensor:

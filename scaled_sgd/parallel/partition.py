@@ -12,6 +12,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
 from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import zero_weights
+from scaled_sgd.parallel.family import foreign_part
 from scaled_sgd.parallel.layout import (
     even_offsets,
     full_weight,
@@ -61,11 +62,13 @@ class Partition:
         """The partition of ``model`` in its current layout over ``ranks``; all processes if None.
 
         Raises:
-            UserError: the model is not a HomogeneousMLP.
+            UserError: the model is not a HomogeneousMLP, or runs something else.
         """
+        foreign = foreign_part(model)
+        if foreign is not None:
+            raise UserError(f"model: {foreign} is not available here; allowed: HomogeneousMLP")
         network = unwrap(model)
-        if not isinstance(network, HomogeneousMLP):
-            raise UserError(f"model: {type(network).__name__} is not available here; allowed: HomogeneousMLP")
+        assert isinstance(network, HomogeneousMLP)
         weights = [layer.weight for layer in network.scaled_layers]
         ranks = Ranks(order=row_order(weights[0])) if ranks is None else ranks
         reshard(network)

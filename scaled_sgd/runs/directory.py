@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,14 @@ from typing import Any
 import yaml
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.checkpoint.folders import delete_all
 from scaled_sgd.runs.locks import HeldError, Lock
+from scaled_sgd.runs.own_files import delete, reason, refuse_link
 from scaled_sgd.runs.records import MetricsStream, finite, write_atomically
+
+_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
+_UNFINISHED = re.compile(r"\.(config\.yaml|summary\.json)\.[a-z0-9_]{8}")
+"""Names of files before they are complete."""
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -23,13 +30,14 @@ class RunDirectory:
         durable: flush every complete file to the disk when it is written.
 
     Raises:
-        UserError: another process uses it, or it cannot be written.
+        UserError: another process uses it, it cannot be written, or a link stands where a file of it belongs.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
         self._durable = durable
         try:
+            refuse_link(self.checkpoints)
             self._lock = Lock(path / ".lock")
             try:
                 self.metrics = MetricsStream(path / "metrics.jsonl")
@@ -97,10 +105,24 @@ class RunDirectory:
 
     def _refusal(self, error: OSError) -> UserError:
         return UserError(
-            f"run.dir: cannot write in {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
+            f"run.dir: cannot write in {str(self.path)!r}: {reason(error)}; allowed: a writable folder"
         )
 
     def close(self) -> None:
         """Flush the metrics and release the lock."""
         self.metrics.close()
         self._lock.release()
+
+
+def clear(path: Path) -> None:
+    """Delete what a run wrote in its folder, except its lock; other files and folders stay.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    for entry in list(path.iterdir()):
+        if entry.name in _FILES or _UNFINISHED.fullmatch(entry.name):
+            delete(entry)
+    checkpoints = path / "checkpoints"
+    if checkpoints.is_dir() and not checkpoints.is_symlink():
+        delete_all(checkpoints)

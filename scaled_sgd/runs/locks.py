@@ -6,6 +6,9 @@ import socket
 import time
 from pathlib import Path
 
+from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import open_file
+
 _ATTEMPTS = 5
 _SECONDS_BETWEEN = 0.02
 
@@ -28,11 +31,11 @@ class Lock:
 
     Raises:
         HeldError: another process holds it.
-        OSError: the file cannot be written.
+        OSError: the file is a link, or cannot be written.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self.descriptor = open_file(path, os.O_RDWR | os.O_CREAT)
         try:
             self._take(shared)
         except BaseException:
@@ -69,7 +72,7 @@ class Lock:
 def holder(path: Path, *, shared: bool = False) -> str | None:
     """The holder of the lock on ``path``, or with ``shared`` of an exclusive one; None if there is none."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = open_file(path, os.O_RDWR)
     except OSError:
         return None
     try:
@@ -84,4 +87,4 @@ def holder(path: Path, *, shared: bool = False) -> str | None:
 
 
 def _name(descriptor: int) -> str:
-    return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+    return escaped(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from scaled_sgd.config import flat
 from scaled_sgd.core.errors import LostError, UserError
+from scaled_sgd.runs.own_files import open_file, read_file
 
 _REPORTED_PACKAGES = ("scaled-sgd", "torch", "accelerate", "datasets", "evaluate", "numpy")
 
@@ -23,10 +23,13 @@ class MetricsStream:
 
     After a SIGKILL the file holds every line for which :meth:`write` has returned. Non-finite numbers become
     null. Every method but ``close`` raises a LostError once the file is deleted or moved.
+
+    Raises:
+        OSError: the file is a link, or cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._path = path.absolute()
         self._named = os.fstat(self._descriptor).st_nlink > 0
         self._waiting = b""
@@ -106,16 +109,25 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     """Rows of a ``metrics.jsonl``; a half-written last line is skipped.
 
     Raises:
-        UserError: the file does not exist.
+        UserError: the file does not exist, or a line is not a JSON object.
     """
+    path = Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        whole, _, _ = read_file(path).rpartition(b"\n")
     except OSError as error:
         raise UserError(
             f"metrics: cannot read {str(path)!r}: {error.strerror}; allowed: a metrics.jsonl"
         ) from error
-    for line in text.split("\n")[:-1]:
-        yield json.loads(line)
+    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"it is a {type(row).__name__}")
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"metrics: line {number} of {str(path)!r} is no row: {error}; allowed: JSON objects"
+            ) from error
+        yield row
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -161,21 +173,6 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def git_revision() -> str | None:
-    """Commit of the working folder, with ``-dirty`` if files differ from it; None outside git."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None
 
 
 def tracked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
     None becomes NaN.
 
     Raises:
-        ValueError: a leaf is not a number.
+        ValueError: a leaf is not a number, or too large for float64.
     """
     for key, value in record.items():
         name = f"{prefix}{key}"
@@ -112,11 +112,15 @@ def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         elif value is None:
             yield name, math.nan
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, float(value)
+            try:
+                yield name, float(value)
+            except OverflowError:
+                raise ValueError(f"{name} is too large a number") from None
         else:
-            raise ValueError(f"{name} is {value!r}, not a number")
+            raise ValueError(f"{name} is {str(value)[:60]!r}, not a number")
 
 
 def losses(rows: Iterable[Mapping[str, Any]]) -> list[float]:
     """All minibatch losses in ``rows``."""
-    return [loss for row in rows for name in ("loss", "max_loss") if (loss := row.get(name)) is not None]
+    found = [row.get(name) for row in rows for name in ("loss", "max_loss")]
+    return [loss for loss in found if isinstance(loss, int | float)]

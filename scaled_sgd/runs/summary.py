@@ -5,9 +5,11 @@ from typing import Any
 
 from scaled_sgd.config import Config
 from scaled_sgd.core.parameterization import count_weights
+from scaled_sgd.core.text import escaped
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.parallel.exchange import described
-from scaled_sgd.runs.records import git_revision, versions
+from scaled_sgd.runs.records import versions
+from scaled_sgd.runs.revision import git_revision
 
 
 def run_facts(
@@ -91,7 +93,7 @@ def summary_text(summary: dict[str, Any], path: str) -> str:
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
         ("network", f"{' × '.join(map(str, summary['widths']))} ({summary['parameters']:,} weights)"),
         ("processes", f"{summary['world_size']} ({summary['strategy']}, {summary['device']})"),
-        ("run directory", path),
+        ("run directory", escaped(path)),
     ]
     if summary["train_loss"] > summary["initial_loss"]:
         lines.insert(0, ("warning", f"the loss ended above its start, {summary['initial_loss']:.4g}"))

@@ -1,48 +1,100 @@
-"""Gradients of autograd as matrices; a bias is the weight of a feature of value 1 (theory §3b, ours)."""
+"""The gradients that an optimizer uses, layer by layer."""
+
+from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.parallel import is_whole
-from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.hook_sums import MeasuredLayer
-from scaled_sgd.steps.statistics import Gradient, gram
+from scaled_sgd.parallel import is_sharded, local_shard
+from scaled_sgd.parallel.layout import awaits_reduction
+from scaled_sgd.steps.hook_checks import check_unchanged
+from scaled_sgd.steps.hook_layers import MeasuredLayer
+from scaled_sgd.steps.statistics import square_norm
 
 
-def joined_shape(layer: MeasuredLayer) -> tuple[int, int, int]:
-    """(0, m_k, m_{k−1} or, with a bias, m_{k−1} + 1)."""
-    m_out, m_in = layer.parameters[0].shape
-    return 0, m_out, m_in + layer.has_bias
+class Gradients:
+    """The parameters of each layer as ``optimizer`` holds them, whose ``.grad`` it will use.
 
+    They are looked up by their places in its groups, since sharding a network puts other parameters there.
 
-def smaller_side(layer: MeasuredLayer, dtype: torch.dtype | None = None) -> Gradient:
-    """The gradient [G_k, g_k] of the weight and the bias, in ``dtype`` and at least float32.
+    Args:
+        model: the network, unwrapped.
+        layers: its layers.
+        optimizer: must train all of them.
 
     Raises:
-        UserError: the gradients are sharded.
+        UserError: it does not.
     """
-    parts = []
-    for p in layer.parameters:
-        if not is_whole(p):
-            raise UserError(
-                f"model: the gradient of layer {layer.name} is in parts, whose singular values are not those "
-                "of the whole; allowed: optim.update fused (steps.step.take_step), or whole gradients"
-            )
-        grad = torch.zeros_like(p) if p.grad is None else p.grad
-        parts.append(grad if grad.ndim == 2 else grad[:, None])
-    G = torch.cat(parts, 1)
-    G = G.to(dtype or torch.promote_types(G.dtype, torch.float32))
-    if G.shape[1] <= G.shape[0]:
-        return Gradient(gram(G.T), lambda M: G @ M)
-    return Gradient(gram(G), lambda M: M @ G)
+
+    def __init__(self, model: nn.Module, layers: Sequence[MeasuredLayer], optimizer: Optimizer) -> None:
+        places = {
+            parameter: (g, i)
+            for g, group in enumerate(optimizer.param_groups)
+            for i, parameter in enumerate(group["params"])
+        }
+        for layer in layers:
+            if not places.keys() >= set(layer.parameters):
+                raise UserError(
+                    f"optimizer: it does not train layer {layer.name}; allowed: all scaled layers"
+                )
+        self._model = model
+        self._layers = layers
+        self._optimizer = optimizer
+        self._places = [[places[p] for p in layer.parameters] for layer in layers]
+
+    def parameters(self, k: int) -> list[nn.Parameter]:
+        """The weight and the bias, if any, of layer k."""
+        groups = self._optimizer.param_groups
+        return [groups[g]["params"][i] for g, i in self._places[k]]
+
+    def of(self, k: int) -> list[Tensor]:
+        """The gradients of layer k that exist."""
+        return [p.grad for p in self.parameters(k) if p.grad is not None]
+
+    def exists(self, k: int) -> bool:
+        """Whether the weight of layer k has a gradient, reduced over processes or not yet."""
+        weight = self.parameters(k)[0]
+        if weight.grad is not None:
+            return True
+        return is_sharded(weight) and awaits_reduction(self._model, self._layers[k].module)
+
+    def whole(self, k: int) -> Tensor | None:
+        """The gradient of the weight of layer k; None if it is sharded.
+
+        A process whose rows have a zero gradient does not know about those of others.
+        """
+        gradient = self.parameters(k)[0].grad
+        return None if gradient is None or is_sharded(gradient) else gradient
+
+    def check(self) -> None:
+        """Refuse a network that trains other parameters than at first.
+
+        Raises:
+            UserError: a parameter was frozen, unfrozen, added or replaced.
+        """
+        check_unchanged(self._model, [p for k in range(len(self._layers)) for p in self.parameters(k)])
+
+    @property
+    def overflowed(self) -> Tensor | None:
+        """What a ``GradScaler`` found, which a fused optimizer reads itself: positive if it will not step."""
+        found: Tensor | None = getattr(self._optimizer, "found_inf", None)
+        return found
 
 
-def replace_gradients(layers: list[MeasuredLayer], direction: Direction) -> None:
-    """Put the dense rows of ``direction``, without its numbers, in the place of the gradients."""
-    for i, layer in enumerate(layers):
-        rows = direction.rows(i)
-        assert rows is not None
-        columns = [1 if p.ndim == 1 else p.shape[1] for p in layer.parameters]
-        for p, part in zip(layer.parameters, torch.split(rows, columns, 1), strict=True):
+def gradient_squares(
+    layers: Sequence[Sequence[nn.Parameter]], device: torch.device, group: dist.ProcessGroup | None
+) -> Tensor:
+    """‖G_k‖_F² (l,), float64, of the gradients as they are. Collective where they are in parts."""
+    sharded = any(is_sharded(p) for parameters in layers for p in parameters)
+    copies = dist.get_world_size(group) if sharded else 1
+    squares = torch.zeros(len(layers), dtype=torch.float64, device=device)
+    for k, parameters in enumerate(layers):
+        for p in parameters:
             if p.grad is not None:
-                p.grad.copy_(part.view_as(p.grad))
+                squares[k] += square_norm(local_shard(p.grad)) / (1 if is_sharded(p) else copies)
+    if sharded:
+        dist.all_reduce(squares, group=group)
+    return squares

@@ -3,10 +3,13 @@
 Each layer's output passes through an identity function that returns the squared norms of its layer as the
 "gradient" of a probe tensor. Autograd then does the bookkeeping: probes accumulate over microbatches as
 weight gradients do, a forward pass without a backward pass has no effect, and a forward pass recomputed
-by activation checkpointing counts once.
+by activation checkpointing counts once. Sums belong to a gradient: where a backward pass finds that the
+gradient of a layer is gone or zero, the layer's sums start anew.
 """
 
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -15,71 +18,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import ScaledLinear
-from scaled_sgd.parallel import unwrap
+from scaled_sgd.steps.hook_gradients import Gradients
+from scaled_sgd.steps.hook_layers import MeasuredLayer
 from scaled_sgd.steps.statistics import square_norm
 
 
-@dataclass(frozen=True)
-class MeasuredLayer:
-    """A trainable linear layer: z_k = α_k h_{k−1} W_kᵀ (+ bias)."""
-
-    name: str
-    module: nn.Module
-    multiplier: float
-    layer_weight: float
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The weight and the bias, if any; without frozen ones."""
-        return [p for p in self.module.parameters(recurse=False) if p.requires_grad]
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether a trainable bias adds a feature of value 1 to F_k."""
-        bias = getattr(self.module, "bias", None)
-        return bias is not None and bool(bias.requires_grad)
-
-
-def measured_layers(model: nn.Module) -> list[MeasuredLayer]:
-    """The trainable linear layers of ``model`` in registration order.
-
-    Raises:
-        UserError: there are none, or a trainable parameter lies outside them.
-    """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
-    layers: list[MeasuredLayer] = []
-    owned: set[nn.Parameter] = set()
-    for name, module in unwrap(model).named_modules():
-        if not isinstance(module, ScaledLinear | nn.Linear) or not module.weight.requires_grad:
-            continue
-        layer = MeasuredLayer(
-            name,
-            module,
-            float(getattr(module, "multiplier", 1.0)),
-            float(getattr(module, "layer_weight", 1.0)),
-        )
-        shared = owned.intersection(layer.parameters)
-        if shared:
-            raise UserError(
-                f"model: layer {name} shares a weight with another layer; allowed: one layer each"
-            )
-        layers.append(layer)
-        owned.update(layer.parameters)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter not in owned:
-            raise UserError(
-                f"model: trainable parameter {name} is not in an nn.Linear layer; allowed: nn.Linear "
-                "layers applied in order (freeze the rest with requires_grad_(False))"
-            )
-    if not layers:
-        raise UserError("model: no trainable nn.Linear layer; allowed: at least one")
-    return layers
-
-
 class _Measure(torch.autograd.Function):
-    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows) in float64."""
+    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows, 1) in float64."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, h_square: Tensor, rows: int, probe: Tensor) -> Tensor:
@@ -94,8 +39,18 @@ class _Measure(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, Tensor]:
         h_square: Tensor = ctx.h_square
-        rows = torch.full_like(h_square, ctx.rows)
-        return delta, None, None, torch.stack((h_square, square_norm(delta), rows))
+        squares = torch.stack((h_square, square_norm(delta)))
+        if torch.compiler.is_compiling():
+            counts = torch.stack((torch.full_like(h_square, ctx.rows), torch.ones_like(h_square)))
+        else:
+            counts = _counts(ctx.rows, h_square.device)
+        return delta, None, None, torch.cat((squares, counts))
+
+
+@lru_cache(maxsize=64)
+def _counts(rows: int, device: torch.device) -> Tensor:
+    """(rows, 1), kept since moving numbers to a device makes it wait."""
+    return torch.tensor([rows, 1.0], dtype=torch.float64, device=device)
 
 
 def _in_backward() -> bool:
@@ -108,10 +63,42 @@ def _in_functional_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+class LayerHook:
+    """Measures layer k after its forward pass. Copies and pickles of a network get one that does nothing."""
+
+    def __init__(self, norms: "SignalNorms", k: int) -> None:
+        self._norms = norms
+        self._k = k
+        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True)
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
+    ) -> Tensor | None:
+        """z, measured; None if this pass is not."""
+        h = args[0] if args else next(iter(kwargs.values()))
+        return self._norms.measure(self._k, h, z)
+
+    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
+        return _unmeasured, (self.handle.id,)
+
+
+def _unmeasured(handle: int) -> Callable[..., None]:
+    """A hook that does nothing, in the place ``handle`` of a module's hooks."""
+    # As torch does where it restores handles: later hooks must not get its place.
+    RemovableHandle.next_id = max(RemovableHandle.next_id, handle + 1)
+    return _pass
+
+
+def _pass(*_arguments: object) -> None:
+    """Do nothing."""
+
+
 class SignalNorms:
     """Running sums of one step's squared signal norms on this rank, and their global means.
 
     Attributes:
+        layers: the measured layers.
+        gradients: the gradients that the sums belong to; None: :meth:`reset` says when they are gone.
         overlap: start the all-reduce when the coming backward pass reaches the first layer.
     """
 
@@ -123,32 +110,42 @@ class SignalNorms:
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
         self.overlap = False
-        self._layers = layers
+        self.layers = layers
         self.group = process_group
-        self._grad_scaler = grad_scaler
+        self.gradients: Gradients | None = None
+        self.grad_scaler = grad_scaler
         self._probes: list[Tensor] = []
+        self._passes = [-1] * len(layers)
+        self._left: list[tuple[Callable[[], Tensor | None], int]] = [(lambda: None, 0)] * len(layers)
         self._handles: list[RemovableHandle] = []
         self._next_layer = 0
         self._sums: Tensor | None = None
         self._work: Any = None
+        for k in range(len(layers)):
+            self._probes.append(self._probe(k, self.device))
         self._place()
 
     @property
     def device(self) -> torch.device:
         """The current device of the network."""
-        return self._layers[0].parameters[0].device
+        return self.layers[0].weight.device
 
     @property
     def seen(self) -> bool:
         """Whether a backward pass has run since the last reset."""
-        return self._probes[0].grad is not None
+        return any(probe.grad is not None for probe in self._probes)
 
     def start(self) -> None:
         """Start measuring with the next forward pass."""
         if not self._handles:
-            for k, layer in enumerate(self._layers):
-                hook = layer.module.register_forward_hook(self._hook(k), with_kwargs=True)
-                self._handles.append(hook)
+            for k, layer in enumerate(self.layers):
+                self._handles.append(LayerHook(self, k).handle)
+                # Compiled networks accumulate into weights before probes, others after.
+                if layer.weight.requires_grad:
+                    handle = layer.weight.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
+                    self._handles.append(handle)
+                    after = layer.weight.register_post_accumulate_grad_hook(self._after_accumulation(k))  # type: ignore[no-untyped-call]
+                    self._handles.append(after)
 
     def stop(self) -> None:
         """Stop measuring."""
@@ -159,18 +156,24 @@ class SignalNorms:
 
     def reset(self) -> None:
         """Start new sums."""
-        if self._work is not None:
-            self._work.wait()
-        self._work = self._sums = None
+        self._forget_reduced()
         self.overlap = False
         for probe in self._probes:
             probe.grad = None
 
-    def reduce(self) -> tuple[Tensor, Tensor, Tensor]:
-        """F (l,), D (l,) and R () over the global minibatch, float64 on the device. Collective.
+    def drop_gone(self) -> None:
+        """Drop the sums of layers whose gradients are gone."""
+        for k, probe in enumerate(self._probes):
+            if self.gradients is not None and probe.grad is not None and not self.gradients.exists(k):
+                self._forget_reduced()
+                probe.grad = None
 
-        One all-reduce of 2l + 1 numbers. With rows weighted 1/N each in the loss and gradients averaged
-        over W ranks, autograd's signals are δ_i·W/N, whence the factors below.
+    def reduce(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """F (l,), D (l,), R () over the global minibatch, and passes (l,), float64 on the device. Collective.
+
+        One all-reduce of 4l numbers. Means are over a layer's own rows: with n_k rows of layer k,
+        G_k = Σ ∂L/∂z hᵀ is a mean of rows δ = n_k ∂L/∂z. Where gradients are averaged over W ranks,
+        autograd's ∂L/∂z is W times that of the mean.
 
         Raises:
             UserError: no backward pass has run.
@@ -180,82 +183,143 @@ class SignalNorms:
         if self._work is not None:
             self._work.wait()
         assert self._sums is not None
-        depth = len(self._layers)
-        h_squares, delta_squares, n = self._sums[:depth], self._sums[depth : 2 * depth], self._sums[-1]
+        h_squares, delta_squares, n, passes = self._sums.unbind(1)
         # Processes that share a layer see all of h for the same samples, but only a part of δ.
-        parts = getattr(self._layers[0].module, "parts", 1)
+        parts = getattr(self.layers[0].module, "parts", 1)
         h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
         averaged = (dist.get_world_size(self.group) if dist.is_initialized() else 1) / parts
         scale = n / averaged**2
-        if self._grad_scaler is not None and self._grad_scaler.is_enabled():
-            loss_scale = self._grad_scaler._scale
+        if self.grad_scaler is not None and self.grad_scaler.is_enabled():
+            loss_scale = self.grad_scaler._scale
             if loss_scale is not None:
                 scale = scale / loss_scale.to(scale).square()
         F = self._alpha.square() * h_squares / n + self._biases
         D = delta_squares * scale
-        return F, D, D[-1]
+        return F, D, D[-1], passes
+
+    def measure(self, k: int, h: Tensor, z: Tensor) -> Tensor | None:
+        """Z of layer k, from its input h, with its norms measured in the backward pass; None: not measured.
+
+        Raises:
+            UserError: the layers run in another order, or more than once.
+        """
+        compiling = torch.compiler.is_compiling()
+        if not compiling and _in_functional_transform():
+            return None
+        if not compiling and not _in_backward():
+            self._follow(k, h)
+        if not torch.is_grad_enabled() or not self.layers[k].weight.requires_grad:
+            return None
+        h = h.detach()
+        if not compiling and self._probes[k].device != h.device:
+            self._move(k, h.device)
+        rows = h.numel() // max(h.shape[-1], 1)
+        return cast(Tensor, _Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
+
+    def _probe(self, k: int, device: torch.device) -> Tensor:
+        probe = torch.zeros(4, dtype=torch.float64, device=device, requires_grad=True)
+        probe.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
+        if k == 0:
+            probe.register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
+        return probe
+
+    def _move(self, k: int, device: torch.device) -> None:
+        """Move the probe of layer k to where its signals are; that of the first layer takes the constants."""
+        old, self._probes[k] = self._probes[k], self._probe(k, device)
+        if old.grad is not None and not old.is_meta:
+            self._probes[k].grad = old.grad.to(device)
+        if k == 0:
+            self._place()
 
     def _place(self) -> None:
-        """Move the probes and the layers' constants to the network's device."""
-        device = self.device
-        self._probes = [
-            torch.zeros(3, dtype=torch.float64, device=device, requires_grad=True) for _ in self._layers
-        ]
-        self._probes[0].register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
+        """Move the layers' constants to the network's device."""
         self._biases, self._alpha, self.omega = (
-            torch.tensor(values, dtype=torch.float64, device=device)
+            torch.tensor(values, dtype=torch.float64, device=self.device)
             for values in (
-                [float(layer.has_bias) for layer in self._layers],
-                [layer.multiplier for layer in self._layers],
-                [layer.layer_weight for layer in self._layers],
+                [float(layer.has_bias) for layer in self.layers],
+                [layer.multiplier for layer in self.layers],
+                [layer.layer_weight for layer in self.layers],
             )
         )
 
+    def _on_accumulation(self, k: int) -> Callable[[Tensor], None]:
+        def before(_gradient: Tensor) -> None:
+            """Drop the sums of layer k if its gradient is gone, once in a backward pass."""
+            task = torch._C._current_graph_task_id()
+            if self._passes[k] == task:
+                return
+            self._passes[k] = task
+            self._forget_reduced()
+            probe = self._probes[k]
+            if self.gradients is None or probe.grad is None:
+                return
+            if not self.gradients.exists(k):
+                probe.grad = None
+                return
+            gradient, (left, version) = self.gradients.whole(k), self._left[k]
+            # A gradient may be zero by itself: only one that was written since may have been set to zero.
+            if gradient is not None and not (left() is gradient and gradient._version == version):
+                probe.grad = torch.where(square_norm(gradient) == 0, 0.0, probe.grad)
+
+        return before
+
+    def _after_accumulation(self, k: int) -> Callable[[Tensor], None]:
+        def after(weight: Tensor) -> None:
+            """Remember the gradient of layer k as the backward pass left it."""
+            if weight.grad is not None:
+                self._left[k] = weakref.ref(weight.grad), weight.grad._version
+
+        return after
+
     def _launch(self, *, asynchronous: bool = False) -> None:
         missing = [
-            layer.name for layer, probe in zip(self._layers, self._probes, strict=True) if probe.grad is None
+            layer.name for layer, probe in zip(self.layers, self._probes, strict=True) if probe.grad is None
         ]
         if missing:
             raise UserError(
                 f"model: layer {missing[0]} took no part in a forward and backward pass since the last "
                 "step; allowed: every layer once a microbatch"
             )
-        sums = torch.stack([probe.grad for probe in self._probes if probe.grad is not None])
-        self._sums = torch.cat((sums[:, 0], sums[:, 1], sums[:1, 2]))
+        device = self._probes[0].device
+        self._sums = torch.stack([p.grad.to(device) for p in self._probes if p.grad is not None])
         if dist.is_initialized() and dist.get_world_size(self.group) > 1:
             self._work = dist.all_reduce(self._sums, group=self.group, async_op=asynchronous)
+
+    def _forget_reduced(self) -> None:
+        if self._work is not None:
+            self._work.wait()
+        self._work = self._sums = None
 
     def _first_layer_done(self, _probe: Tensor) -> None:
         if self.overlap:
             self.overlap = False
             self._launch(asynchronous=True)
 
-    def _hook(self, k: int) -> Any:
-        def measure(
-            module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
-        ) -> Tensor | None:
-            if module is not self._layers[k].module:
-                return None
-            if not torch.compiler.is_compiling() and _in_functional_transform():
-                return None
-            if not torch.compiler.is_compiling() and not _in_backward():
-                self._follow(k)
-            if not torch.is_grad_enabled():
-                return None
-            h = (args[0] if args else next(iter(kwargs.values()))).detach()
-            if not torch.compiler.is_compiling() and self._probes[k].device != h.device:
-                self._place()
-            rows = h.numel() // max(h.shape[-1], 1)
-            return cast(Tensor, _Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
-
-        return measure
-
-    def _follow(self, k: int) -> None:
-        """Refuse layers that are applied in another order than they were registered in."""
-        if torch.is_grad_enabled() and k not in (0, self._next_layer):
-            expected = self._layers[self._next_layer % len(self._layers)].name
-            raise UserError(
-                f"model: layer {self._layers[k].name} ran where {expected} was expected; allowed: "
-                "linear layers applied once each, in registration order"
-            )
+    def _follow(self, k: int, h: Tensor) -> None:
+        """Refuse layers that are applied in another order than they were registered in, or again."""
+        if torch.is_grad_enabled():
+            if k not in (0, self._next_layer):
+                expected = self.layers[self._next_layer % len(self.layers)].name
+                raise UserError(
+                    f"model: layer {self.layers[k].name} ran where {expected} was expected; allowed: "
+                    "linear layers applied once each, in registration order"
+                )
+            if k == 0 and h.grad_fn is not None and self._gave(h.grad_fn):
+                raise UserError(
+                    f"model: layer {self.layers[k].name} ran again on what it had given; allowed: "
+                    "linear layers applied once each, in registration order"
+                )
         self._next_layer = k + 1
+
+    def _gave(self, node: Any) -> bool:
+        """Whether a layer measured here is among what ``node`` was computed from."""
+        own = {id(probe) for probe in self._probes}
+        waiting, found = [node], {node}
+        while waiting:
+            node = waiting.pop()
+            if id(getattr(node, "variable", None)) in own:
+                return True
+            new = {before for before, _ in node.next_functions if before is not None} - found
+            found |= new
+            waiting.extend(new)
+        return False

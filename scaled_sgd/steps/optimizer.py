@@ -67,6 +67,7 @@ class ScaledSGD(Optimizer):
         super().__init__(
             [p for _, p in placed], {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         )
+        self.scaling.belong_to(self)
 
     @property
     def scales(self) -> Tensor:
@@ -93,6 +94,10 @@ class ScaledSGD(Optimizer):
                 continue
             add = partial(_add_gradient, local_shard(parameter.grad), numbers[k])
             update.apply(i, local_shard(parameter), add)
+        if "scale" not in self.state[trained[0]]:
+            # torch.distributed.checkpoint reads from here which values a state has.
+            for parameter in trained:
+                self.state[parameter]["scale"] = torch.zeros((), dtype=torch.float64)
         return loss
 
     def velocity(self, parameter: nn.Parameter) -> Tensor:
@@ -108,8 +113,17 @@ class ScaledSGD(Optimizer):
         self.scaling.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of ``torch.optim.Optimizer``, with that of the scaling under ``"scaling"``."""
-        return {**super().state_dict(), "scaling": self.scaling.state_dict()}
+        """The state of ``torch.optim.Optimizer``, with that of the scaling under ``"scaling"``.
+
+        Each parameter's state has its ξ as ``"scale"`` too, 0 before the first step, since
+        ``torch.distributed.checkpoint`` keeps only what belongs to a parameter.
+        """
+        state, scaling = super().state_dict(), self.scaling.state_dict()
+        scales = scaling["scales"]
+        if scales is None:
+            scales = torch.zeros(len(self.scaling.layers), dtype=torch.float64)
+        kept = {i: {**state["state"].get(i, {}), "scale": scales[k]} for i, k in enumerate(self._layer_of)}
+        return {**state, "state": kept, "scaling": scaling}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`.
@@ -118,15 +132,32 @@ class ScaledSGD(Optimizer):
             UserError: the state belongs to another kind of optimizer, rule or network.
         """
         state = dict(state_dict)
-        if "scaling" not in state:
-            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
-        self.scaling.load_state_dict(state.pop("scaling"))
+        kept: dict[Any, dict[str, Any]] = {key: dict(own) for key, own in state.get("state", {}).items()}
+        found = {key: own.pop("scale", None) for key, own in kept.items()}
+        scaling = state.pop("scaling", None)
+        if scaling is None:
+            scaling = self.scaling.state_dict() | {"scales": self._scales_of(found, state)}
+        self.scaling.load_state_dict(scaling)
+        if kept:
+            state["state"] = {key: own for key, own in kept.items() if own}
         try:
             super().load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
             ) from error
+
+    def _scales_of(self, found: dict[Any, Any], state: dict[str, Any]) -> Tensor | None:
+        """ξ (l,) from the ``"scale"`` of every parameter; None before the first step."""
+        keys = [key for group in state.get("param_groups", ()) for key in group["params"]]
+        given = {k: found[key] for key, k in zip(keys, self._layer_of, strict=False) if key in found}
+        if not given.keys() >= set(self._layer_of) or None in given.values():
+            raise UserError("state_dict: it has no 'scaling'; allowed: the state of a ScaledSGD")
+        scales = torch.tensor([float(given[k]) for k in sorted(given)], dtype=torch.float64)
+        return scales if scales.any() else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "scaling": self.scaling, "_layer_of": self._layer_of}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add the only group, which holds all scaled layers.

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from scaled_sgd.steps.statistics import Statistics
 
 FLOOR = 1e-30
-"""If the denominator of a rule is at most this, ξ_k = 0: such a layer has no gradient.
-
-Norms of float32 and narrower signals are computed in float32, where squares of entries below about 1e-19
-underflow."""
+"""If the denominator of a rule is at most this, ξ_k = 0: float32 cannot hold such a layer's gradient."""
 
 RuleFunction = Callable[..., "Tensor | Direction"]
 """ξ (…, layers) in float64, or a direction, for the layers of the statistics, the only argument but for a

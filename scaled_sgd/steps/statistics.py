@@ -17,6 +17,9 @@ _TRIANGLE = 256
 _DOTTED = (torch.float32, torch.float64)
 """Dtypes that are squared and summed without conversion."""
 
+_SAFE = (1e-20, 3e38)
+"""Sums of float32 squares in this range have lost nothing to underflow or overflow."""
+
 
 @dataclass(frozen=True)
 class Gradient:
@@ -77,22 +80,46 @@ class Statistics:
 
 
 def square_norm(signal: Tensor) -> Tensor:
-    """‖signal‖² () as float64; summed in float32 for float32 and narrower signals."""
-    if signal.dtype in _DOTTED and signal.is_contiguous():
-        flat = signal.view(-1)
-        return torch.dot(flat, flat).double()
-    norm: Tensor = torch.linalg.vector_norm(signal, dtype=torch.promote_types(signal.dtype, torch.float32))
-    return norm.double().square()
+    """‖signal‖² () as float64, for finite signals of any magnitude.
+
+    On a CPU summed in the signal's own precision where its squares keep to the range of float32.
+    """
+    if signal.dtype == torch.float64 or _reads_are_free(signal):
+        if signal.dtype in _DOTTED and signal.is_contiguous():
+            square = torch.dot(signal.view(-1), signal.view(-1)).double()
+        else:
+            square = _norm(signal, torch.promote_types(signal.dtype, torch.float32)).double().square()
+        if signal.dtype == torch.float64 or _SAFE[0] < float(square) < _SAFE[1]:
+            return square
+    return _norm(signal, torch.float64).square()
 
 
 def square_norms(signals: Sequence[Tensor]) -> Tensor:
     """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64."""
-    if signals[0].ndim > 2:
-        return torch.stack([torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals], -1).double().square()
-    if all(signal.is_contiguous() and signal.dtype in _DOTTED for signal in signals):
-        flat = [signal.view(-1) for signal in signals]
-        return torch.stack([torch.dot(row, row) for row in flat]).double()
-    return torch.stack([square_norm(signal) for signal in signals])
+    wide = all(signal.dtype == torch.float64 for signal in signals)
+    if signals[0].ndim == 2 and not all(s.is_contiguous() and s.dtype in _DOTTED for s in signals):
+        return torch.stack([square_norm(signal) for signal in signals])
+    if wide or _reads_are_free(signals[0]):
+        if signals[0].ndim == 2:
+            flat = [signal.view(-1) for signal in signals]
+            squares = torch.stack([torch.dot(row, row) for row in flat]).double()
+        else:
+            norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
+            squares = torch.stack(norms, -1).double().square()
+        if wide or (squares.min() > _SAFE[0] and squares.max() < _SAFE[1]):
+            return squares
+    norms = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals]
+    return torch.stack(norms, -1).square()
+
+
+def _reads_are_free(signal: Tensor) -> bool:
+    """Whether a number can be read without waiting for a device or leaving a compiled graph."""
+    return signal.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _norm(signal: Tensor, dtype: torch.dtype) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(signal, dtype=dtype)
+    return norm
 
 
 def gram(t: Tensor) -> Tensor:

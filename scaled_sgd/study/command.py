@@ -7,12 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaled_sgd.config.options import option_value
+from scaled_sgd.config.parsing import read_key
 from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedError, UserError, error_line
+from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import read_study
-from scaled_sgd.study.options import checked_parameters, make_parser, split_overrides
+from scaled_sgd.study.grid.study_file import own_code
+from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
 
 _RESUMES = "the same command resumes it"
 
@@ -61,7 +65,7 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
     by_path = Path(options.study)
     if (by_path / "plan.jsonl").is_file():
         return StudyFolder(by_path)
-    name = options.name or Path(options.study).stem
+    name = folder_name(options, Path(options.study))
     folder = StudyFolder(Path(options.dir) / name)
     if not (folder.path / "plan.jsonl").is_file():
         raise UserError(
@@ -110,7 +114,9 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
     from scaled_sgd.study.page.report import write_report
 
-    print(write_report(_folder(options).path))
+    accepted = read_key(ACCEPT, option_value(ACCEPT, options.accepted)[ACCEPT])
+    page = write_report(_folder(options).path, accepted=[*accepted, *own_code(options.study)])
+    print(escaped(str(page)))
     return 0
 
 

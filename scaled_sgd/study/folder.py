@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,13 @@ import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.directory import clear
 from scaled_sgd.runs.locks import HeldError, Lock, holder
+from scaled_sgd.runs.own_files import delete, make_folder, read_file, read_text, reason, refuse_link
 from scaled_sgd.runs.records import write_atomically
 from scaled_sgd.study.grid import Run, Study
+from scaled_sgd.study.plan_file import read_plan
 
 _SECONDS_ALIVE = 120.0
 """A run on another machine, whose locks may be invisible, is alive while its files are newer than this."""
@@ -62,48 +65,34 @@ class StudyFolder:
         """Write the plan of a study; runs of earlier plans stay, and count if they are planned again.
 
         Raises:
-            UserError: the folder cannot be written.
+            UserError: the folder cannot be written, or a link stands where a run of the plan belongs.
         """
         rows = [{"id": run.id, "axes": dict(run.axes), "config": as_dict(run.config)} for run in runs]
         try:
-            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+            make_folder(self.path / "runs")
+            for run in runs:
+                refuse_link(self.run(run.id))
             source = yaml.safe_dump(dict(study.source), sort_keys=False, allow_unicode=True)
             write_atomically(self.path / "study.yaml", source)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_atomically(self.path / "plan.jsonl", text)
         except OSError as error:
             raise UserError(
-                f"dir: cannot write in {str(self.path)!r}: {error.strerror}; allowed: a writable folder"
+                f"dir: cannot write in {str(self.path)!r}: {reason(error)}; allowed: a writable folder"
             ) from error
 
     def planned(self) -> list[dict[str, Any]]:
         """The planned runs: id, axes and configuration of each.
 
         Raises:
-            UserError: there is no plan, or it is invalid.
+            UserError: there is no plan, or a line of it is no run.
         """
-        path = self.path / "plan.jsonl"
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            entries: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-            for entry in entries:
-                if not isinstance(entry["id"], str) or "id" in dict(entry["axes"]):
-                    raise ValueError("a line is no run")
-                dict(entry["config"])
-        except OSError as error:
-            raise UserError(
-                f"study: cannot read {str(path)!r}: {error.strerror}; allowed: the folder of a study"
-            ) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"study: {str(path)!r} is damaged: {error}; allowed: lines with id, axes, config"
-            ) from error
-        return entries
+        return read_plan(self.path / "plan.jsonl")
 
     def summary(self, run: str) -> dict[str, Any] | None:
         """The summary of a run that has ended, else None."""
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            summary: dict[str, Any] = json.loads((self.run(run) / "summary.json").read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            summary: dict[str, Any] = json.loads(read_file(self.run(run) / "summary.json"))
             if summary["status"] in (State.FINISHED, State.DIVERGED):
                 return summary
         return None
@@ -120,19 +109,20 @@ class StudyFolder:
     def error(self, run: str) -> str | None:
         """One line about why a run failed; None if it did not."""
         with contextlib.suppress(OSError):
-            lines = (self.run(run) / "error.txt").read_text(encoding="utf-8").strip().splitlines()
-            return lines[-1] if lines else "no reason is known"
+            lines = read_text(self.run(run) / "error.txt").strip().splitlines()
+            return escaped(lines[-1]) if lines else "no reason is known"
         return None
 
     def begin(self, run: str, *, keep: bool = False) -> Path:
-        """The folder for a run that has not ended: emptied, or with ``keep`` unchanged, for resuming."""
-        folder = self.run(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in [folder / "error.txt"] if keep else list(folder.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink(missing_ok=True)
+        """The folder for a run that has not ended, without earlier results unless ``keep``, for resuming.
+
+        Raises:
+            OSError: it is a link, or cannot be written.
+        """
+        folder = self._make(run)
+        delete(folder / "error.txt")
+        if not keep:
+            clear(folder)
         return folder
 
     def hold(self, run: str) -> Lock:
@@ -140,16 +130,19 @@ class StudyFolder:
 
         Raises:
             HeldError: another process trains it.
+            OSError: it is a link, or cannot be written.
         """
-        folder = self.run(run)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Lock(folder / _LOCK)
+        return Lock(self._make(run) / _LOCK)
 
     def fail(self, run: str, reason: str) -> None:
         """Record why a run failed."""
         with contextlib.suppress(OSError):
-            self.run(run).mkdir(parents=True, exist_ok=True)
-            write_atomically(self.run(run) / "error.txt", reason.rstrip() + "\n")
+            write_atomically(self._make(run) / "error.txt", reason.rstrip() + "\n")
+
+    def _make(self, run: str) -> Path:
+        make_folder(self.path / "runs")
+        make_folder(self.run(run))
+        return self.run(run)
 
     @contextlib.contextmanager
     def locked(self, *, by_jobs: bool = False) -> Iterator[None]:
@@ -159,7 +152,7 @@ class StudyFolder:
             by_jobs: allow other jobs of the study, no two of which train the same run.
 
         Raises:
-            UserError: someone else runs it.
+            UserError: someone else runs it, or the folder cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -168,6 +161,10 @@ class StudyFolder:
             raise UserError(
                 f"study: {str(self.path)!r} is being run by {error}; allowed: one at a time"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"dir: cannot write in {str(self.path)!r}: {reason(error)}; allowed: a writable folder"
+            ) from error
         with lock:
             yield
 
@@ -180,8 +177,8 @@ class StudyFolder:
 def _alive_elsewhere(folder: Path) -> bool:
     """Whether another machine claims the run and its files are recent."""
     try:
-        who = (folder / _LOCK).read_text(encoding="utf-8")
-        newest = max(entry.stat().st_mtime for entry in folder.iterdir())
+        who = read_text(folder / _LOCK)
+        newest = max(entry.lstat().st_mtime for entry in folder.iterdir())
     except OSError:
         return False
     elsewhere = bool(who) and not who.endswith(f" on {socket.gethostname()}")

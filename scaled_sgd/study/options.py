@@ -3,17 +3,22 @@
 import argparse
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import escaped, is_folder_name
 
 _OPTIONS = (
     "--help", "--dir", "--name", "--workers", "--batched", "--dry-run", "--executor", "--jobs", "--at-once",
     "--minutes", "--slurm", "--share",
 )  # fmt: skip
 """Options of ``study run``; all others are keys of the study."""
+
+ACCEPT = "run.accept_code"
+"""The key, and option, that names the code of a study's folder which may run."""
 
 _ABOUT = "Width-scaling studies: grids of runs from a YAML file, their tables, figures and report."
 
@@ -58,7 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
         ("collect", "write runs.parquet and metrics.parquet"),
         ("report", "write report.html, figures and tables"),
     ):
-        _add_study(commands.add_parser(name, help=words, allow_abbrev=False))
+        command = commands.add_parser(name, help=words, allow_abbrev=False)
+        _add_study(command)
+        if name == "report":
+            command.add_argument(
+                f"--{ACCEPT}", dest="accepted", default="[]", metavar="NAMES",
+                help="plugins that the study's folder names and that may be loaded, such as '[my_rules]'",
+            )  # fmt: skip
     return parser
 
 
@@ -93,7 +104,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]
             raise UserError(f"{key}: it is given twice; allowed: once, a list for several values")
         try:
             found[key] = yaml.safe_load(given)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UserError(
                 f"{key}: {given!r} is not YAML; allowed: a value or a list such as [4, 8]"
             ) from None
@@ -116,6 +127,8 @@ def checked_parameters(options: argparse.Namespace) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"slurm: {pair!r} is not usable; allowed: KEY=VALUE, such as partition=gpu")
+        if escaped(value) != value:
+            raise UserError(f"slurm: {pair!r} is not usable; allowed: a value without control characters")
         parameters[key] = int(value) if value.isdecimal() else value
         if key == "nodes" and value != "1":
             raise UserError(
@@ -126,6 +139,20 @@ def checked_parameters(options: argparse.Namespace) -> dict[str, Any]:
         if options.executor is None and getattr(options, name) != default:
             raise UserError(f"{_spelt(name)}: it is for jobs; allowed: with --executor local or slurm")
     return parameters
+
+
+def folder_name(options: argparse.Namespace, path: Path) -> str:
+    """Name of a study's folder: ``--name``, or that of its file.
+
+    Raises:
+        UserError: it is not the name of one folder.
+    """
+    name = options.name if options.name is not None else path.stem
+    if not is_folder_name(name):
+        raise UserError(
+            f"name: {name!r} is not usable; allowed: the name of a folder, without / and control characters"
+        )
+    return str(name)
 
 
 def _spelt(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from scaled_sgd.core.errors import DivergedError, LostError
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs import rows
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.summary import run_facts
@@ -97,4 +98,4 @@ class RunRecord:
     def say(self, line: str) -> None:
         """Print a line, once."""
         if self._accelerator.is_main_process:
-            print(line, file=sys.stderr, flush=True)
+            print(escaped(line), file=sys.stderr, flush=True)

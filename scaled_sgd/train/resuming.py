@@ -15,6 +15,7 @@ import torch
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.config.comparison import check_changes
+from scaled_sgd.config.resumed import run_of
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.parallel.agreement import on_every_rank, on_first_rank
@@ -22,6 +23,8 @@ from scaled_sgd.runs.checkpoint import Checkpoint, newest_intact, open_checkpoin
 from scaled_sgd.runs.checkpoint.folders import step_of
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
 from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.own_files import read_file
+from scaled_sgd.train.stored_state import check_state
 
 _STREAM = "digest of the stream"
 
@@ -59,14 +62,14 @@ def find_start(config: Config) -> Start:
         if place is None:
             if named is None:
                 raise UserError(f"run.resume: {run.resume!r} is in no run directory; allowed: with run.name")
-            return Start(None, open_checkpoint(cast(Path, chosen)))
+            return Start(None, open_checkpoint(cast(Path, chosen), check_state))
         folder = place
     in_place = named is None or _same(named, folder)
     exists = on_every_rank(folder.is_dir)
     directory = on_first_rank(lambda: RunDirectory(folder) if in_place and exists else None)
     if chosen is not None:
-        return Start(directory, open_checkpoint(chosen))
-    checkpoint, skipped = newest_intact(folder / "checkpoints")
+        return Start(directory, open_checkpoint(chosen, check_state))
+    checkpoint, skipped = newest_intact(folder / "checkpoints", check_state)
     on_first_rank(lambda: _say_skipped(folder / "checkpoints", skipped, rename=directory is not None))
     if checkpoint is None and (skipped or run.resume != "auto"):
         raise UserError(
@@ -91,10 +94,10 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
     if key is not None:
         if not {"data", "data.source"} & set(accepted):
             raise UserError(
-                f"data.source: {config.data.source!r} has {key} {now[key]}, the checkpoint's data "
+                f"data.source: {config.data.source!r} has {key} {now.get(key)}, the checkpoint's data "
                 f"{saved.get(key)}; allowed: the same data, or data.source in run.accept_changes"
             )
-        changes.append(f"data ({key} {saved.get(key)} → {now[key]})")
+        changes.append(f"data ({key} {saved.get(key)} → {now.get(key)})")
     return changes
 
 
@@ -137,14 +140,23 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
         source = re.sub(r"[^A-Za-z0-9._-]", "-", Path(config.data.source).stem).strip(".-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         directory = RunDirectory.make(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
+    if run.trackers:
+        _refuse_links(directory.path)
     if start.checkpoint is not None:
         _take_metrics(directory, start.checkpoint)
     if start.checkpoint is not None and start.directory is not None:
         _leave_behind(directory.checkpoints, start.checkpoint.step)
-    # A change is accepted only once.
-    written = replace(run, name=directory.path.name, resume="no", accept_changes=[])
+    # Changes and code are accepted only once.
+    written = replace(run, name=directory.path.name, resume="no", accept_changes=[], accept_code=[])
     directory.write_config(as_dict(replace(config, run=written)))
     return directory
+
+
+def _refuse_links(folder: Path) -> None:
+    """Trackers write below the run directory, and follow links."""
+    for entry in os.scandir(folder):
+        if entry.is_symlink():
+            raise UserError(f"run.trackers: {entry.path!r} is a link; allowed: a run directory without links")
 
 
 def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
@@ -153,20 +165,27 @@ def _take_metrics(directory: RunDirectory, checkpoint: Checkpoint) -> None:
     Later rows are logged again. A new directory gets the rows of the run that it continues.
     """
     size = checkpoint.state["progressed"]["metrics_bytes"]
-    source = checkpoint.path.parent.parent / "metrics.jsonl"
-    if _same(source.parent, directory.path):
+    origin = run_of(checkpoint.path)
+    if origin is None:
+        return
+    if _same(origin, directory.path):
         directory.metrics.cut(min(size, directory.metrics.size))
-    elif checkpoint.path.parent.name == "checkpoints" and source.is_file():
-        directory.metrics.append(source.read_bytes()[:size])
+        return
+    try:
+        directory.metrics.append(read_file(origin / "metrics.jsonl", follow=False)[:size])
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"run.resume: cannot read {error.filename!r}: {error.strerror}; allowed: a run's metrics.jsonl"
+        ) from error
 
 
 def _locate(path: str) -> tuple[Path | None, Path | None]:
     """The run directory at or above ``path``, if any, and the checkpoint if ``path`` is one."""
     folder = Path(path)
     if (folder / MANIFEST).is_file():
-        run = folder.resolve().parent.parent
-        inside = folder.resolve().parent.name == "checkpoints" and (run / "config.yaml").is_file()
-        return (folder.parent.parent if inside else None), folder
+        return run_of(folder), folder
     if (folder / "config.yaml").is_file():
         return folder, None
     raise UserError(

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from scaled_sgd.config import Config, as_dict
+from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import CheckpointError, UserError
 from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 from scaled_sgd.data import Data
@@ -25,6 +26,7 @@ from scaled_sgd.train.snapshot import (
     observer_state,
     pieces,
     random_states,
+    refused,
     restore_counts,
     restore_pieces,
     restore_random_states,
@@ -115,11 +117,11 @@ class Saver:
         eigenvalue searches, which then start fresh and converge within their tolerance.
 
         Raises:
-            UserError: it belongs to another network.
+            UserError: it belongs to another network, or a state in it has a wrong form.
         """
         state = checkpoint.state
         restore_pieces(self._strategy, checkpoint, kept=(*self._kept.tensors,))
-        restore_counts(self._strategy, state.get("optimizer", {}))
+        restore_counts(self._strategy, state.get("optimizer") or {}, self._kept.counts)
         scaling = self._config.scaling
         if (scaling.rule, scaling.static) == (state["scaling"]["rule"], state["scaling"]["static"]):
             scales = state["scaling"]["scales"]
@@ -127,24 +129,27 @@ class Saver:
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
         if isinstance(self._schedule, EdgeSchedule) and state.get("schedule") is not None:
             self._schedule.rate = state["schedule"]
-        if self._grad_scaler is not None and state["grad_scaler"] is not None:
-            self._grad_scaler.load_state_dict(state["grad_scaler"])
+        if self._grad_scaler is not None and state.get("grad_scaler") is not None:
+            with refused(checkpoint, "grad_scaler"):
+                self._grad_scaler.load_state_dict(state["grad_scaler"])
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        same_world = checkpoint.world_size == size and state["strategy"] == self._strategy.name
+        same_world = checkpoint.world_size == size and state.get("strategy") == self._strategy.name
         private = checkpoint.private(rank if same_world else 0)
         if same_world:
-            restore_random_states(private)
+            with refused(checkpoint, "random states"):
+                restore_random_states(private)
             saved, asked = state.get("exchange"), self._config.sharding.exchange
             if saved is not None and self._strategy.exchange is not None and asked == "auto":
                 # A new measurement could give another choice, and so another rounding of sums.
                 self._strategy.exchange = saved
         if self._observer is not None:
             device = self._strategy.device
-            before = state["config"]["diagnostics"]
-            same_probe = before["samples"] == self._config.diagnostics.samples
+            before = completed(state["config"])
+            same_probe = before["diagnostics.samples"] == self._config.diagnostics.samples
             same_data = changed_fact(state["data"], self._data_facts) is None
-            if before["every"] and same_probe and same_data:
-                self._observer.load_state_dict(observer_state(private, device, starts=same_world))
+            if before["diagnostics.every"] and same_probe and same_data:
+                with refused(checkpoint, "state of diagnostics"):
+                    self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
     @cached_property

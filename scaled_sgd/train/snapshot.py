@@ -1,7 +1,8 @@
 """Converts a run's state to checkpoint contents, and back on any world and strategy."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,15 +89,32 @@ def restore_pieces(strategy: Strategy, checkpoint: Checkpoint, *, kept: Sequence
             shard.fill(kind, _reader(checkpoint, name))
 
 
-def restore_counts(strategy: Strategy, found: Mapping[str, float]) -> None:
-    """Restore :func:`counts`."""
+def restore_counts(strategy: Strategy, found: Mapping[str, float], names: Sequence[str]) -> None:
+    """Restore those of :func:`counts` that are in ``names``."""
     for layer in strategy.network.scaled_layers:
-        for name, value in found.items():
-            strategy.optimizer.state[layer.weight][name] = torch.tensor(value)
+        for name in [name for name in names if name in found]:
+            strategy.optimizer.state[layer.weight][name] = torch.tensor(found[name])
 
 
 def _reader(checkpoint: Checkpoint, name: str) -> Read:
     return lambda start, stop: checkpoint.read(name, start, stop)
+
+
+@contextmanager
+def refused(checkpoint: Checkpoint, what: str) -> Iterator[None]:
+    """Turn the errors of a stored ``what`` of another form into one line.
+
+    Raises:
+        UserError: it cannot be restored.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"run.resume: the {what} of {str(checkpoint.path)!r} cannot be restored: {reason}; allowed: an "
+            "intact checkpoint"
+        ) from error
 
 
 def random_states() -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Diagnostics along the step that is taken, with momentum, weight decay and clipping."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 from torch.func import grad
 from torch.nn.functional import cross_entropy
 
-from scaled_sgd import ScaledSGD
+from scaled_sgd import DepthwiseScaling, ScaledSGD
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.directions import update_rows
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
@@ -33,7 +35,7 @@ def underway(options: dict[str, float], lr: float = 0.02, **shape: object) -> tu
     return problem, optimizer
 
 
-def step(problem: Problem, optimizer: ScaledSGD) -> None:
+def step(problem: Problem, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     cross_entropy(problem.model(problem.x), problem.y).backward()
     optimizer.step()
@@ -58,7 +60,7 @@ def coming(
 
 @pytest.mark.parametrize("chunk_size", [None, 4])
 @pytest.mark.parametrize("factor", [1.0, 0.3])
-@pytest.mark.parametrize("options", OPTIMIZERS)
+@pytest.mark.parametrize("options", [{}, *OPTIMIZERS])
 def test_terms_are_the_derivatives_along_the_step(
     options: dict[str, float], factor: float, chunk_size: int | None
 ) -> None:
@@ -80,8 +82,49 @@ def test_terms_are_the_derivatives_along_the_step(
     wanted = [along(zero), first(zero), grad(first)(zero) / 2, grad(grad(first))(zero) / 6]
     batch = minibatch(problem, chunk_size)
     found = taylor_of(batch, taken.along(batch))
-    for value, reference in zip((found.c0, found.c1, found.c2, found.c3), wanted, strict=True):
-        torch.testing.assert_close(value, reference, rtol=1e-12, atol=1e-13)
+    # Along U itself the step is c times as long.
+    unit = factor if taken.is_along_direction else 1.0
+    terms = (found.c0, found.c1, found.c2, found.c3)
+    for power, (value, reference) in enumerate(zip(terms, wanted, strict=True)):
+        assert value is not None
+        torch.testing.assert_close(value * unit**power, reference, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("factor", [None, 0.3])
+@pytest.mark.parametrize("rule", ["none", "norm", "gain", "kernel"])
+@pytest.mark.parametrize("options", [{}, *OPTIMIZERS])
+@pytest.mark.parametrize("folds", [False, True])
+def test_the_direction_of_the_terms_is_that_of_the_optimizers_step(
+    folds: bool, options: dict[str, float], rule: str, factor: float | None
+) -> None:
+    problem = make_problem(samples=9, activation=(0.3, 0.8))
+    weights = list(problem.model.parameters())
+    if folds:
+        optimizer: Any = ScaledSGD(problem.model, 0.02, rule=rule, **options)
+        scaling = optimizer.scaling
+    else:
+        optimizer = torch.optim.SGD(weights, lr=0.02, **options)
+        scaling = DepthwiseScaling(problem.model, optimizer, rule=rule)
+    for _ in range(3):
+        step(problem, optimizer)
+    batch = minibatch(problem)
+    taken = StepTaken(
+        scaling.direction(batch.statistics),
+        0.02,
+        factor=factor or 1.0,
+        velocity=lambda k: optimizer.state[weights[k - 1]]["momentum_buffer"].clone(),
+        **options,
+    )
+    along = taken.along(batch)
+    rows = update_rows(batch, along) if isinstance(along, Direction) else along
+    partition = batch.partition
+    expected = [
+        W.detach() + taken.rate * rows(k) / partition.multiplier(k) for k, W in enumerate(weights, start=1)
+    ]
+    scaling.factor = None if factor is None else torch.tensor(factor, dtype=torch.float64)
+    step(problem, optimizer)
+    for W, wanted in zip(weights, expected, strict=True):
+        torch.testing.assert_close(W.detach(), wanted, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("options", [{}, *OPTIMIZERS])

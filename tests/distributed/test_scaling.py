@@ -133,5 +133,5 @@ def count_collectives():
     return calls
 
 
-def test_a_step_takes_one_all_reduce_of_two_numbers_a_layer_and_one():
-    assert run_processes(count_collectives, 2) == [[9], [9]]
+def test_a_step_takes_one_all_reduce_of_four_numbers_a_layer():
+    assert run_processes(count_collectives, 2) == [[16], [16]]

@@ -1,15 +1,19 @@
 """A run resumes in any world and under any strategy, with the numbers of the run that was never stopped."""
 
 import importlib.util
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
 from tests.distributed.test_one_answer import differences
+from tests.faults.mutation import make_true
 from tests.training import run_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_world")]
@@ -142,6 +146,47 @@ def test_the_path_of_a_run_needs_no_other_option(capsys):
     assert rows() == expected
 
 
+def test_a_checkpoint_brings_its_own_configuration_whatever_became_of_its_run():
+    assert train() == 0
+    longer = (
+        "--optim.steps=9",
+        "--run.log_every=2",
+        "--run.accept_changes=[optim.steps]",
+        "--checkpoint.keep=9",
+    )
+    assert train(*longer, "--run.resume=auto") == 0
+    assert main(["--run.resume=runs/run/checkpoints/step-3", "--run.name=branch"]) == 0
+    found = yaml.safe_load(Path("runs/branch/config.yaml").read_text())
+    assert (found["optim"]["steps"], found["run"]["log_every"]) == (6, 1)
+    assert [row["step"] for row in rows("branch")] == [*range(7)]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main(["--run.resume=runs/run", "--run.name=later"]) == 0
+    assert yaml.safe_load(Path("runs/later/config.yaml").read_text())["optim"]["steps"] == 9
+
+
+def test_inside_the_folder_of_checkpoints_the_run_is_the_one_around_it(monkeypatch):
+    assert train() == 0
+    expected = rows()
+    monkeypatch.chdir("runs/run/checkpoints")
+    assert main(["--run.resume=step-3"]) == 0
+    monkeypatch.chdir("../../..")
+    assert rows() == expected
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["run"]
+
+
+def test_a_state_of_another_step_than_its_checkpoint_is_passed_over(capsys):
+    assert train() == 0
+    folder = Path("runs/run/checkpoints/step-6")
+    state = json.loads((folder / "state.json").read_text())
+    state["progressed"]["step"] = 5
+    (folder / "state.json").write_text(json.dumps(state))
+    make_true(folder / "state.json")
+    assert train("--run.resume=auto") == 0
+    shown = capsys.readouterr().err
+    assert "step-6' is damaged: progressed.step is 5, its manifest says 6;" in shown
+    assert "resumed: runs/run/checkpoints/step-3 at step 3 of 6" in shown
+
+
 def test_a_branch_leaves_its_origin_alone():
     assert train() == 0
     expected = rows()
@@ -211,7 +256,13 @@ def test_a_checkpoint_without_its_run_needs_a_name(tmp_path, capsys):
 
 def test_a_run_whose_last_update_blows_up_is_not_finished(capsys):
     """No later step could tell."""
-    arguments = ["--optim.steps=1", "--optim.lr=1e300", "--model.dtype=float64", "--scaling.rule=none"]
+    arguments = [
+        "--optim.steps=1",
+        "--optim.lr=1e18",
+        "--model.depth=20",
+        "--model.width_exponent=0",
+        "--model.activation=abs",
+    ]
     assert main([*SMALL, *arguments]) == 3
     assert "error: loss: not finite at step 0" in capsys.readouterr().err
 

@@ -9,13 +9,8 @@ import time
 import pytest
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.runs.records import (
-    MetricsStream,
-    git_revision,
-    read_metrics,
-    versions,
-    write_atomically,
-)
+from scaled_sgd.runs.records import MetricsStream, read_metrics, versions, write_atomically
+from scaled_sgd.runs.revision import git_revision
 
 WRITER = """
 import sys

@@ -65,7 +65,7 @@ def test_local_jobs_share_a_study(clone):
     finished = run(clone, "--executor=local", "--jobs=2", "--at-once=2", "--workers=1")
     assert finished.returncode == 0, finished.stderr
     assert states(clone) == [State.FINISHED] * 8
-    assert len(list((clone / "studies/smoke/jobs").glob("*_submitted.pkl"))) == 2
+    assert len(list((clone / "studies/smoke/jobs").glob("*/*_submitted.pkl"))) == 2
     shown = status(clone)
     assert "jobs: 2 ended\n" in f"{shown}\n"
     assert "studies/smoke: 8 runs, 8 finished" in shown

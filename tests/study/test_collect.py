@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -232,3 +233,81 @@ def test_a_write_that_fails_leaves_the_old_tables(tmp_path, monkeypatch):
         collect(folder)
     assert (folder / "runs.parquet").read_bytes() == before
     assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("summary", "row"),
+    [
+        ({"train_loss": "<b>"}, None),
+        ({"train_loss": 10**400}, None),
+        ({"other": [10**400]}, None),
+        ({"steps": True}, None),
+        ({"parameters": [1, 2]}, None),
+        ({"widths": {"a": [1]}}, None),
+        ({"versions": ["torch"]}, None),
+        ({"git_revision": 7}, None),
+        ({"method": "of a stranger"}, None),
+        ({"optim": {"lr": 7}}, None),
+        ({"id": "1"}, None),
+        ({"config": {"optim": {"lr": "x"}}}, None),
+        ({}, '{"step": 0, "scales": ' + "[" * 50_000 + "]" * 50_000 + "}"),
+        ({}, '{"step": 0, "loss": 1' + "0" * 400 + "}"),
+        ({}, '{"step": 1' + "0" * 30 + "}"),
+        ({}, '{"step": true}'),
+        ({}, '{"step": 0, "optim": {"lr": 7}}'),
+        ({}, "\udcff"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_one_bad_run_is_one_line_and_the_others_stay(tmp_path, summary, row):
+    folder = make_study(tmp_path, AXES, outcome)
+    whole = collect(folder)
+    hurt = identifier({"method": "νP norm", "model.base_width": 4, "optim.lr": 0.5, "run.seed": 0})
+    run = finished(0.1, **summary)
+    write_run(folder / "runs" / hurt, run)
+    if row is not None:
+        (folder / "runs" / hurt / "metrics.jsonl").write_text(row + "\n", errors="surrogateescape")
+    collected = collect(folder)
+    (line,) = collected.warnings
+    assert line.startswith(f"runs/{hurt}: ")
+    assert line.isprintable()
+    for found, expected in ((collected.runs, whole.runs), (collected.metrics, whole.metrics)):
+        others, same = (table[table["id"] != hurt].reset_index(drop=True) for table in (found, expected))
+        pd.testing.assert_frame_equal(others[same.columns], same, check_dtype=False)
+
+
+def test_texts_of_a_study_are_on_one_line(tmp_path):
+    hostile, shown = "\x1b[2J\n\u202e", "\\x1b[2J\\n\\u202e"
+    run = finished(0.1, note=f"{hostile}\ud800", **{hostile: 1})
+    runs = collect(make_study(tmp_path, {"method": [hostile]}, lambda _: run)).runs
+    assert (runs["method"].item(), runs["note"].item(), runs[shown].item()) == (shown, f"{shown}\\ud800", 1)
+
+
+def test_what_would_block_a_reader_is_left_out(tmp_path):
+    folder = make_study(tmp_path, AXES, outcome)
+    hurt = identifier({"method": "νP norm", "model.base_width": 4, "optim.lr": 0.5, "run.seed": 0})
+    path = folder / "runs" / hurt / "metrics.jsonl"
+    path.unlink()
+    os.mkfifo(path)
+    (line,) = collect(folder).warnings
+    assert "it is no regular file" in line
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": "a", "axes": {"optim.lr": "fast"}, "config": {}},
+        {"id": "a", "axes": {"optim.lr": 10**400}, "config": {}},
+        {"id": "a", "axes": {"method": {"a": 1}}, "config": {}},
+        {"id": "a", "axes": {}, "config": {"model": {"base_width": "<b>"}}},
+        {"id": "a", "axes": {}, "config": {"x": 10**400}},
+        {"id": "a", "axes": [], "config": {}},
+        {"id": "a", "axes": {}, "config": [1]},
+        [1],
+    ],
+)
+def test_a_plan_with_a_line_that_is_no_run_is_refused(tmp_path, entry):
+    folder = make_study(tmp_path, AXES, outcome)
+    (folder / "plan.jsonl").write_text("\n" + json.dumps(entry) + "\n")
+    with pytest.raises(UserError, match=r"^study: line 2 of '.*plan.jsonl' is damaged: "):
+        collect(folder)

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from scaled_sgd.core.errors import UserError
@@ -201,6 +202,22 @@ def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
     write_report(folder)
     head = (folder / "summary.md").read_text(encoding="utf-8").splitlines()[0]
     assert head == r"# \`\*a\_b\*\` \[x\](y) \\ &lt;i&gt;"
+
+
+def test_no_text_of_a_table_is_a_formula(tmp_path, capsys):
+    labels = ['=HYPERLINK("x")', "+1", "-2", "@SUM(1)", "plain"]
+    axes = {"method": labels, "optim.lr": [0.5, 1.0, 2.0]}
+    folder = make_study(
+        tmp_path, axes, lambda a: finished(a["optim.lr"]), study={"report": ["loss_against_lr"]}
+    )
+    hurt = next((folder / "runs").iterdir())
+    (hurt / "summary.json").write_text("{")
+    write_report(folder)
+    table = pd.read_csv(folder / "figures/loss_against_lr.csv")
+    texts = {value for value in table.to_numpy().ravel() if isinstance(value, str)}
+    assert {f"'{label}" for label in labels[:4]} | {"plain"} <= texts
+    assert not any(text.startswith(("=", "+", "-", "@")) for text in (*texts, *table.columns))
+    assert capsys.readouterr().err.startswith(f"warning: runs/{hurt.name}: left out: ")
 
 
 def test_the_documentation_names_every_figure():

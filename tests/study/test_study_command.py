@@ -17,7 +17,7 @@ from scaled_sgd.study import command
 from scaled_sgd.study.command import main
 from scaled_sgd.study.execution import run as run_module
 from scaled_sgd.study.execution.estimate import duration, seconds_left
-from scaled_sgd.study.execution.jobs import Job, jobs, record
+from scaled_sgd.study.execution.jobs import Job, jobs, new_folder, record
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.options import split_overrides
@@ -234,6 +234,20 @@ def test_jobs_are_not_said_to_be_gone_where_the_scheduler_does_not_answer(tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "7_1_end.txt").write_text("0\n")
     assert jobs(tmp_path) == [Job("7_0", "unknown, since squeue does not answer"), Job("7_1", "ended")]
+
+
+def test_a_record_of_jobs_that_is_none_is_left_out(tmp_path):
+    (tmp_path / "submitted.jsonl").write_text(
+        '{"executor": "local", "jobs": ["../../x", "-1"]}\n{"executor": "local", "jobs": ["abc"]}\n[1]}\n'
+        '{"executor": "local", "jobs": ["9999999999"]}\n{"executor": "\x1b", "jobs": ["1"]}\n{"jobs": 7}\n'
+    )
+    assert jobs(tmp_path) == [Job("9999999999", "gone")]
+
+
+def test_jobs_of_every_submission_are_told(tmp_path):
+    record(tmp_path, "local", ["1000000001"])
+    record(new_folder(tmp_path), "local", ["1000000002"])
+    assert [job.id for job in jobs(tmp_path)] == ["1000000001", "1000000002"]
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.hub import hub_is_reachable, offline
 from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error
 
 Compute = Callable[..., dict[str, Any]]
-TASK_OF_BUILT_IN = {"accuracy": "classification", "mse": "regression"}
 _ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
 
 
@@ -83,18 +83,18 @@ def built_in_metrics(names: Sequence[str], task: Literal["classification", "regr
         UserError: A name is unknown, or of another task.
     """
     for name in names:
-        if TASK_OF_BUILT_IN.get(name) != task:
-            allowed = next(known for known, of in TASK_OF_BUILT_IN.items() if of == task)
+        if BUILT_IN_METRICS.get(name) != task:
+            allowed = next(known for known, of in BUILT_IN_METRICS.items() if of == task)
             raise UserError(f"run.metrics: {name!r} is no built-in metric of {task}; allowed: {allowed}")
     return Evaluation({name: _without_evaluate(name) for name in names}, task)
 
 
 def _load(name: str, task: str) -> Compute:
     has_evaluate = importlib.util.find_spec("evaluate") is not None
-    if name in TASK_OF_BUILT_IN:
-        if TASK_OF_BUILT_IN[name] != task:
+    if name in BUILT_IN_METRICS:
+        if BUILT_IN_METRICS[name] != task:
             raise UserError(
-                f"run.metrics: {name!r} is for {TASK_OF_BUILT_IN[name]}; allowed: metrics of {task}"
+                f"run.metrics: {name!r} is for {BUILT_IN_METRICS[name]}; allowed: metrics of {task}"
             )
         return _built_in(name) if has_evaluate else _without_evaluate(name)
     if not has_evaluate:

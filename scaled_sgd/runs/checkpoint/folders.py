@@ -9,17 +9,18 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Container
 from pathlib import Path
 
 from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint.files import sync_folder
 from scaled_sgd.runs.checkpoint.mistakes import mistakes_in
+from scaled_sgd.runs.own_files import delete, make_folder
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]*)")
 _WRITTEN = re.compile(r"\.(step-(?:0|[1-9][0-9]*))\.[0-9a-f]{16}")
 _OLD = ".old"
+_OURS = re.compile(r"\.?step-(0|[1-9][0-9]*)(\.[0-9a-f]{16}(\.old)?|\.(left|damaged)-[0-9a-f]{8})?")
 
 
 def step_of(name: str) -> int | None:
@@ -41,8 +42,9 @@ def steps_in(folder: Path) -> list[int]:
 
 def begin(folder: Path, step: int) -> Path:
     """Make the folder to write ``step`` in, after cleaning up after interrupted saves."""
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
+    new = not folder.is_dir()
+    make_folder(folder)
+    if new:
         sync_folder(folder.parent)
     tidy(folder)
     written = folder / f".step-{step}.{secrets.token_hex(8)}"
@@ -104,6 +106,15 @@ def _prune(folder: Path, keep: int, named: Container[int]) -> list[int]:
     return unwanted
 
 
+def delete_all(folder: Path) -> None:
+    """Delete every checkpoint, also unfinished and renamed ones, and the folder if nothing else is in it."""
+    for name in os.listdir(folder):
+        if _OURS.fullmatch(name):
+            _delete(folder / name)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def _final(written: Path) -> Path:
     match = _WRITTEN.fullmatch(written.name)
     assert match is not None
@@ -116,8 +127,5 @@ def _old(written: Path) -> Path:
 
 def _delete(path: Path) -> None:
     # What cannot be deleted now is retried at the next save; its name marks it as obsolete.
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    elif os.path.lexists(path):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):
+        delete(path)

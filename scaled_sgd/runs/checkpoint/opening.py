@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,24 @@ from scaled_sgd.runs.checkpoint.manifest import (
 from scaled_sgd.runs.checkpoint.mistakes import mistakes_in
 from scaled_sgd.runs.checkpoint.pieces import extents_of
 from scaled_sgd.runs.checkpoint.reading import Checkpoint
+from scaled_sgd.runs.own_files import refuse_link
+
+Check = Callable[[dict[str, Any], int], None]
+"""Raises ValueError for a state, at a step, that cannot be resumed."""
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a checkpoint after verifying every byte. Collective.
+def open_checkpoint(path: Path, check: Check | None = None) -> Checkpoint:
+    """Open a checkpoint after verifying every byte and, by ``check``, its state. Collective.
 
     The ranks share the hashing of the files and all come to the same verdict.
 
     Raises:
         UserError: the checkpoint does not exist or is damaged.
     """
-    return on_every_rank(lambda: _verified(path))
+    return on_every_rank(lambda: _verified(path, check))
 
 
-def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def newest_intact(folder: Path, check: Check | None = None) -> tuple[Checkpoint | None, list[str]]:
     """The newest intact checkpoint of a run, or None, and why newer ones were skipped. Collective.
 
     Raises:
@@ -47,7 +52,7 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     skipped: list[str] = []
     for step in from_first_rank(lambda: _steps(folder), mistakes_in(folder)):
         try:
-            return open_checkpoint(folder / f"step-{step}"), skipped
+            return open_checkpoint(folder / f"step-{step}", check), skipped
         except UserError as error:
             skipped.append(str(error))
     return None, skipped
@@ -55,6 +60,7 @@ def newest_intact(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def _steps(folder: Path) -> list[int]:
     try:
+        refuse_link(folder)
         if folder.is_dir():
             mend(folder)
         return steps_in(folder)
@@ -64,7 +70,7 @@ def _steps(folder: Path) -> list[int]:
         ) from error
 
 
-def _verified(path: Path) -> Checkpoint:
+def _verified(path: Path, check: Check | None) -> Checkpoint:
     if not os.path.isdir(path):
         raise UserError(f"checkpoint: {str(path)!r} is not there; allowed: the folder of a checkpoint")
     try:
@@ -72,6 +78,8 @@ def _verified(path: Path) -> Checkpoint:
         if step_of(path.name) not in (None, manifest.step):
             raise Damage(f"its manifest is of step {manifest.step}")
         state = _state(path, manifest)
+        if check is not None:
+            _check_state(state, manifest.step, check)
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for saved_rank in range(rank, manifest.world_size, size):
             _check_file(path, manifest, saved_rank)
@@ -94,6 +102,13 @@ def _state(path: Path, manifest: Manifest) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise Damage(f"{STATE} is not an object")
     return state
+
+
+def _check_state(state: dict[str, Any], step: int, check: Check) -> None:
+    try:
+        check(state, step)
+    except (ValueError, RecursionError) as error:
+        raise Damage(str(error)) from error
 
 
 def _check_file(path: Path, manifest: Manifest, rank: int) -> None:

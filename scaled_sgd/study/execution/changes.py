@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from scaled_sgd.config.resumed import code_of
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import Run, Study, read_study
@@ -14,7 +15,7 @@ def changes(folder: StudyFolder, study: Study, runs: Sequence[Run]) -> str | Non
     """A line about how this plan differs from the folder's; None if that is missing or has the same runs."""
     try:
         before = {entry["id"] for entry in folder.planned()}
-        earlier = _facts(read_study(folder.path / "study.yaml"))
+        earlier = _facts(read_study(folder.path / "study.yaml", accepted=code_of(study.base)))
     except UserError:
         return None
     now = {run.id for run in runs}

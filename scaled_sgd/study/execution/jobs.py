@@ -2,13 +2,19 @@
 
 import contextlib
 import json
+import os
+import re
+import secrets
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.endings import is_alive
+from scaled_sgd.runs.own_files import make_folder, open_file, read_text
 from scaled_sgd.runs.records import write_atomically
 
 Executor = Literal["local", "slurm"]
@@ -17,6 +23,8 @@ FOLDER = "jobs"
 """Folder of the jobs' scripts, logs and results, in the folder of a study."""
 
 _RECORD = "submitted.jsonl"
+_NUMBER = r"[1-9][0-9]{0,9}(_[0-9]{1,8})?"
+"""The id of a job: a process, a Slurm job or a member of its array."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +46,51 @@ class Job:
 def record(logs: Path, executor: Executor, identifiers: Sequence[str]) -> None:
     """Record submitted jobs in their folder."""
     line = json.dumps({"executor": executor, "jobs": list(identifiers)}) + "\n"
-    with (logs / _RECORD).open("a", encoding="utf-8") as stream:
-        stream.write(line)
+    with os.fdopen(open_file(logs / _RECORD, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as stream:
+        stream.write(line.encode())
+
+
+def new_folder(jobs: Path) -> Path:
+    """A new folder for the files of one submission, below the folder of all jobs.
+
+    A job runs the program in the file that has its number. Such a file of an older folder may be of anyone.
+
+    Raises:
+        OSError: it cannot be made, or the folder of all jobs is a link.
+    """
+    make_folder(jobs)
+    folder = jobs / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
 
 
 def jobs(logs: Path) -> list[Job]:
-    """Every submitted job, in order, with its state from the folder ``logs`` and the scheduler."""
-    try:
-        text = (logs / _RECORD).read_text(encoding="utf-8")
-    except OSError:
-        return []
-    submissions = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    queue = _queue() if any(one["executor"] == "slurm" for one in submissions) else {}
+    """Every submitted job, in order, with its state from the folder of all jobs and the scheduler."""
+    records = [logs / _RECORD, *sorted(logs.glob(f"*/{_RECORD}"))]
+    submissions = [(path.parent, *one) for path in records for one in _submissions(path)]
+    queue = _queue() if any(executor == "slurm" for _, executor, _ in submissions) else {}
     return [
-        _job(logs, one["executor"], identifier, queue) for one in submissions for identifier in one["jobs"]
+        _job(folder, executor, identifier, queue)
+        for folder, executor, identifiers in submissions
+        for identifier in identifiers
     ]
+
+
+def _submissions(path: Path) -> Iterator[tuple[Executor, list[str]]]:
+    """Executor and jobs of each line of a record; other lines are left out."""
+    try:
+        lines = read_text(path).splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            found = json.loads(line)
+            executor, identifiers = found["executor"], found["jobs"]
+            numbered = [name for name in identifiers if re.fullmatch(_NUMBER, name)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if executor in get_args(Executor) and len(numbered) == len(identifiers):
+            yield executor, numbered
 
 
 def note_begin() -> None:
@@ -75,13 +113,14 @@ def _job(folder: Path, executor: Executor, identifier: str, queue: dict[str, str
     if queue and identifier in queue:
         return Job(identifier, queue[identifier])
     with contextlib.suppress(OSError):
-        status = _end(folder, identifier).read_text(encoding="utf-8").strip()
+        status = escaped(read_text(_end(folder, identifier)).strip())
         return Job(identifier, "ended" if status == "0" else f"ended with status {status}")
     # submitit also writes results of failures.
     if (folder / f"{identifier}_0_result.pkl").is_file():
         return Job(identifier, "failed", _last_line(folder / f"{identifier}_0_log.err"))
     if executor == "local":
-        return Job(identifier, "running" if is_alive(int(identifier)) else "gone")
+        process = int(identifier.partition("_")[0])
+        return Job(identifier, "running" if process < 2**31 and is_alive(process) else "gone")
     return Job(identifier, "gone" if queue is not None else "unknown, since squeue does not answer")
 
 
@@ -107,7 +146,7 @@ def _end(folder: Path, identifier: str) -> Path:
 
 def _last_line(path: Path) -> str | None:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(path).splitlines()
     except OSError:
         return None
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)
+    return next((escaped(line.strip()) for line in reversed(lines) if line.strip()), None)

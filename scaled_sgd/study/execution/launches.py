@@ -14,6 +14,8 @@ import yaml
 from scaled_sgd.config import as_dict
 from scaled_sgd.parallel import launcher
 from scaled_sgd.runs.locks import HeldError, Lock
+from scaled_sgd.runs.own_files import make_folder, open_file, read_text
+from scaled_sgd.runs.records import write_atomically
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run
 
@@ -52,19 +54,19 @@ def launch(run: Run, folder: StudyFolder) -> str:
 
 def _launch(run: Run, folder: StudyFolder, lock: Lock) -> str:
     place, files = folder.begin(run.id, keep=True), folder.path / "launches"
-    files.mkdir(exist_ok=True)
+    make_folder(files)
     config = as_dict(run.config)
     processes = run.config.run.processes or _gpus(run)
     config["run"] |= {"name": run.id, "dir": str(place.parent), "resume": "auto", "processes": processes}
     path, log = (files / f"{run.id}.{kind}" for kind in ("yaml", "log"))
-    path.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_atomically(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     status = _train(path, log, lock)
     state = folder.state(run.id)
     if state.ended:
         return state.value
     if status in _STOPPED:
         raise KeyboardInterrupt
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = read_text(log).strip().splitlines()
     folder.fail(run.id, f"exit status {status}: {lines[-1] if lines else 'it said nothing'}")
     return State.FAILED.value
 
@@ -73,7 +75,7 @@ def _train(config: Path, log: Path, lock: Lock) -> int:
     """The exit status of the trainer, which holds ``lock`` until it ends, even if this process ends first."""
     environment = {name: value for name, value in os.environ.items() if name not in launcher.VARIABLES}
     trainer = [sys.executable, "-m", "scaled_sgd.study.execution.launched", str(os.getpid())]
-    with open(log, "ab") as output:
+    with os.fdopen(open_file(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as output:
         process = subprocess.Popen(
             [*trainer, "--config", str(config)],
             env=environment,

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from scaled_sgd.config.parsing import read_key
 from scaled_sgd.core.errors import LOST_STATUS, UserError
+from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import make_folder
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.execution.assignment import Command
 from scaled_sgd.study.execution.changes import changes
@@ -20,6 +23,8 @@ from scaled_sgd.study.execution.schedule import default_workers, make_schedule, 
 from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.grid.study_file import is_stored
+from scaled_sgd.study.options import ACCEPT, folder_name
 from scaled_sgd.study.small.attempt import DataShelf
 from scaled_sgd.study.small.engine import train, unsuited
 
@@ -43,7 +48,8 @@ def run_study(
         the exit status.
     """
     path = find_study(options.study)
-    study = read_study(path, overrides)
+    keys = {key: value for key, value in overrides.items() if key != ACCEPT}
+    study = read_study(path, keys, accepted=read_key(ACCEPT, overrides.get(ACCEPT, [])))
     folder = StudyFolder(_home(path, options))
     shelf = DataShelf()
     runs = expand(study, shelf)
@@ -150,7 +156,7 @@ def _for_jobs(options: argparse.Namespace, folder: StudyFolder, workers: int) ->
     """The jobs' arguments: the study as submitted, regardless of later changes of its file and folder."""
     source = folder.path / "study.yaml"
     kept = folder.path / FOLDER / f"study-{hashlib.sha256(source.read_bytes()).hexdigest()[:8]}.yaml"
-    kept.parent.mkdir(exist_ok=True)
+    make_folder(kept.parent)
     replace_file(kept, lambda path: shutil.copyfile(source, path))
     told = [str(kept.resolve()), "--dir", str(folder.path.parent), "--name", folder.name]
     told += ["--batched", options.batched]
@@ -166,6 +172,10 @@ def _weights(runs: Sequence[Run]) -> str:
 
 def _home(path: Path, options: argparse.Namespace) -> Path:
     """The folder of a study: that of its file, if a run stored the file."""
-    if options.name is None and path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file():
+    if options.name is None and is_stored(path):
+        if escaped(path.parent.name) != path.parent.name:
+            raise UserError(
+                f"study: {str(path.parent)!r} is not usable; allowed: a name without control characters"
+            )
         return path.parent
-    return Path(options.dir) / (options.name or path.stem)
+    return Path(options.dir) / folder_name(options, path)

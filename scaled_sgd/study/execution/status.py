@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from scaled_sgd.core.text import escaped
 from scaled_sgd.study.execution.jobs import FOLDER, Job, jobs
 from scaled_sgd.study.folder import State, StudyFolder
 
@@ -14,7 +15,7 @@ def describe(folder: StudyFolder) -> str:
     """Counts over all runs and for each value of each axis, and the reasons of failed runs."""
     plan = folder.planned()
     states = {entry["id"]: folder.state(entry["id"]) for entry in plan}
-    text = [f"{folder.path}: {len(states)} runs, {_counts(states.values())}"]
+    text = [f"{escaped(str(folder.path))}: {len(states)} runs, {_counts(states.values())}"]
     for axis in dict.fromkeys(name for entry in plan for name in entry["axes"]):
         for value in dict.fromkeys(str(entry["axes"].get(axis)) for entry in plan):
             chosen = {e["id"]: states[e["id"]] for e in plan if str(e["axes"].get(axis)) == value}

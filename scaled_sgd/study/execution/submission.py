@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.machine import cores
+from scaled_sgd.runs.own_files import reason
 from scaled_sgd.study.execution.assignment import MAX_TIMEOUTS, Assignment, Command, shares
-from scaled_sgd.study.execution.jobs import FOLDER, record
+from scaled_sgd.study.execution.jobs import FOLDER, new_folder, record
 from scaled_sgd.study.execution.local_jobs import make_locally, visible_gpus
 from scaled_sgd.study.grid import Run
 
@@ -78,8 +80,7 @@ def submit(
         raise UserError(
             "executor: submitit is not installed; allowed: pip install 'scaled-sgd[study]'"
         ) from None
-    logs, parts = folder / FOLDER, shares(runs, submission.jobs)
-    logs.mkdir(exist_ok=True)
+    logs, parts = _new_logs(folder), shares(runs, submission.jobs)
     local = submission.executor == "local"
     job = Assignment(command, tuple(arguments), 0.75 * submission.warning, os.getpid() if local else None)
     try:
@@ -102,6 +103,20 @@ def submit(
         ) from error
     record(logs, "slurm", names)
     return names
+
+
+def _new_logs(folder: Path) -> Path:
+    """A new folder for the files of the jobs, whose path stands in their scripts."""
+    if escaped(str(folder.absolute())) != str(folder.absolute()):
+        raise UserError(
+            f"dir: {str(folder)!r} is not usable for jobs; allowed: a path without control characters"
+        )
+    try:
+        return new_folder(folder / FOLDER)
+    except OSError as error:
+        raise UserError(
+            f"dir: cannot write in {str(folder)!r}: {reason(error)}; allowed: a writable folder"
+        ) from error
 
 
 def _parameters(submission: Submission, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.plugins import load_plugins
+from scaled_sgd.config.resumed import code_of, refuse_foreign_code
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
@@ -72,6 +73,21 @@ def find_study(name: str) -> Path:
     raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
 
 
+def is_stored(path: Path) -> bool:
+    """Whether a study file is the one in the folder of a study that was run."""
+    return path.name == "study.yaml" and (path.parent / "plan.jsonl").is_file()
+
+
+def own_code(name: str) -> list[str]:
+    """Names of code in the user's own file of a study; none if only the study's folder has one."""
+    try:
+        path = find_study(name)
+        base = {} if is_stored(path) else read_yaml(path).get("base")
+        return code_of(dotted(base)) if isinstance(base, dict) else []
+    except UserError:
+        return []
+
+
 def load_study_plugins(base: Mapping[str, Any]) -> None:
     """Load ``run.plugins`` of a study's base (dotted keys): they register what other keys and figures name.
 
@@ -84,12 +100,15 @@ def load_study_plugins(base: Mapping[str, Any]) -> None:
         raise UserError(f"base.{error}") from None
 
 
-def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+def read_study(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, accepted: Sequence[str] = ()
+) -> Study:
     """Read a study file and replace some of its keys.
 
     Args:
         path: the file.
         overrides: dotted configuration keys; a key of an axis gets these values, any other this base value.
+        accepted: code that a file in the folder of a study may name.
 
     Raises:
         UserError: any mistake in it.
@@ -120,6 +139,8 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     for key in ("run.name", "run.dir", "run.resume"):
         if key in base:
             raise UserError(f"{key}: {base[key]!r} is not usable; allowed: nothing, a study names its runs")
+    if "run.accept_code" in base:
+        raise UserError("run.accept_code: it stands in the study's file; allowed: on the command line")
     for key in base:
         if key not in KEYS:
             raise UserError(f"base.{unknown_key(key)}")
@@ -127,6 +148,9 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     varied = {key for axis in read for choice in axis for key in choice.changes}
     if both := sorted(varied & base.keys()):
         raise UserError(f"base.{both[0]}: it is an axis too; allowed: one of the two")
+    if is_stored(path):
+        for values in (base, *(choice.changes for axis in read for choice in axis)):
+            refuse_foreign_code(values, [overrides or {}], accepted)
     matchings, like = _match(source.get("match"))
     figures = source.get("report")
     if figures is not None:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from html import escape
@@ -10,7 +11,10 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from scaled_sgd.config.resumed import refuse_foreign_code
 from scaled_sgd.config.yaml_files import read_yaml
+from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import delete, make_folder
 from scaled_sgd.runs.records import replace_file, write_atomically
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
@@ -25,25 +29,35 @@ _MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
 """Largest number of rows of a table in the page; the figure's file has all."""
 
 
-def write_report(folder: Path, names: Sequence[str] | None = None) -> Path:
+def write_report(folder: Path, names: Sequence[str] | None = None, *, accepted: Sequence[str] = ()) -> Path:
     """Collect a study and write ``report.html``, ``summary.md`` and ``figures/``; returns the page's path.
+
+    Runs that could not be read completely are named on stderr and in the page. Plugins that the study names
+    are loaded if ``accepted`` has them.
 
     The figures are the named ones, else those of ``report`` in study.yaml, else all that the data allow.
     The same runs give the same files, except for seconds.
 
     Raises:
-        UserError: the folder does not belong to a study, or a figure is unknown.
+        UserError: the folder does not belong to a study, a figure is unknown, or a plugin is not accepted.
     """
     folder = Path(folder)
     study = read_yaml(folder / "study.yaml", option="study")
-    load_study_plugins(dotted(study.get("base") or {}))
+    base = study.get("base")
+    plugins = {
+        key: v for key, v in dotted(base if isinstance(base, dict) else {}).items() if key == "run.plugins"
+    }
+    refuse_foreign_code(plugins, [], accepted)
+    load_study_plugins(plugins)
     chosen = names if names is not None else study.get("report")
     check_figures(chosen)
     collected = collect(folder)
+    for warning in collected.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     drawings = draw_figures(collected, chosen)
     facts = {
-        "title": str(study.get("title") or folder.resolve().name),
-        "about": " ".join(str(study.get("about") or "").split()),
+        "title": escaped(str(study.get("title") or folder.resolve().name)),
+        "about": escaped(" ".join(str(study.get("about") or "").split())),
         "facts": _facts(folder, collected),
         "warnings": collected.warnings,
         "figures": drawings.figures,
@@ -80,17 +94,34 @@ def _templates() -> Environment:
 
 def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for name in all_figures().keys() - {drawn.name for drawn in figures}:
         for kind in ("png", "svg", "csv"):
-            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+            delete(folder / f"{name}.{kind}")
     pictures = {}
     for drawn in figures:
         pictures[drawn.name] = drawn.svg()
         for kind, source in (("svg", pictures[drawn.name]), ("png", drawn.png())):
             replace_file(folder / f"{drawn.name}.{kind}", partial(Path.write_bytes, data=source))
-        write_atomically(folder / f"{drawn.name}.csv", drawn.table.to_csv(index=False))
+        write_atomically(folder / f"{drawn.name}.csv", _without_formulas(drawn.table).to_csv(index=False))
     return pictures
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before texts that a spreadsheet would compute."""
+    quoted = table.set_axis([_quoted(name) for name in table.columns], axis="columns")
+    for place, kind in enumerate(quoted.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            quoted.isetitem(place, quoted.iloc[:, place].map(_quoted))
+    return quoted
+
+
+def _quoted(value: object) -> object:
+    return (
+        f"'{value}"
+        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else value
+    )
 
 
 def _facts(folder: Path, collected: Collected) -> list[tuple[str, str]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config import Config
+from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
-from scaled_sgd.data.metrics.evaluation import TASK_OF_BUILT_IN
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.study.small.batched import Together
 from scaled_sgd.study.small.record import SmallRecord
@@ -50,7 +50,7 @@ _SUITED: dict[str, tuple[object, ...]] = {
     "run.processes": (1,),
     "run.resume": ("no",),
     "run.trackers": (),
-    "run.metrics": tuple(TASK_OF_BUILT_IN),
+    "run.metrics": tuple(BUILT_IN_METRICS),
     "sharding.strategy": ("auto", *(one.name for one in STRATEGIES.entries if one.fused and not one.rows)),
     "sharding.exchange": ("auto",),
     "sharding.activation_checkpointing": (False,),

@@ -10,6 +10,7 @@ from typing import Any
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.own_files import make_folder
 from scaled_sgd.runs.summary import run_facts, software_facts
 from scaled_sgd.train.session import Session
 
@@ -34,7 +35,7 @@ class SmallRecord:
 
     def __init__(self, session: Session, folder: Path, *, together: int = 1) -> None:
         self._session, self._together = session, together
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # A run without a summary is repeated, so only the metrics must be on the disk, before the summary.
         self._directory = RunDirectory(folder, durable=False)
         (folder / "summary.json").unlink(missing_ok=True)

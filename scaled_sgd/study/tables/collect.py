@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.records import replace_file
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.tables.ended import Ended, read_run
@@ -27,6 +28,8 @@ _METRICS = (
     "directional_edge_ratio",
 )  # fmt: skip
 _TIMES = ("seconds",)
+_AXIS_AND_METRIC = "loss"
+"""The loss of a run is an axis of many studies, unlike the loss of a step."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def collect(folder: Path) -> Collected:
     for identifier in dict.fromkeys(entry["id"] for entry in plan):
         try:
             run = read_run(folder / "runs" / identifier, warnings)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             damaged += 1
             warnings.append(f"runs/{identifier}: left out: {' '.join(str(error).split())}")
             continue
@@ -98,12 +101,17 @@ def collect(folder: Path) -> Collected:
         else:
             found[identifier] = run
     axes = _axes(plan)
+    clashing = {identifier: name for identifier, run in found.items() if (name := _clash(run, axes))}
+    if len(clashing) < len(found):
+        for identifier, name in clashing.items():
+            del found[identifier]
+            damaged += 1
+            warnings.append(f"runs/{identifier}: left out: it has a column {name!r}, which is an axis")
     ended = [entry["id"] in found for entry in plan]
     facts = _facts([entry for entry in plan if entry["id"] in found], plan, found)
     metrics = _metrics(found)
-    # The loss of a run is an axis of many studies, unlike the loss of a step.
     for axis in axes.columns[1:]:
-        if axis in facts or (axis in metrics and axis != "loss"):
+        if axis in facts or (axis in metrics and axis != _AXIS_AND_METRIC):
             raise UserError(f"axes: {axis!r} is a column of every run; allowed: another name for this axis")
     collected = Collected(
         pd.concat([axes[ended].reset_index(drop=True), facts], axis="columns"),
@@ -111,11 +119,17 @@ def collect(folder: Path) -> Collected:
         axes,
         pending,
         damaged,
-        tuple(warnings),
+        tuple(map(escaped, warnings)),
     )
     for name, table in (("runs", collected.runs), ("metrics", collected.metrics)):
         replace_file(folder / f"{name}.parquet", partial(_write, table))
     return collected
+
+
+def _clash(run: Ended, axes: pd.DataFrame) -> str | None:
+    """A column of a run that has the name of an axis."""
+    own = {name for name, _ in flat(run.summary)} | (run.metrics.keys() - {_AXIS_AND_METRIC})
+    return next((axis for axis in axes.columns[1:] if axis in own), None)
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

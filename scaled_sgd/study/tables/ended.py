@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import read_file
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.study.tables.summaries import checked_summary, is_count
 from scaled_sgd.study.tables.tidy import table_of
 
 
@@ -29,30 +32,31 @@ def read_run(folder: Path, warnings: list[str]) -> Ended | None:
     """A run that has ended, else None. Unreadable metrics add a warning.
 
     Raises:
-        OSError, ValueError, TypeError: the summary cannot be read.
+        OSError, ValueError, RecursionError: the summary cannot be read.
     """
     try:
-        text = (folder / "summary.json").read_text(encoding="utf-8")
+        summary = json.loads(read_file(folder / "summary.json"))
     except FileNotFoundError:
         return None
-    summary = json.loads(text)
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         raise ValueError("summary.json has no status")
     if summary["status"] not in ("finished", "diverged"):
         return None
+    summary = checked_summary(summary)
     try:
-        metrics = table_of(_steps(folder / "metrics.jsonl"))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        table = table_of(_steps(folder / "metrics.jsonl"))
+    except (OSError, ValueError, RecursionError) as error:
         warnings.append(
             f"runs/{folder.name}: metrics left out: {' '.join(str(error).split()).split('; allowed')[0]}"
         )
-        metrics = {}
+        table = {}
+    metrics = {escaped(name): values for name, values in table.items()}
     return Ended(summary | _derived(summary, metrics), metrics)
 
 
 def _steps(path: Path) -> list[dict[str, Any]]:
     rows = list(read_metrics(path))
-    if any(not isinstance(row.get("step"), int) for row in rows):
+    if any(not is_count(row.get("step")) for row in rows):
         raise ValueError("a row of metrics.jsonl has no step")
     return rows
 
