@@ -86,6 +86,13 @@ _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
 _SPLIT = Holds(lambda split: split is not None, "a split")
 
 COMBINATIONS = (
+    *(
+        # Their product fits float32 too.
+        Combination(
+            key, "model.dtype", _when("float32", Within(0, most)), "a step must fit the weights' type"
+        )
+        for key, most in (("optim.lr", 1e30), ("optim.weight_decay", 1e8))
+    ),
     Combination(
         "run.precision", "model.dtype", _unless("float32", ("no",)), "mixed precision is of float32 weights"
     ),

@@ -39,8 +39,6 @@ Count = Annotated[int, Within(1)]
 Natural = Annotated[int, Within(0)]
 NonNegative = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(above=0)]
-Rate = Annotated[float, Within(0, 1e18)]
-"""Fits float32, as does the product of two."""
 Fraction = Annotated[float, Within(above=0, below=1)]
 
 
@@ -92,7 +90,7 @@ class OptimConfig:
     """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[Rate, STACKED] = 4.0
+    lr: Annotated[NonNegative, STACKED] = 4.0
     """learning rate η at its peak"""
     batch_size: Count = 256
     """samples of one step over all processes"""
@@ -111,7 +109,7 @@ class OptimConfig:
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
     """μ of v ← μ v + ξ G"""
-    weight_decay: Annotated[Rate, STACKED] = 0.0
+    weight_decay: Annotated[NonNegative, STACKED] = 0.0
     """λ of v ← v + λ W, not scaled by ξ"""
     accumulation: Annotated[Count, NOTHING] = 1
     """microbatches a step; the step stays the same"""
