@@ -21,7 +21,7 @@ from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
-from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.rules import RULES, register_rule
 from scaled_sgd.study.command import main as study
 from scaled_sgd.train.main import main
 from tests.launching import REPOSITORY, environment
@@ -309,3 +309,17 @@ def test_the_command_line_speaks_without_torch(arguments, status):
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
     python("-c", code)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(2.0, "float"), ("abc", "str"), (torch.ones(7, dtype=torch.float64), "Tensor")]
+)
+def test_a_rule_that_gives_something_else_is_one_line(value, kind, capsys):
+    register_rule("wrong", formula="?", label="?")(lambda statistics: value)
+    try:
+        assert main([*SMALL, "--scaling.rule=wrong", "--run.name=wrong"]) == 2
+    finally:
+        RULES.remove("wrong")
+        AcceleratorState._reset_state(reset_partial_state=True)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: scaling.rule: 'wrong' gave {kind} instead of a number for each layer; ")

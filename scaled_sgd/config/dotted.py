@@ -45,6 +45,8 @@ def unknown_key(key: str) -> str:
     close = difflib.get_close_matches(leaf if candidates is siblings else key, candidates, n=1)
     if close:
         return f"{key}: unknown key; did you mean {candidates[close[0]]}?"
+    if alike := [name for name in known if leaf in (name.rpartition(".")[2], name.partition(".")[2])]:
+        return f"{key}: unknown key; did you mean {', '.join(alike)}?"
     return f"{key}: unknown key; allowed: {', '.join(candidates.values())}"
 
 

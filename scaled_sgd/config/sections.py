@@ -96,7 +96,7 @@ class OptimConfig:
     """samples of one step over all processes"""
     steps: Count | None = None
     """number of steps; null: take epochs"""
-    epochs: Annotated[Annotated[float, Within(above=0, most=1e9)] | None, RECORDS] = None
+    epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
     """passes over the training data; 20 when steps is null too"""
     schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
     """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the

@@ -75,7 +75,7 @@ class Data:
             text += f" (left out: {listed(self.columns.left_out)})"
         text += f"; target {self.columns.target}"
         if self.class_names is None:
-            return printable(f"{text}, {self.out_features} numbers")
+            return printable(text + (f", {self.out_features} numbers" if self.out_features > 1 else ""))
         shown = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
         return printable(f"{text}, {len(self.class_names)} classes: {shown}")
 

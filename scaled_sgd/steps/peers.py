@@ -1,5 +1,6 @@
 """Optimizers that depthwise scaling is compared with: torch's own, Muon with AdamW, and normalised SGD."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -137,6 +138,9 @@ def build_by_path(
     given = {"momentum": momentum, "weight_decay": weight_decay}
     given = {name: value for name, value in given.items() if value}
     make: Callable[..., Optimizer] = kind
+    for name, value in given.items():
+        if name not in inspect.signature(make).parameters:
+            raise UserError(f"optim.{name}: {value!r} is not usable; allowed: 0, since {path} has none")
     return make(network.parameters(), lr=lr, **given, **options)
 
 
@@ -153,7 +157,13 @@ def state_of(entry: "optimizers.Optimizer", optim: Any) -> "optimizers.Kept":
     optimizer = build(entry, network, optim)
     for weight in network.parameters():
         weight.grad = torch.ones_like(weight)
-    optimizer.step()
+    try:
+        optimizer.step()
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"optim.optimizer: {entry.name!r} takes no step by gradients alone ({text}); {_ALLOWED}"
+        ) from error
     tensors: dict[str, str] = {}
     counts: list[str] = []
     for weight in network.parameters():
@@ -177,6 +187,9 @@ def build(entry: "optimizers.Optimizer", network: HomogeneousMLP, optim: Any, **
         UserError: it does not take ``optim.options``, or refuses a value.
     """
     options = optim.options if entry.options else {}
+    for name in ("lr", "momentum", "weight_decay"):
+        if name in options:
+            raise UserError(f"optim.options: {name} has a key of its own; allowed: optim.{name}")
     try:
         return load(entry.build)(
             network, optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, **options, **scaling

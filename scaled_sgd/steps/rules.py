@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
 from scaled_sgd.steps.polynomials import POLAR, Polar
 
@@ -57,7 +58,14 @@ class Rule:
         from scaled_sgd.steps.direction import Direction
 
         found = self.function(statistics, self.settings) if self.polar else self.function(statistics)
-        return found if isinstance(found, Direction) else Direction(found)
+        if isinstance(found, Direction):
+            return found
+        if getattr(found, "shape", None) != statistics.omega.shape:
+            raise UserError(
+                f"scaling.rule: {self.name!r} gave {type(found).__name__} instead of a number for each layer; "
+                "allowed: a tensor with the shape of statistics.omega, or a Direction"
+            )
+        return Direction(found)
 
 
 RULES: Registry[Rule] = Registry("rule")

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     process or run directory, 128 + the number of a signal that stopped the run."""
     if arguments is None:
         prepare_streams()
+        warnings.showwarning = _show_warning
         arguments = sys.argv[1:]
     if launcher.rank() != 0 and any(argument.startswith(_PRINTING) for argument in arguments):
         return 0
@@ -52,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end_with(starter, signal.SIGTERM)
     with stopped_by_signals("the run directory has what was logged so far"):
         return _run(arguments)
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -29,6 +29,7 @@ class RunRecord:
         self._session, self._directory, self._accelerator = session, directory, accelerator
         self._progress: Progress | None = None
         self._started = time.monotonic()
+        self._rests = False
 
     def begin(self, progress: Progress, *, before: float) -> None:
         """Start the clock at ``before`` seconds, those before a resume; show ``progress``."""
@@ -52,8 +53,21 @@ class RunRecord:
             known = {name: value for name, value in rows.numbers(row) if not math.isnan(value)}
             self._accelerator.log(known, step=row["step"])
         if self._progress is not None:
+            self._warn_of_rest(row.get("scales"))
             shown = {"loss": row.get("loss"), "lr": row.get("lr"), "edge": row.get("edge_ratio")}
             self._progress.show(row["step"], shown | brief(self._session.evaluation))
+
+    def _warn_of_rest(self, scales: list[float] | None) -> None:
+        """Say once that layers do not move."""
+        # By autograd the hook warns.
+        fused = self._session.config.optim.update == "fused"
+        if fused and scales and min(scales) == 0 and not self._rests:
+            self._rests = True
+            layers = ", ".join(str(k) for k, xi in enumerate(scales, start=1) if xi == 0)
+            self.say(
+                f"warning: layers {layers} get no gradient, so that they do not move: their signals are 0; a "
+                "smaller optim.lr, data.standardize or another activation may help"
+            )
 
     def end(self, outcome: dict[str, Any]) -> dict[str, Any]:
         """Write the summary, release the directory and leave the world. Collective.

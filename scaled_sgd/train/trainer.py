@@ -77,6 +77,11 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:
+            self._record.say(
+                f"warning: optim.lr: {config.optim.lr:g} is far above usual rates of "
+                f"{config.optim.optimizer}, 1e-4 to 1e-2: it moves weights by about the rate in each step"
+            )
         if OPTIMIZERS[config.optim.optimizer].divides and config.scaling.rule != "none":
             self._record.say(
                 f"warning: scaling.rule: {config.scaling.rule!r} does next to nothing with optim.optimizer "

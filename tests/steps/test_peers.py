@@ -157,3 +157,21 @@ def test_options_that_it_does_not_take_are_one_line(name, options, message):
     with pytest.raises(UserError) as error:
         build(OPTIMIZERS[name], HomogeneousMLP(5, 3, depth=3, base_width=3), optim)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"optimizer": "torch.optim.LBFGS"}, "optim.optimizer: 'torch.optim.LBFGS' takes no step by"),
+        ({"optimizer": "torch.optim.SparseAdam"}, "optim.optimizer: 'torch.optim.SparseAdam' takes no step"),
+        ({"optimizer": "torch.optim.RMSprop", "options": {"lr": 3}},
+         "optim.options: lr has a key of its own; allowed: optim.lr"),
+        ({"optimizer": "torch.optim.Adagrad", "momentum": 0.9},
+         "optim.momentum: 0.9 is not usable; allowed: 0, since torch.optim.Adagrad has none"),
+    ],
+)  # fmt: skip
+def test_an_optimizer_by_path_that_does_not_fit_is_one_line(optim, message):
+    config = from_dict({"optim": optim})
+    with pytest.raises(UserError) as error:
+        Workload.of(config, 64, 10)
+    assert str(error.value).startswith(message)

@@ -158,6 +158,14 @@ def test_columns_that_are_not_used_are_named(tmp_path, capsys):
     assert json.loads((tmp_path / "runs/t/summary.json").read_text())["data"]["left_out"] == ["b"]
 
 
+def test_layers_that_do_not_move_are_said(capsys):
+    dead = ("--optim.lr=300", "--loss=mse", "--model.activation=relu", "--optim.steps=6", "--run.log_every=1")
+    assert main([*SMALL, *dead]) == 0
+    warned = [line for line in capsys.readouterr().err.splitlines() if "get no gradient" in line]
+    assert len(warned) == 1
+    assert warned[0].startswith("warning: layers ")
+
+
 def test_a_loss_that_ends_above_its_start_is_pointed_out(capsys):
     assert main([*SMALL, "--optim.steps=30", "--optim.lr=3000", "--run.name=high"]) == 0
     assert "warning" in capsys.readouterr().out
