@@ -322,4 +322,4 @@ def test_a_rule_that_gives_something_else_is_one_line(value, kind, capsys):
         RULES.remove("wrong")
         AcceleratorState._reset_state(reset_partial_state=True)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"error: scaling.rule: 'wrong' gave {kind} instead of a number for each layer; ")
+    assert line.startswith(f"error: scaling.rule: 'wrong' gave {kind} instead of a number a layer; ")

@@ -62,7 +62,7 @@ class Rule:
             return found
         if getattr(found, "shape", None) != statistics.omega.shape:
             raise UserError(
-                f"scaling.rule: {self.name!r} gave {type(found).__name__} instead of a number for each layer; "
+                f"scaling.rule: {self.name!r} gave {type(found).__name__} instead of a number a layer; "
                 "allowed: a tensor with the shape of statistics.omega, or a Direction"
             )
         return Direction(found)
