@@ -30,6 +30,7 @@ class _Measure(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, h_square: Tensor, rows: int, probe: Tensor) -> Tensor:
         ctx.h_square = h_square
         ctx.rows = rows
+        ctx.earlier = None
         if torch.compiler.is_compiling():
             return z.view_as(z)
         # Not a view of z, so that an in-place activation may overwrite it.
@@ -42,9 +43,26 @@ class _Measure(torch.autograd.Function):
         squares = torch.stack((h_square, square_norm(delta)))
         if torch.compiler.is_compiling():
             counts = torch.stack((torch.full_like(h_square, ctx.rows), torch.ones_like(h_square)))
-        else:
-            counts = _counts(ctx.rows, h_square.device)
-        return delta, None, None, torch.cat((squares, counts))
+            return delta, None, None, torch.cat((squares, counts))
+        sums = torch.cat((squares, _counts(ctx.rows, h_square.device)))
+        if ctx.earlier is not None or torch._C._autograd._get_current_graph_task_keep_graph():
+            sums = _with_earlier(ctx, delta.detach(), sums)
+        return delta, None, None, sums
+
+
+def _with_earlier(ctx: Any, delta: Tensor, sums: Tensor) -> Tensor:
+    """What a backward pass adds to ``sums`` of a forward pass that an earlier one may have been through.
+
+    Their signals add up, as their gradients do: ‖δ_1 + δ_2‖² − ‖δ_1‖², of the same rows and the same pass.
+    """
+    if not torch._C._will_engine_execute_node(ctx.next_functions[-1][0]):  # type: ignore[attr-defined]
+        return sums  # torch.autograd.grad leaves the probe alone
+    earlier, ctx.earlier = ctx.earlier, delta
+    if earlier is None:
+        return sums
+    ctx.earlier = earlier + delta
+    added = square_norm(ctx.earlier) - square_norm(earlier)
+    return torch.stack((torch.zeros_like(added), added, *torch.zeros_like(sums[2:])))
 
 
 @lru_cache(maxsize=64)
@@ -69,7 +87,9 @@ class LayerHook:
     def __init__(self, norms: "SignalNorms", k: int) -> None:
         self._norms = norms
         self._k = k
-        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True)
+        self.handle = norms.layers[k].module.register_forward_hook(
+            self, with_kwargs=True, prepend=True
+        )
 
     def __call__(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
