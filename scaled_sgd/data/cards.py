@@ -1,7 +1,6 @@
 """Refuses a folder whose own description points to data elsewhere."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,15 @@ def check_card(folder: Path) -> None:
     Raises:
         UserError: names the first.
     """
-    described = []
+    from huggingface_hub import DatasetCard
+
+    described: list[Any] = []
+    # Read as the reader of the folder will: another parser might see another description.
     if (folder / "README.md").is_file():
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-        described += re.findall(r"\A\s*---\r?\n(.*?)\n---", text, re.DOTALL)
+        described.append(DatasetCard.load(folder / "README.md").data.to_dict())
     if (folder / ".huggingface.yaml").is_file():
-        described.append((folder / ".huggingface.yaml").read_text(encoding="utf-8", errors="replace"))
-    for pattern in (found for text in described for found in _texts(yaml.safe_load(text), set(), False)):
+        described.append(yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")))
+    for pattern in (found for value in described for found in _texts(value, set(), False)):
         if "://" in pattern or "::" in pattern or os.path.isabs(pattern) or ".." in Path(pattern).parts:
             raise UserError(
                 f"data.source: {folder.name!r} says that its data are {pattern!r}; allowed: files inside it"
