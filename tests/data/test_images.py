@@ -204,6 +204,20 @@ def test_a_folder_that_describes_itself_as_elsewhere_is_refused(tmp_path: Path) 
     assert load(tmp_path).in_features == 1
 
 
+def test_a_saved_folder_whose_data_are_elsewhere_is_refused(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0], "label": [0, 1]})
+    for name in ("private", "one"):
+        rows.save_to_disk(tmp_path / name)
+    state = json.loads((tmp_path / "one" / "state.json").read_text())
+    for path in ("../private/data-00000-of-00001.arrow", str(tmp_path / "private/data-00000-of-00001.arrow")):
+        changed = state | {"_data_files": [{"filename": path}]}
+        (tmp_path / "one" / "state.json").write_text(json.dumps(changed))
+        assert "'one' says that its data are" in refusal(tmp_path / "one")
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "several")
+    (tmp_path / "several" / "dataset_dict.json").write_text('{"splits": ["train", "../private"]}')
+    assert "'several' says that its data are" in refusal(tmp_path / "several")
+
+
 def test_links_in_the_folder_of_the_data_are_followed(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
