@@ -43,7 +43,7 @@ def _with_earlier(ctx: Any, delta: Tensor, sums: Tensor) -> Tensor:
 
     Their signals add up, as their gradients do: ‖δ_1 + δ_2‖² − ‖δ_1‖², of the same rows and the same pass.
     """
-    if not torch._C._will_engine_execute_node(ctx.next_functions[-1][0]):  # type: ignore[attr-defined]
+    if not torch._C._will_engine_execute_node(ctx.next_functions[-1][0]):
         return sums  # torch.autograd.grad leaves the probe alone
     earlier, ctx.earlier = ctx.earlier, delta
     if earlier is None:
