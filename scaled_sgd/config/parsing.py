@@ -77,7 +77,7 @@ def read_key(name: str, value: Any) -> Any:
         raise UserError(f"{name}: {shown(found)} is not usable; allowed: {allowed}") from None
     except TypeError:
         text = shown(value) if value is None or isinstance(value, bool) else str(value)
-        raise UserError(f"{name}: {text!r} does not fit; allowed: {key.allowed}") from None
+        raise UserError(f"{name}: {shown(text)} does not fit; allowed: {key.allowed}") from None
 
 
 def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from scaled_sgd.core.registry import Registry
 
 _INTEGERS = 2**63
+_LONG = 300
+"""Most characters of a value in a message."""
 
 
 class Limit(Protocol):
@@ -218,7 +220,8 @@ def labels(hint: Any) -> dict[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it: text in quotes, anything else as in YAML."""
+    """A value as messages show it: text in quotes, anything else as in YAML; cut where it is very long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(list(value) if isinstance(value, tuple) else value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]}…"

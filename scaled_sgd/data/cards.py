@@ -1,8 +1,7 @@
-"""Refuses a folder whose own description points to data elsewhere."""
+"""Refuses a folder that points to data elsewhere."""
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,34 @@ def check_card(folder: Path) -> None:
     Raises:
         UserError: names the first.
     """
-    described = []
+    from huggingface_hub import DatasetCard
+
+    described: list[Any] = []
+    # Read as the reader of the folder will: another parser might see another description.
     if (folder / "README.md").is_file():
-        text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
-        described += re.findall(r"\A\s*---\r?\n(.*?)\n---", text, re.DOTALL)
+        described.append(DatasetCard.load(folder / "README.md").data.to_dict())
     if (folder / ".huggingface.yaml").is_file():
-        described.append((folder / ".huggingface.yaml").read_text(encoding="utf-8", errors="replace"))
-    for pattern in (found for text in described for found in _texts(yaml.safe_load(text), set(), False)):
+        described.append(yaml.safe_load((folder / ".huggingface.yaml").read_text(encoding="utf-8")))
+    for pattern in (found for value in described for found in _texts(value, set(), False)):
         if "://" in pattern or "::" in pattern or os.path.isabs(pattern) or ".." in Path(pattern).parts:
-            raise UserError(
-                f"data.source: {folder.name!r} says that its data are {pattern!r}; allowed: files inside it"
-            )
+            raise _elsewhere(folder, pattern)
+
+
+def check_files(folder: Path, files: Iterable[str]) -> None:
+    """Refuse files outside ``folder``, where the state of a ``save_to_disk`` folder may point.
+
+    Raises:
+        UserError: names the first.
+    """
+    for file in files:
+        if not Path(os.path.normpath(file)).is_relative_to(folder):
+            raise _elsewhere(folder, file)
+
+
+def _elsewhere(folder: Path, data: str) -> UserError:
+    return UserError(
+        f"data.source: {folder.name!r} says that its data are {data!r}; allowed: files inside it"
+    )
 
 
 def _texts(value: Any, seen: set[int], inside: bool) -> Iterator[str]:

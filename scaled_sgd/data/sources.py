@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data.cards import check_card
+from scaled_sgd.data.cards import check_card, check_files
 from scaled_sgd.data.formats import FORMATS, allowed, check_header, format_of
 from scaled_sgd.data.hub import hub_is_reachable, offline
 from scaled_sgd.data.prepared import Prepared, prepare
@@ -68,6 +68,7 @@ def _local(path: Path, source: str, streaming: bool) -> Prepared:
             files = {
                 name: tuple(file["filename"] for file in split.cache_files) for name, split in splits.items()
             }
+            check_files(path, (file for found in files.values() for file in found))
             if streaming:
                 splits = {name: split.to_iterable_dataset() for name, split in splits.items()}
             return Prepared(dict(splits), files, folders)

@@ -34,9 +34,10 @@ class DepthwiseScaling:
 
     Works with any ``torch.optim`` optimizer and any training loop that averages the loss over the
     samples of the global minibatch: ``loss.backward()`` once, or once per microbatch, then
-    ``optimizer.step()``. Every backward pass adds to the sums of a layer as it adds to its gradient, and
-    sums go with their gradient, whoever clears it (sharded gradients that are set to zero instead of None:
-    by ``optimizer.zero_grad``). Forward passes without a backward pass, such as evaluation, have no effect.
+    ``optimizer.step()``. Backward passes through one forward pass count as one of the sum of their losses.
+    Every backward pass adds to the sums of a layer as it adds to its gradient, and sums go with their
+    gradient, whoever clears it (sharded gradients that are set to zero instead of None: by
+    ``optimizer.zero_grad``). Forward passes without a backward pass, such as evaluation, have no effect.
     Over several processes gradients must be averaged, as DistributedDataParallel does, not summed.
 
     A step whose norms are not finite, or that a ``GradScaler`` found to overflow, changes no scale.

@@ -34,7 +34,7 @@ def check_unchanged(model: nn.Module, trained: Sequence[nn.Parameter]) -> None:
 
 
 def check_passes(layers: Sequence[MeasuredLayer], passes: Sequence[float]) -> None:
-    """Refuse layers that took part in more passes than others.
+    """Refuse layers that took part in more passes than others, or in none since their gradients were cleared.
 
     Raises:
         UserError: there are some.
@@ -44,6 +44,11 @@ def check_passes(layers: Sequence[MeasuredLayer], passes: Sequence[float]) -> No
         raise UserError(
             f"model: layer {layers[often].name} ran {passes[often]:g} times and layer "
             f"{layers[seldom].name} {passes[seldom]:g} times; allowed: every layer once a microbatch"
+        )
+    if passes[often] == 0:
+        raise UserError(
+            "model: a second backward pass went through a forward pass whose first gradients were cleared; "
+            "allowed: another forward pass"
         )
 
 

@@ -9,7 +9,6 @@ gradient of a layer is gone or zero, the layer's sums start anew.
 
 import weakref
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -20,47 +19,8 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.hook_gradients import Gradients
 from scaled_sgd.steps.hook_layers import MeasuredLayer
+from scaled_sgd.steps.hook_measure import Measure, in_backward, in_functional_transform
 from scaled_sgd.steps.statistics import square_norm
-
-
-class _Measure(torch.autograd.Function):
-    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows, 1) in float64."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, h_square: Tensor, rows: int, probe: Tensor) -> Tensor:
-        ctx.h_square = h_square
-        ctx.rows = rows
-        if torch.compiler.is_compiling():
-            return z.view_as(z)
-        # Not a view of z, so that an in-place activation may overwrite it.
-        ctx.mark_dirty(z)
-        return z
-
-    @staticmethod
-    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        h_square: Tensor = ctx.h_square
-        squares = torch.stack((h_square, square_norm(delta)))
-        if torch.compiler.is_compiling():
-            counts = torch.stack((torch.full_like(h_square, ctx.rows), torch.ones_like(h_square)))
-        else:
-            counts = _counts(ctx.rows, h_square.device)
-        return delta, None, None, torch.cat((squares, counts))
-
-
-@lru_cache(maxsize=64)
-def _counts(rows: int, device: torch.device) -> Tensor:
-    """(rows, 1), kept since moving numbers to a device makes it wait."""
-    return torch.tensor([rows, 1.0], dtype=torch.float64, device=device)
-
-
-def _in_backward() -> bool:
-    """Whether activation checkpointing is recomputing a forward pass, in any order."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def _in_functional_transform() -> bool:
-    """Whether a ``torch.func`` transform is active, whose derivatives are not for the optimizer."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 class LayerHook:
@@ -69,7 +29,7 @@ class LayerHook:
     def __init__(self, norms: "SignalNorms", k: int) -> None:
         self._norms = norms
         self._k = k
-        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True)
+        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True, prepend=True)
 
     def __call__(
         self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
@@ -204,9 +164,9 @@ class SignalNorms:
             UserError: the layers run in another order, or more than once.
         """
         compiling = torch.compiler.is_compiling()
-        if not compiling and _in_functional_transform():
+        if not compiling and in_functional_transform():
             return None
-        if not compiling and not _in_backward():
+        if not compiling and not in_backward():
             self._follow(k, h)
         if not torch.is_grad_enabled() or not self.layers[k].weight.requires_grad:
             return None
@@ -214,7 +174,7 @@ class SignalNorms:
         if not compiling and self._probes[k].device != h.device:
             self._move(k, h.device)
         rows = h.numel() // max(h.shape[-1], 1)
-        return cast(Tensor, _Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
+        return cast(Tensor, Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
 
     def _probe(self, k: int, device: torch.device) -> Tensor:
         probe = torch.zeros(4, dtype=torch.float64, device=device, requires_grad=True)

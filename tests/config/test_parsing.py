@@ -5,6 +5,7 @@ import yaml
 
 from scaled_sgd.config import KEYS, Config, as_dict
 from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.config.yaml_files import _PlainLoader, load_plain
 from scaled_sgd.core.errors import UserError
 
 
@@ -88,3 +89,36 @@ def test_an_integer_with_a_leading_zero_is_no_octal_number(written):
         UserError, match=r"^optim\.steps: '-?0_?10' does not fit; allowed: integers from 1, or null$"
     ):
         parse([f"--optim.steps={written}"])
+
+
+def test_thousands_of_keys_are_read_without_comparing_each_with_each():
+    """Each key is compared with others a few times, where every pair would be millions."""
+    compared = 0
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    def scalar(text):
+        return yaml.ScalarNode("tag:yaml.org,2002:str", text)
+
+    names = [Name(f"k{i}") for i in range(2000)]
+    node = yaml.MappingNode("tag:yaml.org,2002:map", [(scalar(name), scalar("1")) for name in names])
+    assert len(_PlainLoader("").construct_mapping(node)) == 2000
+    assert compared < 20 * len(names)
+    with pytest.raises(yaml.YAMLError, match="it has the key k7 twice"):
+        load_plain("".join(f"k{i % 1999}: 1\n" for i in range(7, 2007)))
+
+
+def test_a_message_shows_the_beginning_of_a_long_value():
+    with pytest.raises(UserError, match=r"^optim.options: .*…") as caught:
+        from_dict({"optim": {"options": {f"k{i}": 1 for i in range(20000)}}})
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(UserError, match=r"^optim.lr: .*… does not fit") as caught:
+        parse([f"--optim.lr={'x' * 20000}"])
+    assert len(str(caught.value)) < 1000

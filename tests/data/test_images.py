@@ -192,13 +192,41 @@ def test_a_folder_that_describes_itself_as_elsewhere_is_refused(tmp_path: Path) 
     ):
         for name, text in (
             ("README.md", "---\nconfigs:\n- config_name: default\n  data_files:\n  - {path: PATTERN}\n---\n"),
+            ("README.md", "\ufeff---\r\nconfigs: [{config_name: default, data_files: PATTERN}]\r\n--- \r\n"),
+            ("README.md", "---\n---a: 1\nconfigs: [{config_name: default, data_files: PATTERN}]\n---\n"),
             (".huggingface.yaml", "configs:\n- {config_name: default, data_files: [PATTERN]}\n"),
         ):
-            (tmp_path / name).write_text(text.replace("PATTERN", json.dumps(pattern)))
+            described = text.replace("PATTERN", json.dumps(pattern))
+            (tmp_path / name).write_text(described, encoding="utf-8", newline="")
             assert "says that its data are" in refusal(tmp_path)
             (tmp_path / name).unlink()
     (tmp_path / "README.md").write_text("---\nconfigs:\n- {config_name: default, data_files: '*.csv'}\n---\n")
     assert load(tmp_path).in_features == 1
+
+
+def test_a_saved_folder_whose_data_are_elsewhere_is_refused(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"a": [1.0, 2.0], "label": [0, 1]})
+    for name in ("private", "one"):
+        rows.save_to_disk(tmp_path / name)
+    state = json.loads((tmp_path / "one" / "state.json").read_text())
+    for path in ("../private/data-00000-of-00001.arrow", str(tmp_path / "private/data-00000-of-00001.arrow")):
+        changed = state | {"_data_files": [{"filename": path}]}
+        (tmp_path / "one" / "state.json").write_text(json.dumps(changed))
+        assert "'one' says that its data are" in refusal(tmp_path / "one")
+    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "several")
+    (tmp_path / "several" / "dataset_dict.json").write_text('{"splits": ["train", "../private"]}')
+    assert "'several' says that its data are" in refusal(tmp_path / "several")
+
+
+def test_links_in_the_folder_of_the_data_are_followed(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "a.csv").write_text("a,label\n1,0\n2,1\n")
+    (disk / "README.md").write_text("Text without a description.\n---\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").symlink_to(disk / "a.csv")
+    (tmp_path / "data" / "README.md").symlink_to(disk / "README.md")
+    assert load(tmp_path / "data").in_features == 1
 
 
 def bomb(side: int) -> bytes:

@@ -82,6 +82,13 @@ def test_results_are_the_same_without_evaluate() -> None:
     ]
 
 
+def test_the_built_in_metrics_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
+    ids = torch.tensor([0, 1, 2, 0])
+    assert load_metrics(["accuracy"], "classification").compute(torch.eye(4), ids) == {"accuracy": 0.75}
+
+
 def test_the_built_in_metrics_are_evaluate_modules() -> None:
     from scaled_sgd.data.metrics.modules import Accuracy, MeanSquaredError
 

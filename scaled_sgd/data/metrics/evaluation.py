@@ -4,7 +4,7 @@ import importlib.util
 import numbers
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +96,10 @@ def _load(name: str, task: str) -> Compute:
             raise UserError(
                 f"run.metrics: {name!r} is for {BUILT_IN_METRICS[name]}; allowed: metrics of {task}"
             )
-        return _built_in(name) if has_evaluate else _without_evaluate(name)
+        if has_evaluate:
+            with suppress(OSError):  # it makes folders in HF_HOME, where it may not write
+                return _built_in(name)
+        return _without_evaluate(name)
     if not has_evaluate:
         raise UserError(
             f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: accuracy, mse"

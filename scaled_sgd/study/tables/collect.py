@@ -175,8 +175,9 @@ def _metrics(found: dict[str, Ended]) -> pd.DataFrame:
     for name in names[1:]:
         parts = list(_parts(name, found, lengths))
         columns[name] = np.concatenate(parts) if parts else np.empty(0)
-    frame = pd.DataFrame(columns)
-    return frame.astype({"step": "int64"})
+    # DataFrame.astype would copy thousands of columns one by one.
+    columns["step"] = columns["step"].astype("int64")
+    return pd.DataFrame(columns)
 
 
 def _parts(name: str, found: dict[str, Ended], lengths: Sequence[int]) -> Iterator[np.ndarray]:
