@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import local_shard, unwrap
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.hook_checks import check_passes, check_scales
+from scaled_sgd.steps.hook_checks import check_loss_scale, check_passes, check_scales
 from scaled_sgd.steps.hook_gradients import Gradients, gradient_squares
 from scaled_sgd.steps.hook_layers import MeasuredLayer, measured_layers
 from scaled_sgd.steps.hook_polar import joined_shape, replace_gradients, smaller_side
@@ -191,7 +191,10 @@ class DepthwiseScaling:
             usable = usable & self._gradient_squares().all()
         self._steps += 1
         # A number that is read makes the device wait: on others than CPUs at steps 1, 2, 4, 8, ...
-        if usable.device.type == "cpu" or self._steps & (self._steps - 1) == 0:
+        rare = self._steps & (self._steps - 1) == 0
+        if rare and not self._warned and bool(usable):
+            self._warned |= check_loss_scale(statistics)
+        if usable.device.type == "cpu" or rare:
             check_passes(self.layers, passes.tolist())
             if bool(usable):
                 self._warned |= check_scales(

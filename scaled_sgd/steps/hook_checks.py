@@ -1,5 +1,6 @@
 """What the hook refuses: networks and numbers that depthwise scaling cannot serve."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -83,3 +84,23 @@ def check_scales(layers: Sequence[MeasuredLayer], statistics: Statistics, xi: Te
             stacklevel=2,
         )
     return True
+
+
+def check_loss_scale(statistics: Statistics) -> bool:
+    """Warn if the gradients of a step are far too small for its signals, and return whether.
+
+    A soft rank beyond any number of samples, in all layers, is what a ``GradScaler`` leaves that the hook was
+    not told of: 65536² times the true one (ours).
+    """
+    smallest = float(statistics.soft_ranks.min())
+    if not _LARGEST_SOFT_RANK < smallest < math.inf:
+        return False
+    warnings.warn(
+        f"scaling: gradients are {smallest**0.5:.0e} times smaller at the step than in the backward pass, "
+        "and so are the scales: pass grad_scaler= if a GradScaler is in use",
+        stacklevel=2,
+    )
+    return True
+
+
+_LARGEST_SOFT_RANK = 1e8

@@ -1,5 +1,6 @@
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -575,3 +576,15 @@ def test_a_state_of_another_rule_or_depth_is_refused():
     optimizer.step()
     with pytest.raises(UserError, match="its scales do not fit"):
         DepthwiseScaling(network()).load_state_dict(optimizer.scaling.state_dict())
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_grad_scaler_that_the_hook_was_not_told_of_is_warned_of(told):
+    model = HomogeneousMLP(5, 3, depth=3, base_width=4, seed=0)
+    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=1.0), torch.amp.GradScaler("cpu")
+    DepthwiseScaling(model, optimizer, grad_scaler=scaler if told else None)
+    scaler.scale(model(torch.randn(8, 5)).square().mean()).backward()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scaler.step(optimizer)
+    assert ["pass grad_scaler=" in str(one.message) for one in caught] == ([] if told else [True])
