@@ -106,5 +106,6 @@ def fresh_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)

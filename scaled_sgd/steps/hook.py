@@ -161,7 +161,7 @@ class DepthwiseScaling:
             return self.scales
         self._norms.drop_gone()
         F, D, R, passes = self._norms.reduce()
-        held = self._parameters
+        held, polar = self._parameters, RULES[self.rule].polar
         statistics = Statistics(
             slice(0, depth),
             depth,
@@ -169,14 +169,15 @@ class DepthwiseScaling:
             D,
             R,
             self._norms.omega,
-            shapes=[joined_shape(parameters) for parameters in held],
+            # ZeRO's parameters are flat parts.
+            shapes=[joined_shape(parameters) for parameters in held] if polar else (),
             dtype=torch.promote_types(held[0][0].dtype, torch.float32),
             squares=self.squares,
             gradient=lambda i, dtype=None: smaller_side(held[i], self.layers[i].name, dtype),
         )
         self.statistics = statistics
         direction = self.direction(statistics)
-        if RULES[self.rule].polar:
+        if polar:
             replace_gradients(held, direction)
         elif not direction.is_scalar:
             raise UserError(

@@ -113,6 +113,7 @@ def test_what_only_formulas_give_is_refused_for_others(message, make) -> None:  
             call(model, x, y, loss="cross_entropy")
 
 
+@pytest.mark.usefixtures("fresh_world")
 def test_the_family_is_recognised_under_the_hook_and_mixed_precision() -> None:
     from accelerate import Accelerator
 

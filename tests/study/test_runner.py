@@ -186,7 +186,9 @@ def test_data_stay_loaded_while_they_fit():
 
 def test_runs_of_one_shape_are_shared_out_and_the_longest_come_first(tmp_path, monkeypatch):
     """The shape is the engine's to say; here it is the width."""
-    shape = types.SimpleNamespace(same_shape=lambda config: config.model.base_width)
+    shape = types.SimpleNamespace(
+        same_shape=lambda config: config.model.base_width, can_be_stacked=lambda config: True
+    )
     monkeypatch.setitem(sys.modules, "scaled_sgd.study.small.batched", shape)
     _, runs, _ = study(tmp_path, "  - run.seed: {range: [6]}\n  - optim.batch_size: [4, 8]\n")
     wide = [dataclasses.replace(run, weights=30_000_000) for run in runs[:2]]
