@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from scaled_sgd import load_run
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.command import main as study
 from scaled_sgd.train.main import main
@@ -70,6 +71,12 @@ def test_a_run_is_loaded_from_its_checkpoint():
     run = load_run(FIXTURES / "fused")
     assert run.classes == tuple("0123456789")
     assert run.evaluate("digits")["loss"] < whole("fused")[1]["initial_loss"]
+
+
+def test_a_small_run_of_a_study_has_no_network():
+    run = next((FIXTURES / "study/runs").iterdir())
+    with pytest.raises(UserError, match=r"no model/ and no checkpoint \(small runs of studies store neither"):
+        load_run(run)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from scaled_sgd.data.columns import listed
 from scaled_sgd.data.loading import DIGITS, read_digits
 from scaled_sgd.data.pipeline import Pipeline
 from scaled_sgd.data.prepared import Prepared
+from scaled_sgd.data.reading import reading
 from scaled_sgd.data.sources import open_source
 from scaled_sgd.data.splits import Split, pick_split
 
@@ -64,19 +65,21 @@ def _opened(source: Any, split: str | None) -> tuple[Split, tuple[str, ...]]:
     import datasets
     import pyarrow as pa
 
+    # Whoever gives an object trusts the paths of images in it.
+    folders = (os.sep,)
     if isinstance(source, datasets.Dataset):
-        # Whoever gives an object trusts the paths in it.
-        return Split(source, "train", "data.source"), (os.sep,)
-    if isinstance(source, Mapping):
-        source = pa.table(dict(source))
-    elif type(source).__module__.partition(".")[0] == "pandas":
-        source = pa.Table.from_pandas(source, preserve_index=False)
-    if not isinstance(source, pa.Table):
-        raise UserError(
-            f"source: a {type(source).__name__} does not fit; allowed: a path, an array, a table of pandas "
-            "or pyarrow, columns by name, a datasets.Dataset"
-        )
-    return Split(datasets.Dataset(source), "train", "data.source"), (os.sep,)
+        return Split(source, "train", "source"), folders
+    with reading("source", f"the {type(source).__name__}"):
+        if isinstance(source, Mapping):
+            source = pa.table(dict(source))
+        elif type(source).__module__.partition(".")[0] == "pandas":
+            source = pa.Table.from_pandas(source, preserve_index=False)
+        if isinstance(source, pa.Table):
+            return Split(datasets.Dataset(source), "train", "source"), folders
+    raise UserError(
+        f"source: type {type(source).__name__} does not fit; allowed: a path, an array, a table of pandas or "
+        "pyarrow, columns by name, a datasets.Dataset"
+    )
 
 
 def _digits() -> Prepared:

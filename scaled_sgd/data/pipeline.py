@@ -1,6 +1,6 @@
 """The way from a row of a source to a row of inputs, as a trained network needs it; stored as JSON values."""
 
-import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,5 +172,5 @@ def _are_finite(values: object, count: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) == count
-        and all(type(value) in (int, float) and abs(value) < math.inf for value in values)
+        and all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in values)
     )

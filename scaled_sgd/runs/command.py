@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,9 +131,9 @@ def _runs(options: argparse.Namespace) -> None:
         if who is not None:
             status, way = "running", f"in use by {who}"
         elif status == "finished":
-            way = f"scaled-sgd predict {path} --data.source DATA --out predictions.parquet"
+            way = f"scaled-sgd predict {shlex.quote(str(path))} --data.source DATA --out predictions.parquet"
         elif (path / "checkpoints").is_dir():
-            way = f"scaled-sgd train --run.resume {path}"
+            way = f"scaled-sgd train --run.resume {shlex.quote(str(path))}"
         else:
             way = "no checkpoint to resume"
         print(escaped(f"{path.name}  {status}{figures}  {way}"))

@@ -126,10 +126,9 @@ class TrainedRun:
     @torch.no_grad()
     def _outputs(self, x: Tensor, progress: bool) -> Tensor:
         weight = self.model.scaled_layers[0].weight
-        parts = x.split(_ROWS)
         with tqdm(total=len(x), unit="row", disable=not (progress and sys.stderr.isatty())) as bar:
             outputs = []
-            for part in parts:
+            for part in torch.split(x, _ROWS):
                 outputs.append(self.model(part.to(weight.device, weight.dtype)).cpu())
                 bar.update(len(part))
         return torch.cat(outputs)
@@ -198,6 +197,8 @@ def _check(state: Mapping[str, Any], _step: int) -> None:
 def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     state, path = checkpoint.state, checkpoint.path
     config = _config(state["config"])
+    if config.model.depth != sum(name.startswith("weight.") for name in checkpoint.names):
+        raise damaged(path, f"it has not {config.model.depth} weights")
     network = network_of(
         config, state["data"].get("in_features"), state["data"].get("out_features"), device="meta"
     )
