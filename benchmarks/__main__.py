@@ -10,6 +10,7 @@ SMALL = {
     "step_time": ["--widths", "1024", "2048", "--batches", "256", "--rounds", "9"],
     "scaling_overhead": ["--widths", "1024", "2048", "--rounds", "9"],
     "factor_exchange": ["--rows", "16", "64", "--rounds", "7"],
+    "directions": ["--shapes", "64,8,64", "32,6,256", "--muon"],
     "data": [],
     "study_throughput": ["--runs", "16"],
 }

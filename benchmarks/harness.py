@@ -95,7 +95,13 @@ def write_json(path: str | None, results: Any) -> None:
         Path(path).write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def paired(candidates: Candidates, *, unit: str, rounds: int = 15) -> dict[str, Figure]:
+def paired(
+    candidates: Candidates,
+    *,
+    unit: str,
+    rounds: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Figure]:
     """Each candidate's time divided by that of ``unit`` in the same round, the median over rounds.
 
     Slow drift of the machine's speed cancels within a round; the order alternates, so that position gives no
@@ -107,9 +113,9 @@ def paired(candidates: Candidates, *, unit: str, rounds: int = 15) -> dict[str, 
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         for name in names if number % 2 else reversed(names):
-            start = time.perf_counter()
+            start = clock()
             candidates[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {
         name: Figure(
             statistics.median(own / other for own, other in zip(times, seconds[unit], strict=True)),

@@ -10,7 +10,7 @@ from scaled_sgd.config.values import Holds, Limit, OneOf, Within, choices, shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
-from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.rules import RULES, Rule
 
 Allowed = tuple[Any, ...] | Limit | None
 """Values, a limit, or None for whatever the key's type allows."""
@@ -81,10 +81,18 @@ def _unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
 
 
 _LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
+_FUSED = tuple(can.name for can in STRATEGIES.entries if can.fused)
 _NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
 _SPLIT = Holds(lambda split: split is not None, "a split")
 
 COMBINATIONS = (
+    *(
+        # Their product fits float32 too.
+        Combination(
+            key, "model.dtype", _when("float32", Within(0, most)), "a step must fit the weights' type"
+        )
+        for key, most in (("optim.lr", 1e30), ("optim.weight_decay", 1e8))
+    ),
     Combination(
         "run.precision", "model.dtype", _unless("float32", ("no",)), "mixed precision is of float32 weights"
     ),
@@ -133,8 +141,14 @@ COMBINATIONS = (
     Combination(
         "optim.update",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("auto", "fused"),
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "fused"),
         "a gradient of autograd is scaled by a number only",
+    ),
+    Combination(
+        "sharding.strategy",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else OneOf(_FUSED, also=("auto",)),
+        "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
         "optim.update",
@@ -193,7 +207,7 @@ COMBINATIONS = (
     Combination(
         "sharding.exchange",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("auto", "factors"),
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "factors"),
         "a gradient alone does not tell its factors",
     ),
     Combination(
@@ -223,6 +237,10 @@ COMBINATIONS = (
     ),
     Combination("run.resume", "run.name", _when(None, _LATER), "auto finds a run by its name"),
 )
+
+
+def _fits_gradients(rule: Rule) -> bool:
+    return rule.scalar or rule.polar
 
 
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from scaled_sgd.core.text import is_plain_name
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.polynomials import MOST, POLAR, POLYNOMIALS, Polar
 from scaled_sgd.steps.rules import RULES
 
 
@@ -38,8 +39,6 @@ Count = Annotated[int, Within(1)]
 Natural = Annotated[int, Within(0)]
 NonNegative = Annotated[float, Within(0)]
 Positive = Annotated[float, Within(above=0)]
-Rate = Annotated[float, Within(0, 1e18)]
-"""Fits float32, as does the product of two."""
 Fraction = Annotated[float, Within(above=0, below=1)]
 
 
@@ -91,7 +90,7 @@ class OptimConfig:
     """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[Rate, STACKED] = 4.0
+    lr: Annotated[NonNegative, STACKED] = 4.0
     """learning rate η at its peak"""
     batch_size: Count = 256
     """samples of one step over all processes"""
@@ -110,7 +109,7 @@ class OptimConfig:
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
     """μ of v ← μ v + ξ G"""
-    weight_decay: Annotated[Rate, STACKED] = 0.0
+    weight_decay: Annotated[NonNegative, STACKED] = 0.0
     """λ of v ← v + λ W, not scaled by ξ"""
     accumulation: Annotated[Count, NOTHING] = 1
     """microbatches a step; the step stays the same"""
@@ -133,6 +132,15 @@ class ScalingConfig:
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
+    polar: Annotated[str, OneOf(POLYNOMIALS)] = POLAR.polynomials
+    """rule spectral: the polynomials that take singular values towards 1; exact: eigen-decomposition"""
+    iterations: Annotated[int, Within(1, MOST)] = POLAR.iterations
+    """rule spectral: how many of them, but for exact"""
+
+    @property
+    def settings(self) -> Polar:
+        """How ``spectral`` equalises singular values."""
+        return Polar(self.polar, self.iterations)
 
 
 _PATHS = "no, auto, or the path of a run or checkpoint"

@@ -8,6 +8,7 @@ from typing import Any
 from scaled_sgd.config.keys import KEYS
 from scaled_sgd.config.values import allowed, read, shown
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.polynomials import POLAR
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ ABSENT: Mapping[str, Any] = {
     "optim.edge_every": 5,
     "run.plugins": [],
     "diagnostics.quantities": [],
+    "scaling.polar": POLAR.polynomials,
+    "scaling.iterations": POLAR.iterations,
 }
 """What versions without a key did. A key not listed means its default."""
 

@@ -1,7 +1,7 @@
 """Directions u of a step θ + ηu for diagnostics: factors of the signals, or rows (theory §3b)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,25 +12,28 @@ from scaled_sgd.diagnostics.hessian import local_rows
 from scaled_sgd.diagnostics.operators.autograd import check_vectors
 from scaled_sgd.parallel import Partition, is_sharded
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.minibatch import Minibatch, gradient_rows
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import Signals
 
 
 @dataclass(frozen=True)
 class Factors:
-    """α_k u_k = scale · weightedᵀ h_{k−1} for the samples of the chunk.
+    """α_k u_k = scale · leftᵀ right for the samples of the chunk.
 
     Attributes:
         scale: −ξ_k α_k²/n, ().
-        weighted: K_kᵀ δ_k, this process's columns (n, width(k)).
+        left: δ_k or K_kᵀ δ_k, this process's columns (n, width(k)).
+        right: h_{k−1} or K_k h_{k−1}, (n, m_{k−1}).
     """
 
     scale: Tensor
-    weighted: Tensor
+    left: Tensor
+    right: Tensor
 
-    def rows(self, h: Tensor) -> Tensor:
+    @property
+    def rows(self) -> Tensor:
         """This process's rows of α_k u_k, (width(k), m_{k−1})."""
-        return (self.weighted * self.scale).T @ h
+        return (self.left * self.scale).T @ self.right
 
 
 Updates = Callable[[int], Tensor | Factors]
@@ -51,16 +54,24 @@ def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
     numbers = direction.numbers.to(device, dtype)
     if direction.is_scalar:
         return Direction(numbers)
-    if batch.chunked:
+    if batch.chunked and direction.matrices and any(K is not None for K in direction.matrices):
         raise UserError(
             f"direction: matrices belong to all {n} samples, not to chunks of {batch.chunk_size}; allowed "
             "with chunk_size: numbers, or dense tensors"
         )
-    shapes = [None if K is None else tuple(K.shape) for K in direction.matrices or ()]
-    if len(shapes) != depth or any(shape not in (None, (n, n)) for shape in shapes):
-        raise UserError(f"direction: matrices of shapes {shapes}; allowed: {depth}, each ({n}, {n}) or None")
-    matrices = [None if K is None else K.to(device, dtype) for K in direction.matrices or ()]
-    return replace(direction, numbers=numbers, matrices=matrices)
+    widths = [(partition.width(k), partition.model.widths[k - 1]) for k in range(1, depth + 1)]
+    for name, given, wanted in (
+        ("matrices", direction.matrices, [(n, n)] * depth),
+        ("dense", direction.dense, widths),
+    ):
+        shapes = [None if t is None else tuple(t.shape) for t in given or [None] * depth]
+        if len(shapes) != depth or any(a not in (None, b) for a, b in zip(shapes, wanted, strict=True)):
+            raise UserError(f"direction: {name} of shapes {shapes}; allowed: {wanted}, or None for a layer")
+    matrices, dense = (
+        None if given is None else [None if t is None else t.to(device, dtype) for t in given]
+        for given in (direction.matrices, direction.dense)
+    )
+    return Direction(numbers, matrices, dense)
 
 
 def given_direction(direction: object, batch: Minibatch) -> Direction | Updates:
@@ -71,8 +82,8 @@ def given_direction(direction: object, batch: Minibatch) -> Direction | Updates:
     """
     if isinstance(direction, Direction):
         fitted = fit_direction(direction, batch)
-        numbers = [fitted.numbers, *(K for K in fitted.matrices or () if K is not None)]
-        if not all(bool(t.isfinite().all()) for t in numbers):
+        given = [fitted.numbers, *(fitted.matrices or ()), *(fitted.dense or ())]
+        if not all(bool(t.isfinite().all()) for t in given if t is not None):
             raise UserError("direction: not all numbers are finite; allowed: finite ones")
         return fitted
     check_vectors(direction, "direction")
@@ -96,28 +107,43 @@ def updates_along(signals: Signals, direction: Direction) -> Updates:
     partition, n = signals.partition, signals.samples
 
     def update(k: int) -> Tensor | Factors:
-        scale = -direction.numbers[k - 1] * (partition.multiplier(k) ** 2 / signals.total)
-        factors = Factors(scale, direction.weighted(signals.delta[k], k - 1))
+        found = _update(signals, direction, k)
         m_in, m_out = partition.model.widths[k - 1 : k + 1]
         in_factors = 4 * m_in * m_out > 3 * n * (m_in + m_out)
-        return factors if in_factors else factors.rows(signals.h[k - 1])
+        return found.rows if isinstance(found, Factors) and not in_factors else found
 
     return update
+
+
+def _update(signals: Signals, direction: Direction, k: int) -> Tensor | Factors:
+    """α_k u_k as ``direction`` gives it."""
+    scale = _scale(signals.partition, direction, k, signals.total)
+    dense = direction.rows(k - 1)
+    if dense is not None:
+        return dense * scale
+    return Factors(scale, *direction.factors(signals.delta[k], signals.h[k - 1], k - 1))
+
+
+def _scale(partition: Partition, direction: Direction, k: int, n: int) -> Tensor:
+    """−ξ_k α_k²/n, ()."""
+    return -direction.numbers[k - 1] * (partition.multiplier(k) ** 2 / n)
 
 
 def update_rows(batch: Minibatch, direction: Direction) -> Callable[[int], Tensor]:
     """This process's rows of α_k u_k, one layer at a time; for a chunked minibatch all are held."""
     partition = batch.partition
     if batch.chunked:
-        held = gradient_rows(batch)
-        for k, G in held.items():
-            G.mul_(-partition.multiplier(k) * direction.numbers[k - 1])
+        dense = direction.dense or [layer.rows for layer in batch.layers]
+        held = {
+            k: rows * _scale(partition, direction, k, batch.total)
+            for k, rows in enumerate(dense, start=1)
+            if rows is not None
+        }
         return held.__getitem__
 
     def rows(k: int) -> Tensor:
-        s = batch.first
-        scale = -direction.numbers[k - 1] * (partition.multiplier(k) ** 2 / s.total)
-        return Factors(scale, direction.weighted(s.delta[k], k - 1)).rows(s.h[k - 1])
+        found = _update(batch.first, direction, k)
+        return found.rows if isinstance(found, Factors) else found
 
     return rows
 
@@ -137,8 +163,11 @@ def direction_norms(batch: Minibatch, direction: Direction) -> Tensor:
         if rows is not None:
             squares.append(rows(k).square().sum(dtype=torch.float64) / alpha**2)
             continue
-        s = batch.first
-        weighted, h = fitted.weighted(s.delta[k], k - 1), s.h[k - 1]
-        square = ((weighted @ weighted.T) * (h @ h.T)).sum(dtype=torch.float64)
+        s, dense = batch.first, fitted.rows(k - 1)
+        if dense is None:
+            left, right = fitted.factors(s.delta[k], s.h[k - 1], k - 1)
+            square = ((left @ left.T) * (right @ right.T)).sum(dtype=torch.float64)
+        else:
+            square = dense.square().sum(dtype=torch.float64)
         squares.append(square * (fitted.numbers[k - 1].double() * alpha / s.total) ** 2)
     return partition.sum(torch.stack(squares)).clamp(min=0).sqrt()

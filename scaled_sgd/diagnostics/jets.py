@@ -55,7 +55,7 @@ def push_update(signals: Signals, update: Tensor | Factors, levels: Tensor, k: i
     """``out`` ← α_k h^(p−1) u_kᵀ for the levels p in ``out``.
 
     Returns this process's part of α_k ⟨δ_k, h^(p−1) u_kᵀ⟩ for the level p above those, or 0. With u_k in
-    factors, α_k h^(p−1) u_kᵀ = scale · (h^(p−1) hᵀ) K_kᵀ δ_k and scale = −ξ_k α_k²/n.
+    factors, α_k h^(p−1) u_kᵀ = scale · (h^(p−1) rightᵀ) left and scale = −ξ_k α_k²/n.
     """
     partition, n, h, delta = signals.partition, signals.samples, signals.h[k - 1], signals.delta[k]
     first, above = min(n, len(out)), max(len(out) - n, 0)
@@ -65,8 +65,8 @@ def push_update(signals: Signals, update: Tensor | Factors, levels: Tensor, k: i
             torch.mm(levels[:above], update.T, out=out[n:])
         top = levels[above:] if first else h
         return (delta * (top @ update.T)).sum() if len(top) else out.new_zeros(())
-    own = partition.own(h, k - 1)
-    C = partition.sum(torch.cat([own @ own.T, partition.own(levels, k - 1) @ own.T]))
-    torch.mm(C[: len(out)] * update.scale, update.weighted, out=out)
+    right = partition.own(update.right, k - 1)
+    C = partition.sum(torch.cat([partition.own(t, k - 1) @ right.T for t in (h, levels)]))
+    torch.mm(C[: len(out)] * update.scale, update.left, out=out)
     top = C[len(out) :]
-    return update.scale * (top * (delta @ update.weighted.T)).sum() if len(top) else out.new_zeros(())
+    return update.scale * (top * (delta @ update.left.T)).sum() if len(top) else out.new_zeros(())

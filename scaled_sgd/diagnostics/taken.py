@@ -1,7 +1,7 @@
 """The step that a run is about to take, for diagnostics (theory §3b)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -49,7 +49,8 @@ class StepTaken:
         if self.is_along_direction:
             return direction
         partition = batch.partition
-        rows = update_rows(batch, Direction(direction.numbers * self.factor, direction.matrices))
+        scaled = replace(direction, numbers=direction.numbers * self.factor)
+        rows = update_rows(batch, scaled)
 
         def update(k: int) -> Tensor:
             alpha, u = partition.multiplier(k), rows(k)

@@ -100,6 +100,11 @@ class Partition:
         return self.model.widths
 
     @property
+    def processes(self) -> int:
+        """Number of processes that hold different rows."""
+        return self.ranks.size
+
+    @property
     def activation(self) -> Activation:
         """φ."""
         return self.model.activation

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.workload import Workload
 from scaled_sgd.steps.step import HELD
 
@@ -31,7 +32,7 @@ def fused_peak(
     phi = work.activation
     gates = 1 if phi.positive_slope > 0 and phi.negative_slope >= 0 else 2
     at_once = work.limited or work.batch * sum(work.widths[1:]) <= HELD
-    outputs, waiting = 2 * whole[-1], 0
+    outputs, waiting, turned = 2 * whole[-1], 0, 0.0
     inputs = whole[0] + gates * sum(whole[1:-1])
     moments: dict[str, float] = {"loss": inputs + whole[-1] * (3 if work.loss == "mse" else 2)}
     for k in reversed(range(depth)):
@@ -60,4 +61,9 @@ def fused_peak(
             by_product = work.batch * (m + fan_in) > m * fan_in
             measured = size * (m * fan_in if by_product else 3 * work.batch**2)
             moments[f"gradient measured, layer {k + 1}"] = held + outputs + measured
+        if work.polar is not None:
+            direction = polar_cost(work, hardware, k, factors=factors[k] or several == 1, parts=parts)
+            turned += direction.held_bytes if at_once else 0
+            beside = whole[0] + waiting if at_once else inputs + delta + moved + (own[k] if k else 0)
+            moments[f"direction, layer {k + 1}"] = beside + outputs + turned + direction.peak_bytes
     return worst(moments)

@@ -6,6 +6,7 @@ from scaled_sgd.parallel.exchange import Link, choose_factors
 from scaled_sgd.planning.cost import Cost, direction_traffic, worst
 from scaled_sgd.planning.fused import fused_peak
 from scaled_sgd.planning.hardware import Hardware
+from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.signals import signals
 from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce
 from scaled_sgd.planning.workload import Workload
@@ -26,6 +27,9 @@ def ddp(work: Workload, hardware: Hardware) -> Cost:
     traffic = all_reduce(size / buckets, hardware.everyone, hardware).times(buckets)
     traffic += direction_traffic(work, hardware)
     forward, backward = work.products(hardware, data=hardware.ranks)
+    polar = [polar_cost(work, hardware, k, factors=False) for k in range(work.depth)]
+    peak = max(peak, gradients + max(cost.peak_bytes for cost in polar))
+    backward += hardware.product(1, sum(cost.multiplications for cost in polar))
     seconds = forward + max(backward, traffic.seconds)
     return Cost("ddp", held + gradients, held + peak, moment, traffic, forward + backward, seconds)
 
@@ -74,7 +78,10 @@ def ddp_fused(work: Workload, hardware: Hardware, factors: Sequence[bool] | None
         multiplying += forward + flowing + gradient
         # Factors are gathered during the product of δ_k and W_k.
         seconds += max(flowing, moved.seconds) if by_factors else flowing + moved.seconds
-        seconds += forward + gradient
+        direction = polar_cost(work, hardware, k, factors=by_factors or hardware.ranks == 1)
+        turned = hardware.product(1, direction.multiplications)
+        multiplying += turned
+        seconds += forward + gradient + turned
     moving = tuple(factors) if hardware.ranks > 1 else ()
     return Cost("ddp", held, held + peak, moment, traffic, multiplying, seconds, fused=True, factors=moving)
 

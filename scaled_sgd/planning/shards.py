@@ -3,6 +3,7 @@
 from scaled_sgd.planning.cost import Cost, direction_traffic, worst
 from scaled_sgd.planning.fused import fused_peak
 from scaled_sgd.planning.hardware import Group, Hardware
+from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.replicas import autograd_moments
 from scaled_sgd.planning.signals import signals
 from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce, reduce_scatter
@@ -120,6 +121,10 @@ def rows_fused(work: Workload, hardware: Hardware) -> Cost:
     multiplying = sum(
         hardware.product((3 if k else 2) * work.batch / ranks, size_) for k, size_ in enumerate(work.sizes)
     )
+    for k in range(work.depth):
+        direction = polar_cost(work, hardware, k, parts=ranks)
+        traffic += direction.traffic
+        multiplying += hardware.product(1, direction.multiplications)
     return Cost(
         "fsdp2", held, held + peak, moment, traffic, multiplying, multiplying + traffic.seconds, fused=True
     )

@@ -10,6 +10,8 @@ from scaled_sgd.config.network import widths_of
 from scaled_sgd.core.parameterization import Activation, layer_constants
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.polynomials import Polar
+from scaled_sgd.steps.rules import RULES
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Workload:
         loss: ``cross_entropy`` or ``mse``.
         limited: the whole gradient is clipped or normalised; a fused step then holds all layers' factors.
         exchange: what is exchanged for a layer under ``ddp`` with fused steps.
+        polar: settings of a rule of polar factors; None for a rule with a number per layer.
     """
 
     widths: tuple[int, ...]
@@ -43,6 +46,7 @@ class Workload:
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     limited: bool = False
     exchange: Literal["auto", "factors", "gradients"] = "auto"
+    polar: Polar | None = None
 
     @classmethod
     def of(cls, config: Config, in_features: int, out_features: int) -> "Workload":
@@ -52,6 +56,7 @@ class Workload:
             UserError: impossible widths.
         """
         model, optim = config.model, config.optim
+        rule, exchange = RULES[config.scaling.rule], config.sharding.exchange
         return cls(
             widths_of(config, in_features, out_features),
             optim.batch_size,
@@ -64,7 +69,8 @@ class Workload:
             checkpointing=config.sharding.activation_checkpointing,
             loss="mse" if config.loss == "mse" else "cross_entropy",
             limited=optim.limits_gradient,
-            exchange=config.sharding.exchange,
+            exchange="factors" if exchange == "auto" and not rule.scalar else exchange,
+            polar=config.scaling.settings if rule.polar else None,
         )
 
     @property

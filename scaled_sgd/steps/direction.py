@@ -1,7 +1,7 @@
 """Directions: a step is δᵀ K h, where K_k is a number or an n × n matrix per layer (theory §3b, ours)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -15,25 +15,39 @@ class Direction:
     Attributes:
         numbers: (…, layers), float64: ξ of scalar rules, or factors of the matrices.
         matrices: for each layer K_k (…, n, n), or None if K_k is only its number.
+        dense: for each layer this process's rows of δ_kᵀ K_k h_{k−1} without the number, where the matrix K_k
+            is larger than they are; else None.
     """
 
     numbers: Tensor
     matrices: Sequence[Tensor | None] | None = None
+    dense: Sequence[Tensor | None] | None = None
 
     def times(self, factor: Tensor) -> "Direction":
         """Every K_k multiplied by ``factor`` (…)."""
-        return Direction(self.numbers * factor[..., None], self.matrices)
+        return replace(self, numbers=self.numbers * factor[..., None])
 
     def matrix(self, i: int) -> Tensor | None:
-        """The matrix of the i-th layer, without its number; None for a scalar rule."""
+        """The matrix of the i-th layer, without its number; None for a number or dense rows."""
         return None if self.matrices is None else self.matrices[i]
+
+    def rows(self, i: int) -> Tensor | None:
+        """The dense rows of the i-th layer, without its number; None if K_k is given."""
+        return None if self.dense is None else self.dense[i]
 
     @property
     def is_scalar(self) -> bool:
         """Whether every K_k is a number."""
-        return self.matrices is None or all(K is None for K in self.matrices)
+        return all(t is None for given in (self.matrices, self.dense) for t in given or ())
 
-    def weighted(self, delta: Tensor, i: int) -> Tensor:
-        """K_kᵀ δ_k without the number, for δ_k (…, n, columns) of all n samples."""
+    def factors(self, delta: Tensor, h: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """Two factors (left, right) with leftᵀ right = δ_kᵀ K_k h_{k−1}, without the number.
+
+        K is multiplied with the narrower of δ_k (…, n, columns) and h_{k−1} (…, n, m_{k−1}) of all n samples.
+        """
         K = self.matrix(i)
-        return delta if K is None else K.transpose(-1, -2) @ delta
+        if K is None:
+            return delta, h
+        if delta.shape[-1] < h.shape[-1]:
+            return K.transpose(-1, -2) @ delta, h
+        return delta, K @ h

@@ -22,7 +22,9 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.hook_checks import check_passes, check_scales
 from scaled_sgd.steps.hook_gradients import Gradients, gradient_squares
 from scaled_sgd.steps.hook_layers import MeasuredLayer, measured_layers
+from scaled_sgd.steps.hook_polar import joined_shape, replace_gradients, smaller_side
 from scaled_sgd.steps.hook_sums import SignalNorms
+from scaled_sgd.steps.polynomials import POLAR, Polar
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.statistics import Statistics
 
@@ -52,8 +54,11 @@ class DepthwiseScaling:
             all tokens before pooling and all samples after it. A bias gets its layer's scale and counts as
             one more feature of value 1 in F_k (ours). Plain ``nn.Linear`` layers have α = ω = 1.
         optimizer: attached immediately if given.
-        rule: ``norm``, ``gain``, ``kernel`` or ``none``.
+        rule: ``norm``, ``gain``, ``kernel``, ``unit``, ``spectral`` or ``none``; ``spectral`` replaces every
+            gradient, which each rank must hold in full, by its polar factor. Steps of these two do not depend
+            on the norm of gradients: to clip them set ``factor``.
         static: keep the scales of the first step that gives every layer one; later steps measure nothing.
+        polar: how ``spectral`` equalises singular values.
         process_group: the ranks that share the global minibatch; the default group if None.
         grad_scaler: the ``torch.amp.GradScaler`` in use, if any: the norms are divided by its loss scale.
 
@@ -73,13 +78,19 @@ class DepthwiseScaling:
         *,
         rule: str = "norm",
         static: bool = False,
+        polar: Polar = POLAR,
         process_group: dist.ProcessGroup | None = None,
         grad_scaler: "torch.amp.GradScaler | None" = None,
     ) -> None:
         RULES[rule]
         if not isinstance(static, bool):
             raise UserError(f"static: {static!r} is not usable; allowed: True, False")
+        if not isinstance(polar, Polar):
+            raise UserError(f"polar: {polar!r} does not fit; allowed: a steps.polynomials.Polar")
+        if static and not RULES[rule].scalar:
+            raise UserError(f"static: True has no meaning for {rule!r}, which has no scale; allowed: False")
         self.rule = rule
+        self.polar = polar
         self.static = static
         self.layers: list[MeasuredLayer] = measured_layers(model)
         self._model = unwrap(model)
@@ -149,13 +160,27 @@ class DepthwiseScaling:
             return self.scales
         self._norms.drop_gone()
         F, D, R, passes = self._norms.reduce()
-        statistics = Statistics(slice(0, depth), depth, F, D, R, self._norms.omega, self.squares)
+        held = self._parameters
+        statistics = Statistics(
+            slice(0, depth),
+            depth,
+            F,
+            D,
+            R,
+            self._norms.omega,
+            shapes=[joined_shape(parameters) for parameters in held],
+            dtype=torch.promote_types(held[0][0].dtype, torch.float32),
+            squares=self.squares,
+            gradient=lambda i, dtype=None: smaller_side(held[i], self.layers[i].name, dtype),
+        )
         self.statistics = statistics
         direction = self.direction(statistics)
-        if not direction.is_scalar:
+        if RULES[self.rule].polar:
+            replace_gradients(held, direction)
+        elif not direction.is_scalar:
             raise UserError(
                 f"scaling.rule: {self.rule!r} gives matrices, which gradients do not take; allowed: "
-                "optim.update fused, or a scalar rule"
+                "optim.update fused, or a rule of gradients"
             )
         usable = (F + D + direction.numbers).isfinite().all()
         if gradients is not None and gradients.overflowed is not None:
@@ -181,7 +206,7 @@ class DepthwiseScaling:
         """K of the layers in ``statistics`` for a step; frozen if static."""
         if self._frozen:
             return Direction(self.scales[statistics.layers])
-        return RULES[self.rule](statistics)
+        return RULES[self.rule].with_settings(self.polar)(statistics)
 
     def want_statistics(self) -> None:
         """Make the next step set ``statistics`` even if its scales are frozen."""
@@ -296,12 +321,16 @@ class DepthwiseScaling:
 
     def _gradient_squares(self) -> Tensor:
         """‖G_k‖_F² (l,), float64, of the gradients as they are. Collective where they are in parts."""
+        return gradient_squares(self._parameters, self._norms.device, self._norms.group)
+
+    @property
+    def _parameters(self) -> list[list[nn.Parameter]]:
+        """The weight and the bias, if any, of each layer, as the optimizer holds them."""
         gradients = self._norms.gradients
-        held = [
+        return [
             layer.parameters if gradients is None else gradients.parameters(k)
             for k, layer in enumerate(self.layers)
         ]
-        return gradient_squares(held, self._norms.device, self._norms.group)
 
     @property
     def _has_zero_gradients(self) -> bool:
@@ -315,7 +344,7 @@ class DepthwiseScaling:
             raise UserError(
                 "process_group: it cannot be copied; allowed: to copy a scaling of the default group"
             )
-        kept = ("rule", "static", "layers", "_model", "_scales", "_elsewhere", "_optimizer")
+        kept = ("rule", "static", "polar", "layers", "_model", "_scales", "_elsewhere", "_optimizer")
         norms = {"grad_scaler": self._norms.grad_scaler, "gradients": self._norms.gradients}
         return {name: vars(self)[name] for name in kept} | norms
 

@@ -10,8 +10,9 @@ from scaled_sgd.core.arguments import check_device, check_samples
 from scaled_sgd.core.losses import check_targets, get_loss
 from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.layer import Layer, statistics_of
 from scaled_sgd.steps.signals import Signals, run_signals
-from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norms
+from scaled_sgd.steps.statistics import Statistics, square_norms
 
 
 class Minibatch:
@@ -63,6 +64,15 @@ class Minibatch:
         """F, D, R, and ‖G_k‖² on demand, of all samples. Collective if weights are sharded."""
         return _statistics(self)
 
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """δ_kᵀ h_{k−1} of every layer, as factors, or as rows if there are chunks."""
+        partition, layers = self.partition, range(1, self.partition.depth + 1)
+        if self.chunked:
+            rows = _summed_rows(self)
+            return [Layer(partition, k, None, None, rows[k], whole=False) for k in layers]
+        return [Layer(partition, k, self.first.h[k - 1], self.first.delta[k]) for k in layers]
+
     @property
     def chunked(self) -> bool:
         """Whether there is more than one chunk."""
@@ -94,41 +104,31 @@ def _statistics(batch: Minibatch) -> Statistics:
         D += square_norms([signals.delta[k] for k in range(1, partition.depth + 1)])
     F, D = F * partition.alpha_squares / n, partition.sum(D) / n
 
-    def grams(i: int) -> tuple[Tensor, Tensor]:
-        h, delta = batch.first.h[i], batch.first.delta[i + 1]
-        return partition.sum(delta @ delta.T), h @ h.T
-
-    return Statistics(
+    return statistics_of(
+        lambda: batch.layers,
+        partition,
         slice(0, partition.depth),
-        partition.depth,
+        n,
         F,
         D,
-        D[-1],
-        partition.omega,
-        lambda: _gradient_squares(batch),
-        None if batch.chunked else grams,
+        dtype=partition.dtype,
+        whole=not batch.chunked,
     )
-
-
-@torch.no_grad()
-def _gradient_squares(batch: Minibatch) -> Tensor:
-    """‖G_k‖_F² (l,), float64; for chunks from the rows of their sum."""
-    partition, layers = batch.partition, range(1, batch.partition.depth + 1)
-    if batch.chunked:
-        G = gradient_rows(batch)
-        return partition.sum(square_norms([G[k] for k in layers]))
-    signals = batch.first
-    squares = torch.stack([gradient_square(signals.h[k - 1], signals.delta[k]) for k in layers])
-    return partition.sum(squares) * (partition.alpha / batch.total).square()
 
 
 @torch.no_grad()
 def gradient_rows(batch: Minibatch) -> dict[int, Tensor]:
     """This process's rows of G_k = (α_k/n) δ_kᵀ h_{k−1}, for k = 1..l."""
+    alpha, n = batch.partition.multiplier, batch.total
+    return {k: rows.mul_(alpha(k) / n) for k, rows in _summed_rows(batch).items()}
+
+
+def _summed_rows(batch: Minibatch) -> dict[int, Tensor]:
+    """This process's rows of δ_kᵀ h_{k−1}, for k = 1..l."""
     partition = batch.partition
     G: dict[int, Tensor] = {}
     for signals in batch:
         for k in range(1, partition.depth + 1):
             part = signals.delta[k].T @ signals.h[k - 1]
             G[k] = G[k].add_(part) if k in G else part
-    return {k: rows.mul_(partition.multiplier(k) / batch.total) for k, rows in G.items()}
+    return G

@@ -20,7 +20,11 @@ class Networks(Protocol):
         alpha: α_k (…, l), float64, on the device.
         alpha_squares: α_k², likewise.
         omega: ω_k (…, l), likewise.
+        processes: number of processes that hold different rows.
     """
+
+    @property
+    def processes(self) -> int: ...  # noqa: D102
 
     @property
     def depth(self) -> int: ...  # noqa: D102
@@ -49,6 +53,10 @@ class Networks(Protocol):
 
     def own(self, t: Tensor, k: int) -> Tensor:
         """This process's columns of ``t`` (…, m_k), a view."""
+        ...
+
+    def gather(self, t: Tensor, k: int) -> Tensor:
+        """``t`` (…, m_k) complete, from every process's columns."""
         ...
 
     def local(self, k: int) -> Tensor:

@@ -13,7 +13,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
 from scaled_sgd.steps.hook import DepthwiseScaling
-from scaled_sgd.steps.update import Number, Update, add_scaled
+from scaled_sgd.steps.polynomials import POLAR, Polar
+from scaled_sgd.steps.update import Number, Update, add_scaled, keep_scaled
 
 
 class ScaledSGD(Optimizer):
@@ -27,6 +28,7 @@ class ScaledSGD(Optimizer):
         lr: η.
         rule: scaling rule.
         static: keep the first step's scales.
+        polar: how ``spectral`` equalises singular values; its steps overwrite the gradients.
         momentum: μ; for 0 there is no buffer.
         weight_decay: λ, not scaled by ξ.
         process_group: the ranks that share the global minibatch.
@@ -43,6 +45,7 @@ class ScaledSGD(Optimizer):
         *,
         rule: str = "norm",
         static: bool = False,
+        polar: Polar = POLAR,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         process_group: dist.ProcessGroup | None = None,
@@ -52,7 +55,12 @@ class ScaledSGD(Optimizer):
         check_number("momentum", momentum, below=1)
         check_number("weight_decay", weight_decay)
         self.scaling = DepthwiseScaling(
-            model, rule=rule, static=static, process_group=process_group, grad_scaler=grad_scaler
+            model,
+            rule=rule,
+            static=static,
+            polar=polar,
+            process_group=process_group,
+            grad_scaler=grad_scaler,
         )
         placed = [(k, p) for k, layer in enumerate(self.scaling.layers) for p in layer.parameters]
         self._layer_of = [k for k, _ in placed]
@@ -164,4 +172,4 @@ class ScaledSGD(Optimizer):
 
 def _add_gradient(G: Tensor, xi: Number, target: Tensor, *, keep: Number, factor: Number) -> None:
     """Target ← keep · target + factor · ξ G."""
-    add_scaled(target if keep == 1 else target.mul_(keep), G, xi * factor)
+    add_scaled(keep_scaled(target, keep), G, xi * factor)

@@ -5,10 +5,11 @@ and diagnostics read the registry. Plugins add rules with :func:`register_rule`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scaled_sgd.core.registry import Registry
+from scaled_sgd.steps.polynomials import POLAR, Polar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 FLOOR = 1e-30
 """If the denominator of a rule is at most this, ξ_k = 0: float32 cannot hold such a layer's gradient."""
 
-RuleFunction = Callable[["Statistics"], "Tensor | Direction"]
-"""ξ (…, layers) in float64, or a direction, for the layers of the statistics."""
+RuleFunction = Callable[..., "Tensor | Direction"]
+"""ξ (…, layers) in float64, or a direction, for the layers of the statistics, the only argument but for a
+:class:`~scaled_sgd.steps.polynomials.Polar`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Rule:
         label: a short description.
         function: computes ξ or the direction.
         scalar: whether every K_k is a number.
+        polar: whether ``function`` takes a :class:`~scaled_sgd.steps.polynomials.Polar`, and needs no factors
+            but only gradients.
+        settings: that Polar.
     """
 
     name: str
@@ -40,12 +45,18 @@ class Rule:
     label: str
     function: RuleFunction
     scalar: bool = True
+    polar: bool = False
+    settings: Polar = POLAR
+
+    def with_settings(self, polar: Polar) -> "Rule":
+        """The rule with other settings; they matter to rules that take a Polar."""
+        return replace(self, settings=polar)
 
     def __call__(self, statistics: "Statistics") -> "Direction":
         """The direction for the layers of ``statistics``."""
         from scaled_sgd.steps.direction import Direction
 
-        found = self.function(statistics)
+        found = self.function(statistics, self.settings) if self.polar else self.function(statistics)
         return found if isinstance(found, Direction) else Direction(found)
 
 
@@ -53,7 +64,7 @@ RULES: Registry[Rule] = Registry("rule")
 
 
 def register_rule(
-    name: str, *, formula: str, label: str, scalar: bool = True
+    name: str, *, formula: str, label: str, scalar: bool = True, polar: bool = False
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Decorator that adds a rule.
 
@@ -62,7 +73,7 @@ def register_rule(
     """
 
     def add(function: RuleFunction) -> RuleFunction:
-        RULES.add(name, Rule(name, formula, label, function, scalar))
+        RULES.add(name, Rule(name, formula, label, function, scalar, polar))
         return function
 
     return add
@@ -94,3 +105,26 @@ def gain(s: "Statistics") -> "Tensor":
 def kernel(s: "Statistics") -> "Tensor":
     """ω / (l F B) with B = D / R."""
     return _ratio(s.omega, s.depth * s.F * _ratio(s.D, s.R[..., None]))
+
+
+@register_rule("unit", formula="ω_k / (l ‖G_k‖_F)", label="‖ξ_k G_k‖_F = ω_k / l, whatever the soft rank")
+def unit(s: "Statistics") -> "Tensor":
+    """ω / (l ‖G‖_F): √S_k times ``norm`` (ours)."""
+    return _ratio(s.omega, s.depth * s.gradient_squares.sqrt())
+
+
+@register_rule(
+    "spectral",
+    formula="(ω_k / l) polar(G_k) for ξ_k G_k",
+    label="all singular values of a layer's step equal",
+    scalar=False,
+    polar=True,
+)
+def spectral(s: "Statistics", polar: Polar) -> "Direction":
+    """(ω / l) U Vᵀ of the thin SVD G = U Σ Vᵀ, up to ``polar``; ‖U_k‖_2 = ω / l (ours)."""
+    from scaled_sgd.steps.direction import Direction
+    from scaled_sgd.steps.polar import polar_factors
+
+    factors = polar_factors(s, polar)
+    numbers = _ratio(s.omega, s.depth * s.gradient_squares.sqrt() * factors.largest)
+    return Direction(numbers, factors.matrices, factors.dense)

@@ -65,6 +65,11 @@ class Stack:
         self._lend()
         return index
 
+    @property
+    def processes(self) -> int:
+        """One process holds everything."""
+        return 1
+
     def start(self, x: Tensor) -> Tensor:
         """h_0 (B, n, m_0) from samples of each network, or from samples (n, m_0) for all."""
         return x if x.ndim == 3 else x.expand(len(self), *x.shape)
@@ -78,6 +83,10 @@ class Stack:
         return self._product(delta, self.weights[k - 1], k)
 
     def own(self, t: Tensor, k: int) -> Tensor:
+        """All columns."""
+        return t
+
+    def gather(self, t: Tensor, k: int) -> Tensor:
         """All columns."""
         return t
 

@@ -6,15 +6,32 @@ Every formula works for one network and for a stack: leading dimensions (…) ar
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+_TRIANGLE = 256
+"""Least number of rows whose Gram matrix is computed by blocks of its lower triangle."""
 
 _DOTTED = (torch.float32, torch.float64)
 """Dtypes that are squared and summed without conversion."""
 
 _SAFE = (1e-20, 3e38)
 """Sums of float32 squares in this range have lost nothing to underflow or overflow."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A multiple of a layer's gradient, through the smaller of its two sides.
+
+    Attributes:
+        gram: G Gᵀ (…, m_k, m_k), or Gᵀ G (…, m_{k−1}, m_{k−1}) if that is not larger.
+        times: this process's rows of M G, or of G M, for a symmetric M of the shape of ``gram``.
+    """
+
+    gram: Tensor
+    times: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,9 +45,14 @@ class Statistics:
         D: (1/n) Σ‖δ_k‖², likewise.
         R: (1/n) Σ‖r‖², shape (…).
         omega: ω_k, shape (…, layers).
+        shapes: (n, m_k, m_{k−1}) of each layer; n is 0 if unknown.
+        dtype: that of the signals.
         squares: measures ‖G_k‖_F² (…, layers). Collective if weights are sharded.
         grams: for the i-th layer A = δ_k δ_kᵀ and B = h_{k−1} h_{k−1}ᵀ, each (…, n, n) over the full
-            minibatch. Collective if weights are sharded; None if factors are not available.
+            minibatch, in ``dtype`` or another. Collective if weights are sharded; None if factors are not
+            available.
+        gradient: the i-th layer's gradient, likewise; its :class:`Gradient` is in units in which
+            :attr:`Direction.dense <scaled_sgd.steps.direction.Direction.dense>` is.
     """
 
     layers: slice
@@ -39,8 +61,11 @@ class Statistics:
     D: Tensor
     R: Tensor
     omega: Tensor
+    shapes: Sequence[tuple[int, int, int]] = ()
+    dtype: torch.dtype = torch.float32
     squares: Callable[[], Tensor] | None = None
-    grams: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    grams: Callable[..., tuple[Tensor, Tensor]] | None = None
+    gradient: Callable[..., Gradient] | None = None
 
     @cached_property
     def gradient_squares(self) -> Tensor:
@@ -97,6 +122,18 @@ def _norm(signal: Tensor, dtype: torch.dtype) -> Tensor:
     return norm
 
 
+def gram(t: Tensor) -> Tensor:
+    """T tᵀ (…, n, n) for t (…, n, m); half of it is computed where that is faster."""
+    n = t.shape[-2]
+    if t.ndim > 2 or n < _TRIANGLE or t.device.type != "cpu":
+        return t @ t.transpose(-2, -1)
+    product, bounds = t.new_empty(n, n), [n * i // 4 for i in range(5)]
+    for start, stop in pairwise(bounds):
+        torch.mm(t[start:stop], t[:stop].T, out=product[start:stop, :stop])
+        product[:start, start:stop] = product[start:stop, :start].T
+    return product
+
+
 def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     """‖δᵀ h‖_F² (…), float64, for h (…, n, m_in) and δ (…, n, m_out).
 
@@ -105,5 +142,4 @@ def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
     if n * (m_in + m_out) > m_in * m_out:
         return square_norms([delta.transpose(-2, -1) @ h])[..., 0]
-    grams = (t @ t.transpose(-2, -1) for t in (h, delta))
-    return torch.mul(*grams).sum((-2, -1), dtype=torch.float64)
+    return torch.mul(*(gram(t) for t in (h, delta))).sum((-2, -1), dtype=torch.float64)

@@ -20,10 +20,11 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
 from scaled_sgd.steps.signals import backward, forward
-from scaled_sgd.steps.statistics import Statistics, gradient_square, square_norms
-from scaled_sgd.steps.update import Number, Update, add_product, add_scaled
+from scaled_sgd.steps.statistics import Statistics, square_norms
+from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
 Direct = Callable[[Statistics], Direction]
 """Computes K from statistics, such as :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
@@ -50,26 +51,6 @@ class Taken:
     scales: Tensor
     grad_norm: Tensor | None = None
     soft_ranks: Tensor | None = None
-
-
-@dataclass
-class _Layer:
-    """Layer k's δ_kᵀ h_{k−1} = G_k · n/α_k, as factors or, if ``gradient`` is given, as a matrix.
-
-    ``whole``: the factors cover the global minibatch.
-    """
-
-    k: int
-    h: Tensor
-    delta: Tensor
-    gradient: Tensor | None
-    whole: bool
-
-    def square(self) -> Tensor:
-        """‖δ_kᵀ h_{k−1}‖_F² (…) of this process's rows."""
-        if self.gradient is not None:
-            return square_norms([self.gradient])[..., 0]
-        return gradient_square(self.h, self.delta)
 
 
 @torch.no_grad()
@@ -122,7 +103,7 @@ def take_step(
     if late and not (math.isfinite(total.sum().item()) and math.isfinite(f.sum().item())):
         forward(networks, x, see=see)
 
-    def layers() -> Iterator[_Layer]:
+    def layers() -> Iterator[Layer]:
         """Layers from the last to the first, each once δ_{k−1} is known and W_k no longer needed."""
         delta = networks.own(residual, depth).contiguous()
         for k in range(depth, 0, -1):
@@ -134,9 +115,10 @@ def take_step(
             if factors:
                 signal, own = (wait() for wait in later)
             whole = factors or ranks.size == 1
-            yield _Layer(k, signal, own, None if whole else ranks.sum(own.T @ signal), whole)
+            gradient = None if whole else ranks.sum(own.T @ signal)
+            yield Layer(networks, k, signal, own, gradient, whole)
 
-    def groups() -> Iterator[list[_Layer]]:
+    def groups() -> Iterator[list[Layer]]:
         """Layers whose directions and updates are computed together, from the last to the first."""
         if update.needs_norm or n * sum(networks.widths[1:]) <= HELD:
             yield list(layers())[::-1]
@@ -170,13 +152,11 @@ def take_step(
     )
 
 
-def _statistics(
-    group: list[_Layer], networks: Networks, ranks: Ranks, n: int, R: Tensor | None
-) -> Statistics:
+def _statistics(group: list[Layer], networks: Networks, ranks: Ranks, n: int, R: Tensor | None) -> Statistics:
     """Statistics of successive layers over the global minibatch of ``n`` samples; R is D_l."""
-    layers, count = slice(group[0].k - 1, group[-1].k), len(group)
-    alpha, omega = (_of(layers, t) for t in (networks.alpha, networks.omega))
-    squares = square_norms([layer.h for layer in group] + [layer.delta for layer in group])
+    span, count = slice(group[0].k - 1, group[-1].k), len(group)
+    delta, h = zip(*(layer.factors for layer in group), strict=True)
+    squares = square_norms([*h, *delta])
     networks.sum(squares[..., count:])
     here = [column for column, layer in enumerate(group) if not layer.whole]
     if here:
@@ -184,44 +164,22 @@ def _statistics(
         for column, total in zip(both, ranks.sum(torch.stack([squares[c] for c in both])), strict=True):
             squares[column] = total
     squares /= n
-    F, D = squares[..., :count].mul_(_of(layers, networks.alpha_squares)), squares[..., count:]
-
-    def gradient_squares() -> Tensor:
-        part = torch.stack([layer.square() for layer in group], -1)
-        return networks.sum(part) * (alpha / n).square()
-
-    def grams(i: int) -> tuple[Tensor, Tensor]:
-        h, delta = group[i].h, group[i].delta
-        return networks.sum(delta @ delta.transpose(-2, -1)), h @ h.transpose(-2, -1)
-
-    return Statistics(
-        layers,
-        networks.depth,
-        F,
-        D,
-        D[..., -1] if R is None else R,
-        omega,
-        gradient_squares,
-        grams if all(layer.whole for layer in group) else None,
-    )
-
-
-def _of(layers: slice, t: Tensor) -> Tensor:
-    """The entries of ``t`` (…, l) for ``layers``, a view."""
-    return t if layers.stop - layers.start == t.shape[-1] else t[..., layers]
+    F, D = squares[..., :count].mul_(entries(span, networks.alpha_squares)), squares[..., count:]
+    dtype, whole = h[0].dtype, not here
+    return statistics_of(lambda: group, networks, span, n, F, D, R=R, dtype=dtype, whole=whole)
 
 
 def _apply(
-    group: list[_Layer], networks: Networks, update: Update, direction: Direction, layers: slice, n: int
+    group: list[Layer], networks: Networks, update: Update, direction: Direction, span: slice, n: int
 ) -> None:
     """Update this process's rows of the weights of ``group`` by ``direction``."""
-    numbers = networks.numbers(direction.numbers * _of(layers, networks.alpha))
+    numbers = networks.numbers(direction.numbers * entries(span, networks.alpha))
     for i, (layer, number) in enumerate(zip(group, numbers, strict=True)):
         update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number / n))
 
 
 def _add(
-    layer: _Layer,
+    layer: Layer,
     direction: Direction,
     i: int,
     number: Number,
@@ -230,12 +188,15 @@ def _add(
     keep: Number,
     factor: Number,
 ) -> None:
-    """Target ← keep · target + factor · number · (K_kᵀ δ_k)ᵀ h_{k−1}, for the i-th layer of ``direction``."""
-    if layer.gradient is None:
-        left = direction.weighted(layer.delta, i)
-        add_product(target, left, layer.h, keep=keep, factor=number * factor)
-    elif direction.matrix(i) is None:
-        add_scaled(target if keep == 1 else target.mul_(keep), layer.gradient, number * factor)
+    """Target ← keep · target + factor · number · δ_kᵀ K_k h_{k−1}, for the i-th layer of ``direction``."""
+    rows = direction.rows(i)
+    if rows is None and direction.matrix(i) is None:
+        rows = layer.gradient
+    if rows is not None:
+        add_scaled(keep_scaled(target, keep), rows, number * factor)
+    elif layer.gradient is None:
+        left, right = direction.factors(*layer.factors, i)
+        add_product(target, left, right, keep=keep, factor=number * factor)
     else:
         raise UserError(
             "sharding.exchange: 'gradients' does not fit a direction of matrices; allowed: factors"

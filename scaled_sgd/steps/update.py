@@ -77,6 +77,13 @@ def add_scaled(target: Tensor, t: Tensor, number: Number) -> None:
         target.add_(t, alpha=number)
 
 
+def keep_scaled(target: Tensor, keep: Number) -> Tensor:
+    """Target ← keep · target, in place; returns it."""
+    if isinstance(keep, Tensor):
+        return target.mul_(keep.to(target.dtype))
+    return target if keep == 1 else target.mul_(keep)
+
+
 def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, factor: Number) -> None:
     """Target ← keep · target + factor · leftᵀ right, in place, as one accumulating product.
 
@@ -93,10 +100,7 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
         assert not isinstance(keep, Tensor)
         target.addmm_(left.T, right, beta=keep, alpha=factor)
         return
-    if isinstance(keep, Tensor):
-        target.mul_(keep.to(target.dtype))
-    elif keep != 1:
-        target.mul_(keep)
+    keep_scaled(target, keep)
     target.baddbmm_(left.transpose(-2, -1), right, alpha=factor)
 
 

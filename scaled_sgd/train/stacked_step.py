@@ -49,7 +49,7 @@ class StackedStep:
         has_momentum = isinstance(self._momentum, Tensor)
         self._velocities = [torch.zeros_like(W) for W in stack.weights] if has_momentum else []
         names = list(dict.fromkeys(config.scaling.rule for config in configs))
-        self._rules = [RULES[name] for name in names]
+        self._rules = [RULES[name].with_settings(configs[0].scaling.settings) for name in names]
         self._rule = column([names.index(config.scaling.rule) for config in configs], torch.int64)
         self._static = column([config.scaling.static for config in configs], torch.bool)
         self._frozen: Tensor | None = None

@@ -1,5 +1,7 @@
 """Taylor terms and norms along any direction, against automatic differentiation in float64."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
 
+from scaled_sgd import ScaledSGD
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import get_loss
 from scaled_sgd.diagnostics import Minibatch, taylor_coefficients
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.steps.direction import Direction
@@ -84,6 +88,22 @@ def test_matrices_give_the_terms_of_automatic_differentiation(
     assert_series(problem, u, direction=direction)
 
 
+@pytest.mark.parametrize("chunk_size", [None, 3])
+@pytest.mark.parametrize("samples", [4, 20])
+@pytest.mark.parametrize("rule", ["unit", "spectral"])
+def test_rules_of_gradients_give_the_terms_along_their_own_step(
+    rule: str, samples: int, chunk_size: int | None
+) -> None:
+    problem = make_problem(samples=samples, base_width=4, parameterization="nup")
+    twin = copy.deepcopy(problem.model)
+    optimizer = ScaledSGD(twin, 1.0, rule=rule)
+    get_loss(problem.loss).value(twin(problem.x), problem.y).mean().backward()
+    optimizer.step()
+    moved = zip(twin.parameters(), problem.model.parameters(), strict=True)
+    u = [(W - V).detach() for W, V in moved]
+    assert_series(problem, u, scales=rule, chunk_size=chunk_size)
+
+
 @given(problem=problems(), seed=seeds(), chunk_size=st.sampled_from([None, 3]))
 @settings(max_examples=30, deadline=None)
 def test_dense_tensors_give_the_terms_of_automatic_differentiation(
@@ -129,6 +149,7 @@ def test_mistakes_name_the_argument() -> None:
         (Direction(ones * torch.nan), {}, "^direction: not all numbers are finite"),
         (Direction(ones, [torch.eye(n - 1)] * 4), {}, "^direction: matrices of shapes"),
         (Direction(ones, K[:3]), {}, "^direction: matrices of shapes"),
+        (Direction(ones, None, K), {}, "^direction: dense of shapes"),
         (
             Direction(ones, K),
             {"chunk_size": 2},

@@ -51,8 +51,9 @@ def test_factors_and_whole_updates_give_the_same_jets(loss: str) -> None:
     batch = Minibatch(problem.model, problem.x, problem.y, loss=loss)
     xi, s = random_scales(4, 1), batch.first
     alpha = batch.partition.multiplier
-    factors = {k: Factors(-xi[k - 1] * alpha(k) ** 2 / s.total, s.delta[k]) for k in range(1, s.depth + 1)}
-    first, first_top = output_jets(s, lambda k: factors[k].rows(s.h[k - 1]), order=3)
+    scale = [-xi[k] * alpha(k + 1) ** 2 / s.total for k in range(s.depth)]
+    factors = {k: Factors(scale[k - 1], s.delta[k], s.h[k - 1]) for k in range(1, s.depth + 1)}
+    first, first_top = output_jets(s, lambda k: factors[k].rows, order=3)
     second, second_top = output_jets(s, factors.__getitem__, order=3)
     torch.testing.assert_close(first, second)
     torch.testing.assert_close(first_top, second_top)

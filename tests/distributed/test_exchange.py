@@ -12,7 +12,7 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition, Ranks, full_weight
 from scaled_sgd.parallel.exchange import Link, choose_factors, measure_link
 from scaled_sgd.steps.step import take_step
-from scaled_sgd.steps.update import Update
+from scaled_sgd.steps.update import Update, gradient_factor
 from tests.processes import run_processes
 
 pytestmark = pytest.mark.slow
@@ -44,8 +44,7 @@ def reference(rule, options):
         loss = get_loss("cross_entropy").value(model(x), y).mean()
         loss.backward()
         norm = torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
-        if "clip_norm" in options:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), options["clip_norm"])
+        optimizer.scaling.factor = gradient_factor(norm, clip_norm=options.get("clip_norm"), normalize=False)
         optimizer.step()
         history.append(torch.cat([loss.detach().reshape(1), norm.reshape(1), optimizer.scales]))
     return torch.stack(history), [weight.detach() for weight in model.parameters()]
@@ -90,7 +89,14 @@ CASES = [
     ("gradients", "kernel", {}),
     ("rows", "norm", {"weight_decay": 0.1}),
     ("rows", "gain", {"momentum": 0.6, "clip_norm": 0.3}),
+    ("factors", "unit", {"clip_norm": 0.3}),
+    ("rows", "unit", {}),
+    ("factors", "spectral", {"momentum": 0.6, "weight_decay": 0.1, "clip_norm": 0.3}),
+    ("gradients", "spectral", {}),
+    ("rows", "spectral", {"momentum": 0.6, "clip_norm": 0.3}),
 ]
+"""Of the layers the third has n ≤ m_min and is orthogonalised in sample space; the first and last have fewer
+outputs than inputs, the second fewer inputs."""
 
 
 def all_cases():
@@ -111,24 +117,35 @@ def test_exchanged_steps_are_those_of_one_process(world_size):
                 torch.testing.assert_close(weight, one, rtol=1e-12, atol=1e-12)
 
 
-def replica_cut_over_ranks():
-    model = network()
+def refused():
+    found, model = [], network()
     try:
         take_step(
             Partition.of(model), *minibatch(0, 2, 0), loss=get_loss("cross_entropy"),
             direct=DepthwiseScaling(model).measure_elsewhere().direction, update=Update(0.1),
         )  # fmt: skip
     except UserError as error:
-        return str(error)
+        found.append(str(error))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    optimizer = ScaledSGD(model, 0.1, rule="spectral")
+    x, y = minibatch(0, 1, 0)
+    get_loss("cross_entropy").value(model(x), y).mean().backward()
+    try:
+        optimizer.step()
+    except UserError as error:
+        found.append(str(error))
+    return found
 
 
-def test_replicas_of_which_each_process_would_update_a_part_are_refused():
-    first, second = run_processes(replica_cut_over_ranks, 2)
+def test_parts_that_do_not_say_the_whole_are_refused():
+    first, second = run_processes(refused, 2)
     assert first == second
-    assert first == (
+    assert first == [
         "model: the rows of layer 1 do not lie on 2 processes; allowed: FSDP2 and tensor-parallel shards, "
-        "or a whole network on one"
-    )
+        "or a whole network on one",
+        "model: the gradient of layer layers.0 is in parts, whose singular values are not those of the "
+        "whole; allowed: optim.update fused (steps.step.take_step), or whole gradients",
+    ]
 
 
 def measured():

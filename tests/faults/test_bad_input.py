@@ -145,10 +145,15 @@ IMPOSSIBLE = [
         "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63, or null",
         ("--data.limit=9223372036854775808",),
     ),
-    Row("optim.lr: nan is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.nan",)),
-    Row("optim.lr: 1e+300 is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e300",)),
+    Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
     Row(
-        "optim.weight_decay: 1e+300 is not usable; allowed: numbers from 0 to 1e18",
+        "optim.lr: 1e+300 is not usable; allowed: numbers from 0 to 1e30 with model.dtype float32 (a step "
+        "must fit the weights' type)",
+        ("--optim.lr=1e300",),
+    ),
+    Row(
+        "optim.weight_decay: 1e+300 is not usable; allowed: numbers from 0 to 1e8 with model.dtype float32 "
+        "(a step must fit the weights' type)",
         ("--optim.weight_decay=1e300",),
     ),
     Row(
@@ -157,8 +162,8 @@ IMPOSSIBLE = [
         ("--optim.accumulation=1000000000",),
     ),
     Row("run.dir: 'a\\udcff' is not usable; allowed: text in UTF-8", ("--run.dir=a\udcff",)),
-    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=.inf",)),
-    Row("optim.lr: inf is not usable; allowed: numbers from 0 to 1e18", ("--optim.lr=1e400",)),
+    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
+    Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
     Row(
         "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
         ("--optim.batch_size=9223372036854775808",),
@@ -341,14 +346,17 @@ TOGETHER = [
 
 COMMAND_LINES = [
     Row("model.depth: no value given; allowed: integers from 1 to 100000", ("--model.depth",)),
-    Row("optim.lr: no value given; allowed: numbers from 0 to 1e18", ("--optim.lr", "--loss=mse")),
+    Row("optim.lr: no value given; allowed: finite numbers from 0", ("--optim.lr", "--loss=mse")),
     Row("scaling.static: no value given; allowed: true, false", ("--scaling.static",)),
     Row("model.deph: unknown key; did you mean model.depth?", ("--model.deph=3",)),
     Row("mod.depth: unknown key; did you mean model.depth?", ("--mod.depth=3",)),
     Row("model.dep: unknown key; did you mean model.depth?", ("--model.dep=3",)),
     Row("Model.depth: unknown key; did you mean model.depth?", ("--Model.depth=3",)),
     Row("colour: unknown key; allowed: loss, model.depth, …", ("--colour=red",)),
-    Row("scaling.zzz: unknown key; allowed: scaling.rule, scaling.static", ("--scaling.zzz=1",)),
+    Row(
+        "scaling.zzz: unknown key; allowed: scaling.rule, scaling.static, scaling.polar, scaling.iterations",
+        ("--scaling.zzz=1",),
+    ),
     Row(
         (
             "model.help: unknown key; allowed: model.depth, model.base_width, model.width_exponent, "
@@ -467,12 +475,12 @@ FILES = [
         {"c.yaml": "model: {activation: [1, x]}"},
     ),
     Row(
-        "optim.lr: -2.0 is not usable; allowed: numbers from 0 to 1e18",
+        "optim.lr: -2.0 is not usable; allowed: finite numbers from 0",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: -2}"},
     ),
     Row(
-        "optim.lr: inf is not usable; allowed: numbers from 0 to 1e18",
+        "optim.lr: inf is not usable; allowed: finite numbers from 0",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: 1e400}"},
     ),
@@ -662,7 +670,7 @@ FILES = [
         {"c.yaml": "%YAML 2.0\n--- {loss: mse}"},
     ),
     Row(
-        "optim.lr: 'null' does not fit; allowed: numbers from 0 to 1e18",
+        "optim.lr: 'null' does not fit; allowed: finite numbers from 0",
         ("--config=c.yaml",),
         {"c.yaml": "optim: {lr: null}"},
     ),

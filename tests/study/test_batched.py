@@ -57,6 +57,11 @@ WITHOUT = (
     {"optim.clip_norm": 0.02, "scaling.rule": "gain"},
     {"optim.normalize": True, "scaling.rule": "none", "optim.accumulation": 2},
     {"optim.lr": 0},
+    {"scaling.rule": "unit"},
+)
+WITH_MATRICES = (
+    {"scaling.rule": "spectral", "optim.momentum": 0.5, "optim.lr": 0.2},
+    {"scaling.rule": "spectral", "optim.momentum": 0.8, "optim.lr": 0.1, "optim.clip_norm": 0.02},
 )
 
 
@@ -83,7 +88,9 @@ def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tm
     compare(tmp_path, *({**changes, "loss": loss} for changes in SEEDS_AND_RULES))
 
 
-@pytest.mark.parametrize(("runs", "activation"), [(WITH_MOMENTUM, "abs"), (WITHOUT, (1.0, 0.3))])
+@pytest.mark.parametrize(
+    ("runs", "activation"), [(WITH_MOMENTUM, "abs"), (WITHOUT, (1.0, 0.3)), (WITH_MATRICES, "relu")]
+)
 def test_runs_that_update_in_several_ways_have_the_numbers_of_each_alone(runs, activation, tmp_path):
     compare(tmp_path, *({**changes, "model.activation": activation} for changes in runs))
 

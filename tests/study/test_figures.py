@@ -515,8 +515,8 @@ def test_names_are_drawn_as_they_are(draw):
     titles = [ax.get_title(loc="left") for ax in figure.picture.axes]
     assert titles[:3] == ["<script>alert(1)</script>", "$x^{$ & {y}", "νP·ξ \\frac"]
     assert len(titles[3]) < 60
-    assert titles[4] == "two lines"
-    assert set(figure.table["method"]) == {" ".join(name.split()) for name in names}
+    assert titles[4] == "two\\nlines"
+    assert set(figure.table["method"]) == {name.replace("\n", "\\n") for name in names}
 
 
 def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_state(tmp_path):

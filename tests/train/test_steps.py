@@ -43,6 +43,8 @@ def numbers(row):
         ("--scaling.static=true", "--optim.momentum=0.8", "--optim.weight_decay=0.01"),
         ("--optim.normalize=true", "--scaling.rule=none", "--loss=mse", "--model.activation=abs"),
         ("--optim.clip_norm=0.02", "--scaling.rule=gain", "--model.parameterization=mup"),
+        ("--optim.clip_norm=0.02", "--scaling.rule=unit"),
+        ("--optim.clip_norm=0.02", "--scaling.rule=spectral", "--optim.momentum=0.5"),
     ],
 )
 def test_a_fused_run_has_the_numbers_of_one_by_autograd(options):

@@ -109,7 +109,8 @@ def small_session(config: Config, data: Data) -> Session:
 def _strategy(config: Config, network: HomogeneousMLP) -> OneProcess | OneProcessByGradients:
     if not OPTIMIZERS[config.optim.optimizer].stacked:
         return OneProcessByGradients(network, MakeOptimizer(config))
-    scaling = DepthwiseScaling(network, rule=config.scaling.rule, static=config.scaling.static)
+    rule = config.scaling
+    scaling = DepthwiseScaling(network, rule=rule.rule, static=rule.static, polar=rule.settings)
     return OneProcess(network, scaling)
 
 

@@ -118,7 +118,7 @@ for _name, _builder in {
 def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> list[bool]:
     """For each layer, whether its factors are exchanged instead of its gradient. Collective."""
     asked, weight = config.sharding.exchange, network.scaled_layers[0].weight
-    if not RULES[config.scaling.rule].scalar:
+    if not RULES[config.scaling.rule].scalar and asked == "auto":
         return [True] * network.depth
     if asked != "auto":
         return [asked == "factors"] * network.depth

@@ -22,6 +22,7 @@ from scaled_sgd.steps import optimizers
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.peers import build
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
@@ -61,6 +62,8 @@ class MakeOptimizer:
             "static": scaling.static,
             "grad_scaler": self.grad_scaler,
         }
+        if RULES[scaling.rule].polar:
+            rule["polar"] = scaling.settings
         optimizer = build(entry, network, optim, **(rule if entry.folds else {}))
         if optim.update == "fused" and not isinstance(optimizer, ScaledSGD):
             raise UserError(
