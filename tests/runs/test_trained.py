@@ -363,10 +363,13 @@ def test_mistakes_of_the_commands_are_one_line(
 @pytest.mark.slow
 def test_two_processes_of_shards_write_the_model_of_one(tmp_path: Path) -> None:
     arguments = (*SMALL, "--model.dtype=float64", "--run.device=cpu")
-    for processes, strategy in ((1, "ddp"), (2, "fsdp2")):
-        (tmp_path / strategy).mkdir()
-        run_all([(*arguments, f"--sharding.strategy={strategy}")], processes, where=tmp_path / strategy)
-    one, two = (load_run(tmp_path / name / "runs/run-0") for name in ("ddp", "fsdp2"))
-    for mine, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
-        torch.testing.assert_close(theirs, mine, rtol=1e-12, atol=1e-12)
-    assert one.pipeline == two.pipeline
+    for processes, strategies in ((1, ["ddp"]), (2, ["fsdp2", "tensor"])):
+        (tmp_path / str(processes)).mkdir()
+        runs = [(*arguments, f"--sharding.strategy={name}") for name in strategies]
+        run_all(runs, processes, where=tmp_path / str(processes))
+    one = load_run(tmp_path / "1/runs/run-0")
+    for name in ("run-0", "run-1"):
+        two = load_run(tmp_path / "2/runs" / name)
+        for mine, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+            torch.testing.assert_close(theirs, mine, rtol=1e-12, atol=1e-12)
+        assert one.pipeline == two.pipeline
