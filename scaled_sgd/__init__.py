@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         sharpness,
         taylor_coefficients,
     )
+    from scaled_sgd.runs.trained import Predictions, TrainedRun, load_run
     from scaled_sgd.steps.hook import DepthwiseScaling
     from scaled_sgd.steps.optimizer import ScaledSGD
 
@@ -27,13 +28,16 @@ __all__ = [
     "Eigenpairs",
     "FeatureRanks",
     "HomogeneousMLP",
+    "Predictions",
     "ScaledLinear",
     "ScaledSGD",
     "TaylorCoefficients",
+    "TrainedRun",
     "__version__",
     "feature_ranks",
     "gradient_soft_ranks",
     "hessian_vector_product",
+    "load_run",
     "sharpness",
     "taylor_coefficients",
     "width_pattern",
@@ -42,8 +46,11 @@ __all__ = [
 _HOMES = {
     "DepthwiseScaling": "steps.hook",
     "HomogeneousMLP": "core.network",
+    "Predictions": "runs.trained",
     "ScaledLinear": "core.network",
     "ScaledSGD": "steps.optimizer",
+    "TrainedRun": "runs.trained",
+    "load_run": "runs.trained",
     "width_pattern": "core.parameterization",
 }
 __getattr__, __dir__ = attach(

@@ -16,10 +16,13 @@ from scaled_sgd.parallel.streams import prepare_streams
 _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
 
-  train    train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
-  study    run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
-  doctor   say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
-           or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
+  train     train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
+  predict   predict new rows: scaled-sgd predict RUN --data.source FILE --out predictions.parquet
+  evaluate  loss and metric on other data: scaled-sgd evaluate RUN --data.source FILE
+  runs      list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
+  study     run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
+  doctor    say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
+            or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
 
 scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
 """
@@ -58,7 +61,14 @@ def _command(arguments: list[str]) -> int:
         from scaled_sgd.study.command import main as study
 
         return study(rest)
-    print(f"error: command: {command!r} is unknown; allowed: train, study, doctor", file=sys.stderr)
+    if command in ("predict", "evaluate", "runs"):
+        from scaled_sgd.runs.command import main as use
+
+        return use(command, rest)
+    print(
+        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, study, doctor",
+        file=sys.stderr,
+    )
     return USAGE_STATUS
 
 

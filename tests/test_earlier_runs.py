@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from scaled_sgd import load_run
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.study.command import main as study
 from scaled_sgd.train.main import main
@@ -62,6 +64,19 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(name, tolerance, capfd):
     assert difference <= (tolerance if made_here() else 1e-12), where
     facts = ("status", "steps", "widths", "parameters", "data", "seed", "world_size", "strategy")
     assert {key: summary[key] for key in facts} == {key: wanted_summary[key] for key in facts}
+
+
+def test_a_run_is_loaded_from_its_checkpoint():
+    """The pipeline, which it did not store, is that of its data."""
+    run = load_run(FIXTURES / "fused")
+    assert run.classes == tuple("0123456789")
+    assert run.evaluate("digits")["loss"] < whole("fused")[1]["initial_loss"]
+
+
+def test_a_small_run_of_a_study_has_no_network():
+    run = next((FIXTURES / "study/runs").iterdir())
+    with pytest.raises(UserError, match=r"no model/ and no checkpoint \(small runs of studies store neither"):
+        load_run(run)
 
 
 @pytest.fixture

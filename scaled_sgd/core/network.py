@@ -1,6 +1,8 @@
 """The homogeneous multilayer perceptron of theory §1."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,12 @@ from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
+from scaled_sgd.core.registry import load
 
 _BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 21
+_FILES = "scaled_sgd.runs.pretrained"
+"""Reads and writes networks; imported when one is."""
 
 
 def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
@@ -156,6 +161,7 @@ class HomogeneousMLP(nn.Module):
         self.widths = width_pattern(
             in_features, out_features, depth=depth, base_width=base_width, exponent=width_exponent
         )
+        self.base_width, self.width_exponent = base_width, width_exponent
         self.activation = Activation.of(activation)
         self.parameterization = parameterization
         if seed is None:
@@ -225,6 +231,39 @@ class HomogeneousMLP(nn.Module):
             stop = min(start + segment, self.depth)
             x = checkpoint(self._run, x, start, stop, use_reentrant=False, preserve_rng_state=False)
         return x
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if missing (docs/models.md).
+
+        Raises:
+            UserError: the weights are sharded.
+            OSError: the folder cannot be written.
+        """
+        load(f"{_FILES}:save_pretrained")(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "HomogeneousMLP":
+        """The network that :meth:`save_pretrained`, or a run, wrote.
+
+        Args:
+            name: a folder, or a repository on the Hugging Face hub.
+            options: of ``huggingface_hub.snapshot_download``, such as ``revision``.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        network: HomogeneousMLP = load(f"{_FILES}:from_pretrained")(name, **options)
+        return network
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Write as :meth:`save_pretrained` to a repository on the Hugging Face hub; returns its address.
+
+        Args:
+            repository: ``owner/name``, made if missing.
+            options: of ``huggingface_hub.HfApi.create_repo``, such as ``private``.
+        """
+        address: str = load(f"{_FILES}:push_to_hub")(self.save_pretrained, repository, **options)
+        return address
 
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:
         """z_stop from z_start; z_0 is the input."""

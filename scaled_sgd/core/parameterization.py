@@ -89,6 +89,12 @@ class Activation:
         return cls(a / norm, b / norm)
 
     @property
+    def given(self) -> "str | tuple[float, float]":
+        """The name, or else the pair, that :meth:`of` takes for it."""
+        named = (name for name in _NAMED_ACTIVATIONS if Activation.of(name) == self)
+        return next(named, (self.a, self.b))
+
+    @property
     def positive_slope(self) -> float:
         """φ'(s) for s > 0: a + b."""
         return self.a + self.b

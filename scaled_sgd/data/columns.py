@@ -25,6 +25,11 @@ class Columns:
     target: str
     left_out: tuple[str, ...] = ()
 
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The inputs and the target."""
+        return (*self.inputs, self.target)
+
 
 def kind_of(feature: Any) -> Kind:
     """The kind of a `datasets` feature; a vector is a list or array of numbers of any rank."""

@@ -36,13 +36,20 @@ class Encoding:
         Raises:
             UserError: A value is missing, not finite or of another size, or a label is not among the classes.
         """
+        return Examples(self.inputs(table, first_row), self.targets(table, first_row))
+
+    def inputs(self, table: Any, first_row: int = 0) -> Array:
+        """Only the inputs (N, m_0), raises like :meth:`encode`."""
         parts = [self._input(table, name, first_row) for name in self.columns.inputs]
-        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def targets(self, table: Any, first_row: int = 0) -> Array:
+        """Only the class ids (N,) or targets (N, d), raises like :meth:`encode`."""
         name = self.columns.target
         column = table.column(name)
         if self.classes is None:
-            return Examples(x, numbers(column, "data.target", name, first_row))
-        return Examples(x, class_ids(column, self.classes, name, first_row))
+            return numbers(column, "data.target", name, first_row)
+        return class_ids(column, self.classes, name, first_row)
 
     def _input(self, table: Any, name: str, first_row: int) -> Array:
         if name in self.images:

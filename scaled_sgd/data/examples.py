@@ -33,30 +33,51 @@ def hold_out(
     return examples.take(np.sort(order[held_out:])), examples.take(np.sort(order[:held_out]))
 
 
-def standardize(train: Examples, evaluation: Examples) -> tuple[Examples, Examples]:
-    """Zero mean and unit variance of every feature by the training rows; constant features become 0."""
-    mean = train.x.mean(axis=0, dtype=np.float64)
-    # Constants are detected by their range: rounding gives 0.1, 0.1, ... a deviation of 1e-17.
-    varies = train.x.max(axis=0) > train.x.min(axis=0)
-    deviation = np.where(varies, train.x.std(axis=0, dtype=np.float64), 1)
-    train_x, evaluation_x = ((part.x - mean) * (varies / deviation) for part in (train, evaluation))
-    return Examples(train_x, train.y), Examples(evaluation_x, evaluation.y)
+@dataclass(frozen=True)
+class Standardization:
+    """Gives every feature zero mean and unit variance over the training rows; constant features become 0.
+
+    Attributes:
+        means: (m_0,), float64.
+        deviations: likewise; 0 for a constant.
+    """
+
+    means: Array
+    deviations: Array
+
+    @classmethod
+    def of(cls, x: Array) -> "Standardization":
+        """That of training inputs (N, m_0)."""
+        # Constants are detected by their range: rounding gives 0.1, 0.1, ... a deviation of 1e-17.
+        varies = x.max(axis=0) > x.min(axis=0)
+        return cls(x.mean(axis=0, dtype=np.float64), np.where(varies, x.std(axis=0, dtype=np.float64), 0.0))
+
+    def apply(self, x: Array) -> Array:
+        """Inputs (n, m_0), standardised."""
+        varies = self.deviations > 0
+        factors: Array = varies / np.where(varies, self.deviations, 1)
+        return (x - self.means) * factors
 
 
 def lost_constants(train: Examples) -> list[int]:
-    """Features that :func:`standardize` turns from a constant other than 0 into 0."""
+    """Features that :class:`Standardization` turns from a constant other than 0 into 0."""
     return [int(i) for i in np.flatnonzero((train.x == train.x[:1]).all(axis=0) & (train.x[0] != 0))]
 
 
 def to_tensors(examples: Examples) -> tuple[Tensor, Tensor]:
-    """Rows scaled to ‖x‖ = √m_0 in float32, and their targets; a row of zeros stays zero."""
+    """Inputs as :func:`unit_rows`, and their targets."""
+    y = examples.y if examples.y.ndim == 1 else examples.y.astype(np.float32)
+    return unit_rows(examples.x), torch.from_numpy(y)
+
+
+def unit_rows(inputs: Array) -> Tensor:
+    """Rows scaled to ‖x‖ = √m_0 in float32; a row of zeros stays zero."""
     # Entries are divided by the largest one before squaring, so that none leaves the range of float32.
     # The norm is then at least 1, except for a row of zeros.
-    peak = np.abs(examples.x).max(axis=1, keepdims=True)
-    x = torch.from_numpy(np.asarray(examples.x / np.where(peak > 0, peak, 1), dtype=np.float32))
+    peak = np.abs(inputs).max(axis=1, keepdims=True)
+    x = torch.from_numpy(np.asarray(inputs / np.where(peak > 0, peak, 1), dtype=np.float32))
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    y = examples.y if examples.y.ndim == 1 else examples.y.astype(np.float32)
-    return x.mul_(x.shape[1] ** 0.5 / norm.clamp_min(1)), torch.from_numpy(y)
+    return x.mul_(x.shape[1] ** 0.5 / norm.clamp_min(1))
 
 
 def collapsed(targets: Array) -> tuple[int, int] | None:

@@ -16,20 +16,24 @@ from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError, printable
 from scaled_sgd.data.batches import Resident, Stream
 from scaled_sgd.data.columns import Columns, find_columns, kind_of, listed
-from scaled_sgd.data.encoding import fit_encoding
+from scaled_sgd.data.encoding import Encoding, fit_encoding
 from scaled_sgd.data.examples import (
     Examples,
+    Standardization,
     collapsed,
     hold_out,
     lost_constants,
-    standardize,
     to_tensors,
 )
 from scaled_sgd.data.files import digest
+from scaled_sgd.data.pipeline import Pipeline
 from scaled_sgd.data.sources import open_source
 from scaled_sgd.data.splits import pick_split
 
 Task = Literal["classification", "regression"]
+
+DIGITS = Columns(("pixels",), "digit")
+"""Columns of the embedded digits."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,7 @@ class Loaded:
 
     train: Examples
     evaluation: Examples | None
-    class_names: tuple[str, ...] | None
-    columns: Columns
+    encoding: Encoding
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Data:
         task: Whether targets are class ids or vectors.
         class_names: Class names in the order of their ids; None for regression.
         columns: Columns of the inputs and targets.
+        pipeline: How further rows become inputs and targets in the same way.
         warnings: What the configuration asks for and the data lose, a line each.
     """
 
@@ -64,6 +68,7 @@ class Data:
     task: Task
     class_names: tuple[str, ...] | None
     columns: Columns
+    pipeline: Pipeline
     warnings: tuple[str, ...] = ()
 
     def describe(self) -> str:
@@ -105,10 +110,11 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False) -> Data:
         train, evaluation = hold_out(train, config.eval_fraction, generator)
     if config.limit is not None:
         train = train.take(generator.permutation(len(train.x))[: config.limit])
-    warnings = [*_warnings(train, loaded.columns, standardized=config.standardize)]
-    if config.standardize:
-        train, evaluation = standardize(train, evaluation)
-    return _data(Resident(*to_tensors(train)), evaluation, loaded.class_names, loaded.columns, warnings)
+    warnings = [*_warnings(train, loaded.encoding.columns, standardized=config.standardize)]
+    standardization = Standardization.of(train.x) if config.standardize else None
+    if standardization is not None:
+        train, evaluation = (Examples(standardization.apply(part.x), part.y) for part in (train, evaluation))
+    return _data(Resident(*to_tensors(train)), evaluation, loaded.encoding, standardization, warnings)
 
 
 def _warnings(examples: Examples, columns: Columns, *, standardized: bool) -> Iterator[str]:
@@ -126,12 +132,12 @@ def _warnings(examples: Examples, columns: Columns, *, standardized: bool) -> It
 
 
 def _load_digits(config: DataConfig) -> Loaded:
-    x, y = _read_digits()
+    x, y = read_digits()
     examples = Examples(x.astype(np.float32), y.astype(np.int64))
-    return Loaded(examples, None, tuple("0123456789"), Columns(("pixels",), "digit"))
+    return Loaded(examples, None, Encoding(DIGITS, {}, tuple(range(10)), tuple("0123456789")))
 
 
-def _read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
+def read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixels (1797, 64) and digits (1797,) of ``sklearn.datasets.load_digits``.
 
     Reads its file directly: importing scikit-learn takes longer than a short run.
@@ -153,17 +159,17 @@ def _load_resident(config: DataConfig, *, quiet: bool) -> Loaded:
     split = pick_split(source, config.split, "data.split")
     features = split.features()
     columns = find_columns(features, config.inputs, config.target)
-    table = split.table(columns)
+    table = split.table(columns.used)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
     train = encoding.encode(table)
     held_out = source.held_out if config.eval_split is None and config.split == "train" else config.eval_split
     if held_out is None:
-        return Loaded(train, None, encoding.class_names, columns)
+        return Loaded(train, None, encoding)
     other = pick_split(source, held_out, "data.eval_split")
     other.check_like(split, columns)
-    evaluation = encoding.encode(other.table(columns))
+    evaluation = encoding.encode(other.table(columns.used))
     _check_widths(train, evaluation)
-    return Loaded(train, evaluation, encoding.class_names, columns)
+    return Loaded(train, evaluation, encoding)
 
 
 def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
@@ -180,10 +186,10 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
             "allowed with data.streaming: class labels, integers and numbers"
         )
     held_out.check_like(split, columns)
-    table = held_out.table(columns)
+    table = held_out.table(columns.used)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders, complete=False)
     evaluation = encoding.encode(table)
-    first = encoding.encode(split.first().table(columns))
+    first = encoding.encode(split.first().table(columns.used))
     _check_widths(evaluation, first)
 
     def decode(table: Any, first_row: int) -> tuple[Tensor, Tensor]:
@@ -195,7 +201,7 @@ def _load_stream(config: DataConfig, *, quiet: bool) -> Data:
     tables = partial(split.shuffled_tables, columns, config.shuffle_buffer)
     train = Stream(tables, decode, (x[:0], y[:0]), digest=digest(split.files))
     warnings = [*_warnings(evaluation, columns, standardized=False)]
-    return _data(train, evaluation, encoding.class_names, columns, warnings)
+    return _data(train, evaluation, encoding, None, warnings)
 
 
 def _check_widths(expected: Examples, found: Examples) -> None:
@@ -209,12 +215,13 @@ def _check_widths(expected: Examples, found: Examples) -> None:
 def _data(
     train: Resident | Stream,
     evaluation: Examples,
-    class_names: tuple[str, ...] | None,
-    columns: Columns,
+    encoding: Encoding,
+    standardization: Standardization | None,
     warnings: list[str],
 ) -> Data:
     held_out = Resident(*to_tensors(evaluation))
-    width = held_out.x.shape[1]
-    task: Task = "regression" if class_names is None else "classification"
-    out = held_out.y.shape[1] if class_names is None else len(class_names)
-    return Data(train, held_out, width, out, task, class_names, columns, tuple(warnings))
+    width, names = held_out.x.shape[1], encoding.class_names
+    task: Task = "regression" if names is None else "classification"
+    out = held_out.y.shape[1] if names is None else len(names)
+    pipeline = Pipeline(encoding, width, out, standardization)
+    return Data(train, held_out, width, out, task, names, encoding.columns, pipeline, tuple(warnings))

@@ -1,6 +1,6 @@
 """Arrow tables from a split, resident or streamed, with undecoded images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,24 +43,24 @@ class Split:
         """A split with only the first row."""
         return replace(self, rows=self.rows.take(1))
 
-    def table(self, columns: Columns) -> Any:
-        """The columns of all rows as one `pyarrow.Table`."""
+    def table(self, names: Sequence[str]) -> Any:
+        """The columns ``names`` of all rows as one `pyarrow.Table`."""
         import pyarrow as pa
 
         with self._reading():
-            chunks = list(self._selected(columns).iter(batch_size=CHUNK))
+            chunks = list(self._selected(names).iter(batch_size=CHUNK))
             return pa.concat_tables(chunks, promote_options="permissive") if chunks else self._refuse_empty()
 
     def shuffled_tables(self, columns: Columns, buffer: int, seed: int, batch_size: int) -> Iterator[Any]:
         """Minibatches of a stream, in an order that depends only on the seed and the buffer."""
         with self._reading():
-            rows = self._selected(columns).shuffle(seed=seed, buffer_size=buffer)
+            rows = self._selected(columns.used).shuffle(seed=seed, buffer_size=buffer)
             yield from rows.iter(batch_size=batch_size)
 
     def check_like(self, trained: "Split", columns: Columns) -> None:
         """Refuse a split without the training split's columns, or with other class names."""
         features = self.features()
-        for column in (*columns.inputs, columns.target):
+        for column in columns.used:
             if column not in features:
                 raise UserError(
                     f"{self.key}: split {self.name!r} has no column {column!r}, only {', '.join(features)}; "
@@ -73,10 +73,10 @@ class Split:
                 f"allowed: those of {trained.name!r}, {labels[1].names}"
             )
 
-    def _selected(self, columns: Columns) -> Any:
-        used = [*columns.inputs, columns.target]
+    def _selected(self, names: Sequence[str]) -> Any:
         # Selecting copies the description of every column several times.
-        rows = self.rows if len(used) == len(self.rows.column_names or ()) else self.rows.select_columns(used)
+        whole = len(names) == len(self.rows.column_names or ())
+        rows = self.rows if whole else self.rows.select_columns([*names])
         return rows.with_format("arrow")
 
     def _reading(self) -> AbstractContextManager[None]:

@@ -1,9 +1,10 @@
 """The run directory: configuration, metrics, checkpoints, summary; written by one process group at a time."""
 
+import contextlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from scaled_sgd.runs.own_files import delete, reason, refuse_link
 from scaled_sgd.runs.records import MetricsStream, finite, write_atomically
 
 _FILES = ("config.yaml", "metrics.jsonl", "summary.json")
-_UNFINISHED = re.compile(r"\.(config\.yaml|summary\.json)\.[a-z0-9_]{8}")
+_MODEL = ("config.json", "model.safetensors", "README.md")
+_UNFINISHED = re.compile(
+    r"\.(config\.yaml|summary\.json|config\.json|model\.safetensors|README\.md)\.[a-z0-9_]{8}"
+)
 """Names of files before they are complete."""
 
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -38,6 +42,7 @@ class RunDirectory:
         self._durable = durable
         try:
             refuse_link(self.checkpoints)
+            refuse_link(self.model)
             self._lock = Lock(path / ".lock")
             try:
                 self.metrics = MetricsStream(path / "metrics.jsonl")
@@ -85,6 +90,11 @@ class RunDirectory:
         """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
+    @property
+    def model(self) -> Path:
+        """Folder of the trained network."""
+        return self.path / "model"
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.yaml``.
 
@@ -120,9 +130,26 @@ def clear(path: Path) -> None:
     Raises:
         OSError: something cannot be deleted.
     """
-    for entry in list(path.iterdir()):
-        if entry.name in _FILES or _UNFINISHED.fullmatch(entry.name):
-            delete(entry)
+    _delete_ours(path, _FILES)
+    delete_model(path / "model")
     checkpoints = path / "checkpoints"
     if checkpoints.is_dir() and not checkpoints.is_symlink():
         delete_all(checkpoints)
+
+
+def delete_model(folder: Path) -> None:
+    """Delete a trained network that no longer is the run's, and the folder if nothing else is in it.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    if folder.is_dir() and not folder.is_symlink():
+        _delete_ours(folder, _MODEL)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _delete_ours(folder: Path, names: Container[str]) -> None:
+    for entry in list(folder.iterdir()):
+        if entry.name in names or _UNFINISHED.fullmatch(entry.name):
+            delete(entry)

@@ -11,9 +11,11 @@ from scaled_sgd.core.errors import DivergedError, LostError
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs import rows
 from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.publishing import write_model
 from scaled_sgd.runs.summary import run_facts
 from scaled_sgd.train.progress import Progress, brief
 from scaled_sgd.train.session import Session
+from scaled_sgd.train.strategies.shards import whole_weights
 
 
 class RunRecord:
@@ -79,6 +81,7 @@ class RunRecord:
         session, summary = self._session, outcome
         unwritten: OSError | None = None
         strategy = session.strategy
+        layers = whole_weights(strategy.shards) if outcome["status"] == "finished" else None
         if self._directory is not None:
             summary = outcome | run_facts(
                 session.config,
@@ -90,10 +93,17 @@ class RunRecord:
             )
             try:
                 self._directory.metrics.flush()
+                if layers is not None:
+                    write_model(
+                        self._directory.model, strategy.network, layers, session.config, session.data, summary
+                    )
                 self._directory.write_summary(summary)
             except OSError as error:
                 unwritten = error
             self._directory.close()
+        # The other processes, and this one where it could not write, take part in gathering all layers.
+        for _ in layers or ():
+            pass
         self._accelerator.end_training()
         if outcome["status"] == "diverged":
             step, layer = outcome["step"], outcome["layer"]

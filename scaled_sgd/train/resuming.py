@@ -1,7 +1,6 @@
 """Finds where a run starts: fresh, or from a verified checkpoint that fits the configuration."""
 
 import contextlib
-import hashlib
 import os
 import re
 import secrets
@@ -9,24 +8,21 @@ import sys
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
-
-import torch
+from typing import cast
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.config.comparison import check_changes
 from scaled_sgd.config.resumed import run_of
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data import Data, Resident
+from scaled_sgd.data import Data
+from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.parallel.agreement import on_every_rank, on_first_rank
 from scaled_sgd.runs.checkpoint import Checkpoint, newest_intact, open_checkpoint
 from scaled_sgd.runs.checkpoint.folders import step_of
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
-from scaled_sgd.runs.directory import RunDirectory
+from scaled_sgd.runs.directory import RunDirectory, delete_model
 from scaled_sgd.runs.own_files import read_file
 from scaled_sgd.train.stored_state import check_state
-
-_STREAM = "digest of the stream"
 
 
 @dataclass(frozen=True)
@@ -101,30 +97,6 @@ def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]
     return changes
 
 
-def data_facts(data: Data) -> dict[str, Any]:
-    """Facts that identify a data set: its sizes, and digests of what is in memory and of a stream."""
-    train = data.train if isinstance(data.train, Resident) else None
-    stream = {} if isinstance(data.train, Resident) else {_STREAM: data.train.digest}
-    digest = hashlib.blake2b(digest_size=16)
-    for samples in (train, data.evaluation):
-        for t in () if samples is None else (samples.x, samples.y):
-            digest.update(t.contiguous().view(torch.uint8).numpy().data)
-    return {
-        "in_features": data.in_features,
-        "out_features": data.out_features,
-        "training samples": None if train is None else len(train),
-        "held-out samples": len(data.evaluation),
-        "digest": digest.hexdigest(),
-        **stream,
-    }
-
-
-def changed_fact(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first of :func:`data_facts` that differs; checkpoints of earlier versions have none of a stream."""
-    known = [name for name in now if name != _STREAM or name in saved]
-    return next((name for name in known if saved.get(name) != now[name]), None)
-
-
 def open_directory(config: Config, start: Start) -> RunDirectory:
     """The run directory of ``start``, or a new one, with the configuration of this run. On one rank.
 
@@ -134,6 +106,7 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
     run = config.run
     if start.directory is not None:
         directory = start.directory
+        delete_model(directory.model)
     elif run.name is not None:
         directory = RunDirectory.make(run.dir, run.name)
     else:

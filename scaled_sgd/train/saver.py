@@ -13,13 +13,13 @@ from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import CheckpointError, UserError
 from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 from scaled_sgd.data import Data
+from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.parallel.agreement import from_first_rank
 from scaled_sgd.runs.checkpoint import Checkpoint, prune, save
 from scaled_sgd.runs.records import versions
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.train.interrupts import Wish
-from scaled_sgd.train.resuming import changed_fact, data_facts
 from scaled_sgd.train.snapshot import (
     Progressed,
     counts,
@@ -172,6 +172,7 @@ class Saver:
             "schedule": self._schedule.rate if isinstance(self._schedule, EdgeSchedule) else None,
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "optimizer": counts(self._strategy, self._kept.counts),
+            "pipeline": self._data.pipeline.as_dict(),
             "versions": versions(),
         }
 

@@ -24,7 +24,7 @@ from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch, Data, Resident, Stream, load_data, rank_rows
 from scaled_sgd.data.hub import hub_is_reachable
-from scaled_sgd.data.loading import _read_digits
+from scaled_sgd.data.loading import read_digits
 from tests.data.sources import every_row, load, parquet, png, refusal, saved, table, unit
 
 Batches = Callable[..., Iterator[Batch]]
@@ -46,7 +46,7 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
 def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not found:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for mine, theirs in zip(_read_digits(), load_digits(return_X_y=True), strict=True):
+    for mine, theirs in zip(read_digits(), load_digits(return_X_y=True), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 

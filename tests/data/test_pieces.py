@@ -13,8 +13,8 @@ import torch
 from scaled_sgd.core.errors import printable
 from scaled_sgd.data import Data, Resident, Stream, csv_types
 from scaled_sgd.data.columns import find_columns
+from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.data.files import digest
-from scaled_sgd.train.resuming import changed_fact, data_facts
 from tests.data.sources import load, parquet, refusal, table
 
 Codes = list[Any]

@@ -129,6 +129,8 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 def make_true(path: Path) -> None:
     """Let the manifest beside ``path``, if any, have the checksums of the changed file and of itself."""
     manifest = path.parent / "manifest.json"
+    if not manifest.is_file():
+        return
     try:
         body = json.loads(manifest.read_text())
         content = b"" if path.is_symlink() or path.is_fifo() else path.read_bytes()

@@ -62,9 +62,9 @@ def assert_refused(capsys, named):
     assert f"{named}: it is a link" in line
 
 
-@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "checkpoints"])
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "checkpoints", "model"])
 def test_a_run_with_a_link_for_a_file_of_its_own_is_refused(name, run, outside, capsys):
-    linked(run / name, outside if name == "checkpoints" else outside / "file")
+    linked(run / name, outside if name in ("checkpoints", "model") else outside / "file")
     before = state_of(outside)
     for path in ("run", "run/checkpoints/step-2"):
         if Path(path).exists():

@@ -1,14 +1,19 @@
 """Damaged and hostile folders of runs and studies: the right answer or one line, nothing written outside."""
 
+import contextlib
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
+from scaled_sgd import load_run
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.command import main as study
 from scaled_sgd.train.main import main as train
 from tests.faults.mutation import copied, mutate, state_of, stock
@@ -69,6 +74,30 @@ def resume_mutated(seeds: range, tmp_path: Path, capsys: pytest.CaptureFixture[s
             raise
 
 
+def load_mutated(seeds: range, tmp_path: Path) -> None:
+    assert train([*RUN, "--run.dir=.", "--run.name=run", "--data.standardize=true"]) == 0
+    whole = Path("run").rename(tmp_path / "whole")
+    outside = tmp_path / "outside"
+    precious = stock(outside, whole)
+    for seed in seeds:
+        chance = Random(seed)
+        place = chance.choice(["model", "checkpoints"])
+        copied(whole, Path("run"))
+        if place == "checkpoints":
+            shutil.rmtree("run/model")
+        done = [mutate(Path("run", place), chance, outside) for _ in range(chance.randint(1, 3))]
+        before = state_of(Path("run"))
+        signal.alarm(SECONDS)
+        try:
+            with contextlib.suppress(UserError):
+                load_run("run").predict(np.ones((3, 64)))
+            assert state_of(outside) == precious
+            assert state_of(Path("run")) == before
+        except BaseException as error:
+            error.add_note(f"seed {seed}: {done}")
+            raise
+
+
 def read_mutated_study(
     seeds: range, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +134,10 @@ def read_mutated_study(
 
 def test_a_mutated_run_is_resumed_or_refused(tmp_path, capsys):
     resume_mutated(range(24), tmp_path, capsys)
+
+
+def test_a_mutated_network_is_loaded_or_refused(tmp_path):
+    load_mutated(range(100), tmp_path)
 
 
 @pytest.mark.parametrize(("command", "count"), [("status", 100), ("collect", 30), ("report", 1)])

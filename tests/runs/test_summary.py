@@ -6,13 +6,17 @@ import torch
 from scaled_sgd.config import Config
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.columns import Columns
+from scaled_sgd.data.encoding import Encoding
+from scaled_sgd.data.pipeline import Pipeline
 from scaled_sgd.runs.summary import network_facts, sizes_cut
 
 
 @pytest.mark.parametrize(("asked", "used", "lines"), [(64, 40, 2), (40, 40, 0), (7, 7, 0)])
 def test_a_summary_has_the_sizes_that_were_used(asked: int, used: int, lines: int) -> None:
     part = Resident(torch.ones(40, 3), torch.zeros(40, dtype=torch.long))
-    data = Data(part, part, 3, 2, "classification", ("a", "b"), Columns(("x",), "y"))
+    columns = Columns(("x",), "y")
+    pipeline = Pipeline(Encoding(columns, {}, (0, 1), ("a", "b")), 3, 2, None)
+    data = Data(part, part, 3, 2, "classification", ("a", "b"), columns, pipeline)
     config = Config()
     config = replace(config, optim=replace(config.optim, batch_size=asked))
     config = replace(config, diagnostics=replace(config.diagnostics, every=1, samples=asked))

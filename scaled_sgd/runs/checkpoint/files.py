@@ -2,10 +2,10 @@
 
 import errno
 import hashlib
-import itertools
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,19 +73,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> FileFacts:
 def _blocks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     # Widest dtypes first, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    offsets = [0, *itertools.accumulate(t.numel() * t.element_size() for _, t in ordered)]
-    header = {
-        key: {"dtype": code_of(t.dtype), "shape": list(t.shape), "data_offsets": list(place)}
-        for (key, t), place in zip(ordered, itertools.pairwise(offsets), strict=True)
-    }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    yield header((key, t.dtype, t.shape) for key, t in ordered)
     for _, tensor in ordered:
-        yield _bytes(tensor)
+        yield content(tensor)
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def header(tensors: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> bytes:
+    """The beginning of a safetensors file, before the numbers of ``tensors``: name, dtype, shape."""
+    position, entries = 0, {}
+    for key, dtype, shape in tensors:
+        start, position = position, position + math.prod(shape) * dtype.itemsize
+        entries[key] = {"dtype": code_of(dtype), "shape": list(shape), "data_offsets": [start, position]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def content(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they stand in a safetensors file."""
     flat = tensor.detach().reshape(-1).to("cpu").contiguous()
     return flat.view(torch.uint8).numpy().data
 

@@ -12,12 +12,12 @@ from scaled_sgd.config.parsing import from_dict, read_key
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import count_weights
 from scaled_sgd.data import Data
+from scaled_sgd.data.facts import data_facts
 from scaled_sgd.planning.choice import World
 from scaled_sgd.study.grid.identity import run_id
 from scaled_sgd.study.grid.matching import matching_base_width
 from scaled_sgd.study.grid.study_file import Study, load_study_plugins
 from scaled_sgd.train.resolution import resolve
-from scaled_sgd.train.resuming import data_facts
 
 _HERE = World(size=1, local_size=1, cuda=False, memory=2**62)
 """A world for expansion: where a study is expanded need not be where its runs take place."""

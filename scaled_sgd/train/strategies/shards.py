@@ -1,6 +1,7 @@
 """One process's part of each layer: the view of a network for checkpoints, clipping and start-up."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -9,8 +10,10 @@ from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP, initial_rows
 from scaled_sgd.parallel import Partition
+from scaled_sgd.parallel.agreement import gather
 from scaled_sgd.parallel.layout import local_shard, row_range
 from scaled_sgd.parallel.ranks import Ranks
+from scaled_sgd.runs.checkpoint.pieces import Piece, plan, values_in
 from scaled_sgd.steps.statistics import square_norm
 
 Kind = str
@@ -127,6 +130,23 @@ def initial_values(network: HomogeneousMLP, k: int) -> Read:
         return rows.view(-1)[start - first * fan_in : stop - first * fan_in]
 
     return read
+
+
+def whole_weights(shards: Sequence[Shard]) -> Iterator[Tensor]:
+    """W_1..W_l, flat, one at a time, to be used on rank 0 only. Collective: every rank takes all."""
+    pieces = [Piece(str(s.k), s.shape, s.start, v) for s in shards if (v := s.values("weight")) is not None]
+    claims = gather([piece.claim for piece in pieces])
+    layouts, ranks = plan(claims), Ranks()
+    for piece, first in zip(pieces, claims[0], strict=True):
+        count = math.prod(piece.shape)
+        if (first.start, first.stop) == (0, count):
+            yield piece.values
+            continue
+        whole = piece.values.new_zeros(count)
+        for extent in layouts[piece.name].extents:
+            if extent.rank == ranks.rank:
+                whole[extent.start : extent.stop] = values_in([piece], piece.name, extent)
+        yield ranks.sum(whole)
 
 
 def gradient_squares(shards: Sequence[Shard], device: torch.device) -> Tensor:

@@ -1,0 +1,104 @@
+"""Rows for a trained network: tables, data sets and files with the columns of its training data."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.data.columns import listed
+from scaled_sgd.data.loading import DIGITS, read_digits
+from scaled_sgd.data.pipeline import Pipeline
+from scaled_sgd.data.prepared import Prepared
+from scaled_sgd.data.reading import reading
+from scaled_sgd.data.sources import open_source
+from scaled_sgd.data.splits import Split, pick_split
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Rows, not yet encoded.
+
+    Attributes:
+        table: `pyarrow.Table` of the input columns and, if there is one, the target column.
+        folders: beginnings of the paths that their images may have.
+        has_target: whether the target column is there.
+    """
+
+    table: Any
+    folders: tuple[str, ...]
+    has_target: bool
+
+
+def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> NewRows:
+    """The columns of ``pipeline`` in a source.
+
+    Args:
+        source: what ``data.source`` takes, a ``datasets.Dataset``, a table of pyarrow or pandas, or columns
+            by name.
+        pipeline: of the trained network.
+        split: of a file, folder or data set on the hub; None: ``train``, or the only one.
+
+    Raises:
+        UserError: it cannot be read, or lacks a column of the inputs.
+    """
+    rows, folders = _opened(source, split)
+    columns, features = pipeline.encoding.columns, rows.features()
+    for name in columns.inputs:
+        if name not in features:
+            raise UserError(
+                f"data.source: no column {name!r}, only {listed(features)}; allowed: as in training"
+            )
+    has_target = columns.target in features
+    table = rows.table(columns.used if has_target else columns.inputs)
+    if has_target and pipeline.encoding.class_names is not None:
+        table = _by_name(table, columns.target, features[columns.target])
+    return NewRows(table, folders, has_target)
+
+
+def _opened(source: Any, split: str | None) -> tuple[Split, tuple[str, ...]]:
+    if isinstance(source, str | Path):
+        prepared = _digits() if source == "digits" else open_source(str(source), streaming=False, quiet=True)
+        only = next(iter(prepared.splits)) if len(prepared.splits) == 1 else "train"
+        return pick_split(prepared, split or only, "data.split"), prepared.folders
+    import datasets
+    import pyarrow as pa
+
+    # Whoever gives an object trusts the paths of images in it.
+    folders = (os.sep,)
+    if isinstance(source, datasets.Dataset):
+        return Split(source, "train", "source"), folders
+    with reading("source", f"the {type(source).__name__}"):
+        if isinstance(source, Mapping):
+            source = pa.table(dict(source))
+        elif type(source).__module__.partition(".")[0] == "pandas":
+            source = pa.Table.from_pandas(source, preserve_index=False)
+        if isinstance(source, pa.Table):
+            return Split(datasets.Dataset(source), "train", "source"), folders
+    raise UserError(
+        f"source: type {type(source).__name__} does not fit; allowed: a path, an array, a table of pandas or "
+        "pyarrow, columns by name, a datasets.Dataset"
+    )
+
+
+def _digits() -> Prepared:
+    import datasets
+
+    x, y = read_digits()
+    columns = {DIGITS.inputs[0]: x.tolist(), DIGITS.target: y.astype(int).tolist()}
+    return Prepared({"train": datasets.Dataset.from_dict(columns)}, {}, ())
+
+
+def _by_name(table: Any, name: str, feature: Any) -> Any:
+    """The table with class labels as text: the same class may have another number in another data set."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from datasets import ClassLabel
+
+    if not isinstance(feature, ClassLabel):
+        return table
+    ids = table.column(name).cast(pa.int64())
+    known = pc.if_else(pc.less(ids, 0), pa.scalar(None, pa.int64()), ids)
+    names = pc.take(pa.array(feature.names), known)
+    return table.set_column(table.column_names.index(name), name, names)

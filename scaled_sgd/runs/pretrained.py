@@ -1,0 +1,193 @@
+"""A network in a folder: ``config.json`` and ``model.safetensors``, in the layout of the Hugging Face hub."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from scaled_sgd.core.arguments import FLOATS
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.runs.checkpoint.dtypes import DTYPES
+from scaled_sgd.runs.checkpoint.files import content, header
+from scaled_sgd.runs.own_files import delete, make_folder, read_file, reason
+from scaled_sgd.runs.records import finite, replace_file, write_atomically
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+_ARGUMENTS = (
+    "in_features", "out_features", "depth", "base_width", "width_exponent", "activation", "parameterization",
+    "seed",
+)  # fmt: skip
+
+
+def save(
+    folder: Path,
+    network: HomogeneousMLP,
+    *,
+    layers: Iterable[Tensor] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a network; ``config.json`` comes last, so that a folder with it is complete.
+
+    Args:
+        folder: made if missing.
+        network: its architecture, and its weights unless ``layers`` are given.
+        layers: W_1..W_l, flat, taken one at a time.
+        facts: further entries of ``config.json``.
+        card: text of ``README.md``; None: no such file.
+
+    Raises:
+        OSError: the folder is a link, or cannot be written.
+    """
+    make_folder(folder)
+    delete(folder / CONFIG)
+    replace_file(folder / WEIGHTS, lambda path: _write_weights(path, network, layers))
+    if card is not None:
+        write_atomically(folder / CARD, card)
+    config = finite(_architecture(network) | dict(facts or {}))
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _architecture(network: HomogeneousMLP) -> dict[str, Any]:
+    return {
+        "in_features": network.widths[0],
+        "out_features": network.widths[-1],
+        "depth": network.depth,
+        "base_width": network.base_width,
+        "width_exponent": network.width_exponent,
+        "activation": network.activation.given,
+        "parameterization": network.parameterization,
+        "seed": network.seed,
+        "dtype": str(network.scaled_layers[0].weight.dtype).removeprefix("torch."),
+        "widths": list(network.widths),
+    }
+
+
+def _name(k: int) -> str:
+    """The name of W_k in the file and in the network's ``state_dict``."""
+    return f"layers.{k - 1}.weight"
+
+
+def _write_weights(path: Path, network: HomogeneousMLP, layers: Iterable[Tensor] | None) -> None:
+    weights = [layer.weight for layer in network.scaled_layers]
+    with path.open("wb") as stream:
+        stream.write(
+            header(
+                (_name(k), w.dtype, (layer.out_features, layer.in_features))
+                for k, (w, layer) in enumerate(zip(weights, network.scaled_layers, strict=True), start=1)
+            )
+        )
+        for values, weight in zip(weights if layers is None else layers, weights, strict=True):
+            stream.write(content(values.to(weight.dtype)))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_config(folder: Path, *, follow: bool = True) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        found = json.loads(read_file(folder / CONFIG, follow=follow))
+    except OSError as error:
+        raise damaged(folder, reason(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(folder, f"{CONFIG} is not JSON") from error
+    if not isinstance(found, dict):
+        raise damaged(folder, f"{CONFIG} is not an object")
+    return found
+
+
+def network_in(folder: Path, config: Mapping[str, Any], *, follow: bool = True) -> HomogeneousMLP:
+    """The network of a folder, on the CPU; memory is taken only for shapes that the file has.
+
+    Args:
+        folder: a folder that may come from a stranger.
+        config: its :func:`read_config`.
+        follow: read through links, as caches of the hub need it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+    missing = [name for name in (*_ARGUMENTS, "dtype") if name not in config]
+    if missing or config["dtype"] not in [*dtypes]:
+        raise damaged(folder, f"{CONFIG} lacks {', '.join(missing) or 'a usable dtype'}")
+    path, dtype = folder / WEIGHTS, dtypes[config["dtype"]]
+    if not path.is_file() or (path.is_symlink() and not follow):
+        raise damaged(folder, f"{WEIGHTS} is not there, or not a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            if len(file.keys()) != config["depth"]:
+                raise damaged(folder, f"{WEIGHTS} has {len(file.keys())} tensors, not {config['depth']!r}")
+            network = HomogeneousMLP(
+                **{name: config[name] for name in _ARGUMENTS}, device="meta", dtype=dtype
+            )
+            for k, layer in enumerate(network.scaled_layers, start=1):
+                held = file.get_slice(_name(k))
+                found, shape = DTYPES.get(held.get_dtype()), held.get_shape()
+                if (found, shape) != (dtype, list(layer.weight.shape)):
+                    raise damaged(folder, f"{WEIGHTS} has {_name(k)} of {found} {shape}")
+            for k, layer in enumerate(network.scaled_layers, start=1):
+                layer.to_empty(device="cpu")
+                with torch.no_grad():
+                    layer.weight.copy_(file.get_tensor(_name(k)))
+    except (OSError, SafetensorError) as error:
+        raise damaged(folder, f"{WEIGHTS}: {error}") from error
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise damaged(folder, f"{CONFIG} has an architecture of another kind: {error}") from error
+    return network
+
+
+def damaged(folder: Path, why: str) -> UserError:
+    """The error of a folder that cannot be used."""
+    return UserError(f"model: {str(folder)!r} is damaged: {why}; allowed: an intact model folder")
+
+
+def save_pretrained(network: HomogeneousMLP, folder: str | Path) -> None:
+    """See :meth:`HomogeneousMLP.save_pretrained`."""
+    if any(hasattr(weight, "full_tensor") for weight in network.parameters()):
+        raise UserError("save_pretrained: the weights are sharded; allowed: whole weights, as load_run gives")
+    save(Path(folder), network)
+
+
+def from_pretrained(name: str | Path, **options: Any) -> HomogeneousMLP:
+    """See :meth:`HomogeneousMLP.from_pretrained`."""
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _downloaded(str(name), options)
+    return network_in(folder, read_config(folder))
+
+
+def _downloaded(name: str, options: Mapping[str, Any]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS], **options))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model: no folder {name!r}, and none on the hub: {str(error).splitlines()[0]}; allowed: a "
+            "folder with config.json and model.safetensors, or the name of one on the hub"
+        ) from error
+
+
+def push_to_hub(write: Callable[[Path], None], repository: str, **options: Any) -> str:
+    """Upload the folder that ``write`` writes; returns the address of the repository."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    address = api.create_repo(repository, exist_ok=True, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        api.upload_folder(repo_id=address.repo_id, folder_path=folder)
+    return str(address)
