@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections import Counter
 from multiprocessing.process import BaseProcess
@@ -33,6 +34,12 @@ LONG = (
     "test_launch.py",
 )
 """Files whose tests take longest, first."""
+
+
+def pytest_configure():
+    """SIGTERM ends a session as Ctrl-C does, so that fixtures end what they started."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers():

@@ -775,9 +775,9 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "command: 'fly' is unknown; allowed: train, study, doctor"),
-        (["--fly"], "command: '--fly' is unknown; allowed: train, study, doctor"),
-        (["Train"], "command: 'Train' is unknown; allowed: train, study, doctor"),
+        (["fly"], "command: 'fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
+        (["--fly"], "command: '--fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
+        (["Train"], "command: 'Train' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
         (["train", "--model.deph=1"], "model.deph: unknown key; did you mean model.depth?"),
         (["train", "--run.processes=0"], "run.processes: 0 is not usable; allowed: integers from 1, or null"),
         (["doctor", "--processes=0"], "processes: 0 is not usable; allowed: integers from 1"),
