@@ -79,8 +79,8 @@ def test_a_named_choice_may_have_values_of_its_own():
     assert [(dict(one.labels), dict(one.changes)) for one in axes[0]] == [
         ({"method": "a", "optim.lr": 0.5}, {"optim.lr": 0.5}),
         ({"method": "a", "optim.lr": 1.0}, {"optim.lr": 1.0}),
-        ({"method": "b", "run.seed": 0}, {"optim.lr": 3, "run.seed": 0}),
-        ({"method": "b", "run.seed": 1}, {"optim.lr": 3, "run.seed": 1}),
+        ({"method": "b", "optim.lr": 3, "run.seed": 0}, {"optim.lr": 3, "run.seed": 0}),
+        ({"method": "b", "optim.lr": 3, "run.seed": 1}, {"optim.lr": 3, "run.seed": 1}),
     ]
     with pytest.raises(UserError, match=r"^axes\.optim\.lr: optim\.lr is varied by axis method too"):
         read_axes([{"method": {"a": {"optim.lr": rates}}}, {"optim.lr": [1]}])

@@ -112,10 +112,18 @@ def _zipped(spec: object) -> Axis:
 
 
 def _named(name: str, choices: Mapping[Any, Mapping[str, Any]]) -> Iterator[AxisValue]:
-    for label, changes in choices.items():
-        place = f"{name}.{label}"
-        fixed = {_known(place, key): value for key, value in dotted(changes).items()}
-        varied = {key: _values(f"{place}.{key}", value) for key, value in fixed.items() if _is_spec(value)}
+    read = {
+        label: {_known(f"{name}.{label}", key): value for key, value in dotted(changes).items()}
+        for label, changes in choices.items()
+    }
+    # A key with several values in one choice is a column of all.
+    columns = {key for fixed in read.values() for key, value in fixed.items() if _is_spec(value)}
+    for label, fixed in read.items():
+        varied = {
+            key: _values(f"{name}.{label}.{key}", value) if _is_spec(value) else [value]
+            for key, value in fixed.items()
+            if key in columns
+        }
         for values in product(*varied.values()):
             own = dict(zip(varied, values, strict=True))
             yield AxisValue({name: str(label)} | own, fixed | own)
