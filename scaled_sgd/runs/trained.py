@@ -1,5 +1,6 @@
 """Loads a run as something to use: its network, with the pipeline from rows to predictions."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,8 +146,8 @@ def load_run(path: str | Path) -> TrainedRun:
     Raises:
         UserError: there is no such run, it is damaged, or it was stored without what predictions need.
     """
-    folder = Path(path)
-    if not folder.is_dir():
+    folder = Path(path) if isinstance(path, str | os.PathLike) else None
+    if folder is None or not folder.is_dir():
         raise UserError(f"load_run: {str(path)!r} is no folder; allowed: a run directory")
     for place, follow in ((folder / "model", False), (folder, True)):
         if (place / CONFIG).is_file():

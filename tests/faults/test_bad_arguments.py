@@ -17,6 +17,7 @@ from scaled_sgd import (
     feature_ranks,
     gradient_soft_ranks,
     hessian_vector_product,
+    load_run,
     sharpness,
     taylor_coefficients,
     width_pattern,
@@ -580,6 +581,8 @@ CASES: list[tuple[Callable[[], object], str]] = [
         lambda: gradient_soft_ranks(m, x, y, **CE, chunk_size=-1),
         "chunk_size: -1 is not usable; allowed: integers from 1",
     ),
+    (lambda: load_run("nowhere"), "load_run: 'nowhere' is no folder; allowed: a run directory"),
+    (lambda: load_run(3), "load_run: '3' is no folder; allowed: a run directory"),  # type: ignore[arg-type]
 ]
 
 
@@ -599,7 +602,9 @@ def test_unfit_arguments_are_refused(call: Callable[[], object], message: str) -
 
 def test_every_public_name_takes_no_nonsense() -> None:
     """Results are made by the functions, not by users."""
-    results = {"Eigenpairs", "FeatureRanks", "TaylorCoefficients", "__version__"}
+    results = {
+        "Eigenpairs", "FeatureRanks", "Predictions", "TaylorCoefficients", "TrainedRun", "__version__"
+    }  # fmt: skip
     called = {name for call, _ in (*CASES, (network, "")) for name in call.__code__.co_names}
     assert set(scaled_sgd.__all__) - results <= called
 

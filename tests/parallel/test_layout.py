@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
+from scaled_sgd import HomogeneousMLP
+from scaled_sgd.config import Config
 from scaled_sgd.parallel import chunk_offsets, even_offsets, full_weight, local_shard, row_range
 from scaled_sgd.train.strategies.native import MakeOptimizer, Policy, Sharded
 from tests.processes import run_processes
@@ -34,18 +35,13 @@ def network(device: torch.device | str) -> HomogeneousMLP:
     return HomogeneousMLP(7, 9, depth=4, base_width=5, seed=8, device=device)
 
 
-def optimizer(made: HomogeneousMLP) -> tuple[ScaledSGD, DepthwiseScaling]:
-    built = ScaledSGD(made, 1.0)
-    return built, built.scaling
-
-
 def held(name: str, tensor_processes: int) -> list[tuple[tuple[int, int], Tensor, Tensor]]:
     """For each layer, which rows this process has, the rows, and what gathering gives."""
     strategy = Sharded(
         name,
         torch.device("cpu"),
         network,
-        MakeOptimizer(optimizer, {}),
+        MakeOptimizer(Config()),
         tensor_processes=tensor_processes,
         policy=None if name == "tensor" else Policy(MixedPrecisionPolicy()),
     )
