@@ -28,7 +28,7 @@ train: setup  ## train on the embedded digits with two processes (PROCESSES=, CO
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 quick: setup  ## tests that stay in one process, in a minute or so
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not full"
 
 test: lint types  ## lint, type check and all tests but those that are long by nature
 	$(PYTEST) -m "not full"

@@ -66,7 +66,7 @@ def resume_mutated(seeds: range, tmp_path: Path, capsys: pytest.CaptureFixture[s
             with warnings.catch_warnings(action="ignore"):
                 status = train([*RUN, f"--run.resume={path}"])
             shown = capsys.readouterr()
-            check(status, shown.out + shown.err, (0, 2, 3))
+            check(status, shown.out + shown.err, (0, 2, 3, 4))
             assert state_of(outside) == precious
             assert [entry.name for entry in Path().iterdir()] == ["run"]
         except BaseException as error:

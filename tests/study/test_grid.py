@@ -202,6 +202,7 @@ MISTAKES = [
     (grid(match={"by": "weights"}), "match: {'by': 'weights'} is not usable; allowed: …"),
     (grid(match={"by": "equal_parameters", "expnent": 1.0}), "match: … is not usable; allowed: …"),
     (grid(report=["best_lr"]), "report: 'best_lr' is unknown; allowed: loss_against_lr, …"),
+    (grid(report=[{"a": 1}]), "report: {'a': 1} is unknown; allowed: loss_against_lr, …"),
     (grid(report="all"), "report: 'all' is no list; allowed: a list of loss_against_lr, …"),
     (grid(large_weights="many"), "large_weights: 'many' is not usable; allowed: numbers from 0"),
 ]

@@ -49,5 +49,5 @@ def check_figures(names: object) -> None:
     if not isinstance(names, list | tuple):
         raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(known)}")
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"report: {name!r} is unknown; allowed: {', '.join(known)}")
