@@ -65,10 +65,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         for part, group in zip(self._parts, self.param_groups, strict=True):
             # A loaded state has other groups and tensors.
             part.param_groups, part.state = [group], self.state
@@ -95,10 +92,7 @@ class NormalizedSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _loss_of(closure)
         (group,) = self.param_groups
         weights = [weight for weight in group["params"] if weight.grad is not None]
         directions = [self._direction(weight, group["momentum"]) for weight in weights]
@@ -118,6 +112,14 @@ class NormalizedSGD(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(weight)
         v: Tensor = state["momentum_buffer"].mul_(momentum).add_(gradient, alpha=1 - momentum)
         return v
+
+
+def _loss_of(closure: Callable[[], Any] | None) -> Any:
+    """What a closure given to ``step`` computes, with gradients."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def build_by_path(
