@@ -8,8 +8,9 @@ from enum import Enum
 from typing import Annotated, Literal, get_type_hints
 
 from scaled_sgd.config.values import Holds, OneOf, Within
+from scaled_sgd.core.activations import ACTIVATIONS, normalized
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS
 from scaled_sgd.core.text import is_plain_name
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.parallel.strategies import STRATEGIES
@@ -42,9 +43,9 @@ Positive = Annotated[float, Within(above=0)]
 Fraction = Annotated[float, Within(above=0, below=1)]
 
 
-def _is_activation(value: object) -> bool:
+def _is_activation(pair: tuple[float, float]) -> bool:
     try:
-        Activation.of(value)  # type: ignore[arg-type]
+        normalized(pair)
     except UserError:
         return False
     return True
@@ -68,12 +69,13 @@ class ModelConfig:
     width_exponent: Annotated[NonNegative, SHAPES] = 2.0
     """r: 0 constant, 1 linear, 2 quadratic widths"""
     activation: (
-        Literal["relu", "abs", "linear"]
+        Annotated[str, OneOf(ACTIVATIONS)]
         | Annotated[
             tuple[float, float], Holds(_is_activation, "two finite numbers [a, b], one of them not 0")
         ]
     ) = "relu"
-    """a·s + b·|s|: a name, or [a, b], normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels only"""
+    """a name, or [a, b] for a·s + b·|s|, normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels only, and
+    tanh makes f(−x) = −f(x); with smooth ones the network is not homogeneous"""
     parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
     """how multipliers and initial weights depend on widths"""
     dtype: Literal["float32", "float64"] = "float32"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import COSTS, Hardware, Workload, advise, fits, nominal, predict, rows
 from scaled_sgd.planning.hardware import Group

@@ -53,6 +53,19 @@ def norm_of(model):
 def test_the_fused_step_takes_the_steps_of_scaled_sgd(
     rule, loss, weight_decay, momentum, clip, normalize, activation
 ):
+    assert_same_steps(rule, loss, weight_decay, momentum, clip, normalize, activation)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus", "swish"])
+@pytest.mark.parametrize(
+    ("rule", "loss", "momentum", "clip"),
+    [("norm", "cross_entropy", 0.0, None), ("spectral", "mse", 0.7, None), ("kernel", "mse", 0.7, 0.05)],
+)
+def test_so_it_does_with_smooth_activations(rule, loss, momentum, clip, activation):
+    assert_same_steps(rule, loss, 0.1, momentum, clip, False, activation)
+
+
+def assert_same_steps(rule, loss, weight_decay, momentum, clip, normalize, activation):
     ours, reference = network(activation), network(activation)
     optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay, momentum=momentum)
     ell, held = get_loss(loss), velocities(ours)
