@@ -87,6 +87,15 @@ class Smooth(Activation):
             q = self.scale**2 * value
         return found
 
+    def describe(self, layers: int) -> str:
+        """What a user must know of a network with ``layers`` hidden layers, on one line."""
+        (q, gain), (last_q, last_gain) = (self.drift(layers)[place] for place in (0, -1))
+        return (
+            f"{self.name} is not homogeneous; weights behind it start with {self.scale:.4g} times their "
+            f"standard deviation; over {layers} wide hidden layers E[z²] goes from {q:.3g} to {last_q:.3g} at "
+            f"step 0, the backward gain of a layer from {gain:.3g} to {last_gain:.3g}"
+        )
+
 
 def _tanh(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     square = h.square()

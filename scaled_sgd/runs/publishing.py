@@ -56,10 +56,13 @@ def write_model(
         "training": {name: summary.get(name) for name in _FACTS} | {"figures": figures},
         "configuration": {name: settings[name] for name in _TOLD},
     }
-    save(folder, network, layers=layers, facts=facts, card=_card(folder, data, summary, figures))
+    kind = "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
+    save(folder, network, layers=layers, facts=facts, card=_card(folder, kind, data, summary, figures))
 
 
-def _card(folder: Path, data: Data, summary: Mapping[str, Any], figures: Mapping[str, float]) -> str:
+def _card(
+    folder: Path, kind: str, data: Data, summary: Mapping[str, Any], figures: Mapping[str, float]
+) -> str:
     """The model card, with texts of the data on one line."""
     rows = "\n".join(f"| {printable(name)} | {value:.6g} |" for name, value in figures.items())
     name = printable(folder.absolute().parent.name)
@@ -70,7 +73,7 @@ tags: [scaled_sgd]
 
 # {name}
 
-A homogeneous multilayer perceptron of widths {" × ".join(map(str, summary["widths"]))}
+A {kind} of widths {" × ".join(map(str, summary["widths"]))}
 ({summary["parameters"]:,} weights), trained for {summary["steps"]:,} steps with `scaled_sgd`.
 
 Data: {data.describe().replace("<", "&lt;")}.

@@ -65,22 +65,22 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[0,0]",),
     ),
     Row(
         (
-            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[.nan,1]",),
     ),
     Row(
         (
-            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[1,2,3]",),
     ),
@@ -468,8 +468,8 @@ FILES = [
     ),
     Row(
         (
-            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {activation: [1, x]}"},
