@@ -1,8 +1,8 @@
 """Steps captured once for each shape and replayed: one CUDA graph instead of hundreds of launches (ours).
 
-A captured step works on fixed addresses: x, y and η are copied into its own tensors, weights and velocities are
-updated where they are. Steps before it run the same function, so that rounding does not depend
-on when a run was resumed.
+A captured step works on fixed addresses: x, y and η are copied into its own tensors, weights and velocities
+are updated where they are. Steps before it run the same function, so that rounding does not depend on when a
+run was resumed.
 """
 
 from collections.abc import Callable

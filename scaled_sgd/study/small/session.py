@@ -20,8 +20,8 @@ from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizers import OPTIMIZERS
-from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.capturing import capture_for
+from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stepper import OneNetwork
 from scaled_sgd.train.steps import AutogradStep, FusedStep
