@@ -42,7 +42,7 @@ class CudaGraphs:
 
     def warm_up(self, function: Callable[[], Taken]) -> Taken:
         """Run ``function`` on a side stream, as capturing does."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
             taken = function()
@@ -110,7 +110,7 @@ class _Captured:
     """A captured step with its own x, y and η."""
 
     def __init__(self, body: Body, capture: Capture, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> None:
-        self._inputs = own = [t.clone() for t in (x, y, lr)]
+        self._inputs = own = x.clone(), y.clone(), lr.clone()
         self._replay = capture.capture(lambda: body(*own, measure))
 
     def __call__(self, x: Tensor, y: Tensor, lr: Tensor) -> Taken:
