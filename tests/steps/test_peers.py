@@ -85,12 +85,11 @@ def quintic(G):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("ns_dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_the_type_of_muons_iteration_is_asked_for(dtype, ns_dtype, tolerance, nesterov):
+def test_muons_iteration_may_be_in_float32(dtype, nesterov):
     """Two steps, so that an iteration that overwrites the momentum would be seen."""
     network = HomogeneousMLP(5, 3, depth=3, base_width=3, seed=0, dtype=dtype)
-    options = {"mu": 0.5, "nesterov": nesterov, "adjust_lr_fn": None, "ns_dtype": ns_dtype}
+    options = {"mu": 0.5, "nesterov": nesterov, "adjust_lr_fn": None, "ns_dtype": "float32"}
     optimizer = Muon(network, 0.1, **options)
     hidden = network.layers[1].weight
     expected, v = hidden.detach().double().clone(), torch.zeros(hidden.shape, dtype=torch.float64)
@@ -104,7 +103,7 @@ def test_the_type_of_muons_iteration_is_asked_for(dtype, ns_dtype, tolerance, ne
         stretch = max(1, hidden.shape[0] / hidden.shape[1]) ** 0.5
         expected = expected - 0.1 * stretch * quintic(0.5 * G + 0.5 * v if nesterov else v)
     error = (hidden.double() - expected).norm() / (0.1 * hidden.shape[1] ** 0.5)
-    assert error < tolerance
+    assert error < 1e-4
     assert torch.zeros(()).bfloat16().dtype == torch.bfloat16
 
 
