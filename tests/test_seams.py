@@ -108,8 +108,8 @@ def test_an_activation_trains_fused_as_by_autograd_and_is_diagnosed(capsys):
     fused, autograd = (train(name, *options, f"--optim.update={name}") for name in ("fused", "autograd"))
     said = capsys.readouterr().err
     assert "model.activation: sine is not homogeneous; weights behind it start with 1.327 times" in said
-    for a, b in zip(fused, autograd, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-12)
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (fused, autograd)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
     (row,) = (row for row in fused if row["step"] == 2)
     assert row["gates_flipped"] is None
     predicted, after = row["predicted_loss"] - row["loss"], row["loss_after"] - row["loss"]
