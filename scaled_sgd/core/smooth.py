@@ -1,4 +1,4 @@
-"""Smooth activations with three derivatives in closed form, and how signals drift through them (theory §8)."""
+"""Smooth activations with three derivatives in closed form, and how signals drift in them (theory §8)."""
 
 import math
 from collections.abc import Callable
@@ -77,8 +77,8 @@ class Smooth(Activation):
     def drift(self, layers: int) -> list[tuple[float, float]]:
         """(q_k, σ² E[φ′²]) of layers k = 1..``layers`` at step 0 in infinitely wide networks.
 
-        q_k = E[z_k²]: 1 in the first layer, then q_{k+1} = σ² E[φ(s)²] for s ~ N(0, q_k). The second number is
-        the factor on ‖δ_k‖² of a pass back through layer k's φ and the weights behind it.
+        q_k = E[z_k²]: 1 in the first layer, then q_{k+1} = σ² E[φ(s)²] for s ~ N(0, q_k). The second number
+        is the factor on ‖δ_k‖² of a pass back through layer k's φ and the weights behind it.
         """
         found, q = [], 1.0
         for _ in range(layers):
@@ -92,8 +92,8 @@ class Smooth(Activation):
         (q, gain), (last_q, last_gain) = (self.drift(layers)[place] for place in (0, -1))
         return (
             f"{self.name} is not homogeneous; weights behind it start with {self.scale:.4g} times their "
-            f"standard deviation; over {layers} wide hidden layers E[z²] goes from {q:.3g} to {last_q:.3g} at "
-            f"step 0, the backward gain of a layer from {gain:.3g} to {last_gain:.3g}"
+            f"standard deviation; over {layers} wide hidden layers E[z²] goes from {q:.3g} to {last_q:.3g} "
+            f"at step 0, the backward gain of a layer from {gain:.3g} to {last_gain:.3g}"
         )
 
 

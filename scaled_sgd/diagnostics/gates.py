@@ -1,4 +1,4 @@
-"""How many activations a step moves across the kink of φ, beyond which Taylor terms do not hold (theory §4)."""
+"""How many preactivations a step moves across the kink of φ, where Taylor terms end (theory §4)."""
 
 import torch
 from torch import Tensor

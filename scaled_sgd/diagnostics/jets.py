@@ -57,7 +57,7 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
 
 
 def through_curve(signals: Signals, z: Tensor, k: int, *, order: int) -> tuple[Tensor, Tensor]:
-    """h^(1)..h^(p−1) of order p from the levels of z_k, and ⟨∂ℓ/∂h_k, what h^(p) has beside φ′ ∘ z^(p)⟩.  [ours]
+    """h^(1)..h^(p−1) of order p from z_k's levels, and ⟨∂ℓ/∂h_k, what h^(p) has beside φ′ ∘ z^(p)⟩. [ours]
 
     h^(1) = φ′ ∘ z^(1), h^(2) = φ′ ∘ z^(2) + ½ φ″ ∘ z^(1)²,
     h^(3) = φ′ ∘ z^(3) + φ″ ∘ z^(1) ∘ z^(2) + ⅙ φ‴ ∘ z^(1)³. All in this process's columns.

@@ -23,15 +23,15 @@ from scaled_sgd.steps.scales import resolve_scales
 from scaled_sgd.steps.signals import Signals
 
 Along = Direction | Updates
-"""u = −U of a direction that :func:`~scaled_sgd.diagnostics.directions.fit_direction` returned, or α_k u_k."""
+"""u = −U of what :func:`~scaled_sgd.diagnostics.directions.fit_direction` returned, or α_k u_k."""
 
 
 @dataclass(frozen=True)
 class TaylorCoefficients:
     """L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³ + O(η⁴), as 0-dimensional tensors.
 
-    With φ(s) = a·s + b·|s| the expansion is that of the loss while no z_k changes sign. Coefficients above the
-    requested order are None.
+    With φ(s) = a·s + b·|s| the expansion is that of the loss while no z_k changes sign. Coefficients above
+    the requested order are None.
 
     Attributes:
         gauss_newton: mean ½ℓ''(f1, f1), the part of c2 from moving outputs.

@@ -50,10 +50,10 @@ def hessian_trace(
 
         tr H_kk = (α_k²/n) Σ_c Σ_i ‖h_{k−1,i}‖² ‖δ^{(c)}_{k,i}‖²,   δ^{(c)}_l = s_c.  [ours]
 
-    A smooth φ adds :func:`feature_norms`, for which layers of up to ``probes`` outputs take one forward pass for
-    each, and wider ones an estimate from ``probes`` random signs of each sample, with its standard error.
-    Other networks get Hutchinson's estimate from ``probes`` random signs of each weight. ``probes`` and ``seed``
-    are not used elsewhere, ``chunk_size`` not for other networks.
+    A smooth φ adds :func:`feature_norms`, for which layers of up to ``probes`` outputs take one forward pass
+    for each, and wider ones an estimate from ``probes`` random signs of each sample, with its standard error.
+    Other networks get Hutchinson's estimate from ``probes`` random signs of each weight. ``probes`` and
+    ``seed`` are not used elsewhere, ``chunk_size`` not for other networks.
 
     Raises:
         UserError: invalid arguments.
@@ -124,8 +124,8 @@ def signs(like: Tensor, count: int, generator: torch.Generator) -> Iterator[Tens
 def feature_norms(s: Signals, k: int, vectors: Iterable[Tensor]) -> Tensor:
     """This process's part of α_k² Σ_i ‖h_{k−1,i}‖² v_iᵀ C_i v_i for each v, (vectors,), float64.  [ours]
 
-    C = Σ_{j≥k} (∂z_j/∂z_k)ᵀ diag(φ″(z_j) ∘ ∂ℓ/∂h_j) ∂z_j/∂z_k is the part of ∂²ℓ_i/∂z_k² from the curvature of φ.
-    Its trace is the sum over unit vectors v, and the mean over random signs.
+    C = Σ_{j≥k} (∂z_j/∂z_k)ᵀ diag(φ″(z_j) ∘ ∂ℓ/∂h_j) ∂z_j/∂z_k is the part of ∂²ℓ_i/∂z_k² from the curvature
+    of φ. Its trace is the sum over unit vectors v, and the mean over random signs.
     """
     partition, weights = s.partition, s.h[k - 1].square().sum(1, dtype=torch.float64)
     found = []

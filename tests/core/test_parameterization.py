@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.activations import Activation
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS, layer_constants, width_pattern
 
 

@@ -77,9 +77,7 @@ def whole(t: Tensor) -> Tensor:
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
-def diagnose(
-    model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[Tensor]
-) -> dict[str, Tensor]:
+def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[Tensor]) -> dict[str, Tensor]:
     loss = p.loss
     t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
     chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)

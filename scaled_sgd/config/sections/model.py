@@ -32,8 +32,8 @@ class ModelConfig:
         Annotated[str, OneOf(ACTIVATIONS)]
         | Annotated[tuple[float, float], Holds(_is_usable, "two finite numbers [a, b], one of them not 0")]
     ) = "relu"
-    """φ by name, or [a, b] for a·s + b·|s|, normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels only,
-    tanh f(−x) = −f(x)"""
+    """φ by name, or [a, b] for a·s + b·|s|, normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels
+    only, tanh f(−x) = −f(x)"""
     parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
     """how multipliers and initial weights depend on widths"""
     dtype: Literal["float32", "float64"] = "float32"

@@ -39,8 +39,8 @@ def r_operator(s: Signals, slots: Sequence[Slot], *, part: Part, onto: float) ->
         Rz_k = α_k (√ξ_k h V_kᵀ + Rh_{k−1} W_kᵀ), Rh_k = D_k ∘ Rz_k, Rδ_l = ℓ''(Rf),
         (HV)_k = (α_k √ξ_k/n)(Rδ_kᵀ h + δ_kᵀ Rh), Rδ_{k−1} = α_k (Rδ_k W_k + √ξ_k δ_k V_k) ∘ D_{k−1},
 
-    where a smooth φ adds α_k (δ_k W_k) ∘ φ″(z_{k−1}) ∘ Rz_{k−1} to Rδ_{k−1}. G leaves out the terms with δ, and
-    H − G has Rδ_l = 0.
+    where a smooth φ adds α_k (δ_k W_k) ∘ φ″(z_{k−1}) ∘ Rz_{k−1} to Rδ_{k−1}. G leaves out the terms with δ,
+    and H − G has Rδ_l = 0.
 
     Args:
         s: the signals.

@@ -13,7 +13,7 @@ _TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
 
 
 class Taylor:
-    """c0..c3 of the minibatch loss, the predicted loss after the step, ρ of the step, and the signs it changes.
+    """c0..c3 of the minibatch loss, the predicted loss after the step, ρ, and the signs that it changes.
 
     Along u = −U if the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
     """
