@@ -75,9 +75,10 @@ def trace_of(batch: Minibatch, xi: Tensor, *, probes: int = 32, seed: int = 0) -
     """
     partition, generator = batch.partition, torch.Generator().manual_seed(seed)
     layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
-    if partition.activation.curved:
+    curved = partition.activation.curved
+    if curved:
         check_integer("probes", probes, least=2)
-    drawn = layers.new_zeros(probes, partition.depth)
+    drawn = layers.new_zeros(probes if curved else 2, partition.depth)
     for signals in batch:
         for c in range(signals.f.shape[1]):
             layers += root_norms(signals, curvature_root(signals, c))
@@ -88,7 +89,7 @@ def trace_of(batch: Minibatch, xi: Tensor, *, probes: int = 32, seed: int = 0) -
                 drawn[:, k - 1] += feature_norms(signals, k, signs(signals.gate[k], probes, generator))
     layers, drawn = (partition.sum(t) / batch.total * xi for t in (layers, drawn))
     layers = layers + drawn.mean(0)
-    return HessianTrace(layers.sum(), layers, drawn.sum(1).std(correction=1) / probes**0.5)
+    return HessianTrace(layers.sum(), layers, drawn.sum(1).std() / len(drawn) ** 0.5)
 
 
 def curvature_root(signals: Signals, c: int) -> Tensor:

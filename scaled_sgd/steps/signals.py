@@ -82,7 +82,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
     for k in range(partition.depth, 1, -1):
         below = partition.pulled_back(delta[k], k)
         if partition.activation.curved:
-            above[k - 1] = below
+            above[k - 1] = below.contiguous()
         delta[k - 1] = through_activation(partition, below, gate[k - 1], k - 1)
     return Signals(partition, loss, y, total, h, gate, f, delta, above)
 
