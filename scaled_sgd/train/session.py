@@ -14,7 +14,7 @@ from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
-from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel import Ranks, reshard
 from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
@@ -61,6 +61,7 @@ class Session:
         self.evaluation: dict[str, float] = {}
         self._metrics = metrics
         self._probe = self.samples.probe(strategy.data)
+        self._measured: Minibatch | None = None
         self.observer: Observer | None = None
         if config.diagnostics.every:
             probe = self.samples.probe(Ranks.alone())
@@ -90,25 +91,35 @@ class Session:
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """Diagnostics of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
-        return self.observer.measure(*self._coming(batch, lr))
+        return self.observer.measure(*self._coming(self._signals_of(batch), lr))
 
     def adapt(self, step: int, batch: Batch) -> None:
         """Update the rate of ``step`` where the schedule goes by the loss along it. Collective."""
         schedule = self.schedule
         if not isinstance(schedule, EdgeSchedule) or not schedule.due(step):
             return
-        minibatch, taken = self._coming(batch, 1.0)
+        minibatch, taken = self._coming(self._signals_of(batch), 1.0)
+        if self.observes(step):
+            self._measured = minibatch
         terms = taylor_of(minibatch, taken.along(minibatch), order=2)
         assert terms.c2 is not None
         slope, curvature = float(terms.c1) * taken.rate, float(terms.c2) * taken.rate**2
         schedule.see(*from_first_rank(lambda: (slope, curvature)))
 
-    def _coming(self, batch: Batch, lr: float) -> tuple[Minibatch, StepTaken]:
-        """The signals of ``batch`` and the step that comes."""
+    def _signals_of(self, batch: Batch) -> Minibatch:
+        """The signals of the coming step's ``batch``, measured once. Collective."""
+        found, self._measured = self._measured, None
+        if found is not None:
+            # An evaluation leaves FSDP2's weights gathered.
+            reshard(self.strategy.network)
+            return found
         chunk = self.config.diagnostics.chunk
-        minibatch = Minibatch(
+        return Minibatch(
             self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
         )
+
+    def _coming(self, minibatch: Minibatch, lr: float) -> tuple[Minibatch, StepTaken]:
+        """``minibatch`` and the step that comes."""
         velocity = self.strategy.velocity_rows(minibatch.partition)
         return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
 

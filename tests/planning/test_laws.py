@@ -188,6 +188,14 @@ def test_no_gradient_is_held_where_updates_are_fused():
         assert cost.peak_bytes < 1.02 * 2 * weights
 
 
+def test_of_equally_fast_updates_the_fused_one_is_taken():
+    work = Workload((32,) * 4, 4)
+    roomy = hardware(1)
+    costs = [predict("ddp", work, roomy, fused=fused) for fused in (False, True)]
+    assert advise(costs, roomy).cost is costs[1]
+    assert advise([*costs, predict("fsdp2", work, roomy, fused=True)], roomy).cost is costs[1]
+
+
 def test_the_fastest_that_fits_is_taken():
     work = Workload((4096,) * 12, 64)
     roomy, narrow, tiny = (hardware(4, memory=gib * 2**30) for gib in (64, 0.8, 0.001))

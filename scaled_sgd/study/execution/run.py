@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,10 @@ def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], fol
         schedule, folder, train, workers=workers, group=_grouped(options.batched, schedule.small)
     )
     ended = ", ".join(f"{counts[state]:,} {state}" for state in State if counts[state])
-    print(f"done: {ended or 'nothing'}; scaled-sgd study report {folder.path} shows it", file=sys.stderr)
+    report = ["scaled-sgd", "study", "report", str(folder.path)]
+    if plugins := study.base.get("run.plugins"):
+        report += [f"--{ACCEPT}", f"[{', '.join(plugins)}]"]
+    print(f"done: {ended or 'nothing'}; {shlex.join(report)} shows it", file=sys.stderr)
     return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
 
 
