@@ -22,7 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
-settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
+settings.register_profile("full", settings.get_profile("suite"), max_examples=200)
 settings.load_profile("suite")
 
 
@@ -52,9 +53,9 @@ def pytest_configure():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than cores: tests of processes wait half of their time."""
-    return cores() + 1
+def pytest_xdist_auto_num_workers(config):
+    """More than cores where processes are started: a test waits half of its time for them."""
+    return cores() + (0 if "not slow" in config.option.markexpr else 2)
 
 
 def pytest_collection_modifyitems(items):
