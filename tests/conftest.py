@@ -28,21 +28,25 @@ settings.load_profile("suite")
 
 
 LONG = (
-    "test_cluster.py",
     "test_one_answer.py",
-    "test_readme.py",
+    "test_cluster.py",
+    "test_launch.py",
+    "test_resume.py",
     "test_faults.py",
     "test_train.py",
-    "test_launch.py",
-    "test_runner.py",
     "test_training.py",
+    "test_same_numbers.py",
     "test_doctor.py",
-    "test_resume.py",
-    "test_figures.py",
-    "test_against_measured.py",
-    "test_launches.py",
     "test_kills.py",
+    "test_runner.py",
+    "test_report.py",
+    "test_handshake.py",
+    "test_launches.py",
+    "test_against_measured.py",
+    "test_processes.py",
     "test_accelerate_configs.py",
+    "test_readme.py",
+    "test_figures.py",
 )
 """Files whose tests take longest, first."""
 
