@@ -16,15 +16,14 @@ import torch
 from hypothesis import settings
 
 from scaled_sgd.parallel.machine import cores
+from tests.examples import SUITE
 
 # Two or four processes share the machine in many tests; nothing here is large enough for threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
-settings.register_profile("suite", deadline=None, max_examples=20, derandomize=True)
-settings.register_profile("full", settings.get_profile("suite"), max_examples=200)
-settings.load_profile("suite")
+settings.load_profile(SUITE)
 
 
 LONG = (

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-SAMPLE = settings.get_profile("suite").max_examples
+SUITE, SAMPLE = "suite", 20
+settings.register_profile(SUITE, deadline=None, max_examples=SAMPLE, derandomize=True)
+settings.register_profile("full", settings.get_profile(SUITE), max_examples=10 * SAMPLE)
 
 
 def examples(count: int) -> settings:
