@@ -12,7 +12,6 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import View, draw_figures
-from scaled_sgd.study.figures.drawing import drawn
 from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
 from scaled_sgd.study.figures.reading.rates import best, largest_stable
 from scaled_sgd.study.figures.reading.words import number
@@ -584,32 +583,6 @@ def test_an_unknown_figure_is_named_with_those_that_there_are(tmp_path):
     collected = collect(make_study(tmp_path, GRID, lambda a: None))
     with pytest.raises(UserError, match="report: 'pie' is unknown; allowed: loss_against_lr, "):
         draw_figures(collected, ["pie"])
-
-
-def test_every_figure_says_what_it_shows_and_how_to_read_it(tmp_path, without_layout, monkeypatch):
-    monkeypatch.setattr(drawn, "PNG_DPI", 20)
-
-    def run(axes):
-        rows = [diagnosed(s, lr=axes["optim.lr"]) for s in (0, 10)]
-        return bowl(axes, 2.0, stable=8.0, rows=rows)
-
-    axes = {
-        "method": ["norm", "none"],
-        "model.depth": [4, 6],
-        "model.base_width": [4, 8],
-        "optim.lr": [1.0, 2.0],
-    }
-    figures = draw_figures(collect(make_study(tmp_path, axes, run))).figures
-    assert [figure.name for figure in figures] == list(all_figures())
-    for figure in figures:
-        assert figure.title.endswith("?")
-        assert figure.sentence.endswith(".")
-        assert figure.sentence[0].isupper()
-        assert any(character.isdigit() for character in figure.sentence)
-        assert figure.caption.endswith(".")
-        assert len(figure.table) > 0
-        assert figure.sentence in figure.alt
-        assert figure.png().startswith(b"\x89PNG")
 
 
 losses = st.floats(0.01, 10) | st.just(math.inf)
