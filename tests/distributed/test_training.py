@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 BASE = [
     "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
-    "--optim.steps=24", "--run.log_every=1", "--run.eval_every=10",
+    "--optim.steps=12", "--run.log_every=1", "--run.eval_every=10",
 ]  # fmt: skip
 VARIANTS = {
     "ragged": ["--optim.batch_size=479", "--scaling.rule=gain", "--loss=mse", "--optim.lr=0.5"],
