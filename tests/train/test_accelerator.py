@@ -189,16 +189,6 @@ def test_fsdp_launched_without_gpus_is_still_fsdp(version, refused, monkeypatch)
         assert launched_strategy(launch("MULTI_CPU")) == "fsdp2"
 
 
-@pytest.mark.usefixtures("fresh_world")
-def test_a_launched_strategy_is_not_replaced_by_another(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    assert refusal(create_accelerator, parse(["--sharding.strategy=tensor"])) == (
-        "sharding.strategy: 'tensor' was asked for and 'fsdp2' launched; allowed: auto, fsdp2, or a "
-        "launch without DeepSpeed and FSDP"
-    )
-
-
 def test_a_launcher_s_precision_is_not_passed_over(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     assert refusal(create_accelerator, parse([])) == (
