@@ -33,8 +33,8 @@ quick: setup  ## tests that stay in one process, in a minute or so
 test: lint types  ## lint, type check and all tests but those that are long by nature
 	$(PYTEST) -m "not full"
 
-full: lint types  ## everything: also the soak, every kill point and whole tables of processes
-	$(PYTEST)
+full: lint types  ## everything: also the soak, every kill point, whole tables and ten times the random examples
+	$(PYTEST) --hypothesis-profile full
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,8 +137,9 @@ def _load_digits(config: DataConfig) -> Loaded:
     return Loaded(examples, None, Encoding(DIGITS, {}, tuple(range(10)), tuple("0123456789")))
 
 
+@cache
 def read_digits() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pixels (1797, 64) and digits (1797,) of ``sklearn.datasets.load_digits``.
+    """Pixels (1797, 64) and digits (1797,) of ``sklearn.datasets.load_digits``; not to be written to.
 
     Reads its file directly: importing scikit-learn takes longer than a short run.
     """

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, sharpness
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.rules import RULES
+from tests.examples import examples
 
 MEASURING = ["norm", "gain", "kernel"]
 
@@ -83,7 +84,7 @@ def test_scales_are_those_of_the_table(rule, parameterization):
         torch.testing.assert_close(weight.grad, xi * gradient, rtol=1e-11, atol=1e-14)
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
 def test_a_scaled_gradient_is_never_longer_than_its_share(n, depth, seed):
     """‖ξ_k G_k‖_F ≤ ω_k / l, with equality for one sample, whose gradient has soft rank 1."""

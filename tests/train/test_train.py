@@ -172,7 +172,9 @@ def test_a_loss_that_ends_above_its_start_is_pointed_out(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
+)
 def test_an_interrupted_run_ends_in_one_line(number, status, tmp_path):
     command = [
         sys.executable,

@@ -4,7 +4,7 @@ import importlib.util
 import numbers
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -90,17 +90,14 @@ def built_in_metrics(names: Sequence[str], task: Literal["classification", "regr
 
 
 def _load(name: str, task: str) -> Compute:
-    has_evaluate = importlib.util.find_spec("evaluate") is not None
     if name in BUILT_IN_METRICS:
         if BUILT_IN_METRICS[name] != task:
             raise UserError(
                 f"run.metrics: {name!r} is for {BUILT_IN_METRICS[name]}; allowed: metrics of {task}"
             )
-        if has_evaluate:
-            with suppress(OSError):  # it makes folders in HF_HOME, where it may not write
-                return _built_in(name)
+        # Importing `evaluate` takes as long as importing torch.
         return _without_evaluate(name)
-    if not has_evaluate:
+    if importlib.util.find_spec("evaluate") is None:
         raise UserError(
             f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: accuracy, mse"
         )
@@ -112,14 +109,6 @@ def _load(name: str, task: str) -> Compute:
     if hub_is_reachable():
         return _loaded(name, name)
     return _loaded(name, name, cached_only=True)
-
-
-def _built_in(name: str) -> Compute:
-    from scaled_sgd.data.metrics import modules
-
-    module = modules.Accuracy if name == "accuracy" else modules.MeanSquaredError
-    compute: Compute = module(keep_in_memory=True).compute
-    return compute
 
 
 def _without_evaluate(name: str) -> Compute:

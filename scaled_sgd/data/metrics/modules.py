@@ -1,4 +1,4 @@
-"""The built-in metrics as `evaluate.Metric` modules. Importing this needs the package `evaluate`."""
+"""The built-in metrics as `evaluate.Metric` modules, to extend or to combine with others."""
 
 from typing import Any
 

@@ -12,6 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from scaled_sgd.study.figures.reading.words import number
 
 STYLE: dict[str, Any] = {
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
