@@ -1,18 +1,22 @@
 """Style of figures: sizes, colours that are safe for colour blindness, ticks as plain numbers."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from scaled_sgd.study.figures.reading.words import number
 
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    # The others are for readers of an SVG, whose text is text.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -37,6 +41,8 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "scaled_sgd",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     # Names of methods may contain a dollar sign that does not start mathematics.
     "text.parse_math": False,
 }
@@ -49,6 +55,21 @@ GREY = "#777777"
 _CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "p", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+
+
+def set_mathtext(text: Text, written: str) -> None:
+    """Show a text of the package with its symbols as mathematics: ``S_k``, ``m^s``, ``η``, a last letter ``m``.
+
+    Other texts are not parsed, since names that users choose may contain dollar signs.
+    """
+    symbols = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)|(?<!\w)([α-ω]|[A-Za-z]$)(?!\w)"
+
+    def mathematics(found: re.Match[str]) -> str:
+        base, mark, index, letter = found.groups()
+        return f"${letter}$" if letter else f"${base}{mark}{{{index}}}$"
+
+    text.set_text(re.sub(symbols, mathematics, written.replace("$", r"\$")))
+    text.set_parse_math(True)
 
 
 def category(position: int) -> dict[str, Any]:
