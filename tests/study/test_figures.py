@@ -611,6 +611,6 @@ def test_numbers_keep_their_order():
 
 def test_symbols_of_labels_are_mathematics_but_no_dollar_sign_is():
     text = Text()
-    set_mathtext(text, "soft rank S_k, ‖W_k‖_F like m^s at $2 against base width m")
-    assert text.get_text() == r"soft rank $S_{k}$, ‖$W_{k}$$‖_{F}$ like $m^{s}$ at \$2 against base width $m$"
+    set_mathtext(text, "soft rank S_k, ‖W_k‖_F like m^s at $2")
+    assert text.get_text() == r"soft rank $S_{k}$, ‖$W_{k}$$‖_{F}$ like $m^{s}$ at \$2"
     assert text.get_parse_math()

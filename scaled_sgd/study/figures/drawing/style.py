@@ -58,18 +58,16 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
 
 def set_mathtext(text: Text, written: str) -> None:
-    """Show a text of the package with its symbols as mathematics: ``S_k``, ``m^s``, ``η``, a last letter ``m``.
+    """Show a text of the package with ``S_k`` and ``m^s`` as mathematics.
 
-    Other texts are not parsed, since names that users choose may contain dollar signs.
+    Other texts are not parsed, since names that users choose may contain dollar signs, and an SVG has a parsed
+    text letter by letter.
     """
-    symbols = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)|(?<!\w)([α-ω]|[A-Za-z]$)(?!\w)"
-
-    def mathematics(found: re.Match[str]) -> str:
-        base, mark, index, letter = found.groups()
-        return f"${letter}$" if letter else f"${base}{mark}{{{index}}}$"
-
-    text.set_text(re.sub(symbols, mathematics, written.replace("$", r"\$")))
-    text.set_parse_math(True)
+    symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)"
+    if re.search(symbol, written):
+        written = re.sub(symbol, r"$\1\2{\3}$", written.replace("$", r"\$"))
+        text.set_parse_math(True)
+    text.set_text(written)
 
 
 def category(position: int) -> dict[str, Any]:
