@@ -7,7 +7,7 @@ CONFIG ?= configs/experiments/digits.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train quick test full lint types audit bench clean
+.PHONY: help setup train quick test full lint types audit docs bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,15 @@ types: setup
 audit: setup  ## what is installed is what requirements-locked.txt pins, with a hash for each file
 	$(BIN)/python .ci/audit.py
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation as site/index.html; a dead link fails
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: setup  ## speed, as ratios measured side by side
 	$(BIN)/python -m benchmarks --json benchmarks/results
 
-clean:  ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove .venv, site/ and caches; runs/ stays
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

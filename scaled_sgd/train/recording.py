@@ -52,7 +52,10 @@ class RunRecord:
         if self._directory is not None:
             self._directory.metrics.write(row)
         if self._session.config.run.trackers:
-            known = {name: value for name, value in rows.numbers(row) if not math.isnan(value)}
+            # Trackers group by what stands before a slash.
+            known = {
+                name.replace(".", "/"): value for name, value in rows.numbers(row) if not math.isnan(value)
+            }
             self._accelerator.log(known, step=row["step"])
         if self._progress is not None:
             self._warn_of_rest(row.get("scales"))

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import _pylab_helpers
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import View, draw_figures
 from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
+from scaled_sgd.study.figures.drawing.style import set_mathtext
 from scaled_sgd.study.figures.reading.rates import best, largest_stable
 from scaled_sgd.study.figures.reading.words import number
 from scaled_sgd.study.grid.figures import all_figures
@@ -342,7 +344,7 @@ def test_a_coordinate_check_finds_the_power_of_the_width(draw):
 
     figure = draw("coordinate_check", {"model.base_width": [4, 8, 16], "run.seed": [0, 1]}, run)
     assert figure.sentence == (
-        "Between m = 4 and 16, the relative change of preactivations goes like m^s with s from −0.50 "
+        "Between m = 4 and 16, the relative change of preactivations goes like mˢ with s from −0.50 "
         "(layer 2) to 0.25 (layer 3) at η = 1."
     )
 
@@ -355,7 +357,7 @@ def test_one_rate_serves_all_widths_of_a_coordinate_check(draw):
 
     figure = draw("coordinate_check", GRID, run)
     assert set(figure.table["learning rate η"]) == {2.0}
-    assert figure.sentence.endswith("goes like m^s with s = −1.00 at η = 2.")
+    assert figure.sentence.endswith("goes like mˢ with s = −1.00 at η = 2.")
 
 
 def test_kernel_drift_is_against_width_or_else_against_step(draw):
@@ -576,6 +578,8 @@ def test_a_figure_is_the_same_bytes_every_time_and_leaves_no_state(tmp_path):
     (one,), (other,) = (draw_figures(collected, ["loss_against_lr"]).figures for _ in range(2))
     assert one.svg() == other.svg()
     assert one.png() == other.png() == one.png()
+    assert one.pdf() == other.pdf()
+    assert b">best rate</text>" in one.svg()
     assert not _pylab_helpers.Gcf.figs
 
 
@@ -631,3 +635,10 @@ def test_numbers_keep_their_order():
     values = [0.001, 0.01, 0.5, 1, 9.99, 10, 123, 1234, 99999]
     shown = [float(number(value).replace(",", "")) for value in values]
     assert all(a < b for a, b in pairwise(shown))
+
+
+def test_symbols_of_labels_are_mathematics_but_no_dollar_sign_is():
+    text = Text()
+    set_mathtext(text, "soft rank S_k, ‖W_k‖_F like m^s at $2")
+    assert text.get_text() == r"soft rank $S_{k}$, ‖$W_{k}$$‖_{F}$ like $m^{s}$ at \$2"
+    assert text.get_parse_math()

@@ -83,7 +83,7 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     drawn = re.findall(r'<section id="(\w+)">', text)
     assert drawn == [name for name in all_figures() if name != "best_lr_against_depth"]
     files = sorted(file.name for file in (page.parent / "figures").iterdir())
-    assert files == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "csv"))
+    assert files == sorted(f"{name}.{kind}" for name in drawn for kind in ("png", "svg", "pdf", "csv"))
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
     for name in drawn:
         assert f"](figures/{name}.png)" in summary
@@ -107,7 +107,7 @@ def test_a_page_loads_nothing_and_runs_nothing(page):
     assert sources == {"data:image/svg+xml;base64"}
     links = [value for name, value in attributes if name == "href"]
     assert links
-    assert all(re.fullmatch(r"#\w+|figures/\w+\.(png|svg|csv)", link) for link in links)
+    assert all(re.fullmatch(r"#\w+|figures/\w+\.(png|svg|pdf|csv)", link) for link in links)
 
 
 def test_names_and_titles_are_shown_as_they_were_written(page):

@@ -216,9 +216,14 @@ def test_debug_shows_the_traceback():
         main(["--data.source=none.csv", "--debug"])
 
 
-def test_tensorboard_gets_the_metrics(tmp_path):
+def test_tensorboard_gets_the_metrics_in_groups(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     assert main([*SMALL, "--optim.steps=3", "--run.trackers=[tensorboard]", "--run.name=seen"]) == 0
-    assert list((tmp_path / "runs/seen").rglob("events.out.tfevents.*"))
+    found = set()
+    for file in (tmp_path / "runs/seen").rglob("events.out.tfevents.*"):
+        found |= set(EventAccumulator(str(file)).Reload().Tags()["scalars"])
+    assert {"loss", "scales/1", "scales/2", "minibatch_soft_ranks/1"} <= found
 
 
 def test_bfloat16_trains():

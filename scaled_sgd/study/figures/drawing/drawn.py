@@ -54,8 +54,12 @@ class Drawn:
         return self._rendered("png", dpi=PNG_DPI, metadata={"Software": None})
 
     def svg(self) -> bytes:
-        """The picture as SVG; deterministic bytes."""
+        """The picture as SVG, with text as text; deterministic bytes."""
         return self._rendered("svg", metadata={"Date": None, "Creator": None})
+
+    def pdf(self) -> bytes:
+        """The picture as PDF, with text as text; deterministic bytes."""
+        return self._rendered("pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
     def _rendered(self, kind: str, **options: Any) -> bytes:
         stream = io.BytesIO()
