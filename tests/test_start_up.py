@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from tests.launching import REPOSITORY, finished
-from tests.study.folders import make_study, names
+from tests.launching import finished
+from tests.study.folders import finished as ended
+from tests.study.folders import make_study
 
 COMMANDS = {
     "--help": 0,
@@ -55,7 +56,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_commands_that_only_print_import_nothing_heavy(tmp_path):
-    make_study(tmp_path / "studies/planned")
+    make_study(tmp_path / "studies/planned", {"model.depth": [2, 3]}, lambda axes: ended(0.5))
     (tmp_path / "runs/wide").mkdir(parents=True)
     (tmp_path / "runs/wide/config.yaml").write_text("{}\n")
     done = finished(sys.executable, "-c", CODE, json.dumps([*COMMANDS]), cwd=tmp_path)

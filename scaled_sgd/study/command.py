@@ -13,7 +13,7 @@ from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedErro
 from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.endings import stopped_by_signals
 from scaled_sgd.study.folder import StudyFolder
-from scaled_sgd.study.grid.study_file import find_study, own_code, read_study
+from scaled_sgd.study.grid.study_file import find_study, named_studies, own_code, read_study
 from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
 
 _RESUMES = "the same command resumes it"
@@ -74,16 +74,13 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
 
 
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    paths = sorted(Path("configs/studies").glob("*.yaml"))
-    for path in paths:
+    for path in named_studies().values():
         try:
             study = read_study(path)
         except UserError as error:
             print(f"warning: {path}: {error}", file=sys.stderr)
             continue
         print(f"{study.name:<18} {study.size:>6} runs  {study.title}")
-    if not paths:
-        print("no studies in configs/studies")
     return 0
 
 
