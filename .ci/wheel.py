@@ -17,7 +17,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("--optim.steps", "4")
 COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("scaled-sgd", "train", "--data.source", "old.csv", "--data.target", "kind", "--run.name", "table", *SMALL),
+    (
+        "scaled-sgd",
+        "train",
+        "--data.source",
+        "old.csv",
+        "--data.target",
+        "kind",
+        "--run.name",
+        "table",
+        *SMALL,
+    ),
     ("scaled-sgd", "predict", "runs/table", "--data.source", "new.csv", "--out", "predictions.csv"),
     ("scaled-sgd", "study", "list"),
     ("scaled-sgd", "study", "run", "smoke", "--workers", "1", *SMALL),
@@ -31,7 +41,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 def main(wheels: Path) -> int:
     """Build and use it; returns the exit status."""
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT], check=True
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ROOT],
+        check=True,
     )
     (wheel,) = wheels.glob("scaled_sgd-*.whl")
     with tempfile.TemporaryDirectory() as folder:

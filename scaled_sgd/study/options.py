@@ -32,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of ``scaled-sgd study``."""
     parser = _Parser(prog="scaled-sgd study", description=_ABOUT, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    commands.add_parser("list", help="studies that come with the package or are in configs/studies", allow_abbrev=False)
+    commands.add_parser(
+        "list", help="studies that come with the package or are in configs/studies", allow_abbrev=False
+    )
     run = commands.add_parser(
         "run",
         help="run what is pending of a study",

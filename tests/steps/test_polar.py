@@ -11,8 +11,8 @@ from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.polar import full_precision, limit, polar_kernels
 from scaled_sgd.steps.polynomials import POLAR, POLYNOMIALS, Polar, polar_express
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.sizes import in_sample_space
+from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 
