@@ -35,8 +35,9 @@ scaled-sgd train --help lists every option. Across machines, start scaled_sgd.tr
 _LAUNCH_FILES = """\
 usage: scaled-sgd launch-files FOLDER
 
-Copy configs/ (experiments, studies, files for accelerate launch) and launch/ (scripts for one machine, several,
-and Slurm) into FOLDER, from which the commands of the documentation work. Files that differ are not replaced.
+Copy configs/ (experiments, studies, files for accelerate launch) and launch/ (scripts for one machine,
+several, and Slurm) into FOLDER, where the commands of the documentation then work. A file that exists and
+differs is not replaced.
 """
 
 
@@ -80,8 +81,8 @@ def _command(arguments: list[str]) -> int:
 
         return use(command, rest)
     print(
-        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, study, doctor, "
-        "launch-files",
+        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, study, "
+        "doctor, launch-files",
         file=sys.stderr,
     )
     return USAGE_STATUS

@@ -31,7 +31,8 @@ def copy_shipped(target: Path) -> list[Path]:
     for copy, path in copies.items():
         if copy.exists() and copy.read_bytes() != path.read_bytes():
             raise UserError(
-                f"launch-files: {str(copy)!r} exists and differs; allowed: a folder without it (nothing was copied)"
+                f"launch-files: {str(copy)!r} exists and differs, so that nothing was copied; allowed: a folder "
+                "without it"
             )
     for copy, path in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Networks on the Hugging Face hub: what :class:`HomogeneousMLP` saves and publishes, through the hub's mixin.
+"""Saves and publishes networks through the mixin of the Hugging Face hub.
 
 The mixin is not a base of the network: importing it takes a third as long as importing torch, and it reads
 ``config.json`` before anything is checked, and pickled weights where a folder has no others. Reading is

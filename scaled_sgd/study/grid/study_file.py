@@ -73,7 +73,7 @@ def find_study(name: str) -> Path:
 
 
 def named_studies() -> dict[str, Path]:
-    """Files of studies by name: those of ``configs/studies`` here, before those that come with the package."""
+    """Files of studies by name; one of ``configs/studies`` here hides one that comes with the package."""
     folders = shipped("configs") / "studies", Path("configs/studies")
     found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     return dict(sorted(found.items()))
