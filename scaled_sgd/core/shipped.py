@@ -31,8 +31,8 @@ def copy_shipped(target: Path) -> list[Path]:
     for copy, path in copies.items():
         if copy.exists() and copy.read_bytes() != path.read_bytes():
             raise UserError(
-                f"launch-files: {str(copy)!r} exists and differs, so that nothing was copied; allowed: a folder "
-                "without it"
+                f"launch-files: {str(copy)!r} exists and differs, so that nothing was copied; allowed: "
+                "a folder without it"
             )
     for copy, path in copies.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
