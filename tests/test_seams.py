@@ -296,24 +296,6 @@ def test_every_registry_can_be_read_without_torch():
     python("-c", code)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "status"), [(["--help"], 0), (["train", "--help"], 0), (["train", "--model.deph=3"], 2)]
-)
-def test_the_command_line_speaks_without_torch(arguments, status):
-    code = (
-        "import sys\n"
-        "from scaled_sgd.cli import main\n"
-        "try:\n"
-        f"    status = main({arguments!r})\n"
-        "except SystemExit as leaving:\n"
-        "    status = leaving.code\n"
-        f"assert status == {status}, status\n"
-        "assert 'torch' not in sys.modules, 'torch'\n"
-    )
-    python("-c", code)
-
-
 @pytest.mark.parametrize(
     ("value", "kind"), [(2.0, "float"), ("abc", "str"), (torch.ones(7, dtype=torch.float64), "Tensor")]
 )

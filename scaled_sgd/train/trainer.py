@@ -9,6 +9,7 @@ from scaled_sgd.config import Config, as_dict
 from scaled_sgd.core.errors import LostError, printable
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
+from scaled_sgd.parallel import threads
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
 from scaled_sgd.parallel.exchange import described
 from scaled_sgd.runs import rows
@@ -99,6 +100,9 @@ class Trainer:
             self._record.say(printable(f"warning: {warning}"))
         for line in sizes_cut(config, data):
             self._record.say(line)
+        if accelerator.is_main_process and accelerator.device.type == "cpu":
+            told = threads.advice(self.strategy.network.widths, config.optim.batch_size)
+            self._record.say(told) if told else None
         self._saver = Saver(
             config,
             data,

@@ -772,14 +772,18 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
     assert_refused(row, capfd)
 
 
+COMMANDS = "train, predict, evaluate, runs, export, study, doctor, launch-files"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "command: 'fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
-        (["--fly"], "command: '--fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
-        (["Train"], "command: 'Train' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
+        (["fly"], "command: 'fly' is unknown; allowed: " + COMMANDS),
+        (["--fly"], "command: '--fly' is unknown; allowed: " + COMMANDS),
+        (["Train"], "command: 'Train' is unknown; allowed: " + COMMANDS),
         (["train", "--model.deph=1"], "model.deph: unknown key; did you mean model.depth?"),
         (["train", "--run.processes=0"], "run.processes: 0 is not usable; allowed: integers from 1, or null"),
+        (["launch-files"], "launch-files: allowed: one folder"),
         (["doctor", "--processes=0"], "processes: 0 is not usable; allowed: integers from 1"),
         (
             ["doctor", "--colour"],

@@ -187,6 +187,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
         "--run.name run --run.resume auto resumes it"
     )
     assert "Traceback" not in text
+    assert "death signal" not in text
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     assert (summary["status"], summary["step"]) == ("interrupted", step)
 

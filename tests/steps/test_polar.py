@@ -8,9 +8,10 @@ from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.polar import full_precision, in_sample_space, limit, polar_kernels
+from scaled_sgd.steps.polar import full_precision, limit, polar_kernels
 from scaled_sgd.steps.polynomials import POLAR, POLYNOMIALS, Polar, polar_express
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.sizes import in_sample_space
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
