@@ -6,6 +6,7 @@ from typing import Literal
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.combinations import check_combinations, with_strategy, with_update
+from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data
 from scaled_sgd.parallel.launcher import rank
@@ -25,11 +26,12 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
     steps = _steps(config, per_epoch)
     optim = replace(config.optim, steps=steps, epochs=None)
-    config = _with_layout(replace(config, loss=_loss(config, data), optim=optim), data, world)
+    settled = replace(config, loss=_loss(config, data), optim=optim, data=data.config)
+    config = _with_layout(settled, data, world)
     every = config.run.eval_every
     names = config.run.metrics
     if names is None:
-        names = ["accuracy"] if data.task == "classification" else ["mse"]
+        names = [name for name, task in BUILT_IN_METRICS.items() if task == data.task]
     return replace(
         config,
         run=replace(

@@ -24,14 +24,15 @@ class Samples:
     Attributes:
         train: samples to train on.
         held_out: samples to evaluate on.
-        references: targets of the held-out samples for metrics: class ids if there are classes.
+        references: targets of the held-out samples for metrics: class ids, or numbers in their own unit.
     """
 
     def __init__(self, data: Data, config: Config, device: torch.device) -> None:
         dtype = getattr(torch, config.model.dtype)
         self.train = data.train.to(device, dtype)
         self.held_out = data.evaluation.to(device, dtype)
-        self.references = self.held_out.y
+        numbers = data.task == "regression"
+        self.references = data.pipeline.in_unit(self.held_out.y) if numbers else self.held_out.y
         self._config = config
         if config.loss == "mse" and data.task == "classification":
             classes = data.out_features

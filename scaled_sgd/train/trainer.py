@@ -77,6 +77,8 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        for note in data.notes:
+            self._record.say(printable(note))
         if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:
             self._record.say(
                 f"warning: optim.lr: {config.optim.lr:g} is far above usual rates of "
