@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from scaled_sgd.config.combinations import check_data
 from scaled_sgd.config.sections import DataConfig
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns
 from scaled_sgd.data.dialect import Asked
 from scaled_sgd.data.encoding import Encoding
@@ -37,6 +38,8 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False, source: Any
     """
     check_data(config)
     if source is not None:
+        if config.streaming:
+            raise UserError("data.streaming: true does not fit data in memory; allowed: false")
         return load_table(config, given(source), seed=seed)
     if config.source == "digits":
         return _load_digits(config, seed=seed)

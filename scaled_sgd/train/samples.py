@@ -71,10 +71,10 @@ class Samples:
                 raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
             epoch, start = epoch + 1, 0
 
-    def passed(self, batch: Batch) -> float:
-        """Passes over the data before ``batch``; only complete ones if their length is unknown."""
+    def passed(self, epoch: int, number: int) -> float:
+        """Passes over the data before minibatch ``number`` of ``epoch``; complete ones of a stream."""
         per_epoch = self.train.steps_per_epoch(self._config.optim.batch_size)
-        return batch.epoch + (batch.number / per_epoch if per_epoch else 0.0)
+        return epoch + (number / per_epoch if per_epoch else 0.0)
 
     def probe(self, ranks: Ranks) -> tuple[Tensor, Tensor]:
         """This rank's samples of the probe: training samples that stay the same.
