@@ -21,6 +21,7 @@ class Data:
         evaluation: Held-out examples.
         pipeline: How further rows become inputs and targets in the same way.
         config: The `data.` section with what the data decided.
+        is_table: Whether all inputs are columns of numbers and text.
         notes: What was found in them, a line each.
         warnings: What the configuration asks for and the data lose, a line each.
     """
@@ -29,6 +30,7 @@ class Data:
     evaluation: Resident
     pipeline: Pipeline
     config: DataConfig
+    is_table: bool = False
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 

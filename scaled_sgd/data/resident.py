@@ -40,11 +40,9 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
 
     columns, _, warnings = usable(features, found, config, see)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
-    notes = [*source.notes]
+    notes, table_like = [*source.notes], is_table(features, columns)
     for name in held_out_splits(source, config):
-        own = settled(
-            config, table=is_table(features, columns), held_out=name, dialect=source.dialect
-        )
+        own = settled(config, table=table_like, held_out=name, dialect=source.dialect)
         try:
             other = None if name is None else _other(source, split, name, columns)
             loaded = _load(own, encoding, table, other, seed=seed)
@@ -54,7 +52,10 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
             notes.append(f"data.eval_split: a part of {config.split!r}, for split {name!r} does not fit: {error}")
             continue
         return replace(
-            loaded, notes=(*notes, *loaded.notes), warnings=(*warnings, *loaded.warnings)
+            loaded,
+            is_table=table_like,
+            notes=(*notes, *loaded.notes),
+            warnings=(*warnings, *loaded.warnings),
         )
     raise AssertionError("a part can always be held out")
 
@@ -145,7 +146,8 @@ def _data(
     warnings = [*lost(train, encoding.columns, config)]
     if numbers:
         warnings += same_in_float32(train.y if scale is None else scale.apply(train.y), encoding.columns)
-    return Data(tensors(train), tensors(evaluation), pipeline, config, tuple(notes), tuple(warnings))
+    parts = tensors(train), tensors(evaluation)
+    return Data(*parts, pipeline, config, notes=tuple(notes), warnings=tuple(warnings))
 
 
 def lost(train: Examples, columns: Columns, config: DataConfig) -> Iterator[str]:

@@ -147,7 +147,8 @@ def _data(
     tables = partial(split.shuffled_tables, columns, config.shuffle_buffer)
     train = Stream(tables, decode, (x[:0], y[:0]), digest=digest(split.files))
     warnings = [*warnings, *encoding.unknown(table), *_same(evaluation, scale, columns)]
-    return Data(train, Resident(*tensors(evaluation)), pipeline, config, notes, tuple(warnings))
+    held_out = Resident(*tensors(evaluation))
+    return Data(train, held_out, pipeline, config, notes=notes, warnings=tuple(warnings))
 
 
 def _same(evaluation: Examples, scale: Standardization | None, columns: Columns) -> Iterator[str]:

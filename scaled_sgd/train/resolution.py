@@ -15,6 +15,8 @@ from scaled_sgd.planning.choice import World, choose
 from scaled_sgd.planning.memory import memory_warning
 
 _DEFAULT_EPOCHS = 20.0
+_LEAST_STEPS = 500
+"""Steps on a table where no length is given: twenty passes over a few hundred rows are too few to learn them."""
 
 
 def resolve(config: Config, data: Data, world: World) -> Config:
@@ -24,7 +26,7 @@ def resolve(config: Config, data: Data, world: World) -> Config:
         UserError: the configuration does not fit the data or the launch.
     """
     per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
-    steps = _steps(config, per_epoch)
+    steps = _steps(config, data, per_epoch)
     optim = replace(config.optim, steps=steps, epochs=None)
     settled = replace(config, loss=_loss(config, data), optim=optim, data=data.config)
     config = _with_layout(settled, data, world)
@@ -48,12 +50,13 @@ def _loss(config: Config, data: Data) -> Literal["cross_entropy", "mse"]:
     return config.loss
 
 
-def _steps(config: Config, per_epoch: int | None) -> int:
+def _steps(config: Config, data: Data, per_epoch: int | None) -> int:
     if config.optim.steps is not None:
         return config.optim.steps
     assert per_epoch is not None, "a stream comes with a number of steps"
-    epochs = _DEFAULT_EPOCHS if config.optim.epochs is None else config.optim.epochs
-    return max(1, round(epochs * per_epoch))
+    if config.optim.epochs is None:
+        return max(_LEAST_STEPS if data.is_table else 1, round(_DEFAULT_EPOCHS * per_epoch))
+    return max(1, round(config.optim.epochs * per_epoch))
 
 
 def check_launched(config: Config, world: World) -> None:
