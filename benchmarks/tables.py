@@ -1,9 +1,9 @@
 """Plain commands on tables beside scikit-learn's MLP and gradient boosting: R², or accuracy, held out.
 
-Run: ``python -m benchmarks.tables``; further options go to every training, as ``--optim.lr 2``.
+Run: ``python -m benchmarks.tables --seeds 3``; further options go to every training, as ``--optim.lr 2``.
 """
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +21,6 @@ from sklearn.preprocessing import StandardScaler
 
 from scaled_sgd.cli import main as command
 from scaled_sgd.runs.records import read_metrics
-
-SEEDS = 3
 
 
 def houses(n: int = 4000) -> pd.DataFrame:
@@ -84,11 +82,13 @@ def theirs(train: pd.DataFrame, test: pd.DataFrame, seed: int, *, classes: bool)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; ``arguments`` go to every training."""
-    options = [*(sys.argv[1:] if arguments is None else arguments)]
-    print("| table | rows | figure | scaled-sgd | MLP | gradient boosting |\n| --- | --- | --- | --- | --- | --- |")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1)
+    asked, options = parser.parse_known_args(arguments)
+    print("| table | rows | figure | scaled-sgd | MLP | gradient boosting |\n" + "| --- " * 6 + "|")
     for name, rows, classes in tables():
         found = []
-        for seed in range(SEEDS):
+        for seed in range(asked.seeds):
             train, test = train_test_split(
                 rows, test_size=0.25, random_state=seed, stratify=rows["target"] if classes else None
             )

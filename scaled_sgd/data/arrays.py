@@ -15,9 +15,10 @@ _SPLITS = ("train", "test", "validation", "valid", "val")
 def read_arrays(path: Path, *, streaming: bool) -> Mapping[str, Any]:
     """The splits of a file.
 
-    The arrays of an ``.npz`` are columns as :func:`columns_of` makes them: tables ``x`` (n, d) give ``x_1``, …,
-    images (n, …) lists, ``y`` (n,) numbers or text. Where names end in ``_train``, ``_test``, …, these are splits. An ``.npy`` is a table (n, d) with columns
-    ``column_1``, ``column_2``, …, or the fields of a structured array.
+    The arrays of an ``.npz`` are columns as :func:`columns_of` makes them: tables ``x`` (n, d) give ``x_1``,
+    …, images (n, …) lists, ``y`` (n,) numbers or text. Where names end in ``_train``, ``_test``, …, these are
+    splits. An ``.npy`` is a table (n, d) with columns ``column_1``, ``column_2``, …, or the fields of a
+    structured array.
 
     Raises:
         UserError: the file is to be streamed, or an array does not fit.
@@ -43,8 +44,8 @@ def _columns(path: Path, array: Any) -> dict[str, Any]:
         return {name: array[name] for name in array.dtype.names}
     if array.ndim != 2:
         raise UserError(
-            f"data.source: {path.name!r} holds an array of shape {array.shape}; allowed: a table (n, d), or an "
-            ".npz with arrays x and y"
+            f"data.source: {path.name!r} holds an array of shape {array.shape}; allowed: a table (n, d), or "
+            "an .npz with arrays x and y"
         )
     return {f"column_{i}": array[:, i - 1] for i in range(1, array.shape[1] + 1)}
 

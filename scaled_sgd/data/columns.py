@@ -77,8 +77,8 @@ def find_columns(
     except the target and an index written by pandas.
 
     Raises:
-        UserError: A named column is missing or unusable, or the choice is ambiguous; ``notes``, what was found in
-            the files, end the line.
+        UserError: A named column is missing or unusable, or the choice is ambiguous; ``notes``, what was
+            found in the files, end the line.
     """
     try:
         return _found_columns(features, inputs, target, texts=texts)

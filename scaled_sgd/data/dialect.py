@@ -2,13 +2,14 @@
 
 import csv
 import gzip
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError
@@ -68,14 +69,14 @@ class Dialect:
             yield f"data.separator: columns of {name!r} are separated by {self.separator!r}{decimal}"
         if not self.header:
             yield (
-                f"data.header: the first line of {name!r} holds values, no names: its columns are column_1 to "
-                f"column_{len(self.names)}"
+                f"data.header: the first line of {name!r} holds values, no names: its columns are "
+                f"column_1 to column_{len(self.names)}"
             )
 
 
-def opened(path: Path, mode: str = "rb") -> IO[bytes]:
+def opened(path: Path) -> IO[bytes]:
     """The bytes of a file, unpacked."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def dialect_of(path: Path, asked: Asked) -> Dialect:
@@ -85,8 +86,7 @@ def dialect_of(path: Path, asked: Asked) -> Dialect:
         UserError: a column is named twice: a reader would silently rename the second.
         UnicodeDecodeError: the file is not in UTF-8.
     """
-    text = gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else None
-    with text or path.open(encoding="utf-8-sig", newline="") as stream:
+    with opened(path) as found, io.TextIOWrapper(found, encoding="utf-8-sig", newline="") as stream:
         lines = [line for line in islice(stream, _LINES) if line.strip()]
     usual = "\t" if ".tsv" in path.suffixes else ","
     separator = _separator(lines, usual) if asked.separator is None else asked.separator
@@ -130,5 +130,7 @@ def _holds_values(fields: Sequence[str]) -> bool:
 def _decimal(rows: Sequence[Sequence[str]]) -> str:
     """The comma, if some fields are numbers with one and none is a decimal with a point."""
     fields = [field for row in rows[1:] for field in row]
-    with_point = any(_NUMBER.fullmatch(field) and not _INTEGER.fullmatch(field) and "." in field for field in fields)
+    with_point = any(
+        _NUMBER.fullmatch(field) and not _INTEGER.fullmatch(field) and "." in field for field in fields
+    )
     return "," if not with_point and any(_COMMA.fullmatch(field) for field in fields) else "."

@@ -128,11 +128,8 @@ def filled_note(moments: Moments, names: Sequence[str], config: DataConfig) -> I
     missing = moments.rows - moments.counts
     filled = [f"{name} ({count:,})" for name, count in zip(names, missing, strict=True) if count]
     if filled and config.missing != "refuse":
-        yield f"data.missing: empty cells of training rows are filled with {_fill(config)}: {listed(filled, 5)}"
-
-
-def _fill(config: DataConfig) -> str:
-    return "the mean" if config.missing == "mean" else str(config.missing)
+        fill = "the mean" if config.missing == "mean" else config.missing
+        yield f"data.missing: empty cells of training rows are filled with {fill}: {listed(filled, 5)}"
 
 
 def _spread(values: Any, own: Any, rest: float) -> Any:

@@ -22,9 +22,9 @@ def given(source: Any) -> Prepared:
     """The splits of data in memory.
 
     Args:
-        source: a ``datasets.Dataset`` or ``DatasetDict``, a table of pandas or pyarrow, columns by name, arrays
-            (x, y) with columns as :func:`columns_of` makes them, or a Bunch of scikit-learn with its feature
-            names and ``target``.
+        source: a ``datasets.Dataset`` or ``DatasetDict``, a table of pandas or pyarrow, columns by name,
+            arrays (x, y) with columns as :func:`columns_of` makes them, or a Bunch of scikit-learn with its
+            feature names and ``target``.
 
     Raises:
         UserError: it is something else.
@@ -74,7 +74,9 @@ def _columns(columns: Mapping[str, Any]) -> Any:
     """A table of columns by name, arrays or lists."""
     import pyarrow as pa
 
-    return pa.table({k: v for name, values in columns.items() for k, v in columns_of(str(name), values).items()})
+    return pa.table(
+        {k: v for name, values in columns.items() for k, v in columns_of(str(name), values).items()}
+    )
 
 
 def columns_of(name: str, values: Any) -> dict[str, Any]:

@@ -71,9 +71,7 @@ def prepare(
     builder.download_and_prepare(
         str(place), download_config=datasets.DownloadConfig(cache_dir=unpacked, use_etag=False)
     )
-    return Prepared(
-        dict(builder.as_dataset()), files, (*folders, str(unpacked)), None, dialect, notes
-    )
+    return Prepared(dict(builder.as_dataset()), files, (*folders, str(unpacked)), None, dialect, notes)
 
 
 def _dialect(builder: Any, files: Sequence[str], asked: Asked) -> Dialect:
@@ -86,8 +84,8 @@ def _dialect(builder: Any, files: Sequence[str], asked: Asked) -> Dialect:
     for file, other in zip(files[1:], others, strict=True):
         if (other.separator, other.header) != (first.separator, first.header):
             raise UserError(
-                f"data.source: {Path(files[0]).name!r} and {Path(file).name!r} differ in separator or header; "
-                "allowed: files of one kind, or data.separator and data.header"
+                f"data.source: {Path(files[0]).name!r} and {Path(file).name!r} differ in separator or "
+                "header; allowed: files of one kind, or data.separator and data.header"
             )
     decimals = {dialect.decimal for dialect in (first, *others)}
     config = builder.config

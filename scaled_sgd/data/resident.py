@@ -49,7 +49,9 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
         except UserError as error:
             if name is None or config.eval_split != "auto":
                 raise
-            notes.append(f"data.eval_split: a part of {config.split!r}, for split {name!r} does not fit: {error}")
+            notes.append(
+                f"data.eval_split: a part of {config.split!r}, for split {name!r} does not fit: {error}"
+            )
             continue
         return replace(
             loaded,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.cards import check_card, check_files
-from scaled_sgd.data.formats import FORMATS, allowed, format_of
 from scaled_sgd.data.dialect import Asked
+from scaled_sgd.data.formats import FORMATS, allowed, format_of
 from scaled_sgd.data.given import GIVEN
 from scaled_sgd.data.hub import hub_is_reachable, offline
 from scaled_sgd.data.prepared import Prepared, prepare

@@ -75,8 +75,8 @@ class Split:
         labels = [features[columns.target], trained.features()[columns.target]]
         if all(kind_of(label) == "class" for label in labels) and labels[0].names != labels[1].names:
             raise UserError(
-                f"{self.key}: split {self.name!r} has classes {listed(labels[0].names)} in {columns.target!r}; "
-                f"allowed: those of {trained.name!r}, {listed(labels[1].names)}"
+                f"{self.key}: split {self.name!r} has classes {listed(labels[0].names)} in "
+                f"{columns.target!r}; allowed: those of {trained.name!r}, {listed(labels[1].names)}"
             )
 
     def _selected(self, names: Sequence[str]) -> Any:

@@ -54,7 +54,9 @@ class _Pass:
         of_inputs = bool(own) and bool(config.standardize or config.constant or config.missing == "mean")
         of_targets = self.encoding.classes is None and config.standardize_target
         names = [*texts, *(own if of_inputs else ()), *([columns.target] if of_targets else ())]
-        numbers = replace(self.encoding, columns=Columns(own, columns.target), gaps=config.missing != "refuse")
+        numbers = replace(
+            self.encoding, columns=Columns(own, columns.target), gaps=config.missing != "refuse"
+        )
         self.seen = {name: Seen(config.categories) for name in texts}
         row = 0
         for table in split.chunks(names) if names else ():
@@ -81,7 +83,8 @@ def load_stream(config: DataConfig, source: Prepared) -> Data:
     (name, *_) = held_out_splits(source, config)
     if name is None:
         raise UserError(
-            f"data.eval_split: 'auto' finds no split 'test'; allowed with data.streaming: {listed(source.splits)}"
+            "data.eval_split: 'auto' finds no split 'test'; allowed with data.streaming: "
+            f"{listed(source.splits)}"
         )
     held_out = pick_split(source, name, "data.eval_split")
     features = split.features()

@@ -76,8 +76,9 @@ def unknown(column: Any, texts: Texts, name: str) -> Iterator[str]:
     there = _ids(column, texts) >= 0
     if not there.all():
         first = column[int(there.argmin())].as_py()
+        others = len(there) - int(there.sum())
         yield (
-            f"data.inputs: column {name!r}: {len(there) - int(there.sum()):,} of {len(there):,} rows hold what "
+            f"data.inputs: column {name!r}: {others:,} of {len(there):,} rows hold what "
             f"no training row has, such as {first!r}: they count as none of its texts"
         )
 

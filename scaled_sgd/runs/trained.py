@@ -45,8 +45,8 @@ class Predictions:
 
     Attributes:
         outputs: f (n, m_l); of standardised targets.
-        values: names of classes (n,), or numbers in the unit of the target column (n,), or (n, m_l) if a target
-            has several.
+        values: names of classes (n,), or numbers in the unit of the target column (n,), or (n, m_l) if a
+            target has several.
         probabilities: (n, m_l), of a network trained with cross-entropy; else None.
     """
 
@@ -108,7 +108,7 @@ class TrainedRun:
     def evaluate(
         self, source: Any, *, split: str | None = None, predictions: Predictions | None = None
     ) -> dict[str, float]:
-        """Mean loss, and accuracy or mean squared error and R² (in the target's unit), over rows with targets.
+        """Mean loss, and accuracy or (in the unit of the target) mean squared error and R², of rows with targets.
 
         Args:
             source: see :meth:`read`.

@@ -19,8 +19,8 @@ def train(config: Mapping[str, Any] | Config | None = None, *, data: Any = None)
 
     Args:
         config: keys as in a YAML file, ``{"data": {"target": "price"}, "optim": {"steps": 500}}``.
-        data: in place of ``data.source``: arrays (x, y), a table of pandas or pyarrow, columns by name, a Bunch
-            of scikit-learn, a ``datasets.Dataset``, or a ``DatasetDict`` with splits.
+        data: in place of ``data.source``: arrays (x, y), a table of pandas or pyarrow, columns by name, a
+            Bunch of scikit-learn, a ``datasets.Dataset``, or a ``DatasetDict`` with splits.
 
     Raises:
         UserError: a mistake in the configuration or the data.

@@ -16,7 +16,7 @@ from scaled_sgd.planning.memory import memory_warning
 
 _DEFAULT_EPOCHS = 20.0
 _LEAST_STEPS = 500
-"""Steps on a table where no length is given: twenty passes over a few hundred rows are too few to learn them."""
+"""Steps on a table where no length is given: twenty passes over a few hundred rows are too few."""
 
 
 def resolve(config: Config, data: Data, world: World) -> Config:

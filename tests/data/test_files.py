@@ -65,7 +65,9 @@ def test_columns_without_names_are_numbered_and_said(tmp_path: Path) -> None:
     rows["label"] = np.where(rows["label"], "yes", "no")
     rows.to_csv(tmp_path / "t.csv", index=False, header=False)
     message = refusal(tmp_path / "t.csv")
-    assert message.startswith("data.target: no column is clearly the target; allowed: one of column_1, column_2")
+    assert message.startswith(
+        "data.target: no column is clearly the target; allowed: one of column_1, column_2"
+    )
     assert "the first line of 't.csv' holds values, no names" in message
     data = load(tmp_path / "t.csv", target="column_3")
     assert (data.columns.inputs, data.class_names) == (("column_1", "column_2"), ("no", "yes"))
@@ -83,7 +85,9 @@ def test_a_separator_and_a_header_can_be_given(tmp_path: Path) -> None:
 def test_files_of_one_folder_are_in_one_dialect(tmp_path: Path) -> None:
     table().to_csv(tmp_path / "train.csv", index=False)
     table().to_csv(tmp_path / "test.csv", index=False, sep=";")
-    assert refusal(tmp_path).startswith("data.source: 'train.csv' and 'test.csv' differ in separator or header")
+    assert refusal(tmp_path).startswith(
+        "data.source: 'train.csv' and 'test.csv' differ in separator or header"
+    )
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -116,7 +120,7 @@ def test_arrays_of_numpy_are_read(tmp_path: Path) -> None:
     data = load(tmp_path / "m.npz")
     assert (data.in_features, len(data.evaluation), data.config.eval_split) == (16, 6, "test")
     np.save(tmp_path / "a.npy", np.column_stack([x, y]))
-    found = load(tmp_path / "a.npy", target="column_4", task="classification" if False else "auto")
+    found = load(tmp_path / "a.npy", target="column_4")
     assert found.columns.inputs == ("column_1", "column_2", "column_3")
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
     assert "allow_pickle=False" in refusal(tmp_path / "o.npy")
@@ -134,12 +138,14 @@ def test_a_test_split_is_evaluated_on_and_said(tmp_path: Path) -> None:
 
 
 def test_a_test_split_without_the_target_is_left_and_said(tmp_path: Path) -> None:
-    table(30).to_csv(tmp_path / "train.csv", index=False)
-    table(7).drop(columns="label").to_csv(tmp_path / "test.csv", index=False)
-    data = load(tmp_path)
+    x, y = np.ones((30, 2)), np.arange(30) % 2
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x)
+    data = load(tmp_path / "a.npz")
     assert len(data.evaluation) == 6
     (note,) = data.notes
-    assert note.startswith("data.eval_split: a part of 'train', for split 'test' does not fit: data.eval_split")
+    assert note.startswith(
+        "data.eval_split: a part of 'train', for split 'test' does not fit: data.eval_split"
+    )
 
 
 def test_long_lists_of_columns_are_cut(tmp_path: Path) -> None:

@@ -128,7 +128,12 @@ def test_a_constant_is_appended_to_tables_and_not_to_lists_and_images(tmp_path: 
 def test_a_table_of_the_old_defaults_is_as_it_was(tmp_path: Path) -> None:
     rows = houses()[["area", "one", "price"]]
     path = parquet(tmp_path / "t.parquet", rows)
-    old: dict[str, Any] = {"standardize": False, "constant": False, "standardize_target": False, "eval_split": None}
+    old: dict[str, Any] = {
+        "standardize": False,
+        "constant": False,
+        "standardize_target": False,
+        "eval_split": None,
+    }
     data = load(path, target="price", **old)
     assert isinstance(data.train, Resident)
     x = torch.cat([data.train.x, data.evaluation.x])
@@ -171,7 +176,10 @@ def test_a_text_that_training_has_not_is_none_of_its_texts(tmp_path: Path) -> No
     test.loc[4, "town"] = "Rome"
     test.to_csv(tmp_path / "test.csv", index=False)
     data = load(tmp_path, target="price")
-    assert any("column 'town': 1 of 30 rows hold what no training row has, such as 'Rome'" in w for w in data.warnings)
+    assert any(
+        "column 'town': 1 of 30 rows hold what no training row has, such as 'Rome'" in w
+        for w in data.warnings
+    )
     torch.testing.assert_close(data.evaluation.x, unit(by_scikit_learn(train, test)), rtol=1e-5, atol=1e-6)
 
 
@@ -219,7 +227,11 @@ def test_several_targets_are_standardised_each(tmp_path: Path) -> None:
         houses(),
         datasets.Dataset.from_pandas(houses()),
         dict(houses()),
-        {"data": houses()[NUMBERS].to_numpy(), "feature_names": NUMBERS, "target": houses()["price"].to_numpy()},
+        {
+            "data": houses()[NUMBERS].to_numpy(),
+            "feature_names": NUMBERS,
+            "target": houses()["price"].to_numpy(),
+        },
         (houses()[NUMBERS].to_numpy(), houses()["price"].to_numpy()),
     ],
     ids=["pandas", "datasets", "columns", "bunch", "arrays"],

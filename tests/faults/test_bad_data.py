@@ -564,10 +564,7 @@ ROWS = [
         {"d": pair(TWO, {"v": [[1.0, 2.0]], "label": [0]})},
     ),
     Row(
-        (
-            "data.eval_split: split 'test' has classes ['b', 'a'] in 'label'; allowed: those of "
-            "'train', ['a', 'b']"
-        ),
+        ("data.eval_split: split 'test' has classes b, a in 'label'; allowed: those of 'train', a, b"),
         ("--data.source=d", "--data.eval_split=test"),
         {"d": pair(TWO, TWO, ["a", "b"], ["b", "a"])},
     ),

@@ -48,9 +48,21 @@ def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
     assert figures["r2"] == pytest.approx(r2_score(rows["price"], predicted), rel=1e-6)
     assert figures["mse"] == pytest.approx(np.mean((predicted - rows["price"]) ** 2), rel=1e-5)
     assert figures["r2"] > 0.7
-    assert figures["loss"] == pytest.approx(figures["mse"] / 2 / run.pipeline.scale.deviations[0] ** 2, rel=1e-5)
+    assert figures["loss"] == pytest.approx(
+        figures["mse"] / 2 / run.pipeline.scale.deviations[0] ** 2, rel=1e-5
+    )
     *_, last = read_metrics(Path("runs/h/metrics.jsonl"))
-    assert set(last) >= {"step", "epoch", "samples", "train_loss", "max_loss", "eval_loss", "mse", "r2", "seconds"}
+    assert set(last) >= {
+        "step",
+        "epoch",
+        "samples",
+        "train_loss",
+        "max_loss",
+        "eval_loss",
+        "mse",
+        "r2",
+        "seconds",
+    }
     assert (last["step"], last["samples"]) == (60, 60 // 2 * 320)
     assert load_run("runs/h").evaluate(rows) == figures
     assert main(["train", "--config=runs/h/config.yaml", "--run.resume=auto"]) == 2
@@ -59,11 +71,13 @@ def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
 def test_a_bunch_of_scikit_learn_has_its_names() -> None:
     run = train({"model": SMALL, "optim": {"steps": 60}}, data=load_iris())
     assert run.classes == ("setosa", "versicolor", "virginica")
-    assert np.mean(run.predict(load_iris().data).values == load_iris().target_names[load_iris().target]) > 0.85
+    assert (
+        np.mean(run.predict(load_iris().data).values == load_iris().target_names[load_iris().target]) > 0.85
+    )
 
 
 def test_a_source_beside_data_in_memory_is_refused() -> None:
-    with pytest.raises(UserError, match="^data: a source beside data in memory; allowed: one of the two"):
+    with pytest.raises(UserError, match=r"^data: a source beside data in memory; allowed: one of the two"):
         train({"data": {"source": "digits"}}, data=houses(9))
 
 

@@ -8,7 +8,7 @@ from scaled_sgd.config.values import Holds, Within
 
 
 def _separates(text: str) -> bool:
-    return len(text) == 1 and text.isascii() and not text.isalnum() and text not in "\n\r\"\0."
+    return len(text) == 1 and text.isascii() and not text.isalnum() and text not in '\n\r"\0.'
 
 
 @dataclass
@@ -16,9 +16,9 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV, JSON
-    or NumPy's, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a name on
-    the Hugging Face hub such as "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV,
+    JSON or NumPy's, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a
+    name on the Hugging Face hub such as "ylecun/mnist\""""
     separator: Annotated[str, Holds(_separates, "one character, such as ;")] | None = None
     """of columns in CSV files; null: found: comma, semicolon, tab or |"""
     header: bool | None = None
@@ -28,8 +28,8 @@ class DataConfig:
     split: str = "train"
     """split to train on"""
     eval_split: str | None = "auto"
-    """split to evaluate on; auto: test, if there is one; null: a seeded part of `split`, or the test set of IDX
-    files"""
+    """split to evaluate on; auto: test, if there is one; null: a seeded part of `split`, or the test set of
+    IDX files"""
     eval_fraction: Fraction = 0.2
     """part of `split` that is held out where no other split is evaluated on"""
     inputs: list[str] | None = None
@@ -43,18 +43,18 @@ class DataConfig:
     """what the target is: auto goes by the rule above; classification takes any integers for classes,
     regression any numbers for numbers"""
     categories: Natural = 100
-    """most texts of a column of text that becomes an input, one number (0 or 1) for each text; 0: none does"""
+    """most texts of a column of text that becomes an input, a number (0 or 1) for each; 0: none does"""
     missing: Literal["mean", "refuse"] | Annotated[float, Within()] = "mean"
     """what stands for empty cells in columns of numbers: the mean of the training examples, or this number;
     refuse: an error"""
     standardize: bool | None = None
     """give every number of an input zero mean and unit variance over the training examples, before every
-    example is scaled to norm √m_0; null: where all inputs are columns of numbers and text, not images or lists"""
+    example is scaled to norm √m_0; null: where all inputs are columns of numbers and text"""
     constant: bool | None = None
     """append a constant of the norm of a typical example, so that examples keep their magnitude when they are
     scaled; null: as for standardize"""
     standardize_target: bool = True
-    """learn regression targets at zero mean and unit variance; metrics and predictions are in their own unit"""
+    """learn regression targets at zero mean and unit variance; metrics and predictions are in their unit"""
     streaming: bool = False
     """read while training, for data larger than memory; evaluates on another split"""
     shuffle_buffer: Count = 10_000

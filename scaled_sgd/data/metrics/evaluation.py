@@ -103,9 +103,7 @@ def _load(name: str, task: str) -> Compute:
                 return _built_in(name)
         return _without_evaluate(name)
     if not has_evaluate:
-        raise UserError(
-            f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: {_OWN}"
-        )
+        raise UserError(f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: {_OWN}")
     path = Path(os.path.expanduser(name))
     if name and os.path.isfile(path):
         return _loaded(str(path.resolve()), name)

@@ -20,9 +20,9 @@ def mean_squared_error(predictions: NDArray[Any], references: NDArray[Any]) -> f
 
 
 def r2(predictions: NDArray[Any], references: NDArray[Any]) -> float:
-    """1 − Σ(f − y)² / Σ(y − ȳ)² over samples, a mean over target entries; both (N, d). NaN for constant targets.
+    """1 − Σ(f − y)² / Σ(y − ȳ)² over samples, a mean over target entries; both (N, d).
 
-    It is ``sklearn.metrics.r2_score``, but for targets without variance.
+    NaN for constant targets, else ``sklearn.metrics.r2_score``.
     """
     f, y = (np.asarray(t, np.float64).reshape(len(t), -1) for t in (predictions, references))
     with np.errstate(divide="ignore", invalid="ignore"):
