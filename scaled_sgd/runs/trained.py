@@ -108,7 +108,7 @@ class TrainedRun:
     def evaluate(
         self, source: Any, *, split: str | None = None, predictions: Predictions | None = None
     ) -> dict[str, float]:
-        """Mean loss, and accuracy or (in the unit of the target) mean squared error and R², of rows with targets.
+        """Mean loss, and accuracy or (in the target's unit) squared error and R², over rows with targets.
 
         Args:
             source: see :meth:`read`.
