@@ -69,6 +69,8 @@ class Data:
             text += f" (left out: {listed(self.columns.left_out)})"
         text += f"; target {self.columns.target}"
         if self.class_names is None:
-            return printable(text + (f", {self.out_features} numbers" if self.out_features > 1 else ""))
+            count = f", {self.out_features} numbers" if self.out_features > 1 else ""
+            standardized = ", standardised" if self.pipeline.scale is not None else ""
+            return printable(text + count + standardized)
         shown = ", ".join(self.class_names[:5]) + (", …" if len(self.class_names) > 5 else "")
         return printable(f"{text}, {len(self.class_names)} classes: {shown}")

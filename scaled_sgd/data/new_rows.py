@@ -42,21 +42,20 @@ def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> N
     Raises:
         UserError: it cannot be read, or lacks a column of the inputs.
     """
-    rows, folders = _opened(source, pipeline, split)
+    rows, prepared = _opened(source, pipeline, split)
     columns, features = pipeline.encoding.columns, rows.features()
     for name in columns.inputs:
         if name not in features:
-            raise UserError(
-                f"data.source: no column {name!r}, only {listed(features)}; allowed: as in training"
-            )
+            line = f"data.source: no column {name!r}, only {listed(features)}; allowed: as in training"
+            raise UserError("; ".join((line, *prepared.notes)))
     has_target = columns.target in features
     table = rows.table(columns.used if has_target else columns.inputs)
     if has_target and pipeline.encoding.class_names is not None:
         table = _by_name(table, columns.target, features[columns.target])
-    return NewRows(table, folders, has_target)
+    return NewRows(table, prepared.folders, has_target)
 
 
-def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, tuple[str, ...]]:
+def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, Prepared]:
     if not isinstance(source, str | Path):
         prepared = given(source)
     elif source == "digits":
@@ -64,7 +63,7 @@ def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, 
     else:
         prepared = open_source(str(source), streaming=False, quiet=True, asked=_as_in_training(pipeline))
     only = next(iter(prepared.splits)) if len(prepared.splits) == 1 else "train"
-    return pick_split(prepared, split or only, "data.split"), prepared.folders
+    return pick_split(prepared, split or only, "data.split"), prepared
 
 
 def _as_in_training(pipeline: Pipeline) -> Asked:

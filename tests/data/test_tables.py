@@ -15,6 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from scaled_sgd import load_run
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Resident, load_data
@@ -23,6 +24,7 @@ from scaled_sgd.data.new_rows import read_rows
 from scaled_sgd.data.normalization import Moments
 from scaled_sgd.data.pipeline import Pipeline
 from tests.data.sources import load, parquet, refusal, saved, unit
+from tests.training import run_all
 
 NUMBERS, TEXTS = ["area", "rooms", "one"], ["town", "zip"]
 
@@ -251,3 +253,22 @@ def test_other_objects_are_refused() -> None:
         load_data(DataConfig(), seed=0, source=3)
     with pytest.raises(UserError, match=r"^data.streaming: true does not fit data in memory"):
         load_data(DataConfig(source="x", streaming=True), seed=0, source=houses())
+
+
+@pytest.mark.slow
+def test_tables_and_streams_of_them_train_alike_on_any_number_of_processes(tmp_path: Path) -> None:
+    splits(tmp_path / "d")
+    small = ("--model.depth=3", "--model.base_width=3", "--model.dtype=float64", "--run.device=cpu")
+    table = (*small, f"--data.source={tmp_path / 'd'}", "--data.target=price", "--optim.steps=6")
+    runs = [(*table, "--run.name=table"), (*table, "--data.streaming=true", "--run.name=stream")]
+    figures: dict[str, list[float]] = {"table": [], "stream": []}
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        run_all(runs, processes, where=tmp_path / str(processes))
+        for name, found in figures.items():
+            folder = tmp_path / str(processes) / "runs" / name
+            found.append(json.loads((folder / "summary.json").read_text())["mse"])
+            run = load_run(folder)
+            assert run.evaluate(tmp_path / "d" / "test.csv")["mse"] == pytest.approx(found[-1], rel=1e-9)
+    for one, two in figures.values():
+        assert two == pytest.approx(one, rel=1e-9)
