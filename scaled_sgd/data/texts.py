@@ -53,8 +53,8 @@ class Seen:
     @property
     def why_not(self) -> str | None:
         """Why the column is not taken for an input unasked; None: it is."""
-        if self.texts <= {None}:
-            return "empty"
+        if len(self.texts) < 2:
+            return "the same in all rows"
         if self.dates:
             return "dates"
         if len(self.texts) > self.most:

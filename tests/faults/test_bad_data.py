@@ -24,6 +24,9 @@ KINDS = (
 MISSING = "and nothing in 1 of … rows (as CSV readers take NA, None, null, nan)"
 GARBAGE = b"\x00\xff\xfe\x01garbage\x80\x81" * 50
 STREAM = ("--data.source=d", "--data.eval_split=test", "--data.streaming=true")
+AS_THEY_ARE = (*STREAM, "--data.missing=refuse", "--data.standardize=false", "--data.constant=false")
+"""A stream that is not read before training."""
+
 IMAGES = {"image": datasets.Image(), "y": datasets.Value("float32")}
 CLASSES = {"v": datasets.List(datasets.Value("float32")), "label": datasets.ClassLabel(num_classes=3)}
 
@@ -357,12 +360,12 @@ ROWS = [
     ),
     Row(
         "data.inputs: column 'a', row 1: nan (1 of 2 rows); allowed: finite float32 numbers",
-        ("--data.source=t.jsonl",),
+        ("--data.source=t.jsonl", "--data.missing=refuse"),
         {"t.jsonl": '{"a": 1, "label": 0}\n{"a": NaN, "label": 1}\n'},
     ),
     Row(
         "data.inputs: column 'a', row 1: nothing (1 of 2 rows); allowed: finite float32 numbers",
-        ("--data.source=t.jsonl",),
+        ("--data.source=t.jsonl", "--data.missing=refuse"),
         {"t.jsonl": '{"a": 1, "label": 0}\n{"label": 1}\n'},
     ),
     Row(
@@ -453,7 +456,9 @@ ROWS = [
         {"t.arrow": GARBAGE},
     ),
     Row(
-        f"data.source: 't.npz' is of another kind; allowed: {KINDS}", ("--data.source=t.npz",), {"t.npz": b""}
+        f"data.source: 't.xlsx' is of another kind; allowed: {KINDS}",
+        ("--data.source=t.xlsx",),
+        {"t.xlsx": b""},
     ),
     Row(
         f"data.source: 't.py' is of another kind; allowed: {KINDS}",
@@ -657,12 +662,12 @@ RUNNING = [
     ),
     Row(
         "data.inputs: column 'a', row …: nothing (1 of … rows); allowed: finite float32 numbers",
-        STREAM,
+        AS_THEY_ARE,
         {"d/train.csv": with_row("nan,2,1"), "d/test.csv": TABLE},
     ),
     Row(
         "data.inputs: column 'a', row …: inf (1 of … rows); allowed: finite float32 numbers",
-        STREAM,
+        AS_THEY_ARE,
         {"d/train.csv": with_row("inf,2,1"), "d/test.csv": TABLE},
     ),
     Row(

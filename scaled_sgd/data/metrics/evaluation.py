@@ -117,7 +117,7 @@ def _load(name: str, task: str) -> Compute:
 def _built_in(name: str) -> Compute:
     from scaled_sgd.data.metrics import modules
 
-    own = {"accuracy": modules.Accuracy, "mse": modules.MeanSquaredError, "r2": modules.R2}
+    own: dict[str, Any] = {"accuracy": modules.Accuracy, "mse": modules.MeanSquaredError, "r2": modules.R2}
     compute: Compute = own[name](keep_in_memory=True).compute
     return compute
 
