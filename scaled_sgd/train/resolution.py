@@ -15,8 +15,9 @@ from scaled_sgd.planning.choice import World, choose
 from scaled_sgd.planning.memory import memory_warning
 
 _DEFAULT_EPOCHS = 20.0
-_LEAST_STEPS = 500
-"""Steps on a table where no length is given: twenty passes over a few hundred rows are too few."""
+_TABLE_STEPS, _TABLE_EPOCHS = 500, 50.0
+"""Steps on a table, and most passes over it, where no length is given: twenty passes over a few thousand rows
+are too few, hundreds over a few hundred rows too many."""
 
 
 def resolve(config: Config, data: Data, world: World) -> Config:
@@ -55,7 +56,8 @@ def _steps(config: Config, data: Data, per_epoch: int | None) -> int:
         return config.optim.steps
     assert per_epoch is not None, "a stream comes with a number of steps"
     if config.optim.epochs is None:
-        return max(_LEAST_STEPS if data.is_table else 1, round(_DEFAULT_EPOCHS * per_epoch))
+        least = min(_TABLE_STEPS, round(_TABLE_EPOCHS * per_epoch)) if data.is_table else 1
+        return max(least, round(_DEFAULT_EPOCHS * per_epoch))
     return max(1, round(config.optim.epochs * per_epoch))
 
 
