@@ -31,6 +31,13 @@ ABSENT: Mapping[str, Any] = {
     "optim.edge_every": 5,
     "run.plugins": [],
     "diagnostics.quantities": [],
+    "data.separator": ",",
+    "data.header": True,
+    "data.codes": "number",
+    "data.categories": 0,
+    "data.missing": "refuse",
+    "data.constant": False,
+    "data.standardize_target": False,
     "scaling.polar": POLAR.polynomials,
     "scaling.iterations": POLAR.iterations,
 }

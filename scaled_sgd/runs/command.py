@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,7 +30,9 @@ class _Parser(argparse.ArgumentParser):
 def main(command: str, arguments: Sequence[str]) -> int:
     """Run one of the commands; returns its exit status."""
     try:
-        _COMMANDS[command](_options(command, [a for a in arguments if a != "--debug"]))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _COMMANDS[command](_options(command, [a for a in arguments if a != "--debug"]))
     except (UserError, OSError) as error:
         if "--debug" in arguments:
             raise
@@ -38,6 +41,10 @@ def main(command: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    print(f"warning: {escaped(str(message))}", file=sys.stderr, flush=True)
 
 
 def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -81,9 +81,11 @@ class Session:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on rank 0 only. Collective."""
-        samples, metrics = self.samples, self._metrics
+        samples, metrics, in_unit = self.samples, self._metrics, self.data.pipeline.in_unit
         loss, outputs = self._mean_loss(samples.held_out)
         outputs = gather_outputs(outputs, len(samples.held_out), self.strategy.data)
+        if self.data.task == "regression":
+            outputs = in_unit(outputs)
         figures = on_first_rank(lambda: metrics.compute(outputs, samples.references) if metrics else {})
         self.evaluation = {"eval_loss": loss} | (figures or {})
         return self.evaluation

@@ -47,15 +47,16 @@ class Trainer:
     Args:
         config: a checked configuration.
         accelerator: the world to run in (see :func:`scaled_sgd.train.accelerator.create_accelerator`).
+        source: data in memory, in place of ``data.source``.
 
     Raises:
         UserError: the data, the metrics, the trackers or the run directory do not fit.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, *, source: Any = None) -> None:
         self.accelerator = accelerator
-        quiet = accelerator.process_index > 0
-        data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=quiet))
+        quiet, seed = accelerator.process_index > 0, config.run.seed
+        data = on_every_rank(lambda: load_data(config.data, seed=seed, quiet=quiet, source=source))
         asked = config.optim.update
         self.config = config = resolve(config, data, world_of(accelerator))
         # Stored as asked: another strategy that takes the run up may have no fused steps.
@@ -86,6 +87,8 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        for note in data.notes:
+            self._record.say(printable(note))
         if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:
             self._record.say(
                 f"warning: optim.lr: {config.optim.lr:g} is far above usual rates of "

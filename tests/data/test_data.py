@@ -25,7 +25,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch, Data, Resident, Stream, load_data, rank_rows
 from scaled_sgd.data.hub import hub_is_reachable
 from scaled_sgd.data.loading import read_digits
-from tests.data.sources import every_row, load, parquet, png, refusal, saved, table, unit
+from tests.data.sources import every_row, parquet, png, refusal, saved, table, unit
+from tests.data.sources import plain as load
 
 Batches = Callable[..., Iterator[Batch]]
 

@@ -120,7 +120,7 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "data.eval_split: 'test' is not usable; allowed: null with data.source digits "
+            "data.eval_split: 'test' is not usable; allowed: auto, null with data.source digits "
             "(it has one split; data.eval_fraction of it is held out)"
         ),
         ("--data.eval_split=test",),

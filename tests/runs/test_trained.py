@@ -115,7 +115,8 @@ def test_predictions_are_the_outputs_of_the_trainers_evaluation(
         for name, value in figures.items():
             assert value == pytest.approx(summary[name], rel=1e-12)
     if run.classes is None:
-        np.testing.assert_array_equal(np.squeeze(found.outputs.numpy()), found.values)
+        in_unit = run.pipeline.in_unit(found.outputs).numpy()
+        np.testing.assert_array_equal(np.squeeze(in_unit), found.values)
     else:
         best = evaluated(trainer).argmax(1).tolist()
         assert found.values.tolist() == [run.classes[i] for i in best]

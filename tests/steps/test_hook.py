@@ -554,3 +554,18 @@ def test_a_grad_scaler_that_the_hook_was_not_told_of_is_warned_of(told):
         warnings.simplefilter("always")
         scaler.step(optimizer)
     assert ["pass grad_scaler=" in str(one.message) for one in caught] == ([] if told else [True])
+
+
+@pytest.mark.parametrize(("size", "warns"), [(1.0, False), (1.5, False), (10.0, True), (0.1, True)])
+def test_inputs_far_from_their_norm_warn_once(size, warns):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    DepthwiseScaling(model, optimizer)
+    x, y = batch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(size * x), y).backward()
+            optimizer.step()
+    assert ["far from √m_0 = 2.45" in str(one.message) for one in caught] == [True] * warns

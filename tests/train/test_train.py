@@ -150,7 +150,9 @@ def test_samples_count_every_row_seen():
 
 
 def test_columns_that_are_not_used_are_named(tmp_path, capsys):
-    table = pd.DataFrame({"a": [1.0, 2.0] * 30, "b": ["1.0", "?"] * 30, "label": ["x", "y"] * 30})
+    table = pd.DataFrame(
+        {"a": [1.0, 2.0] * 30, "b": [f"no. {i}" for i in range(60)], "label": ["x", "y"] * 30}
+    )
     table.to_csv(tmp_path / "t.csv", index=False)
     assert main(["--data.source=t.csv", "--optim.steps=2", "--run.name=t", "--model.depth=2"]) == 0
     line = "data: 48 training and 12 held-out samples; inputs a (left out: b); target label, 2 classes: x, y"
