@@ -86,7 +86,9 @@ def block_spectra(batch: Minibatch) -> Tensor:
     Outputs are linear in each single W_k while no activation changes sign, so that H_kk is the Gauss–Newton
     block, which has the non-zero eigenvalues of the Gram matrix over samples and outputs
 
-        (α_k²/n) ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩,   δ^{(c)}_l = s_c,   ℓ'' = Σ_c s_c s_cᵀ.
+        (α_k²/n) ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩,
+
+    with δ^{(c)}_l = s_c and ℓ'' = Σ_c s_c s_cᵀ.
     """
     s, partition = batch.first, batch.partition
     roots = torch.stack([curvature_root(s, c) for c in range(s.f.shape[1])])

@@ -54,8 +54,8 @@ def layer_kernels(
 ) -> Iterator[tuple[int, Tensor]]:
     """Each layer's part of the kernel of s_cᵀ f for signals s (c, n, m_l), from the last layer to the first.
 
-    α_k² ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩ with δ^{(c)}_l = s_c, shape (n·c, n·c), c varies
-    fastest: this process's part, to be summed over the processes.
+    α_k² ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩ with δ^{(c)}_l = s_c, shape (n·c, n·c), c
+    varies fastest: this process's part, to be summed over the processes.
     """
     c, n, _ = roots.shape
     delta = partition.own(roots, partition.depth)

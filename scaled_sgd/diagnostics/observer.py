@@ -41,8 +41,8 @@ def no_samples(number: int) -> Minibatch:
         UserError: always.
     """
     raise UserError(
-        "diagnostics.quantities: batch_sharpness and gradient_noise draw minibatches from all training samples; "
-        "allowed here: others"
+        "diagnostics.quantities: batch_sharpness and gradient_noise draw minibatches from all training "
+        "samples; allowed here: others"
     )
 
 

@@ -77,8 +77,8 @@ class Measured:
             :class:`~scaled_sgd.diagnostics.observer.Quantity`.
         label: a short description.
         columns: the columns that it adds to a row.
-        needs: its inputs: the minibatch of the coming step, the fixed probe, the step itself, fresh minibatches
-            of the training samples.
+        needs: its inputs: the minibatch of the coming step, the fixed probe, the step itself, fresh
+            minibatches of the training samples.
         cost: approximate cost, in gradients of the minibatch or the probe.
         source: reference for the formulas.
         always: whether it is measured regardless of the switches.
@@ -228,8 +228,7 @@ QUANTITIES.add(
                 figure=Figure(
                     title="Does minibatch SGD work at the edge of its minibatches?",
                     axis="batch sharpness",
-                    meaning="Mean over fresh minibatches B of gᵀ H_B g / ‖g‖² with the gradient g of B, which plain "
-                    "SGD holds at 2/η",
+                    meaning="Mean over fresh minibatches B of gᵀ H_B g / ‖g‖² with the gradient g of B",
                 ),
             ),
             Column("batch_sharpness_error", "standard error of that mean", figure=None),
@@ -271,7 +270,8 @@ QUANTITIES.add(
                 figure=Figure(
                     title="Is sharpness that of the Gauss–Newton part?",
                     axis="largest eigenvalue of G",
-                    meaning="Largest eigenvalue on a fixed probe of G, the part of the Hessian from moving outputs",
+                    meaning="Largest eigenvalue on a fixed probe of G, the part of the Hessian from moving "
+                    "outputs",
                 ),
             ),
             Column(
@@ -305,7 +305,8 @@ QUANTITIES.add(
                 Figure(
                     title="Which layers are sharp?",
                     axis="largest eigenvalue of H_kk",
-                    meaning="Largest eigenvalue on a fixed probe of each layer's diagonal block of the Hessian",
+                    meaning="Largest eigenvalue on a fixed probe of each layer's diagonal block of the "
+                    "Hessian",
                 ),
             ),
             Column(

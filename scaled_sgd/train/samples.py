@@ -86,7 +86,7 @@ class Samples:
         """A minibatch of a step's size from all training samples, the same on every rank.
 
         Args:
-            batch: that of the coming step, with which it has nothing to do but its seed.
+            batch: that of the coming step, whose place in the run seeds the draw.
             number: from 0; each gives another minibatch.
 
         Raises:
@@ -94,8 +94,8 @@ class Samples:
         """
         if not isinstance(self.train, Resident):
             raise UserError(
-                "data.streaming: true has no minibatches for diagnostics to draw; allowed with batch_sharpness and "
-                "gradient_noise in diagnostics.quantities: false"
+                "data.streaming: true has no minibatches for diagnostics to draw; allowed with "
+                "batch_sharpness and gradient_noise in diagnostics.quantities: false"
             )
         seed = self._config.run.seed
         for place in (batch.epoch, batch.number, number):
