@@ -7,7 +7,7 @@ from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.kernels import layer_kernels
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
-from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.samples import SampleVectors
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
@@ -51,7 +51,9 @@ def block_sharpness(
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
         if grams_are_smaller(batch):
             return block_spectra(batch)[:, 0]
-        operators = [curvature(batch, layers=[k]) for k in range(1, batch.partition.depth + 1)]
+        operators: list[Curvature] | list[GenericCurvature] = [
+            curvature(batch, layers=[k]) for k in range(1, batch.partition.depth + 1)
+        ]
     else:
         count = sum(p.requires_grad for p in model.parameters())
         blocks = range(max(count, 1))

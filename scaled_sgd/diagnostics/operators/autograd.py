@@ -131,19 +131,16 @@ class GenericCurvature:
         self._terms: list[tuple[float, Product]] = []
         if not len(x):
             return
-        gradient, hessian = vjp(grad(mean_loss), vectors.parameters)
-        self._gradient = tuple(gradient.values())
+        gradient = vjp(grad(mean_loss), vectors.parameters)
+        self._gradient = tuple(gradient[0].values())
         if part != "gauss_newton":
-            self._terms.append((1.0, lambda v: hessian(v)[0]))
+            self._terms.append((1.0, lambda v: gradient[1](v)[0]))
         if part != "hessian":
-            f, pull = vjp(lambda parameters: functional_call(network, parameters, (x,)), vectors.parameters)
-            _, push = vjp(lambda u: pull(u)[0], torch.zeros_like(f))
-            self._terms.append(
-                (
-                    1.0 if part == "gauss_newton" else -1.0,
-                    lambda v: pull(ell.hessian_product(f, push(v)[0]) / total)[0],
-                )
-            )
+            outputs = vjp(lambda parameters: functional_call(network, parameters, (x,)), vectors.parameters)
+            f, pull = outputs[0], outputs[1]
+            push = vjp(lambda u: pull(u)[0], torch.zeros_like(f))[1]
+            sign = 1.0 if part == "gauss_newton" else -1.0
+            self._terms.append((sign, lambda v: pull(ell.hessian_product(f, push(v)[0]) / total)[0]))
 
     def start(self, seed: int) -> Tensor:
         """The gradient plus a random vector of the same norm."""
