@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.kernels import layer_kernels
-from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.samples import SampleVectors
 from scaled_sgd.diagnostics.operators.weights import RowVectors
@@ -55,9 +55,8 @@ def block_sharpness(
             curvature(batch, layers=[k]) for k in range(1, batch.partition.depth + 1)
         ]
     else:
-        count = sum(p.requires_grad for p in model.parameters())
-        blocks = range(max(count, 1))
-        operators = [GenericCurvature(model, x, y, loss=loss, only=i if count else None) for i in blocks]
+        tensors = range(len(GenericVectors(model).sizes))
+        operators = [GenericCurvature(model, x, y, loss=loss, only=i) for i in tensors]
     found = [
         sharpness_of(operator, tolerance=tolerance, max_iterations=max_iterations, seed=seed)
         for operator in operators

@@ -324,3 +324,32 @@ QUANTITIES.add(
         source="theory §5; ours: blocks by Gram matrices",
     ),
 )
+QUANTITIES.add(
+    "subspace",
+    Measured(
+        f"{_HERE}.subspace:Subspace",
+        "the span of the k top eigenvectors of H: how it turns, what share of gradient and step it has",
+        (
+            Column(
+                "subspace_overlap",
+                "mean cos² of the angles between the span and that of the last measurement",
+                figure=Figure(title="Does the top of the Hessian turn?", axis="overlap"),
+            ),
+            Column(
+                "gradient_in_subspace",
+                "share of ‖∇L‖² of the probe in the span",
+                figure=Figure(
+                    title="Does the gradient lie at the top of the Hessian?", axis="share of ‖∇L‖²"
+                ),
+            ),
+            Column(
+                "step_in_subspace",
+                "share of ‖v‖² of the step in the span",
+                figure=Figure(title="Does the step lie at the top of the Hessian?", axis="share of ‖v‖²"),
+            ),
+        ),
+        ("probe", "minibatch", "step"),
+        cost=4,
+        source="Gur-Ari, Roberts, Dyer, arXiv 1812.04754",
+    ),
+)
