@@ -60,7 +60,7 @@ COMBINATIONS = (
     Combination(
         "optim.accumulation",
         "optim.batch_size",
-        lambda n: None if n is None else Within(1, n),
+        lambda n: Within(1, n) if isinstance(n, int) else None,
         "a microbatch has samples",
     ),
     Combination(

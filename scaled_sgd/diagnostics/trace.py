@@ -65,13 +65,19 @@ def hessian_trace(
 @torch.no_grad()
 def trace_of(batch: Minibatch, xi: Tensor) -> HessianTrace:
     """The exact trace of a minibatch whose signals can be shared with other diagnostics."""
+    layers = gauss_newton_trace(batch, xi)
+    return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+
+
+@torch.no_grad()
+def gauss_newton_trace(batch: Minibatch, xi: Tensor) -> Tensor:
+    """ξ_k tr G_kk of each layer, (l,), float64; one backward pass per output."""
     partition = batch.partition
     layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
     for signals in batch:
         for c in range(signals.f.shape[1]):
             layers += root_norms(signals, curvature_root(signals, c))
-    layers = partition.sum(layers) / batch.total * xi
-    return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+    return partition.sum(layers) / batch.total * xi
 
 
 def curvature_root(signals: Signals, c: int) -> Tensor:

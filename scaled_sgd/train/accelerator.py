@@ -135,6 +135,10 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         raise UserError("run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda")
     if use_cpu:
         zero_weights.without_compiled_communication()
+    if config.optim.batch_size == "all":
+        raise UserError(
+            "optim.batch_size: 'all' is not known before DeepSpeed starts; allowed: integers from 1"
+        )
     accumulation = config.optim.accumulation
     try:
         plugin = _Plugin(
@@ -148,7 +152,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         ) from error
     settings = plugin.deepspeed_config
     processes = launcher.started()
-    micro = max(1, config.optim.batch_size // (processes * accumulation))
+    micro = max(1, config.optim.batch // (processes * accumulation))
     if launched:
         check_deepspeed(settings, config, micro_batch=micro)
     settings |= {
@@ -191,7 +195,7 @@ def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: in
     # Accelerate writes 1 if no accumulation was given.
     for key, allowed, meaning in (
         ("gradient_clipping", (optim.clip_norm, 0), f"optim.clip_norm {optim.clip_norm}"),
-        ("train_batch_size", (optim.batch_size,), f"optim.batch_size {optim.batch_size}"),
+        ("train_batch_size", (optim.batch,), f"optim.batch_size {optim.batch_size}"),
         ("gradient_accumulation_steps", (optim.accumulation, 1), f"optim.accumulation {optim.accumulation}"),
         ("train_micro_batch_size_per_gpu", (micro_batch,), f"a process's share {micro_batch}"),
     ):

@@ -8,7 +8,7 @@ from scaled_sgd.config import Config
 from scaled_sgd.config.combinations import check_combinations, with_strategy, with_update
 from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data import Data
+from scaled_sgd.data import Data, Resident
 from scaled_sgd.parallel.launcher import rank
 from scaled_sgd.planning import Workload
 from scaled_sgd.planning.choice import World, choose
@@ -26,7 +26,8 @@ def resolve(config: Config, data: Data, world: World) -> Config:
     Raises:
         UserError: the configuration does not fit the data or the launch.
     """
-    per_epoch = data.train.steps_per_epoch(config.optim.batch_size)
+    config = _with_all(config, data)
+    per_epoch = data.train.steps_per_epoch(config.optim.batch)
     steps = _steps(config, data, per_epoch)
     optim = replace(config.optim, steps=steps, epochs=None)
     settled = replace(config, loss=_loss(config, data), optim=optim, data=data.config)
@@ -40,6 +41,26 @@ def resolve(config: Config, data: Data, world: World) -> Config:
         run=replace(
             config.run, metrics=names, eval_every=(per_epoch or steps) if every is None else every or steps
         ),
+    )
+
+
+def _with_all(config: Config, data: Data) -> Config:
+    """Replace ``all`` by the number of training samples.
+
+    Raises:
+        UserError: a stream has no such number.
+    """
+    optim, diagnostics = config.optim, config.diagnostics
+    for key, value in (("optim.batch_size", optim.batch_size), ("diagnostics.samples", diagnostics.samples)):
+        if value == "all" and not isinstance(data.train, Resident):
+            raise UserError(f"{key}: 'all' has no number where data are streamed; allowed: integers from 1")
+    if not isinstance(data.train, Resident):
+        return config
+    n = len(data.train)
+    return replace(
+        config,
+        optim=replace(optim, batch_size=n) if optim.batch_size == "all" else optim,
+        diagnostics=replace(diagnostics, samples=n) if diagnostics.samples == "all" else diagnostics,
     )
 
 

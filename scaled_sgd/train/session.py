@@ -65,7 +65,13 @@ class Session:
         self.observer: Observer | None = None
         if config.diagnostics.every:
             probe = self.samples.probe(Ranks.alone())
-            self.observer = Observer(config.diagnostics, strategy.module, *probe, loss=self.loss.name)
+            self.observer = Observer(
+                config.diagnostics,
+                strategy.module,
+                *probe,
+                loss=self.loss.name,
+                probe_is_all=self.samples.probe_is_all,
+            )
 
     def evaluates(self, step: int) -> bool:
         """Whether ``step`` begins with an evaluation."""
@@ -93,7 +99,10 @@ class Session:
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """Diagnostics of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
-        return self.observer.measure(*self._coming(self._signals_of(batch), lr))
+        return self.observer.measure(
+            *self._coming(self._signals_of(batch), lr),
+            lambda number: self._minibatch(*self.samples.fresh(batch, number)),
+        )
 
     def adapt(self, step: int, batch: Batch) -> None:
         """Update the rate of ``step`` where the schedule goes by the loss along it. Collective."""
@@ -115,15 +124,17 @@ class Session:
             # An evaluation leaves FSDP2's weights gathered.
             reshard(self.strategy.network)
             return found
-        chunk = self.config.diagnostics.chunk
-        return Minibatch(
-            self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
-        )
+        return self._minibatch(*batch.whole())
 
     def _coming(self, minibatch: Minibatch, lr: float) -> tuple[Minibatch, StepTaken]:
         """``minibatch`` and the step that comes."""
         velocity = self.strategy.velocity_rows(minibatch.partition)
         return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
+
+    def _minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
+        """Samples that every rank has."""
+        chunk = self.config.diagnostics.chunk
+        return Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk, whole=True)
 
     def train_loss(self) -> float | None:
         """Mean loss over all training samples; None for a stream. Collective."""

@@ -199,6 +199,22 @@ def test_the_loss_is_drawn_for_every_method_at_its_best_rate(draw):
     assert [list(line.get_ydata()) for line in figure.picture.axes[0].lines] == [[1.0, 0.5, 0.7, 0.1]] * 2
 
 
+def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
+    rows = [
+        diagnosed(step, lr=2.0, sharpness=0.5, batch_sharpness=1.0, gauss_newton_sharpness=0.25)
+        for step in (0, 10, 20)
+    ]
+    figure = draw("curvatures", {"optim.lr": [2.0], "run.seed": [0]}, lambda _: finished(0.1, rows=rows))
+    assert figure.sentence == (
+        "In the last half of training, times η/2 and in the median, they are 0.5 (λ of H), "
+        "1 (batch sharpness), 0.25 (λ of G) at η = 2."
+    )
+    heights = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
+    assert heights == [[0.5] * 3, [1.0] * 3, [0.25] * 3, [1.0] * 3]
+    plain = [diagnosed(step, sharpness=0.5) for step in (0, 10)]
+    assert draw("curvatures", {"run.seed": [0]}, lambda _: finished(0.1, rows=plain)) is None
+
+
 def test_widths_are_lines_where_each_method_has_one_rate_of_its_own(draw):
     rows = [diagnosed(step, preconditioned_sharpness=2.0) for step in (0, 10, 20)]
     axes = [
