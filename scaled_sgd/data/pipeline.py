@@ -36,6 +36,11 @@ class Pipeline:
     normalization: Normalization
     scale: Standardization | None = None
 
+    @property
+    def features(self) -> int:
+        """Numbers of a row before a constant is appended."""
+        return self.width - (self.normalization.constant is not None)
+
     def inputs(self, table: Any, folders: tuple[str, ...] = ()) -> Tensor:
         """Inputs (N, m_0), float32, from the input columns of a `pyarrow.Table`.
 
@@ -106,10 +111,10 @@ class Pipeline:
         return torch.from_numpy(self.scale.undo(outputs.detach().double().cpu().numpy()))
 
     def _finished(self, x: Array) -> Tensor:
-        width = x.shape[1] + (self.normalization.constant is not None)
-        if width != self.width:
-            own = self.width - (self.normalization.constant is not None)
-            raise UserError(f"data.inputs: rows of {x.shape[1]} numbers; allowed: {own} as in training")
+        if x.shape[1] != self.features:
+            raise UserError(
+                f"data.inputs: rows of {x.shape[1]} numbers; allowed: {self.features} as in training"
+            )
         return self.normalization.apply(x)
 
     def as_dict(self) -> dict[str, Any]:

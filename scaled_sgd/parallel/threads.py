@@ -38,7 +38,8 @@ def slowdown(widths: Sequence[int], n: int, clock: Callable[[], float] = time.pe
         return clock() - start
 
     threads = torch.get_num_threads()
-    all_threads, one = [], []
+    all_threads: list[float] = []
+    one: list[float] = []
     end = clock() + _SECONDS
     try:
         while len(one) < 3 or clock() < end:
@@ -48,7 +49,7 @@ def slowdown(widths: Sequence[int], n: int, clock: Callable[[], float] = time.pe
                 found.append(seconds())
     finally:
         torch.set_num_threads(threads)
-    return median(all_threads) / median(one)
+    return float(median(all_threads) / median(one))
 
 
 def advice(widths: Sequence[int], n: int) -> str | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.data.normalization import Standardization
 from scaled_sgd.runs.pretrained import architecture
 from scaled_sgd.runs.records import finite, replace_file
 from scaled_sgd.runs.trained import TrainedRun
@@ -32,33 +33,52 @@ class Predictor(nn.Module):
         names: of the outputs: ``outputs`` (n, m_l), and ``probabilities`` (n, m_l) for cross-entropy.
     """
 
+    replacements: Tensor
     means: Tensor
     factors: Tensor
+    offset: Tensor
+    unit: Tensor
 
     def __init__(self, run: TrainedRun, network: HomogeneousMLP | None = None) -> None:
         super().__init__()
         self.network = network or run.model
-        self.in_features = self.network.widths[0]
+        self.in_features = run.pipeline.features
         self.names = ("outputs", "probabilities") if run.loss == "cross_entropy" else ("outputs",)
-        standardization = run.pipeline.standardization
-        self.standardizes = standardization is not None
-        if standardization is not None:
-            varies = standardization.deviations > 0
-            self.register_buffer("means", torch.tensor(standardization.means))
-            self.register_buffer(
-                "factors",
-                torch.where(torch.tensor(varies), 1 / torch.tensor(standardization.deviations), 0.0),
-            )
+        normalization, scale = run.pipeline.normalization, run.pipeline.scale
+        self.fills = normalization.fills is not None
+        if normalization.fills is not None:
+            self.register_buffer("replacements", torch.tensor(normalization.fills))
+        self.standardizes = normalization.standardization is not None
+        if normalization.standardization is not None:
+            means, deviations = _moments(normalization.standardization)
+            self.register_buffer("means", means)
+            self.register_buffer("factors", torch.where(deviations > 0, 1 / deviations, 0.0))
+        self.constant = normalization.constant
+        self.scales = scale is not None
+        if scale is not None:
+            offset, unit = _moments(scale)
+            self.register_buffer("offset", offset)
+            self.register_buffer("unit", unit)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs called :attr:`names` of rows x (n, d), float64."""
+        if self.fills:
+            x = torch.where(x.isnan(), self.replacements, x)
         if self.standardizes:
             x = (x - self.means) * self.factors
+        if self.constant is not None:
+            x = torch.nn.functional.pad(x, (0, 1), value=self.constant)
         peak = x.abs().amax(dim=1, keepdim=True)
         h = (x / torch.where(peak > 0, peak, 1.0)).float()
         h = h * (h.shape[1] ** 0.5 / torch.linalg.vector_norm(h, dim=1, keepdim=True).clamp_min(1))
         f = self.network(h.to(self.network.scaled_layers[0].weight.dtype))
+        if self.scales:
+            f = f.double() * self.unit + self.offset
         return (f, f.softmax(dim=1)) if len(self.names) == 2 else (f,)
+
+
+def _moments(fitted: Standardization) -> tuple[Tensor, Tensor]:
+    return torch.tensor(fitted.means), torch.tensor(fitted.deviations)
 
 
 def export(run: TrainedRun, path: Path, kind: str) -> str:

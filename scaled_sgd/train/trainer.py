@@ -104,7 +104,7 @@ class Trainer:
         for line in sizes_cut(config, data):
             self._record.say(line)
         if accelerator.is_main_process and accelerator.device.type == "cpu":
-            told = threads.advice(self.strategy.network.widths, config.optim.batch_size)
+            told = threads.advice(self.strategy.network.widths, config.optim.batch)
             self._record.say(told) if told else None
         self._saver = Saver(
             config,

@@ -100,9 +100,7 @@ def _load(name: str, task: str) -> Compute:
         # Importing `evaluate` takes as long as importing torch.
         return _without_evaluate(name)
     if importlib.util.find_spec("evaluate") is None:
-        raise UserError(
-            f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: {_OWN}"
-        )
+        raise UserError(f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: {_OWN}")
     path = Path(os.path.expanduser(name))
     if name and os.path.isfile(path):
         return _loaded(str(path.resolve()), name)

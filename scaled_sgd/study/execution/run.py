@@ -24,7 +24,7 @@ from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import Run, Study, expand
 from scaled_sgd.study.grid.study_file import is_stored
-from scaled_sgd.study.options import folder_name
+from scaled_sgd.study.options import ACCEPT, folder_name
 from scaled_sgd.study.small.attempt import DataShelf
 from scaled_sgd.study.small.engine import train, unsuited
 
