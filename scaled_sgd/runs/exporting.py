@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.data.normalization import Standardization
+from scaled_sgd.data.normalization import Array
 from scaled_sgd.runs.pretrained import architecture
 from scaled_sgd.runs.records import finite, replace_file
 from scaled_sgd.runs.trained import TrainedRun
@@ -29,56 +29,52 @@ class Predictor(nn.Module):
         network: its network in another precision.
 
     Attributes:
-        in_features: d, the numbers of a row as :meth:`TrainedRun.predict` takes them in an array.
-        names: of the outputs: ``outputs`` (n, m_l), and ``probabilities`` (n, m_l) for cross-entropy.
+        in_features: d, the numbers of a row as :meth:`TrainedRun.predict` takes them in an array; those of
+            text columns one-hot.
+        names: of the outputs: ``outputs`` (n, m_l); ``probabilities`` (n, m_l) for cross-entropy; ``values``
+            (n, m_l) in the unit of a target that was standardised.
     """
 
-    replacements: Tensor
-    means: Tensor
-    factors: Tensor
-    offset: Tensor
-    unit: Tensor
+    fills: Tensor | None
+    input_means: Tensor | None
+    input_deviations: Tensor
+    target_means: Tensor | None
+    target_deviations: Tensor
 
     def __init__(self, run: TrainedRun, network: HomogeneousMLP | None = None) -> None:
         super().__init__()
         self.network = network or run.model
-        self.in_features = run.pipeline.features
-        self.names = ("outputs", "probabilities") if run.loss == "cross_entropy" else ("outputs",)
         normalization, scale = run.pipeline.normalization, run.pipeline.scale
-        self.fills = normalization.fills is not None
-        if normalization.fills is not None:
-            self.register_buffer("replacements", torch.tensor(normalization.fills))
-        self.standardizes = normalization.standardization is not None
-        if normalization.standardization is not None:
-            means, deviations = _moments(normalization.standardization)
-            self.register_buffer("means", means)
-            self.register_buffer("factors", torch.where(deviations > 0, 1 / deviations, 0.0))
         self.constant = normalization.constant
-        self.scales = scale is not None
-        if scale is not None:
-            offset, unit = _moments(scale)
-            self.register_buffer("offset", offset)
-            self.register_buffer("unit", unit)
+        self.in_features = self.network.widths[0] - (self.constant is not None)
+        given = {"probabilities": run.loss == "cross_entropy", "values": scale is not None}
+        self.names = ("outputs", *(name for name, holds in given.items() if holds))
+        self.register_buffer("fills", _numbers(normalization.fills))
+        for name, moments in (("input", normalization.standardization), ("target", scale)):
+            self.register_buffer(f"{name}_means", _numbers(moments and moments.means))
+            self.register_buffer(f"{name}_deviations", _numbers(moments and moments.deviations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs called :attr:`names` of rows x (n, d), float64."""
-        if self.fills:
-            x = torch.where(x.isnan(), self.replacements, x)
-        if self.standardizes:
-            x = (x - self.means) * self.factors
+        if self.fills is not None:
+            x = torch.where(x.isnan(), self.fills, x)
+        if self.input_means is not None:
+            varies = self.input_deviations > 0
+            x = (x - self.input_means) * torch.where(varies, 1 / self.input_deviations, 0.0)
         if self.constant is not None:
-            x = torch.nn.functional.pad(x, (0, 1), value=self.constant)
+            x = torch.cat([x, torch.full_like(x[:, :1], self.constant)], dim=1)
         peak = x.abs().amax(dim=1, keepdim=True)
         h = (x / torch.where(peak > 0, peak, 1.0)).float()
         h = h * (h.shape[1] ** 0.5 / torch.linalg.vector_norm(h, dim=1, keepdim=True).clamp_min(1))
         f = self.network(h.to(self.network.scaled_layers[0].weight.dtype))
-        if self.scales:
-            f = f.double() * self.unit + self.offset
-        return (f, f.softmax(dim=1)) if len(self.names) == 2 else (f,)
+        given = {"outputs": f, "probabilities": f.softmax(dim=1)}
+        if self.target_means is not None:
+            given["values"] = f.double() * self.target_deviations + self.target_means
+        return tuple(given[name] for name in self.names)
 
 
-def _moments(fitted: Standardization) -> tuple[Tensor, Tensor]:
-    return torch.tensor(fitted.means), torch.tensor(fitted.deviations)
+def _numbers(values: Array | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values)
 
 
 def export(run: TrainedRun, path: Path, kind: str) -> str:
