@@ -247,7 +247,10 @@ IMPOSSIBLE = [
     ),
     Row("run.metrics: 'mse' is for regression; allowed: metrics of classification", ("--run.metrics=[mse]",)),
     Row(
-        ("run.metrics: no script 'gone.py'; allowed: accuracy, mse, r2, a local script or a module on the hub"),
+        (
+            "run.metrics: no script 'gone.py'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--run.metrics=[gone.py]",),
     ),
     Row(
@@ -257,7 +260,7 @@ IMPOSSIBLE = [
     Row(
         (
             "run.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without it: accuracy, "
-            "mse and a local script"
+            "mse, r2 and a local script"
         ),
         ("--run.metrics=[f1]",),
     ),
@@ -526,7 +529,10 @@ FILES = [
         {"c.yaml": 'data: {source: "./a\\0b"}'},
     ),
     Row(
-        ("run.metrics: no script './a\\x00b'; allowed: accuracy, mse, r2, a local script or a module on the hub"),
+        (
+            "run.metrics: no script './a\\x00b'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--config=c.yaml",),
         {"c.yaml": 'run: {metrics: ["./a\\0b"]}'},
     ),
