@@ -102,7 +102,7 @@ class Pipeline:
     def scaled(self, targets: Array) -> Tensor:
         """Numbers (n, t) in the column's unit, as the network learns them, float32."""
         z = targets if self.scale is None else self.scale.apply(targets)
-        return torch.from_numpy(np.asarray(z, np.float32))
+        return torch.from_numpy(np.array(z, np.float32))
 
     def in_unit(self, outputs: Tensor) -> Tensor:
         """Outputs or targets (n, t) of the network in the column's unit; in float64 where they differ."""

@@ -72,7 +72,7 @@ def warn_of_inputs(first: MeasuredLayer, f: float) -> None:
     if not isinstance(first.module, ScaledLinear):
         return
     norm, usual = math.sqrt(f) / first.multiplier, math.sqrt(first.module.in_features)
-    if norm < usual / 2 or norm > 2 * usual:
+    if 0 < norm < usual / 2 or norm > 2 * usual:
         warnings.warn(
             f"inputs have norms around {norm:.3g}, far from √m_0 = {usual:.3g}, at which signals have "
             "unit size at step 0: scale each row to that norm",

@@ -126,6 +126,10 @@ IMPOSSIBLE = [
         ("--data.eval_split=test",),
     ),
     Row(
+        "data.separator: 'ab' is not usable; allowed: one character, such as ;, or null",
+        ("--data.separator=ab",),
+    ),
+    Row(
         "data.eval_fraction: nan is not usable; allowed: numbers between 0 and 1",
         ("--data.eval_fraction=.nan",),
     ),
@@ -243,17 +247,20 @@ IMPOSSIBLE = [
     ),
     Row("run.metrics: 'mse' is for regression; allowed: metrics of classification", ("--run.metrics=[mse]",)),
     Row(
-        ("run.metrics: no script 'gone.py'; allowed: accuracy, mse, a local script or a module on the hub"),
+        (
+            "run.metrics: no script 'gone.py'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--run.metrics=[gone.py]",),
     ),
     Row(
-        "run.metrics: no script ''; allowed: accuracy, mse, a local script or a module on the hub",
+        "run.metrics: no script ''; allowed: accuracy, mse, r2, a local script or a module on the hub",
         ("--run.metrics=['']",),
     ),
     Row(
         (
             "run.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without it: accuracy, "
-            "mse and a local script"
+            "mse, r2 and a local script"
         ),
         ("--run.metrics=[f1]",),
     ),
@@ -522,7 +529,10 @@ FILES = [
         {"c.yaml": 'data: {source: "./a\\0b"}'},
     ),
     Row(
-        ("run.metrics: no script './a\\x00b'; allowed: accuracy, mse, a local script or a module on the hub"),
+        (
+            "run.metrics: no script './a\\x00b'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--config=c.yaml",),
         {"c.yaml": 'run: {metrics: ["./a\\0b"]}'},
     ),

@@ -147,7 +147,7 @@ def test_tables_and_arrays_give_the_predictions_of_their_file(tmp_path: Path) ->
     with pytest.raises(UserError, match="rows of 2 numbers; allowed: 3"):
         run.predict(np.ones((4, 2)))
     with pytest.raises(UserError, match="not finite"):
-        run.predict(np.full((4, 3), np.nan))
+        run.predict(np.full((4, 3), np.inf))
 
 
 def test_classes_count_by_name_whatever_their_number_elsewhere(tmp_path: Path) -> None:
