@@ -14,6 +14,7 @@ from scaled_sgd.diagnostics.directions import (
     update_rows,
     updates_along,
 )
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.direction import Direction
@@ -84,7 +85,7 @@ def taylor_coefficients(
     *,
     loss: str,
     scales: str | Tensor | None = None,
-    direction: Direction | Sequence[Tensor] | None = None,
+    direction: Direction | Sequence[Tensor] | Eigenpairs | None = None,
     order: int = 3,
     chunk_size: int | None = None,
 ) -> TaylorCoefficients:
@@ -97,7 +98,8 @@ def taylor_coefficients(
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ: None for 1, a rule of :mod:`scaled_sgd.steps.rules` by name, or a tensor (l,).
         direction: instead of ``scales``: K, for u_k = −U_k = −(α_k/n) δ_kᵀ K_k h_{k−1}, with samples in the
-            order of ranks; or u itself, one tensor per layer, shaped like W_k or this process's rows of it.
+            order of ranks; or u itself, one tensor per layer, shaped like W_k or this process's rows of it;
+            or eigenpairs, for the first eigenvector.
         order: 1, 2 or 3.
         chunk_size: largest number of samples at a time; the update is then held, row-sharded.
 

@@ -71,25 +71,34 @@ def trace_of(batch: Minibatch, xi: Tensor, *, probes: int = 32, seed: int = 0) -
     """The trace of a minibatch whose signals can be shared with other diagnostics.
 
     Raises:
-        UserError: fewer than two probes.
+        UserError: φ is smooth, and there are fewer than two probes.
     """
-    partition, generator = batch.partition, torch.Generator().manual_seed(seed)
+    partition, layers = batch.partition, gauss_newton_trace(batch, xi)
+    if not partition.activation.curved:
+        return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+    check_integer("probes", probes, least=2)
+    generator = torch.Generator().manual_seed(seed)
+    known, drawn = torch.zeros_like(layers), layers.new_zeros(probes, len(layers))
+    for signals in batch:
+        for k in signals.bent:
+            if partition.widths[k] <= probes:
+                known[k - 1] += feature_norms(signals, k, units(signals.gate[k])).sum()
+            else:
+                drawn[:, k - 1] += feature_norms(signals, k, signs(signals.gate[k], probes, generator))
+    known, drawn = (partition.sum(t) / batch.total * xi for t in (known, drawn))
+    layers = layers + known + drawn.mean(0)
+    return HessianTrace(layers.sum(), layers, drawn.sum(1).std() / probes**0.5)
+
+
+@torch.no_grad()
+def gauss_newton_trace(batch: Minibatch, xi: Tensor) -> Tensor:
+    """ξ_k tr G_kk of each layer, (l,), float64; one backward pass per output."""
+    partition = batch.partition
     layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
-    curved = partition.activation.curved
-    if curved:
-        check_integer("probes", probes, least=2)
-    drawn = layers.new_zeros(probes if curved else 2, partition.depth)
     for signals in batch:
         for c in range(signals.f.shape[1]):
             layers += root_norms(signals, curvature_root(signals, c))
-        for k in signals.bent:
-            if partition.widths[k] <= probes:
-                layers[k - 1] += feature_norms(signals, k, units(signals.gate[k])).sum()
-            else:
-                drawn[:, k - 1] += feature_norms(signals, k, signs(signals.gate[k], probes, generator))
-    layers, drawn = (partition.sum(t) / batch.total * xi for t in (layers, drawn))
-    layers = layers + drawn.mean(0)
-    return HessianTrace(layers.sum(), layers, drawn.sum(1).std() / len(drawn) ** 0.5)
+    return partition.sum(layers) / batch.total * xi
 
 
 def curvature_root(signals: Signals, c: int) -> Tensor:

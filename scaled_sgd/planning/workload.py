@@ -60,7 +60,7 @@ class Workload:
         rule, exchange = RULES[config.scaling.rule], config.sharding.exchange
         return cls(
             widths_of(config, in_features, out_features),
-            optim.batch_size,
+            optim.batch,
             Activation.of(model.activation),
             model.parameterization,
             dtype=model.dtype,

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaled_sgd.config import DiagnosticsConfig, flat
 from scaled_sgd.diagnostics import (
+    block_sharpness,
     gradient_soft_ranks,
     hessian_trace,
     hessian_vector_product,
@@ -97,6 +98,8 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
         "observed": observed(model, p.x, p.y, loss),
+        "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
+        **laboratory(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -107,6 +110,11 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         found[f"eigenvector, {space}"] = torch.cat(
             [partition.gather(V.T, k).reshape(-1) for k, V in rows]
         ).abs()
+        for part in ("gauss_newton", "feature"):
+            top = sharpness(
+                model, x, y, loss=loss, scales="gain", part=part, space=space, tolerance=1e-8, basis=8
+            )
+            found[f"{part}, {space}"] = top.values
     return found
 
 
@@ -143,6 +151,28 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=velocity)
     row = flat(observer.measure(batch, taken))
     return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
+
+
+def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
+    """What a run measures of parts, blocks and fresh minibatches."""
+    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace"]
+    config = DiagnosticsConfig(
+        every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
+    )
+    p = problem(loss)
+    observer = Observer(config, model, p.x, p.y, loss=loss, probe_is_all=True)
+
+    def fresh(number: int) -> Minibatch:
+        rows = slice(number, number + 5)
+        return Minibatch(model, p.x[rows], p.y[rows], loss=loss, whole=True, chunk_size=5 - number)
+
+    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
+    row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
+    shares = torch.tensor(row.pop("top_vector_shares"))
+    spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
+    shares = torch.cat([shares, torch.tensor(spans[:2])])
+    numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
+    return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:

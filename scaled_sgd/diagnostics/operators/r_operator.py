@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.operators.blocks import Block
 from scaled_sgd.steps.signals import Signals
 
 Part = Literal["hessian", "gauss_newton", "feature"]
 """H, its part G from moving outputs, or H − G from moving features."""
+
+
+def check_part(name: object) -> None:
+    """Refuse anything but a :data:`Part`."""
+    if name not in get_args(Part):
+        raise UserError(f"part: {name!r} is unknown; allowed: {', '.join(get_args(Part))}")
 
 
 @dataclass(frozen=True)
