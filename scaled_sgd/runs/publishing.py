@@ -64,7 +64,9 @@ def write_model(
         curve = loss_curve(rows)
     except UserError:  # a damaged metrics.jsonl, which the trained network does not need
         curve = None
-    texts = {CARD: _card(folder, kind, data, summary, figures, curve)} | ({} if curve is None else {FIGURE: curve})
+    texts = {CARD: _card(folder, kind, data, summary, figures, curve)} | (
+        {} if curve is None else {FIGURE: curve}
+    )
     save(folder, network, layers=layers, facts=facts, texts=texts)
 
 
