@@ -12,7 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.runs.pretrained import save
+from scaled_sgd.runs.pretrained import kind_of, save
 
 _CARD = """\
 ---
@@ -21,7 +21,7 @@ _CARD = """\
 
 # {{ name }}
 
-A homogeneous multilayer perceptron of widths {{ widths }} ({{ parameterization }}), without a pipeline from
+A {{ kind }} of widths {{ widths }} ({{ parameterization }}), without a pipeline from
 data to inputs. Its inputs have norm √{{ in_features }}.
 
 ```python
@@ -46,6 +46,7 @@ class _Published(
         network = self.network
         known = {
             "name": "owner/name",
+            "kind": kind_of(network),
             "widths": " × ".join(map(str, network.widths)),
             "parameterization": network.parameterization,
             "in_features": network.widths[0],

@@ -54,6 +54,11 @@ def save(
     write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
+def kind_of(network: HomogeneousMLP) -> str:
+    """The network in words, for its card."""
+    return "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
+
+
 def architecture(network: HomogeneousMLP) -> dict[str, Any]:
     """What :func:`network_in` needs beside the weights, as JSON values."""
     return {

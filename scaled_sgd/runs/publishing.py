@@ -11,7 +11,7 @@ from scaled_sgd.core.errors import UserError, printable
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import Data
 from scaled_sgd.runs.curve import loss_curve
-from scaled_sgd.runs.pretrained import CARD, FIGURE, save
+from scaled_sgd.runs.pretrained import CARD, FIGURE, kind_of, save
 
 _TOLD = ("model", "optim", "scaling", "data", "loss")
 _FACTS = (
@@ -59,12 +59,11 @@ def write_model(
         "training": {name: summary.get(name) for name in _FACTS} | {"figures": figures},
         "configuration": {name: settings[name] for name in _TOLD},
     }
-    kind = "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
     try:
         curve = loss_curve(rows)
     except UserError:  # a damaged metrics.jsonl, which the trained network does not need
         curve = None
-    texts = {CARD: _card(folder, kind, data, summary, figures, curve)} | (
+    texts = {CARD: _card(folder, kind_of(network), data, summary, figures, curve)} | (
         {} if curve is None else {FIGURE: curve}
     )
     save(folder, network, layers=layers, facts=facts, texts=texts)

@@ -108,6 +108,20 @@ def test_block_sharpness_by_lanczos_and_by_gram_matrices_is_that_of_the_dense_bl
         torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+def test_block_sharpness_of_smooth_networks_is_not_that_of_their_gauss_newton_blocks(activation: str) -> None:
+    p = make_problem(samples=2, outputs=1, base_width=12, loss="mse", activation=activation)
+    found = block_sharpness(p.model, p.x, p.y, loss="mse", tolerance=1e-9)
+    H, G = full_hessian(p), full_gauss_newton(p)
+    edges = torch.tensor([0, *sizes(p)]).cumsum(0).tolist()
+    of_H, of_G = (
+        torch.stack([torch.linalg.eigvalsh(M[a:b, a:b])[-1] for a, b in itertools.pairwise(edges)])
+        for M in (H, G)
+    )
+    torch.testing.assert_close(found, of_H, rtol=1e-8, atol=0)
+    assert not torch.allclose(of_H, of_G, rtol=1e-3)
+
+
 @pytest.mark.parametrize("space", ["dense", "factor"])
 def test_blocks_of_some_layers_are_principal_submatrices(space: str) -> None:
     p = make_problem(samples=5, base_width=4)
