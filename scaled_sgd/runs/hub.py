@@ -12,7 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.runs.pretrained import kind_of, save
+from scaled_sgd.runs.pretrained import network_kind, save
 
 _CARD = """\
 ---
@@ -46,7 +46,7 @@ class _Published(
         network = self.network
         known = {
             "name": "owner/name",
-            "kind": kind_of(network),
+            "kind": network_kind(network),
             "widths": " × ".join(map(str, network.widths)),
             "parameterization": network.parameterization,
             "in_features": network.widths[0],

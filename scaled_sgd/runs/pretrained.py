@@ -54,7 +54,7 @@ def save(
     write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def kind_of(network: HomogeneousMLP) -> str:
+def network_kind(network: HomogeneousMLP) -> str:
     """The network in words, for its card."""
     return "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
 

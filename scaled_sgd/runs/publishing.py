@@ -11,7 +11,7 @@ from scaled_sgd.core.errors import UserError, printable
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import Data
 from scaled_sgd.runs.curve import loss_curve
-from scaled_sgd.runs.pretrained import CARD, FIGURE, kind_of, save
+from scaled_sgd.runs.pretrained import CARD, FIGURE, network_kind, save
 
 _TOLD = ("model", "optim", "scaling", "data", "loss")
 _FACTS = (
@@ -63,7 +63,7 @@ def write_model(
         curve = loss_curve(rows)
     except UserError:  # a damaged metrics.jsonl, which the trained network does not need
         curve = None
-    texts = {CARD: _card(folder, kind_of(network), data, summary, figures, curve)} | (
+    texts = {CARD: _card(folder, network_kind(network), data, summary, figures, curve)} | (
         {} if curve is None else {FIGURE: curve}
     )
     save(folder, network, layers=layers, facts=facts, texts=texts)
