@@ -31,6 +31,7 @@ ABSENT: Mapping[str, Any] = {
     "optim.edge_every": 5,
     "run.plugins": [],
     "diagnostics.quantities": [],
+    "diagnostics.minibatches": 4,
     "scaling.polar": POLAR.polynomials,
     "scaling.iterations": POLAR.iterations,
 }
