@@ -1,6 +1,7 @@
 """What a package beside this one adds by one entry is seen wherever such things are named."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -211,7 +212,7 @@ def test_an_optimizer_that_is_said_to_be_fused_holds_the_velocity():
     )
 
 
-def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path):
+def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path, capsys):
     options = (PLUGIN, "--diagnostics.every=1", "--diagnostics.quantities=[weight_norms]")
     rows = train("whole", *options, "--diagnostics.sharpness=false")
     measured = [row for row in rows if "weight_norms" in row]
@@ -229,8 +230,10 @@ def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path):
     assert study(["collect", "toy.yaml"]) == 0
     table = pandas.read_parquet("studies/toy/metrics.parquet")
     assert len(table["weight_norms.1"].dropna()) == 6
+    done = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("done: "))
+    pasted = shlex.split(done.partition("; ")[2].removesuffix(" shows it"))
     forget()
-    assert study(["report", "toy.yaml"]) == 0
+    assert study(pasted[2:]) == 0
     page = Path("studies/toy/report.html").read_text()
     assert "What becomes of the weight norms in training?" in page
     assert "In training the weight norms of the last layer goes from" in page
@@ -288,24 +291,6 @@ def test_every_registry_can_be_read_without_torch():
         "from scaled_sgd.config.parsing import from_dict\n"
         "from_dict({})\n"
         "assert all(key.allowed and key.help for key in KEYS.values())\n"
-        "assert 'torch' not in sys.modules, 'torch'\n"
-    )
-    python("-c", code)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "status"), [(["--help"], 0), (["train", "--help"], 0), (["train", "--model.deph=3"], 2)]
-)
-def test_the_command_line_speaks_without_torch(arguments, status):
-    code = (
-        "import sys\n"
-        "from scaled_sgd.cli import main\n"
-        "try:\n"
-        f"    status = main({arguments!r})\n"
-        "except SystemExit as leaving:\n"
-        "    status = leaving.code\n"
-        f"assert status == {status}, status\n"
         "assert 'torch' not in sys.modules, 'torch'\n"
     )
     python("-c", code)

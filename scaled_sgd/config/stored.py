@@ -32,6 +32,13 @@ ABSENT: Mapping[str, Any] = {
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,
+    "data.separator": ",",
+    "data.header": True,
+    "data.codes": "number",
+    "data.categories": 0,
+    "data.missing": "refuse",
+    "data.constant": False,
+    "data.standardize_target": False,
     "scaling.polar": POLAR.polynomials,
     "scaling.iterations": POLAR.iterations,
 }

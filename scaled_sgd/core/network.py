@@ -19,8 +19,8 @@ from scaled_sgd.core.registry import load
 
 _BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 23
-_FILES = "scaled_sgd.runs.pretrained"
-"""Reads and writes networks; imported when one is."""
+_HUB = "scaled_sgd.runs.hub"
+"""Writes networks; imported when one is written."""
 
 
 def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
@@ -242,14 +242,22 @@ class HomogeneousMLP(nn.Module):
             x = checkpoint(self._run, x, start, stop, use_reentrant=False, preserve_rng_state=False)
         return x
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if missing (docs/models.md).
+    def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a model card into ``folder`` (docs/models.md).
+
+        Args:
+            folder: made if missing.
+            options: of ``huggingface_hub.PyTorchModelHubMixin.save_pretrained``, such as ``push_to_hub``.
+
+        Returns:
+            The address of the commit, if it is pushed.
 
         Raises:
             UserError: the weights are sharded.
             OSError: the folder cannot be written.
         """
-        load(f"{_FILES}:save_pretrained")(self, folder)
+        address: str | None = load(f"{_HUB}:save_pretrained")(self, folder, **options)
+        return address
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "HomogeneousMLP":
@@ -262,17 +270,20 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: there is none, or it is damaged.
         """
-        network: HomogeneousMLP = load(f"{_FILES}:from_pretrained")(name, **options)
+        network: HomogeneousMLP = load("scaled_sgd.runs.pretrained:from_pretrained")(name, **options)
         return network
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Write as :meth:`save_pretrained` to a repository on the Hugging Face hub; returns its address.
+        """Write as :meth:`save_pretrained` to a repository on the hub; returns the address of the commit.
 
         Args:
             repository: ``owner/name``, made if missing.
-            options: of ``huggingface_hub.HfApi.create_repo``, such as ``private``.
+            options: of ``huggingface_hub.PyTorchModelHubMixin.push_to_hub``, such as ``private``.
+
+        Raises:
+            UserError: the weights are sharded.
         """
-        address: str = load(f"{_FILES}:push_to_hub")(self.save_pretrained, repository, **options)
+        address: str = load(f"{_HUB}:push_to_hub")(self, repository, **options)
         return address
 
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:

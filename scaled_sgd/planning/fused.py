@@ -6,7 +6,7 @@ from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.step import HELD
+from scaled_sgd.steps.sizes import HELD
 
 
 def fused_peak(

@@ -23,14 +23,12 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
 from scaled_sgd.steps.signals import backward, forward
+from scaled_sgd.steps.sizes import HELD
 from scaled_sgd.steps.statistics import Statistics, square_norms
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
 Direct = Callable[[Statistics], Direction]
 """Computes K from statistics, such as :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
-
-HELD = 1 << 20
-"""If δ_1..δ_l have at most this many elements, all are held at once and all directions computed together."""
 
 
 @dataclass(frozen=True)

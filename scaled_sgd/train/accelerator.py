@@ -19,6 +19,8 @@ from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.train.resolution import check_launched
 from scaled_sgd.train.strategies.launched import is_set, world_of
 
+_INSTALLABLE = ", or tensorboard after pip install 'scaled-sgd[tensorboard]'"
+
 
 def create_accelerator(config: Config) -> Accelerator:
     """Create the accelerator and check that the world is the requested one.
@@ -99,8 +101,10 @@ def _check_trackers(trackers: list[str]) -> None:
     available = sorted(str(tracker) for tracker in get_available_trackers())
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS or tracker not in available:
-            installed = ", ".join(available) or "none"
-            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; allowed: {installed}")
+            raise UserError(
+                f"run.trackers: {tracker!r} is not installed or unknown; allowed: "
+                f"{', '.join(available) or 'none'}{_INSTALLABLE if 'tensorboard' not in available else ''}"
+            )
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]

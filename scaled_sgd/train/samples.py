@@ -25,14 +25,15 @@ class Samples:
     Attributes:
         train: samples to train on.
         held_out: samples to evaluate on.
-        references: targets of the held-out samples for metrics: class ids if there are classes.
+        references: targets of the held-out samples for metrics: class ids, or numbers in their own unit.
     """
 
     def __init__(self, data: Data, config: Config, device: torch.device) -> None:
         dtype = getattr(torch, config.model.dtype)
         self.train = data.train.to(device, dtype)
         self.held_out = data.evaluation.to(device, dtype)
-        self.references = self.held_out.y
+        numbers = data.task == "regression"
+        self.references = data.pipeline.in_unit(self.held_out.y) if numbers else self.held_out.y
         self._config = config
         if config.loss == "mse" and data.task == "classification":
             classes = data.out_features
@@ -71,10 +72,10 @@ class Samples:
                 raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
             epoch, start = epoch + 1, 0
 
-    def passed(self, batch: Batch) -> float:
-        """Passes over the data before ``batch``; only complete ones if their length is unknown."""
+    def passed(self, epoch: int, number: int) -> float:
+        """Passes over the data before minibatch ``number`` of ``epoch``; complete ones of a stream."""
         per_epoch = self.train.steps_per_epoch(self._config.optim.batch)
-        return batch.epoch + (batch.number / per_epoch if per_epoch else 0.0)
+        return epoch + (number / per_epoch if per_epoch else 0.0)
 
     @property
     def probe_is_all(self) -> bool:

@@ -17,6 +17,7 @@ from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.steps.direction import Direction
+from tests.examples import pairwise
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters
 
 OPTIMIZERS = [
@@ -90,10 +91,10 @@ def test_terms_are_the_derivatives_along_the_step(
         torch.testing.assert_close(value * unit**power, reference, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("factor", [None, 0.3])
-@pytest.mark.parametrize("rule", ["none", "norm", "gain", "kernel"])
-@pytest.mark.parametrize("options", [{}, *OPTIMIZERS])
-@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize(
+    ("folds", "options", "rule", "factor"),
+    pairwise([False, True], [{}, *OPTIMIZERS], ["none", "norm", "gain", "kernel"], [None, 0.3]),
+)
 def test_the_direction_of_the_terms_is_that_of_the_optimizers_step(
     folds: bool, options: dict[str, float], rule: str, factor: float | None
 ) -> None:

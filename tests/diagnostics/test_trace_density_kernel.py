@@ -1,10 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import hessian_trace, spectral_density, tangent_kernel, top_eigenvalues
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, full_hessian, make_problem, output_jacobian
 
 
@@ -14,7 +15,7 @@ def random_scales(problem: Problem, seed: int) -> torch.Tensor:
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=40)
+@examples(12)
 def test_trace_is_that_of_the_full_hessian_layer_by_layer(problem: Problem, seed: int) -> None:
     xi = random_scales(problem, seed)
     found = hessian_trace(problem.model, problem.x, problem.y, loss=problem.loss, scales=xi)
@@ -31,7 +32,7 @@ def test_chunks_do_not_change_the_trace() -> None:
 
 
 @given(problem=problems(max_samples=6), seed=seeds())
-@settings(max_examples=25)
+@examples(10)
 def test_tangent_kernel_is_the_jacobians_gram_matrix(problem: Problem, seed: int) -> None:
     xi = random_scales(problem, seed)
     J = output_jacobian(problem)

@@ -147,7 +147,7 @@ def test_the_folder_holds_the_configuration_as_resolved():
         ("--run.trackers=[tensorboard]", "run.trackers: ['tensorboard'] is for the trainer; "
          "allowed in a small run: none"),
         ("--run.metrics=[f1]", "run.metrics: ['f1'] is for the trainer; "
-         "allowed in a small run: accuracy, mse"),
+         "allowed in a small run: accuracy, mse, r2"),
         ("--checkpoint.every_steps=5", "checkpoint.every_steps: 5 is for the trainer; "
          "allowed in a small run: null"),
         ("--sharding.strategy=fsdp2", "sharding.strategy: 'fsdp2' is for the trainer; "

@@ -27,7 +27,7 @@ class OptimConfig:
     steps: Count | None = None
     """number of steps; null: take epochs"""
     epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
-    """passes over the training data; 20 when steps is null too"""
+    """passes over the training data; 20 when steps is null too, of tables up to 50, for 500 steps"""
     schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
     """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
     rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""

@@ -93,7 +93,7 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
             hardware,
             lambda part: predict(least.strategy, part, hardware, fused=least.fused, parts=parts),
         )
-        otherwise = "more processes or more memory"
+        otherwise = "more processes (--plan.ranks) or more memory (--plan.memory)"
         if batch is not None:
             otherwise = f"{least.options} --optim.batch_size {batch}"
     return CostTable(work, hardware, tuple(costs), left_out, advice, otherwise)
