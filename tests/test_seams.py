@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.config.parsing import from_dict, parse
+from scaled_sgd.core.activations import ACTIVATIONS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS
 from scaled_sgd.data.formats import FORMATS
@@ -53,6 +54,7 @@ def forget():
         (QUANTITIES, "weight_norms"),
         (FORMATS, ".words"),
         (PARAMETERIZATIONS, "halves"),
+        (ACTIVATIONS, "sine"),
     ):
         if name in registry:
             registry.remove(name)
@@ -100,6 +102,19 @@ def test_a_rule_trains_and_is_in_the_metrics(update):
     plain = train("plain", "--scaling.rule=none", "--model.parameterization=ntp", "--optim.lr=2")
     losses = [[row["loss"] for row in found if "loss" in row] for found in (rows, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_an_activation_trains_fused_as_by_autograd_and_is_diagnosed(capsys):
+    options = (PLUGIN, "--model.activation=sine", "--diagnostics.every=2", "--optim.lr=0.1")
+    fused, autograd = (train(name, *options, f"--optim.update={name}") for name in ("fused", "autograd"))
+    said = capsys.readouterr().err
+    assert "model.activation: sine is not homogeneous; weights behind it start with 1.327 times" in said
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (fused, autograd)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    (row,) = (row for row in fused if row["step"] == 2)
+    assert row["gates_flipped"] is None
+    predicted, after = row["predicted_loss"] - row["loss"], row["loss_after"] - row["loss"]
+    assert predicted == pytest.approx(after, rel=1e-2)
 
 
 def test_a_run_remembers_its_plugins_and_resumes_with_them():

@@ -166,7 +166,7 @@ def takes_text(hint: Any, text: str) -> bool:
     if get_origin(hint) is Annotated:
         return takes_text(inner[0], text)
     if get_origin(hint) in (Union, UnionType):
-        return any(takes_text(part, text) for part in inner)
+        return any(text in names if (names := choices(part)) else takes_text(part, text) for part in inner)
     return hint is str or (get_origin(hint) is Literal and text in inner)
 
 

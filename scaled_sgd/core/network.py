@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer, check_number
-from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
+from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
 from scaled_sgd.core.registry import load
 
 _BLOCK_ELEMENTS = 1 << 18
@@ -117,20 +118,13 @@ class ScaledLinear(nn.Module):
         )
 
 
-def activate(phi: Activation, z: Tensor) -> Tensor:
-    """φ(z) = a·z + b·|z|."""
-    if phi.positive_slope == 0:
-        return phi.negative_slope * z.clamp(max=0)
-    h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
-    return h if phi.positive_slope == 1 else phi.positive_slope * h
-
-
 class HomogeneousMLP(nn.Module):
-    """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s|, without biases.
+    """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s| or smooth, without biases.
 
-    The network is l-homogeneous in its weights and 1-homogeneous in its input. Give it samples with
-    ‖x‖ = √m_0, as :mod:`scaled_sgd.data` does: preactivations then have unit second moment at step 0
-    in every parameterization, up to the output multiplier of νP and μP.
+    With φ(s) = a·s + b·|s| it is l-homogeneous in its weights and 1-homogeneous in its input; with a smooth φ
+    it is neither (theory §8). Give it samples with ‖x‖ = √m_0, as :mod:`scaled_sgd.data` does: preactivations
+    then have unit second moment at step 0 in every parameterization, up to the output multiplier of νP and
+    μP; those behind a smooth φ drift from it.
 
     Args:
         in_features: m_0.
@@ -138,7 +132,8 @@ class HomogeneousMLP(nn.Module):
         depth: number of weight matrices l.
         base_width: m of the width pattern m·k^r.
         width_exponent: r.
-        activation: ``"relu"``, ``"abs"``, ``"linear"`` or a pair (a, b), normalised to a² + b² = 1.
+        activation: a registered name: ``"relu"``, ``"abs"``, ``"linear"``, ``"tanh"``, ``"gelu"``,
+            ``"softplus"``, ``"swish"``, …, or a pair (a, b), normalised to a² + b² = 1.
         parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
             torch's global generator.
@@ -186,7 +181,7 @@ class HomogeneousMLP(nn.Module):
                     self.widths[k - 1],
                     self.widths[k],
                     multiplier=constants.multiplier,
-                    init_std=constants.init_std,
+                    init_std=constants.init_std * (self.activation.scale if k > 1 else 1.0),
                     layer_weight=constants.layer_weight,
                     device=device,
                     dtype=dtype,
@@ -219,16 +214,12 @@ class HomogeneousMLP(nn.Module):
 
     def apply_activation(self, z: Tensor) -> Tensor:
         """φ(z)."""
-        return activate(self.activation, z)
+        return self.activation.value(z)
 
     def activation_derivative(self, z: Tensor) -> Tensor:
-        """D = a + b·sign(z), with the left slope a − b at 0."""
+        """φ′(z); for φ(s) = a·s + b·|s| it is a + b·sign(z), with the left slope a − b at 0."""
         phi = self.activation
-        positive, negative = (
-            torch.full((), slope, dtype=z.dtype, device=z.device)
-            for slope in (phi.positive_slope, phi.negative_slope)
-        )
-        return torch.where(z > 0, positive, negative)
+        return phi.pulled(torch.ones_like(z), phi.value(z) if phi.from_value else z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs f (…, m_l) of samples x (…, m_0)."""

@@ -65,8 +65,8 @@ def block_sharpness(
 
 
 def grams_are_smaller(batch: Minibatch) -> bool:
-    """Whether :func:`block_spectra` takes fewer multiplications than searches by Lanczos."""
-    if batch.chunked:
+    """Whether :func:`block_spectra` holds and takes fewer multiplications than searches by Lanczos."""
+    if batch.chunked or batch.partition.activation.curved:
         return False
     widths, n = batch.partition.model.widths, batch.total
     N = n * widths[-1]
@@ -85,7 +85,8 @@ def block_spectra(batch: Minibatch) -> Tensor:
     """Eigenvalues of each layer's H_kk, largest first, (l, n m_l), float64; some are 0.  [ours]
 
     Outputs are linear in each single W_k while no activation changes sign, so that H_kk is the Gauss–Newton
-    block, which has the non-zero eigenvalues of the Gram matrix over samples and outputs
+    block (for a smooth φ it is not), which has the non-zero eigenvalues of the Gram matrix over samples and
+    outputs
 
         (α_k²/n) ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩,
 

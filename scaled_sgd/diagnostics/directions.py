@@ -41,6 +41,14 @@ Updates = Callable[[int], Tensor | Factors]
 """α_k u_k of layer k on this process: its rows (width(k), m_{k−1}), or factors."""
 
 
+def push(partition: Partition, update: Tensor | Factors, h: Tensor, k: int) -> Tensor:
+    """α_k h u_kᵀ (rows, width(k)): this process's columns, from h (rows, m_{k−1}) that every process has."""
+    if isinstance(update, Tensor):
+        return h @ update.T
+    own, right = (partition.own(t, k - 1) for t in (h, update.right))
+    return (partition.sum(own @ right.T) * update.scale) @ update.left
+
+
 def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
     """``direction`` in the dtype of the computations.
 

@@ -113,9 +113,20 @@ QUANTITIES.add(
             Column("taylor.feature", "the part of c2 from moving features", figure=None),
             Column("predicted_loss", "the polynomial at the step that is taken", figure=None),
             Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2", figure=None),
+            Column(
+                "gates_flipped",
+                "the share of z_k's signs that the step changes; null where φ is smooth",
+                "hidden",
+                Figure(
+                    title="How many kinks does a step cross?",
+                    axis="share of signs",
+                    meaning="The share of each hidden layer's preactivations on the minibatch whose sign the "
+                    "step changes: c0..c3 are those of the loss while there are none",
+                ),
+            ),
         ),
         ("minibatch", "step"),
-        cost=2.5,
+        cost=3,
         source="theory §3b, §4",
     ),
 )

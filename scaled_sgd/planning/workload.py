@@ -7,7 +7,8 @@ from typing import Literal
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import widths_of
-from scaled_sgd.core.parameterization import Activation, layer_constants
+from scaled_sgd.core.activations import Activation
+from scaled_sgd.core.parameterization import layer_constants
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.polynomials import Polar

@@ -59,16 +59,24 @@ def write_model(
         "training": {name: summary.get(name) for name in _FACTS} | {"figures": figures},
         "configuration": {name: settings[name] for name in _TOLD},
     }
+    kind = "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
     try:
         curve = loss_curve(rows)
     except UserError:  # a damaged metrics.jsonl, which the trained network does not need
         curve = None
-    texts = {CARD: _card(folder, data, summary, figures, curve)} | ({} if curve is None else {FIGURE: curve})
+    texts = {CARD: _card(folder, kind, data, summary, figures, curve)} | (
+        {} if curve is None else {FIGURE: curve}
+    )
     save(folder, network, layers=layers, facts=facts, texts=texts)
 
 
 def _card(
-    folder: Path, data: Data, summary: Mapping[str, Any], figures: Mapping[str, float], curve: str | None
+    folder: Path,
+    kind: str,
+    data: Data,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, float],
+    curve: str | None,
 ) -> str:
     """The model card, with texts of the data on one line."""
     rows = "\n".join(f"| {printable(name)} | {value:.6g} |" for name, value in figures.items())
@@ -80,7 +88,7 @@ tags: [scaled_sgd]
 
 # {name}
 
-A homogeneous multilayer perceptron of widths {" × ".join(map(str, summary["widths"]))}
+A {kind} of widths {" × ".join(map(str, summary["widths"]))}
 ({summary["parameters"]:,} weights), trained for {summary["steps"]:,} steps with `scaled_sgd`.
 
 Data: {data.describe().replace("<", "&lt;")}.

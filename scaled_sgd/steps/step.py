@@ -82,7 +82,7 @@ def take_step(
         by_factors: for each layer, whether ``ranks`` exchange factors instead of gradients; None: all do.
         measure: compute the norm of the whole gradient and the soft ranks.
         see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
-            unless the activation hides −∞ as relu does, only if the loss or f is not finite, which is the
+            unless the activation hides ∞ as relu does, only if the loss or f is not finite, which is the
             case if any z_k is not.
 
     Raises:
@@ -93,8 +93,7 @@ def take_step(
     ranks = Ranks.alone() if ranks is None else ranks
     sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
     n, depth = sum(sizes), networks.depth
-    phi = networks.activation
-    late = see is not None and x.device.type == "cpu" and phi.positive_slope != 0 and phi.negative_slope != 0
+    late = see is not None and x.device.type == "cpu" and not networks.activation.hides_infinity
     h, gate, f = forward(networks, x, see=None if late else see)
     losses, residual = loss.value_and_gradient(f, y)
     total = losses.sum(-1, dtype=torch.float64)

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.core.errors import LostError, printable
+from scaled_sgd.core.smooth import Smooth
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
 from scaled_sgd.parallel import threads
@@ -87,6 +88,9 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        network = self.strategy.network
+        if isinstance(network.activation, Smooth) and network.depth > 1:
+            self._record.say(f"model.activation: {network.activation.describe(network.depth - 1)}")
         for note in data.notes:
             self._record.say(printable(note))
         if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:

@@ -42,16 +42,19 @@ CASES = {
         ("columnwise", "cross_entropy"),
         ("rowwise", "mse"),
         ("replicated", "cross_entropy"),
+        ("replica", "mse, gelu"),
+        ("fsdp2", "cross_entropy, tanh"),
     ],
     (9, 0): [("replica", "mse"), ("fsdp2", "cross_entropy")],
-    (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse")],
+    (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse"), ("fsdp2", "mse, gelu")],
 }
-"""Local samples by rank: layouts of the weights with a loss."""
+"""Local samples by rank: layouts of the weights with a loss, and an activation if it is smooth."""
 
 
-def problem(loss: str) -> Problem:
+def problem(case: str) -> Problem:
+    loss, _, name = case.partition(", ")
     return make_problem(
-        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=(0.3, 0.8)
+        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=name or (0.3, 0.8)
     )
 
 
@@ -75,7 +78,8 @@ def whole(t: Tensor) -> Tensor:
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
-def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Tensor]) -> dict[str, Tensor]:
+def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[Tensor]) -> dict[str, Tensor]:
+    loss = p.loss
     t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
     chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)
     products = hessian_vector_product(model, x, y, vectors, loss=loss, scales="gain")
@@ -93,7 +97,7 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         "along own rows": along(model, x, y, loss, own_rows(model, vectors)),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
-        "observed": observed(model, loss),
+        "observed": observed(model, p.x, p.y, loss),
         "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
         **laboratory(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
@@ -130,10 +134,9 @@ def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, 
     return torch.stack([t.c0, t.c1, t.c2, t.c3])
 
 
-def observed(model: nn.Module, loss: str) -> Tensor:
+def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     """What a run measures before a step with momentum and decay, as one vector."""
     config = DiagnosticsConfig(every=1, sharpness=False)
-    x, y = problem(loss).x, problem(loss).y
     observer = Observer(config, model, x, y, loss=loss, say=lambda line: None)
     batch = Minibatch(model, x, y, loss=loss, whole=True)
     first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
@@ -187,7 +190,7 @@ def diagnose_layout(layout: str, loss: str, sizes: tuple[int, ...]) -> dict[str,
     rank = dist.get_rank() if dist.is_initialized() else 0
     x, y = p.x.split(list(sizes))[rank], p.y.split(list(sizes))[rank]
     vectors = vectors_like(model, list(p.model.parameters()))
-    return diagnose(model, x, y, loss, vectors)
+    return diagnose(model, p, x, y, vectors)
 
 
 def diagnose_all(sizes: tuple[int, ...]) -> dict[tuple[str, str], dict[str, Tensor]]:

@@ -25,8 +25,22 @@ def test_trace_is_that_of_the_full_hessian_layer_by_layer(problem: Problem, seed
     assert float(found.standard_error) == 0
 
 
-def test_chunks_do_not_change_the_trace() -> None:
-    p = make_problem(samples=7)
+def test_wide_layers_of_a_smooth_network_have_an_unbiased_estimate_of_their_trace() -> None:
+    """The mean over seeds is within four of its own standard errors, which are those that are stated."""
+    p = make_problem(activation="tanh", samples=3, loss="mse", base_width=7)
+    truth = full_hessian(p).trace()
+    found = [hessian_trace(p.model, p.x, p.y, loss=p.loss, probes=6, seed=seed) for seed in range(60)]
+    values = torch.stack([trace.value for trace in found])
+    error = values.std() / 60**0.5
+    stated = torch.stack([trace.standard_error for trace in found]).square().mean().sqrt()
+    assert float((values.mean() - truth).abs()) < 4 * float(error)
+    assert float(stated) == pytest.approx(float(values.std()), rel=0.4)
+    assert float(stated) > 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_chunks_do_not_change_the_trace(activation: str) -> None:
+    p = make_problem(samples=7, activation=activation)
     whole, parts = (hessian_trace(p.model, p.x, p.y, loss=p.loss, chunk_size=c).value for c in (None, 3))
     torch.testing.assert_close(parts, whole)
 

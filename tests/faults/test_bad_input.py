@@ -65,22 +65,29 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: 'sine' is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
+        ),
+        ("--model.activation=sine",),
+    ),
+    Row(
+        (
+            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[0,0]",),
     ),
     Row(
         (
-            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[.nan,1]",),
     ),
     Row(
         (
-            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[1,2,3]",),
     ),
@@ -475,8 +482,8 @@ FILES = [
     ),
     Row(
         (
-            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {activation: [1, x]}"},
@@ -760,7 +767,9 @@ def test_another_type_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -
         value, files = "[1, 2]", {"c.yaml": f"{group}: {{{leaf}: [1, 2]}}"}
         row = Row("", ("--config=c.yaml",), files)
     else:
-        value, row = "banana", Row("", (f"--{name}=banana",))
+        # An activation may be text, of which only the names are allowed, or a list.
+        value = "3" if name == "model.activation" else "banana"
+        row = Row("", (f"--{name}={value}",))
     message = f"{name}: {value!r} does not fit; allowed: {KEYS[name].allowed}"
     assert_refused(Row(message, row.arguments, row.files), capfd)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import COSTS, Hardware, Workload, advise, fits, nominal, predict, rows
 from scaled_sgd.planning.hardware import Group
@@ -29,7 +29,7 @@ works = st.builds(
     Workload,
     widths=st.lists(st.integers(1, 300), min_size=2, max_size=7).map(tuple),
     batch=st.integers(1, 500),
-    activation=st.sampled_from(["relu", "abs", "linear"]).map(Activation.of),
+    activation=st.sampled_from(["relu", "abs", "linear", "tanh", "gelu"]).map(Activation.of),
     parameterization=st.sampled_from(["nup", "sp", "mup"]),
     precision=st.sampled_from(["no", "bf16"]),
     states=st.integers(0, 2),

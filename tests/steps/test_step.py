@@ -55,6 +55,23 @@ UPDATES = (
     pairwise(RULES.names, ["cross_entropy", "mse"], UPDATES, ["relu", "abs", (0.4, 0.9)]),
 )
 def test_the_fused_step_takes_the_steps_of_scaled_sgd(rule, loss, how, activation):
+    assert_same_steps(rule, loss, how, activation)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus", "swish"])
+@pytest.mark.parametrize(
+    ("rule", "loss", "how"),
+    [
+        ("norm", "cross_entropy", (0.1, 0.0, None, False)),
+        ("spectral", "mse", (0.1, 0.7, None, False)),
+        ("kernel", "mse", (0.1, 0.7, 0.05, False)),
+    ],
+)
+def test_so_it_does_with_smooth_activations(rule, loss, how, activation):
+    assert_same_steps(rule, loss, how, activation)
+
+
+def assert_same_steps(rule, loss, how, activation):
     weight_decay, momentum, clip, normalize = how
     ours, reference = network(activation), network(activation)
     optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay, momentum=momentum)

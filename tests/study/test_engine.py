@@ -52,6 +52,7 @@ def by_engine(*options):
         ("--scaling.static=true", "--optim.momentum=0.8", "--optim.weight_decay=0.01"),
         ("--optim.clip_norm=0.02", "--model.parameterization=ntp", "--optim.accumulation=3"),
         ("--optim.normalize=true", "--scaling.rule=none", "--loss=mse", "--model.activation=[1,0.3]"),
+        ("--model.activation=swish", "--loss=mse", "--optim.lr=1"),
         ("--optim.steps=null", "--optim.epochs=1.5", "--run.eval_every=null", "--diagnostics.chunk=64"),
     ],
 )  # fmt: skip
