@@ -36,11 +36,6 @@ class Pipeline:
     normalization: Normalization
     scale: Standardization | None = None
 
-    @property
-    def features(self) -> int:
-        """Numbers of a row before a constant is appended."""
-        return self.width - (self.normalization.constant is not None)
-
     def inputs(self, table: Any, folders: tuple[str, ...] = ()) -> Tensor:
         """Inputs (N, m_0), float32, from the input columns of a `pyarrow.Table`.
 
@@ -111,10 +106,9 @@ class Pipeline:
         return torch.from_numpy(self.scale.undo(outputs.detach().double().cpu().numpy()))
 
     def _finished(self, x: Array) -> Tensor:
-        if x.shape[1] != self.features:
-            raise UserError(
-                f"data.inputs: rows of {x.shape[1]} numbers; allowed: {self.features} as in training"
-            )
+        own = self.width - (self.normalization.constant is not None)
+        if x.shape[1] != own:
+            raise UserError(f"data.inputs: rows of {x.shape[1]} numbers; allowed: {own} as in training")
         return self.normalization.apply(x)
 
     def as_dict(self) -> dict[str, Any]:

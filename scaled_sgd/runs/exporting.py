@@ -51,8 +51,9 @@ class Predictor(nn.Module):
         self.names = ("outputs", *(name for name, holds in given.items() if holds))
         self.register_buffer("fills", _numbers(normalization.fills))
         for name, moments in (("input", normalization.standardization), ("target", scale)):
-            self.register_buffer(f"{name}_means", _numbers(moments and moments.means))
-            self.register_buffer(f"{name}_deviations", _numbers(moments and moments.deviations))
+            means, deviations = (None, None) if moments is None else (moments.means, moments.deviations)
+            self.register_buffer(f"{name}_means", _numbers(means))
+            self.register_buffer(f"{name}_deviations", _numbers(deviations))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Outputs called :attr:`names` of rows x (n, d), float64."""

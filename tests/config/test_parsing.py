@@ -126,7 +126,8 @@ def test_a_message_shows_the_beginning_of_a_long_value():
 
 def test_no_is_text_where_a_key_takes_text(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("run: {precision: no, resume: no}\ndata: {standardize: yes, constant: off, split: on}\n")
+    data = "data: {source: rows.csv, standardize: yes, constant: off, split: on}\n"
+    file.write_text(f"run: {{precision: no, resume: no}}\n{data}")
     config = parse([f"--config={file}"])
     assert (config.run.precision, config.run.resume, config.data.split) == ("no", "no", "on")
     assert (config.data.standardize, config.data.constant) == (True, False)

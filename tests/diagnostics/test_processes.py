@@ -209,7 +209,12 @@ def together(sizes: tuple[int, ...]) -> list[dict[tuple[str, str], dict[str, Ten
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "layout", "loss"), [(sizes, *case) for sizes, cases in CASES.items() for case in cases]
+    ("sizes", "layout", "loss"),
+    [
+        pytest.param(sizes, *case, marks=[pytest.mark.full] if len(sizes) > 2 else [])
+        for sizes, cases in CASES.items()
+        for case in cases
+    ],
 )
 def test_diagnostics_do_not_depend_on_processes_or_layout(
     sizes: tuple[int, ...], layout: str, loss: str
