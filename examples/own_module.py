@@ -32,7 +32,7 @@ scaling = DepthwiseScaling(model, optimizer, rule="norm")
 
 tokens = torch.randn(512, 12, 16)
 labels = tokens.mean(dim=1)[:, :4].argmax(dim=1)
-for step in range(STEPS):
+for _ in range(STEPS):
     optimizer.zero_grad()
     for rows, targets in zip(tokens.chunk(2), labels.chunk(2), strict=True):  # accumulation works as usual
         (nn.functional.cross_entropy(model(rows), targets) / 2).backward()

@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-
 from scaled_sgd.cli import main
 from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
 from scaled_sgd.steps.rules import register_rule

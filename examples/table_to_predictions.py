@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import pandas as pd
 from sklearn.datasets import load_wine
 
 from scaled_sgd import load_run
