@@ -4,12 +4,15 @@ import html
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config.keys import KEYS, SECTIONS
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.values import labels, shown
 from scaled_sgd.diagnostics.registry import QUANTITIES
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def table(heads: list[str], rows: Iterator[list[str]]) -> str:
@@ -62,7 +65,12 @@ MADE: dict[str, Callable[[], str]] = {
 
 
 def filled(markdown: str) -> str:
-    """A page with its tables."""
+    """A page with its tables, and with the files of ``<!-- code: FILE -->``."""
+
+    def source(found: re.Match[str]) -> str:
+        return f"```python\n{(ROOT / found[1]).read_text(encoding='utf-8')}```"
+
+    markdown = re.sub(r"<!-- code: (.+?) -->", source, markdown)
     return re.sub(r"<!-- made from the code: (.+?) -->", lambda found: MADE[found[1]](), markdown)
 
 

