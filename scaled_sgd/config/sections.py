@@ -90,7 +90,7 @@ class OptimConfig:
     """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[NonNegative, STACKED] = 4.0
+    lr: Annotated[NonNegative, STACKED] = 1.0
     """learning rate η at its peak"""
     batch_size: Count = 256
     """samples of one step over all processes"""
@@ -128,7 +128,7 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Annotated[str, OneOf(RULES), STACKED] = "norm"
+    rule: Annotated[str, OneOf(RULES), STACKED] = "spectral"
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""

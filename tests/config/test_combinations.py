@@ -18,6 +18,7 @@ from scaled_sgd.train.resolution import check_launched
 from tests.launching import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/configuration.md"
+NORM = "--scaling.rule=norm"
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,8 @@ DOCUMENT = REPOSITORY / "docs/configuration.md"
         (("--optim.accumulation=2",), "autograd"),
         (("--sharding.activation_checkpointing=true",), "autograd"),
         (("--sharding.strategy=tensor",), "fused"),
-        (("--sharding.strategy=zero1",), "autograd"),
-        (("--optim.clip_norm=1", "--optim.momentum=0.9", "--scaling.static=true"), "fused"),
+        (("--sharding.strategy=zero1", NORM), "autograd"),
+        (("--optim.clip_norm=1", "--optim.momentum=0.9", "--scaling.static=true", NORM), "fused"),
         (("--optim.update=autograd",), "autograd"),
     ],
 )
@@ -51,7 +52,7 @@ def test_auto_takes_the_fused_step_where_it_is_exact(options, update):
     ],
 )
 def test_a_configuration_says_which_strategies_it_goes_with(option, goes):
-    config = parse([option])
+    config = parse([option, NORM])
     for can in STRATEGIES.entries:
         assert permits(config, can.name) == goes(can), can.name
 
@@ -68,9 +69,9 @@ STATED = [
 @pytest.mark.parametrize(("option", "message"), STATED)
 def test_a_strategy_is_refused_in_the_same_words_whether_given_or_launched(option, message):
     with pytest.raises(UserError) as given:
-        parse([option, "--sharding.strategy=zero2"])
+        parse([option, NORM, "--sharding.strategy=zero2"])
     with pytest.raises(UserError) as launched:
-        check_launched(parse([option]), World(2, 2, False, 2**40, launched="zero2"))
+        check_launched(parse([option, NORM]), World(2, 2, False, 2**40, launched="zero2"))
     assert str(given.value) == str(launched.value)
     assert str(given.value).startswith(f"{message} with sharding.strategy zero2 (")
 

@@ -20,6 +20,7 @@ from tests.launching import PATIENCE
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
 SMALL = [
+    "--scaling.rule=norm",
     "--model.depth=4",
     "--model.base_width=8",
     "--model.activation=abs",
