@@ -8,7 +8,6 @@ from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
-from scaled_sgd.config import sections
 from scaled_sgd.config.sections import Config, Decides, Stacked
 from scaled_sgd.config.values import allowed
 
@@ -65,15 +64,19 @@ KEYS: Mapping[str, Key] = {key.name: key for key in _keys(Config)}
 @cache
 def _docstrings() -> dict[str, str]:
     """The text below each attribute of each section, by key."""
-    classes = {kind.__name__: f"{name}." for name, kind in SECTIONS.items()} | {Config.__name__: ""}
     return {
-        f"{classes[body.name]}{above.target.id}": " ".join(str(below.value.value).split())
-        for body in ast.parse(inspect.getsource(sections)).body
-        if isinstance(body, ast.ClassDef) and body.name in classes
-        for above, below in pairwise(body.body)
+        f"{prefix}{above.target.id}": " ".join(str(below.value.value).split())
+        for prefix, section in (("", Config), *((f"{name}.", kind) for name, kind in SECTIONS.items()))
+        for above, below in pairwise(_body(section))
         if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name)
         if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
     }
+
+
+def _body(section: type) -> list[ast.stmt]:
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    return definition.body
 
 
 def value_of(config: Config, name: str) -> Any:

@@ -1,8 +1,9 @@
-"""What the hook refuses: networks and numbers that depthwise scaling cannot serve."""
+"""What the hook refuses: networks, numbers and states that depthwise scaling cannot serve."""
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,35 @@ def check_unchanged(model: nn.Module, trained: Sequence[nn.Parameter]) -> None:
         f"model: {what} after the scaling was attached; allowed: the same trainable parameters "
         "(else detach() and build a new one)"
     )
+
+
+class StepChecks:
+    """Checks the scales of every step where numbers are read for nothing, else those of steps 1, 2, 4, 8, ...
+
+    Args:
+        layers: the measured layers.
+    """
+
+    def __init__(self, layers: Sequence[MeasuredLayer]) -> None:
+        self._layers = layers
+        self._steps = 0
+        self._warned = False
+
+    def __call__(self, statistics: Statistics, xi: Tensor, passes: Tensor, usable: Tensor) -> None:
+        """Check ``passes`` (l,) of a step and, if it is ``usable`` (), its scales ξ (l,).
+
+        Raises:
+            UserError: layers took part in different numbers of passes, or a scale is out of range.
+        """
+        self._steps += 1
+        # A number that is read makes other devices than CPUs wait.
+        rare = self._steps & (self._steps - 1) == 0
+        if rare and not self._warned and bool(usable):
+            self._warned |= check_loss_scale(statistics)
+        if usable.device.type == "cpu" or rare:
+            check_passes(self._layers, passes.tolist())
+            if bool(usable):
+                self._warned |= check_scales(self._layers, statistics, xi, warn=not self._warned)
 
 
 def check_passes(layers: Sequence[MeasuredLayer], passes: Sequence[float]) -> None:
@@ -104,3 +134,23 @@ def check_loss_scale(statistics: Statistics) -> bool:
 
 
 _LARGEST_SOFT_RANK = 1e8
+
+
+def checked_scales(state: Mapping[str, Any], *, rule: str, static: bool, depth: int) -> Tensor | None:
+    """The scales (l,) of a saved state, if it has any.
+
+    Raises:
+        UserError: the state belongs to another rule or another number of layers.
+    """
+    for key in ("rule", "static", "scales"):
+        if key not in state:
+            raise UserError(f"state_dict: it has no {key!r}; allowed: the state of a DepthwiseScaling")
+    for key, own in (("rule", rule), ("static", static)):
+        if state[key] != own:
+            raise UserError(
+                f"scaling.{key}: {own!r} differs from the saved {state[key]!r}; allowed: the same"
+            )
+    scales = state["scales"]
+    if scales is not None and (not isinstance(scales, Tensor) or scales.shape != (depth,)):
+        raise UserError(f"state_dict: its scales do not fit; allowed: a tensor ({depth},), one a layer")
+    return scales

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_number
 from scaled_sgd.parallel import local_shard
+from scaled_sgd.steps.closure import loss_of
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.polynomials import POLAR, Polar
 from scaled_sgd.steps.update import Number, Update, add_scaled, keep_scaled
@@ -77,10 +78,7 @@ class ScaledSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient. Collective."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         scales = self.scaling.update()
         # A number on a CPU, else a tensor (), so that nothing waits.
         numbers: list[Number] = scales.tolist() if scales.device.type == "cpu" else list(scales.unbind())

@@ -13,6 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.core.registry import load
 from scaled_sgd.steps import optimizers
+from scaled_sgd.steps.closure import loss_of
 
 
 def adamw(network: HomogeneousMLP, lr: float, **options: Any) -> Optimizer:
@@ -65,7 +66,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = _loss_of(closure)
+        loss = loss_of(closure)
         for part, group in zip(self._parts, self.param_groups, strict=True):
             # A loaded state has other groups and tensors.
             part.param_groups, part.state = [group], self.state
@@ -92,7 +93,7 @@ class NormalizedSGD(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = _loss_of(closure)
+        loss = loss_of(closure)
         (group,) = self.param_groups
         weights = [weight for weight in group["params"] if weight.grad is not None]
         directions = [self._direction(weight, group["momentum"]) for weight in weights]
@@ -112,14 +113,6 @@ class NormalizedSGD(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(weight)
         v: Tensor = state["momentum_buffer"].mul_(momentum).add_(gradient, alpha=1 - momentum)
         return v
-
-
-def _loss_of(closure: Callable[[], Any] | None) -> Any:
-    """What a closure given to ``step`` computes, with gradients."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
 
 
 def build_by_path(

@@ -414,41 +414,6 @@ def test_frozen_layers_take_no_part_in_the_depth():
     assert scaling.scales.shape == (1,)
 
 
-def test_detached_models_and_optimizers_are_as_before():
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    scaling = DepthwiseScaling(model, optimizer)
-    scaling.detach()
-    backward(model, *batch())
-    raw = [weight.grad.clone() for weight in model.parameters()]
-    optimizer.step()
-    assert "zero_grad" not in vars(optimizer)
-    assert all(not layer._forward_hooks for layer in model.layers)
-    for weight, G in zip(model.parameters(), raw, strict=True):
-        assert torch.equal(weight.grad, G)
-
-
-def test_closures_are_scaled_too():
-    model, reference = network(), network()
-    x, y = batch()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    DepthwiseScaling(model, optimizer)
-    expected = ScaledSGD(reference, 0.3, momentum=0.9)
-
-    def closure():
-        optimizer.zero_grad()
-        backward(model, x, y)
-        return torch.zeros(())
-
-    for step in range(3):
-        optimizer.step(closure) if step % 2 else optimizer.step(closure=closure)
-        expected.zero_grad()
-        backward(reference, x, y)
-        expected.step()
-    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
-
-
 def test_activations_may_overwrite_a_layers_output():
     scales = []
     for inplace in (False, True):

@@ -184,28 +184,6 @@ def test_a_network_in_the_middle_of_anothers_backward_pass_is_not_measured():
     torch.testing.assert_close(scalings[1].scales, expected.scales, rtol=1e-12, atol=0)
 
 
-def test_the_cell_that_attaches_a_hook_may_run_again():
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    old = DepthwiseScaling(model, optimizer)
-    with pytest.warns(UserWarning, match="another DepthwiseScaling was attached to it and is detached"):
-        DepthwiseScaling(model, optimizer)
-    x, y = batch()
-    expected = expected_scales("norm", model, x, y)
-    backward(model, x, y)
-    raw = [weight.grad.clone() for weight in model.parameters()]
-    optimizer.step()
-    for weight, G, xi in zip(model.parameters(), raw, expected, strict=True):
-        torch.testing.assert_close(weight.grad, xi * G, rtol=1e-11, atol=1e-14)
-    assert torch.equal(old.scales, torch.ones(4, dtype=torch.float64))
-
-
-def test_an_optimizer_that_scales_itself_takes_no_hook():
-    model = network()
-    with pytest.raises(UserError, match="optimizer: ScaledSGD scales its steps itself"):
-        DepthwiseScaling(model, ScaledSGD(model, 0.3))
-
-
 def linear(a, b):
     return nn.Linear(a, b, bias=False, dtype=torch.float64)
 

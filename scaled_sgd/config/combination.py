@@ -1,0 +1,80 @@
+"""The values of one key that another permits, as a check and as rows of the documentation."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from scaled_sgd.config.keys import KEYS, value_of
+from scaled_sgd.config.sections import Config
+from scaled_sgd.config.values import Limit, choices, shown
+from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
+
+Allowed = tuple[Any, ...] | Limit | None
+"""Values, a limit, or None for whatever the key's type allows."""
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The values of one key that the value of another key permits.
+
+    Attributes:
+        key: the limited key.
+        given: the limiting key.
+        allowed: permitted values of ``key`` for a value of ``given``.
+        reason: why.
+    """
+
+    key: str
+    given: str
+    allowed: Callable[[Any], Allowed]
+    reason: str
+
+    def violation(self, config: Config) -> str | None:
+        """One line about what is wrong with a configuration."""
+        value, given = value_of(config, self.key), value_of(config, self.given)
+        allowed = self.allowed(given)
+        if allowed is None or (value in allowed if isinstance(allowed, tuple) else allowed.holds(value)):
+            return None
+        return (
+            f"{self.key}: {shown(value)} is not usable; allowed: {self._words(allowed)} with "
+            f"{self.given} {_bare(given)} ({self.reason})"
+        )
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """For each limit: the key, its permitted values, the values of the other key, and the reason.
+
+        Null, one number and the default stand for all numbers and texts.
+        """
+        own = choices(KEYS[self.key].hint)
+        limited: dict[str, list[str]] = {}
+        given_key = KEYS[self.given]
+        for given in choices(given_key.hint) or dict.fromkeys((None, 2, given_key.default)):
+            allowed = self.allowed(given)
+            if allowed is not None and self._words(allowed) != self._words(own or ()):
+                limited.setdefault(self._words(allowed), []).append(_bare(given))
+        for words, given in limited.items():
+            yield self.key, words, f"{self.given} {', '.join(given)}", self.reason
+
+    def _words(self, allowed: tuple[Any, ...] | Limit) -> str:
+        if isinstance(allowed, tuple):
+            return ", ".join(map(_bare, allowed))
+        return allowed.words(int if isinstance(KEYS[self.key].default, int) else float)
+
+
+def _bare(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def by_strategy(allowed: Callable[[Capabilities], Allowed]) -> Callable[[str], Allowed]:
+    """What a strategy's capabilities permit; ``auto`` permits all."""
+    return lambda strategy: None if strategy == "auto" else allowed(STRATEGIES[strategy])
+
+
+def when(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
+    """``allowed`` where the other key is ``value``."""
+    return lambda given: allowed if given == value else None
+
+
+def unless(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:
+    """``allowed`` where the other key is not ``value``."""
+    return lambda given: allowed if given != value else None

@@ -1,0 +1,176 @@
+"""Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
+
+from scaled_sgd.config.combination import Combination, by_strategy, unless, when
+from scaled_sgd.config.values import Holds, OneOf, Within
+from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
+from scaled_sgd.steps.rules import RULES, Rule
+
+_LATER = Holds(lambda resume: resume != "auto", "no, or the path of a run or checkpoint")
+_FUSED = tuple(can.name for can in STRATEGIES.entries if can.fused)
+_NUMBER = Holds(lambda steps: steps is not None, "a number of steps")
+_SPLIT = Holds(lambda split: split is not None, "a split")
+
+
+def _fits_gradients(rule: Rule) -> bool:
+    return rule.scalar or rule.polar
+
+
+def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
+    return tuple(
+        can.name
+        for can in STRATEGIES.entries
+        if (optimizer.sharded or not can.rows) and (optimizer.zero or can.zero_stage is None)
+    )
+
+
+COMBINATIONS = (
+    *(
+        # Their product fits float32 too.
+        Combination(key, "model.dtype", when("float32", Within(0, most)), "a step must fit the weights' type")
+        for key, most in (("optim.lr", 1e30), ("optim.weight_decay", 1e8))
+    ),
+    Combination(
+        "run.precision", "model.dtype", unless("float32", ("no",)), "mixed precision is of float32 weights"
+    ),
+    Combination(
+        "run.precision",
+        "sharding.strategy",
+        by_strategy(lambda can: can.precisions),
+        "loss scales are for replicas",
+    ),
+    Combination(
+        "run.precision",
+        "optim.update",
+        when("fused", ("no", "tf32")),
+        "updates have the weights' own precision",
+    ),
+    Combination(
+        "model.dtype",
+        "sharding.strategy",
+        by_strategy(lambda can: can.dtypes),
+        "ZeRO keeps float32 masters",
+    ),
+    Combination(
+        "optim.accumulation",
+        "optim.update",
+        when("fused", (1,)),
+        "the update would come before the gradient is whole",
+    ),
+    Combination(
+        "optim.accumulation",
+        "optim.batch_size",
+        lambda n: None if n is None else Within(1, n),
+        "a microbatch has samples",
+    ),
+    Combination(
+        "sharding.activation_checkpointing",
+        "optim.update",
+        when("fused", (False,)),
+        "signals are computed once",
+    ),
+    Combination(
+        "optim.update",
+        "sharding.strategy",
+        by_strategy(lambda can: None if can.fused else ("auto", "autograd")),
+        "only DeepSpeed's own steps reach its masters",
+    ),
+    Combination(
+        "optim.update",
+        "scaling.rule",
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "fused"),
+        "a gradient of autograd is scaled by a number only",
+    ),
+    Combination(
+        "sharding.strategy",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else OneOf(_FUSED, also=("auto",)),
+        "matrices need whole layers, or the fused update of row shards",
+    ),
+    Combination(
+        "optim.update",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("auto", "autograd"),
+        "it steps by gradients",
+    ),
+    Combination(
+        "optim.schedule",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.momentum",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].momentum else (0.0,),
+        "it has its own, in optim.options",
+    ),
+    Combination(
+        "optim.options",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].options else ({},),
+        "all its options have keys",
+    ),
+    Combination(
+        "sharding.strategy",
+        "optim.optimizer",
+        lambda name: OneOf(_strategies_for(OPTIMIZERS[name]), also=("auto",)),
+        "where its step is right",
+    ),
+    Combination(
+        "sharding.exchange",
+        "sharding.strategy",
+        by_strategy(lambda can: None if can.exchange else ("auto",)),
+        "only replicas have the choice",
+    ),
+    Combination(
+        "sharding.exchange",
+        "optim.update",
+        when("autograd", ("auto",)),
+        "only fused steps have the choice",
+    ),
+    Combination(
+        "sharding.tensor_processes",
+        "sharding.strategy",
+        by_strategy(lambda can: None if can.shares_layers else (None,)),
+        "it decides by itself how many processes share a layer",
+    ),
+    Combination(
+        "scaling.static",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else (False,),
+        "matrices belong to their minibatch",
+    ),
+    Combination(
+        "sharding.exchange",
+        "scaling.rule",
+        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "factors"),
+        "a gradient alone does not tell its factors",
+    ),
+    Combination(
+        "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
+    ),
+    Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
+    *(
+        Combination(f"data.{key}", "data.source", when("digits", allowed), reason)
+        for key, allowed, reason in (
+            ("streaming", (False,), "it is in memory"),
+            ("split", ("train",), "it has one split"),
+            ("eval_split", (None,), "it has one split; data.eval_fraction of it is held out"),
+            ("task", ("auto", "classification"), "it has classes"),
+            ("inputs", (None,), "it has no columns"),
+            ("target", (None,), "it has no columns"),
+        )
+    ),
+    Combination("optim.steps", "data.streaming", when(True, _NUMBER), "the length of a stream is unknown"),
+    Combination("data.eval_split", "data.streaming", when(True, _SPLIT), "a stream holds nothing out"),
+    Combination("data.limit", "data.streaming", when(True, (None,)), "optim.steps limits a stream"),
+    Combination("data.standardize", "data.streaming", when(True, (False,)), "it takes all rows"),
+    Combination(
+        "optim.warmup_steps",
+        "optim.steps",
+        lambda steps: None if steps is None else Within(0, steps - 1),
+        "warm-up ends before training",
+    ),
+    Combination("run.resume", "run.name", when(None, _LATER), "auto finds a run by its name"),
+)

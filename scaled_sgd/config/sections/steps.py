@@ -1,0 +1,73 @@
+"""The sections ``optim`` and ``scaling``: what becomes of a gradient."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from scaled_sgd.config.sections.marks import NOTHING, STACKED, Count, Natural, NonNegative, Positive
+from scaled_sgd.config.values import OneOf, Within
+from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.polynomials import MOST, POLAR, POLYNOMIALS, Polar
+from scaled_sgd.steps.rules import RULES
+
+
+@dataclass
+class OptimConfig:
+    """Steps."""
+
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "sgd"
+    """what becomes of scaled gradients: a name, or the path of a class such as torch.optim.RMSprop"""
+    options: dict[str, bool | int | float | str | list[float] | None] = field(default_factory=dict)
+    """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
+    update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
+    """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
+    lr: Annotated[NonNegative, STACKED] = 1.0
+    """learning rate η at its peak"""
+    batch_size: Count = 256
+    """samples of one step over all processes"""
+    steps: Count | None = None
+    """number of steps; null: take epochs"""
+    epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
+    """passes over the training data; 20 when steps is null too"""
+    schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
+    """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
+    rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
+    edge_ratio: Annotated[Positive, STACKED] = 1.0
+    """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
+    edge_every: Annotated[Count, STACKED] = 5
+    """with schedule edge: steps between measurements of c1 and c2"""
+    warmup_steps: Annotated[Natural, STACKED] = 0
+    """steps over which the learning rate grows linearly from 0"""
+    momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
+    """μ of v ← μ v + ξ G"""
+    weight_decay: Annotated[NonNegative, STACKED] = 0.0
+    """λ of v ← v + λ W, not scaled by ξ"""
+    accumulation: Annotated[Count, NOTHING] = 1
+    """microbatches a step; the step stays the same"""
+    clip_norm: Annotated[Positive | None, STACKED] = None
+    """largest norm of the whole gradient, before scaling; null: no clipping"""
+    normalize: Annotated[bool, STACKED] = False
+    """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
+
+    @property
+    def limits_gradient(self) -> bool:
+        """Whether the whole gradient is clipped or normalised, so that a step needs its norm."""
+        return self.normalize or self.clip_norm is not None
+
+
+@dataclass
+class ScalingConfig:
+    """Depthwise gradient scaling."""
+
+    rule: Annotated[str, OneOf(RULES), STACKED] = "spectral"
+    """how ξ_k comes from forward and backward norms"""
+    static: Annotated[bool, STACKED] = False
+    """keep the scales of the first step"""
+    polar: Annotated[str, OneOf(POLYNOMIALS)] = POLAR.polynomials
+    """rule spectral: the polynomials that take singular values towards 1; exact: eigen-decomposition"""
+    iterations: Annotated[int, Within(1, MOST)] = POLAR.iterations
+    """rule spectral: how many of them, but for exact"""
+
+    @property
+    def settings(self) -> Polar:
+        """How ``spectral`` equalises singular values."""
+        return Polar(self.polar, self.iterations)
