@@ -78,11 +78,21 @@ def test_a_strategy_is_refused_in_the_same_words_whether_given_or_launched(optio
 
 def test_a_fused_step_needs_weights_in_full_precision_where_they_are_gathered():
     world = World(2, 2, True, 2**40, launched="fsdp2", launched_half=True)
-    check_launched(parse([]), world)
+    check_launched(parse([NORM]), world)
     with pytest.raises(
         UserError, match=r"^optim\.update: 'fused' is not usable; allowed: auto, autograd with "
     ):
         check_launched(parse(["--optim.update=fused"]), world)
+
+
+@pytest.mark.parametrize("option", ["--optim.accumulation=2", "--run.precision=bf16", "--optim.optimizer=adamw"])
+def test_matrices_by_autograd_are_of_whole_gradients(option):
+    assert not permits(parse([option]), "fsdp2")
+    assert permits(parse([option]), "ddp")
+    assert permits(parse([option, NORM]), "fsdp2")
+    line = r"^sharding\.strategy: 'fsdp2' .* with optim\.update autograd and scaling\.rule spectral \("
+    with pytest.raises(UserError, match=line):
+        parse([option, "--sharding.strategy=fsdp2"])
 
 
 def test_a_configuration_made_by_hand_is_checked_whole():
@@ -98,7 +108,7 @@ def test_a_configuration_made_by_hand_is_checked_whole():
 def test_every_combination_is_of_keys_and_in_the_documentation():
     text = DOCUMENT.read_text(encoding="utf-8")
     for one in COMBINATIONS:
-        assert {one.key, one.given} <= KEYS.keys()
+        assert {one.key, one.given, *(one.also or ())[:1]} <= KEYS.keys()
         for key, allowed, given, reason in one.rows():
             assert f"| `{key}` | {allowed} | `{given}` | {reason} |" in text
 

@@ -139,6 +139,7 @@ def wide(strategy, *options):
             f"--sharding.strategy={strategy}",
             "--optim.steps=1",
             "--optim.update=autograd",
+            "--scaling.rule=norm",
             *options,
         ]
     )
