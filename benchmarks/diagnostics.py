@@ -18,7 +18,7 @@ from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import criterion, eigenthings_lanczos, hessian_products, installed, nested_reverse
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, sharpness, taylor_coefficients
-from scaled_sgd.diagnostics.operators.samples import choose_space
+from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.parallel import Ranks
 
 SHAPES = {
@@ -126,13 +126,14 @@ def processes(
         )
     model, x, y = problem(**SHAPES[shape])
     own = slice(len(x) * rank // world_size, len(x) * (rank + 1) // world_size)
-    space = choose_space(Minibatch(model, x[own], y[own], loss="cross_entropy"), None)
-    dual, out, other = space.dual(space.start(0)), torch.empty(space.size), torch.empty(space.size)
+    operator = curvature(Minibatch(model, x[own], y[own], loss="cross_entropy"))
+    space = operator.vectors
+    dual, out, other = space.dual(operator.start(0)), torch.empty(space.size), torch.empty(space.size)
     times = []
     for _ in range(repeats):
         Ranks().sum(torch.zeros(1))
         start = time.perf_counter()
-        space.dual(space.multiply(dual, out), other)
+        space.dual(operator.multiply(dual, out), other)
         times.append(time.perf_counter() - start)
     if rank == 0:
         seconds.put(sorted(times)[len(times) // 2])

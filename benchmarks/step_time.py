@@ -29,7 +29,7 @@ from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update
 
 LR = 1e-6
@@ -120,9 +120,11 @@ def step_by_autograd(
     return step
 
 
-def step_by_hand(model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
+def step_by_hand(
+    model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor, *, lr: float = LR
+) -> Callable[[], Taken]:
     scale = DepthwiseScaling(model).measure_elsewhere().direction
-    options = {"loss": get_loss("cross_entropy"), "direct": scale, "update": Update(LR)}
+    options = {"loss": get_loss("cross_entropy"), "direct": scale, "update": Update(lr)}
     return partial(take_step, Partition.of(model), x, y, **options)
 
 

@@ -19,6 +19,8 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import load_data
 from scaled_sgd.parallel import Partition, Ranks
+from scaled_sgd.steps.captured import CudaGraphs
+from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
@@ -26,6 +28,7 @@ from scaled_sgd.study.small.batched import Together, faster_batched
 from scaled_sgd.study.small.engine import train
 from scaled_sgd.study.small.session import small_session
 from scaled_sgd.train.main import main
+from scaled_sgd.train.steps import FusedStep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -212,3 +215,42 @@ def test_a_small_run_on_the_gpu_is_that_on_the_cpu(tmp_path):
 def test_which_way_is_faster_is_measured():
     configs = [parse([*STUDY, "--run.device=cuda", f"--optim.lr={lr}"]) for lr in range(1, 17)]
     assert isinstance(faster_batched(configs), bool)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--optim.schedule=linear", "--optim.batch_size=150"),
+        ("--scaling.rule=spectral", "--optim.momentum=0.5", "--optim.weight_decay=0.01"),
+        ("--scaling.rule=gain", "--optim.clip_norm=0.02"),
+        ("--scaling.static=true",),
+        ("--optim.normalize=true", "--scaling.rule=none"),
+    ],
+)
+def test_captured_steps_have_the_numbers_of_plain_ones(options, tmp_path):
+    ends = []
+    for graphs in ("no", "auto"):
+        config = parse([*STUDY, "--run.device=cuda", f"--run.cuda_graphs={graphs}", *options])
+        ends += train([config], [load_data(config.data, seed=0)], [tmp_path / graphs])
+    for name in ("initial_loss", "max_loss", "train_loss", "eval_loss"):
+        assert ends[1][name] == pytest.approx(ends[0][name], rel=1e-12)
+
+
+def test_a_step_can_be_captured():
+    """No fallback: every rule that is not exact becomes a graph."""
+    for rule in RULES.names:
+        config = parse([*STUDY, "--run.device=cuda", f"--scaling.rule={rule}", "--optim.momentum=0.5"])
+        session = small_session(config, load_data(config.data, seed=0))
+        said = []
+        step = FusedStep(
+            session.strategy,
+            config.optim,
+            session.loss,
+            DivergenceWatch(session.strategy.network.depth, session.strategy.device),
+            capture=CudaGraphs(),
+            say=said.append,
+        )
+        batch = next(session.samples.minibatches(Ranks.alone()))
+        for _ in range(4):
+            step(*batch.own(), batch.n_global, 0.1, measure=False)
+        assert not said

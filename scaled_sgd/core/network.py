@@ -1,6 +1,7 @@
 """The homogeneous multilayer perceptron of theory §1."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_consta
 from scaled_sgd.core.registry import load
 
 _BLOCK_ELEMENTS = 1 << 18
-_COPIED_ELEMENTS = 1 << 21
+_COPIED_ELEMENTS = 1 << 23
 _FILES = "scaled_sgd.runs.pretrained"
 """Reads and writes networks; imported when one is."""
 
@@ -30,15 +31,24 @@ def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: flo
     sharding, devices or precision.
     """
     rows_per_block = max(1, _BLOCK_ELEMENTS // fan_in)
-    parts = []
-    for block in range(start // rows_per_block, -(-stop // rows_per_block)):
+    rows = np.empty((stop - start, fan_in), dtype=np.float32)
+
+    def draw(block: int) -> None:
         generator = np.random.default_rng([seed, k, block])
         first = block * rows_per_block
         # A block's first rows do not depend on how many follow.
         drawn = min(rows_per_block, stop - first)
         values = generator.standard_normal((drawn, fan_in), dtype=np.float32)
-        parts.append(values[max(start - first, 0) :])
-    rows = np.concatenate(parts) if parts else np.empty((0, fan_in), dtype=np.float32)
+        rows[max(first, start) - start : first + drawn - start] = values[max(start - first, 0) :]
+
+    blocks = range(start // rows_per_block, -(-stop // rows_per_block))
+    threads = min(len(blocks), torch.get_num_threads())
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, blocks))
+    else:
+        for block in blocks:
+            draw(block)
     return torch.from_numpy(rows).mul_(std)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from scaled_sgd.diagnostics.hessian import hessian_vector_product
     from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
-    from scaled_sgd.diagnostics.operators.weights import HessianSpace
+    from scaled_sgd.diagnostics.operators.curvature import HessianSpace
     from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
     from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
     from scaled_sgd.steps.minibatch import Minibatch
@@ -48,7 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Eigenpairs": "diagnostics.eigenpairs",
-    "HessianSpace": "diagnostics.operators.weights",
+    "HessianSpace": "diagnostics.operators.curvature",
     "HessianTrace": "diagnostics.trace",
     "Minibatch": "steps.minibatch",
     "SpectralDensity": "diagnostics.density",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.operators.autograd import GenericSpace
-from scaled_sgd.diagnostics.operators.weights import HessianSpace
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
+from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
@@ -69,15 +70,18 @@ def spectral_density(
     for name, value in (("steps", steps), ("probes", probes)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name}: {value!r} is not usable; allowed: integers from 1")
-    space: HessianSpace | GenericSpace
+    operator: Curvature | GenericCurvature
+    vectors: RowVectors | GenericVectors
     if is_homogeneous(model):
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-        space = HessianSpace(batch, resolve_scales(scales, batch), space="dense")
+        vectors = RowVectors(batch, space="dense")
+        operator = Curvature(vectors, "hessian", roots_of(resolve_scales(scales, batch)))
     else:
-        space = GenericSpace(model, x, y, loss=loss, scales=scales)
+        operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+        vectors = operator.vectors
     nodes = torch.full((probes, steps), torch.nan, dtype=torch.float64)
     weights = torch.zeros_like(nodes)
     for probe in range(probes):
-        theta, share = quadrature(space, space.gaussian(seed * probes + probe), steps)
+        theta, share = quadrature(operator, vectors.gaussian(seed * probes + probe), steps)
         nodes[probe, : len(theta)], weights[probe, : len(theta)] = theta, share
     return SpectralDensity(nodes, weights)

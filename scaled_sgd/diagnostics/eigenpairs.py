@@ -10,9 +10,9 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.algorithms.lanczos import Which, lanczos
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.operators.autograd import GenericSpace
-from scaled_sgd.diagnostics.operators.samples import choose_space
-from scaled_sgd.diagnostics.operators.space import HessianOperator, Space
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
+from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.operators.space import Vectors, WeightOperator, WeightVectors
 from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
@@ -92,7 +92,7 @@ def sharpness(
     if is_homogeneous(model):
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
         return sharpness_of(
-            choose_space(batch, None if scales is None else resolve_scales(scales, batch), space=space),
+            curvature(batch, None if scales is None else resolve_scales(scales, batch), space=space),
             k=k,
             which=which,
             tolerance=tolerance,
@@ -105,7 +105,7 @@ def sharpness(
     if space == "factor":
         raise UserError("space: 'factor' is for HomogeneousMLP alone; allowed here: 'auto', 'dense'")
     return sharpness_of(
-        GenericSpace(model, x, y, loss=loss, scales=scales),
+        GenericCurvature(model, x, y, loss=loss, scales=scales),
         k=k,
         which=which,
         tolerance=tolerance,
@@ -117,7 +117,7 @@ def sharpness(
 
 
 def sharpness_of(
-    space: HessianOperator,
+    operator: WeightOperator,
     *,
     k: int = 1,
     which: Which = "largest",
@@ -127,30 +127,31 @@ def sharpness_of(
     warm_start: Eigenpairs | Tensor | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
-    """Like :func:`sharpness`, on a space that can be reused for several calls.
+    """Like :func:`sharpness`, on an operator that can be reused for several calls.
 
     Raises:
-        UserError: invalid numbers, or a warm start from another space.
+        UserError: invalid numbers, or a warm start with other vectors.
     """
-    check_integer("k", k, most=space.weight_bytes // (torch.finfo(space.dtype).bits // 8))
+    vectors = operator.vectors
+    check_integer("k", k, most=vectors.weight_bytes // (torch.finfo(vectors.dtype).bits // 8))
     check_integer("seed", seed, least=0, most=2**63 - 1)
     with torch.no_grad():
         ritz = lanczos(
-            space,
-            space.start(seed) if warm_start is None else warm_vector(space, warm_start),
+            operator,
+            operator.start(seed) if warm_start is None else warm_vector(vectors, warm_start),
             k=k,
             which=which,
             tolerance=tolerance,
             max_iterations=max_iterations,
-            basis=default_basis(space, k) if basis is None else basis,
+            basis=default_basis(vectors, k) if basis is None else basis,
             seed=seed,
         )
     return Eigenpairs(
-        ritz.values, ritz.vectors, ritz.residuals, ritz.iterations, ritz.converged, space.expand
+        ritz.values, ritz.vectors, ritz.residuals, ritz.iterations, ritz.converged, vectors.expand
     )
 
 
-def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
+def warm_vector(space: Vectors, warm_start: Eigenpairs | Tensor) -> Tensor:
     """The sum of earlier vectors: their coefficients, combined with the new signals.
 
     Raises:
@@ -169,7 +170,7 @@ def warm_vector(space: Space, warm_start: Eigenpairs | Tensor) -> Tensor:
     return vectors.to(space.device, space.dtype).sum(0)
 
 
-def default_basis(space: HessianOperator, k: int) -> int:
+def default_basis(space: WeightVectors, k: int) -> int:
     """The number of vectors that the memory allows, from k + 3 to 2k + 10."""
     itemsize = torch.finfo(space.dtype).bits // 8
     allowed = max(BASIS_BYTES, space.weight_bytes // 2) // max(1, space.size * itemsize)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
-from scaled_sgd.diagnostics.operators.weights import HessianSpace
+from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import (
     Partition,
@@ -55,9 +56,10 @@ def hessian_vector_product(
     if not is_homogeneous(model):
         return generic_product(model, x, y, vectors, loss=loss, scales=scales)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-    space = HessianSpace(batch, resolve_scales(scales, batch), space="dense")
+    space = RowVectors(batch, space="dense")
+    operator = Curvature(space, "hessian", roots_of(resolve_scales(scales, batch)))
     flat = torch.cat([rows.reshape(-1) for rows in local_rows(batch.partition, vectors)])
-    product = space.expand(space.multiply(flat, torch.empty_like(flat)))
+    product = space.expand(operator.multiply(flat, torch.empty_like(flat)))
     return like_vectors(batch.partition, product, vectors)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
@@ -55,8 +55,8 @@ def hessian_trace(
         UserError: invalid arguments.
     """
     if not is_homogeneous(model):
-        space = GenericSpace(model, x, y, loss=loss, scales=scales)
-        value, error = hutchinson(space, probes=probes, seed=seed)
+        operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+        value, error = hutchinson(operator, operator.vectors.gaussian, probes=probes, seed=seed)
         return HessianTrace(value, None, error)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
     return trace_of(batch, resolve_scales(scales, batch))

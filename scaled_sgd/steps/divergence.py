@@ -41,7 +41,7 @@ class DivergenceWatch:
         self._never = torch.iinfo(torch.int64).max
         shape = () if count is None else (count,)
         self.first = torch.full(shape, self._never, dtype=torch.int64, device=device)
-        self._step = 0
+        self._code = torch.zeros((), dtype=torch.int64, device=device)
 
     def attach(self, model: HomogeneousMLP) -> None:
         """Watch every z_k of forward passes with gradients."""
@@ -49,8 +49,8 @@ class DivergenceWatch:
             layer.register_forward_hook(self._hook(k))
 
     def start_step(self, step: int) -> None:
-        """Assign everything seen from now on to ``step``."""
-        self._step = step
+        """Assign everything seen from now on to ``step``; a recorded step reads it from the device."""
+        self._code.fill_(step * (self._depth + 2))
 
     def keep(self, rows: Tensor) -> None:
         """Continue with some networks of a stack only."""
@@ -60,8 +60,7 @@ class DivergenceWatch:
         """Record ``number`` (…): a :func:`witness` of z_k, or the loss for k = l + 1."""
         if number.device.type == "cpu" and number.ndim == 0 and math.isfinite(number):
             return
-        code = self._step * (self._depth + 2) + k
-        bad = torch.where(number.isfinite(), self._never, code)
+        bad = torch.where(number.isfinite(), self._never, self._code + k)
         torch.minimum(self.first, bad, out=self.first)
 
     def found(self) -> tuple[int, int] | None:

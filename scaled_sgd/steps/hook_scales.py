@@ -175,6 +175,11 @@ class MeasuredScales:
             return
         self._scales = scales
 
+    @property
+    def settling(self) -> bool:
+        """Whether the scales of a static rule are still to be frozen."""
+        return self.static and not self._frozen
+
     def belong_to(self, optimizer: Optimizer) -> None:
         """Tie the sums to the gradients that ``optimizer`` uses, which it scales itself.
 

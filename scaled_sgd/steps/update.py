@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Number = float | Tensor
-"""A number for one network, or numbers (B, 1, 1) for the networks of a stack."""
+"""A number for one network, also as a tensor (), or numbers (B, 1, 1) for the networks of a stack."""
 
 
 class AddTo(Protocol):
@@ -19,10 +19,10 @@ class AddTo(Protocol):
 
 @dataclass(frozen=True)
 class Update:
-    """The parameters of an update; for a stack of B networks all but ``velocity`` may be tensors.
+    """The parameters of an update; for a stack of B networks all but ``velocity`` may be tensors, η always.
 
     Attributes:
-        lr: η; (B, 1, 1) for a stack.
+        lr: η; () as a tensor, (B, 1, 1) for a stack.
         weight_decay: λ, not scaled by the direction; likewise.
         momentum: μ; likewise.
         velocity: gives this process's rows of v_k; needed if μ > 0.
@@ -97,7 +97,8 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
     if isinstance(factor, Tensor):
         left, factor = left * factor.to(left.dtype), 1.0
     if target.ndim == 2:
-        assert not isinstance(keep, Tensor)
+        if isinstance(keep, Tensor):
+            target, keep = keep_scaled(target, keep), 1.0
         target.addmm_(left.T, right, beta=keep, alpha=factor)
         return
     keep_scaled(target, keep)

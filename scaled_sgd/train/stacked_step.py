@@ -1,13 +1,14 @@
 """Steps of several runs of one shape at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config
 from scaled_sgd.core.losses import Loss
+from scaled_sgd.steps.captured import Capture, CapturedStep
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.rules import RULES
@@ -26,10 +27,22 @@ class StackedStep:
             and gradient limits.
         loss: ℓ of all networks.
         watch: a watch for B networks.
+        capture: captures steps; None: they run as they are.
+        say: called with one line if they cannot be captured.
     """
 
-    def __init__(self, stack: Stack, configs: Sequence[Config], loss: Loss, watch: DivergenceWatch) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        configs: Sequence[Config],
+        loss: Loss,
+        watch: DivergenceWatch,
+        *,
+        capture: Capture | None = None,
+        say: Callable[[str], object] = print,
+    ) -> None:
         self.stack, self._loss, self._watch = stack, loss, watch
+        self._captured = None if capture is None else CapturedStep(self._take, capture, say)
         optims = [config.optim for config in configs]
         device = stack.alpha.device
 
@@ -64,24 +77,35 @@ class StackedStep:
         self._rule, self._static = self._rule[index], self._static[index]
         self._velocities = [v.index_select(0, index) for v in self._velocities]
         self._watch.keep(index)
+        if self._captured is not None:
+            self._captured.forget()
 
     def velocity(self, row: int, k: int) -> Tensor | None:
         """v_k of one network; None without momentum."""
         return self._velocities[k - 1][row] if self._velocities else None
 
-    def __call__(self, x: Tensor, y: Tensor, n: int, lr: Tensor, *, measure: bool) -> Taken:
+    def __call__(self, x: Tensor, y: Tensor, lr: Tensor, *, measure: bool) -> Taken:
         """Take one step of every network, without waiting for the device.
 
         Args:
             x: inputs (B, n, m_0), or (n, m_0) for all networks.
             y: targets, likewise (B, n) or (n,), (B, n, m_l) or (n, m_l).
-            n: number of samples.
             lr: η of each network (B,), float64.
             measure: compute the norms of the gradients and the soft ranks.
         """
+        if self._captured is None:
+            taken = self._take(x, y, lr, measure)
+        else:
+            taken = self._captured(x, y, lr, measure=measure)
+        if self._frozen is None:
+            self._frozen = taken.scales
+        return taken
+
+    def _take(self, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> Taken:
+        n = x.shape[-2]
         if x.ndim == 2:
             y = y.expand(len(self.stack), *y.shape)
-        taken = take_step(
+        return take_step(
             self.stack,
             x,
             y,
@@ -99,9 +123,6 @@ class StackedStep:
             measure=measure,
             see=self._watch.see,
         )
-        if self._frozen is None:
-            self._frozen = taken.scales
-        return taken
 
     def _direction(self, statistics: Statistics) -> Direction:
         """Each network's rule; the first step's numbers where it is static."""

@@ -12,12 +12,13 @@ from scaled_sgd.data import rank_rows
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
+from scaled_sgd.steps.captured import Capture, CapturedStep
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.step import Taken, take_step
-from scaled_sgd.steps.update import Update, gradient_factor
+from scaled_sgd.steps.update import Number, Update, gradient_factor
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 from scaled_sgd.train.strategies.shards import gradient_squares
 
@@ -45,11 +46,28 @@ class StepFunction(Protocol):
         ...
 
 
-def make_step(strategy: Strategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch) -> StepFunction:
-    """The step that the resolved ``optim.update`` names."""
+def make_step(
+    strategy: Strategy,
+    optim: OptimConfig,
+    loss: Loss,
+    watch: DivergenceWatch,
+    *,
+    capture: Capture | None = None,
+    say: Callable[[str], object] = print,
+) -> StepFunction:
+    """The step that the resolved ``optim.update`` names.
+
+    Args:
+        strategy: the network and its layout.
+        optim: resolved.
+        loss: ℓ.
+        watch: watches fused steps for divergence.
+        capture: captures fused steps; None: they run as they are.
+        say: called with one line if they cannot be captured.
+    """
     if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
-        return FusedStep(strategy, optim, loss, watch)
+        return FusedStep(strategy, optim, loss, watch, capture=capture, say=say)
     assert isinstance(strategy, GradientStrategy)
     return AutogradStep(strategy, optim, loss)
 
@@ -127,22 +145,46 @@ class FusedStep:
     """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.step`)."""
 
     def __init__(
-        self, strategy: FusedStrategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch
+        self,
+        strategy: FusedStrategy,
+        optim: OptimConfig,
+        loss: Loss,
+        watch: DivergenceWatch,
+        *,
+        capture: Capture | None = None,
+        say: Callable[[str], object] = print,
     ) -> None:
         self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         strategy.scaling.measure_elsewhere()
         self.whole = STRATEGIES[strategy.name].rows
         ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
+        self._captured: CapturedStep | None = None
+        if capture is not None:
+            assert strategy.data.size == strategy.tensor.size == 1
+            self._captured = CapturedStep(self._alone, capture, say)
+            self._lr = torch.zeros((), dtype=torch.float64, device=strategy.device)
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take a step."""
+        scaling = self._strategy.scaling
+        if self._captured is None:
+            taken = self._take(x, y, n, lr, measure=measure)
+        else:
+            taken = self._captured(x, y, self._lr.fill_(lr), measure=measure, ready=not scaling.settling)
+        scaling.record(taken.scales)
+        return taken
+
+    def _alone(self, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> Taken:
+        return self._take(x, y, len(x), lr, measure=measure)
+
+    def _take(self, x: Tensor, y: Tensor, n: int, lr: Number, *, measure: bool) -> Taken:
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
-        taken = take_step(
+        return take_step(
             self._partition,
             x,
             y,
@@ -162,5 +204,3 @@ class FusedStep:
             measure=measure,
             see=self._watch.see,
         )
-        strategy.scaling.record(taken.scales)
-        return taken

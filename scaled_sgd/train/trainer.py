@@ -19,6 +19,7 @@ from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.train.capturing import capture_for, obstacle
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
 from scaled_sgd.train.loop import Loop
@@ -69,7 +70,14 @@ class Trainer:
         watch = DivergenceWatch(self.strategy.network.depth, accelerator.device)
         if config.optim.update == "autograd":
             watch.attach(self.strategy.network)
-        step = make_step(self.strategy, config.optim, self.session.loss, watch)
+        step = make_step(
+            self.strategy,
+            config.optim,
+            self.session.loss,
+            watch,
+            capture=capture_for(config, self.strategy),
+            say=lambda line: self._record.say(line),
+        )
         self._stepper = OneNetwork(self.session, step, watch)
         self.directory = on_first_rank(lambda: open_directory(stored, start))
         self.folder = from_first_rank(lambda: cast(RunDirectory, self.directory).path)
@@ -109,6 +117,10 @@ class Trainer:
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
+        if accelerator.device.type == "cuda" and config.optim.update == "fused":
+            reason = obstacle(config, self.strategy)
+            if reason is not None:
+                self._record.say(f"steps are not captured as CUDA graphs: {reason}")
         if self.strategy.exchange is not None:
             self._record.say(f"exchange: {described(self.strategy.exchange)}")
 

@@ -10,7 +10,7 @@ from scaled_sgd.diagnostics import (
     sharpness,
     spectral_density,
 )
-from scaled_sgd.diagnostics.operators.autograd import GenericSpace
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from tests.oracles import full_hessian, make_problem, to_flat
 
 
@@ -51,9 +51,9 @@ def test_any_module_has_exact_products_and_top_eigenpairs() -> None:
 def test_the_generic_path_agrees_with_the_formulas_of_the_family() -> None:
     p = make_problem()
     xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
-    space = GenericSpace(p.model, p.x, p.y, loss=p.loss, scales=xi)
-    v = space.random(0)
-    torch.testing.assert_close(space.multiply(v, torch.empty_like(v)), full_hessian(p, xi) @ v)
+    operator = GenericCurvature(p.model, p.x, p.y, loss=p.loss, scales=xi)
+    v = operator.vectors.random(0)
+    torch.testing.assert_close(operator.multiply(v, torch.empty_like(v)), full_hessian(p, xi) @ v)
 
 
 def test_frozen_parameters_are_left_out() -> None:

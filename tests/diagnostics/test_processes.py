@@ -24,7 +24,7 @@ from scaled_sgd.diagnostics import (
 )
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.diagnostics.observer import Observer
-from scaled_sgd.diagnostics.operators.samples import SampleSpace, choose_space
+from scaled_sgd.diagnostics.operators.samples import SampleVectors, choose_vectors
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
@@ -195,10 +195,10 @@ def test_diagnostics_do_not_depend_on_processes_or_layout(
 
 def spaces_of_rank() -> list[bool]:
     p = problem("mse")
-    replica = choose_space(Minibatch(p.model, p.x, p.y, loss="mse"), None, space="factor")
+    replica = choose_vectors(Minibatch(p.model, p.x, p.y, loss="mse"), space="factor")
     sharded = laid_out(p.model, "columnwise")
-    rows = choose_space(Minibatch(sharded, p.x, p.y, loss="mse"), None, space="factor")
-    return [isinstance(space, SampleSpace) for space in (replica, rows)]
+    rows = choose_vectors(Minibatch(sharded, p.x, p.y, loss="mse"), space="factor")
+    return [isinstance(vectors, SampleVectors) for vectors in (replica, rows)]
 
 
 def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:

@@ -18,6 +18,10 @@ class Diagonal:
         self.identity_dual = metric is None
         self.products = 0
 
+    @property
+    def vectors(self) -> "Diagonal":
+        return self
+
     def multiply(self, dual: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         self.products += 1
         return torch.mul(dual if self.metric is None else dual / self.metric, self.diagonal, out=out)

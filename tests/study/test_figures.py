@@ -161,6 +161,49 @@ def test_the_edge_ratio_at_the_largest_stable_rate_is_reported(draw):
     assert figure.sentence.endswith("At that rate the edge ratio is 2.8 in the last half of a run.")
 
 
+def test_any_axis_takes_the_place_of_width_where_there_is_one_network(draw):
+    axes = {"optim.warmup_steps": [0, 60, 240], "optim.lr": RATES, "run.seed": [0]}
+    largest = {0: 2.0, 60: 4.0, 240: 8.0}
+    figure = draw("largest_stable_lr", axes, lambda a: bowl(a, 1.0, stable=largest[a["optim.warmup_steps"]]))
+    assert figure.sentence == (
+        "The largest stable learning rate moves by 4×, from 2 at warmup steps 0 to 8 at warmup steps 240."
+    )
+    ticks = [text.get_text() for text in figure.picture.axes[0].get_xticklabels()]
+    assert ticks == ["warmup_steps 0", "warmup_steps 60", "warmup_steps 240"]
+    assert "seed" not in figure.caption
+
+
+def test_the_loss_is_drawn_for_every_method_at_its_best_rate(draw):
+    def run(axes):
+        rate = {"slow": 1.0, "fast": 4.0}[axes["method"]]
+        away = 1 + abs(math.log2(axes["optim.lr"] / rate))
+        rows = [diagnosed(step, loss=away * loss) for step, loss in ((10, 0.5), (20, 0.7), (30, 0.1))]
+        return finished(away, rows=rows)
+
+    axes = {"method": ["slow", "fast"], "optim.lr": RATES, "run.seed": [0, 1]}
+    figure = draw("loss_against_step", axes, run)
+    assert list(figure.table["learning rate η"]) == [1.0, 4.0]
+    assert list(figure.table["last loss"]) == [0.1, 0.1]
+    assert list(figure.table["share of rises"]) == [pytest.approx(1 / 3)] * 2
+    assert "rising in 33 % of steps" in figure.sentence
+    assert [list(line.get_ydata()) for line in figure.picture.axes[0].lines] == [[1.0, 0.5, 0.7, 0.1]] * 2
+
+
+def test_widths_are_lines_where_each_method_has_one_rate_of_its_own(draw):
+    rows = [diagnosed(step, preconditioned_sharpness=2.0) for step in (0, 10, 20)]
+    axes = [
+        {"method": method, "optim.lr": rate, "model.base_width": width, "run.seed": 0}
+        for method, rate in (("νP", 8.0), ("NTP", 2.0))
+        for width in (4, 8, 16)
+    ]
+    figure = draw("preconditioned_sharpness", axes, lambda _: finished(0.1, rows=rows))
+    assert sorted(set(figure.table["runs at"])) == ["m = 16", "m = 4", "m = 8"]
+    assert len(figure.table) == 6
+    losses, sharpness = figure.picture.axes[1], figure.picture.axes[0]
+    assert len(losses.lines) == 3
+    assert losses.get_xlim() == sharpness.get_xlim()
+
+
 def test_depth_takes_the_place_of_width_where_there_is_one_width(draw):
     axes = {"model.depth": [4, 8], "optim.lr": RATES, "run.seed": [0]}
     figure = draw("largest_stable_lr", axes, lambda a: bowl(a, 2.0, stable=4.0))
@@ -381,7 +424,7 @@ def test_a_network_with_runs_of_one_method_decides_nothing(draw):
 
     axes = {"method": ["a", "b"], "model.depth": [2, 4, 8], "run.seed": [0]}
     assert draw("methods", axes, run).sentence.startswith(
-        "Of 2 networks the lowest median loss is that of b in 2;"
+        "Of 2 networks the lowest loss, one seed each, is that of b in 2."
     )
 
 
@@ -477,7 +520,7 @@ def test_without_metrics_the_figures_of_steps_are_left_out_with_the_reason(tmp_p
     folder = make_study(tmp_path, GRID, lambda a: bowl(a, 2.0))
     drawings = draw_figures(collect(folder))
     assert {figure.name for figure in drawings.figures} == {
-        "loss_against_lr", "best_lr_against_width", "largest_stable_lr",
+        "loss_against_lr", "loss_against_step", "best_lr_against_width", "largest_stable_lr",
     }  # fmt: skip
     assert ("Does training run at the edge of stability?", "preconditioned_sharpness in the metrics "
             "(diagnostics.every)") in drawings.lacking  # fmt: skip

@@ -1,18 +1,23 @@
 """The trace of an operator from random signs (Hutchinson, Commun. Stat. Simul. 19, 1990)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics.operators.space import Space
+from scaled_sgd.diagnostics.operators.space import Operator
 
 
 @torch.no_grad()
-def hutchinson(space: Space, *, probes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The mean of sᵀHs over random signs s, and its standard error, 0-dimensional float64.
+def hutchinson(
+    operator: Operator, normal: Callable[[int], Tensor], *, probes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The mean of sᵀCs over random signs s, and its standard error, 0-dimensional float64.
 
     Args:
-        space: an operator whose coefficients are weights.
+        operator: C, on vectors whose coefficients are weights.
+        normal: gives standard normal weights for a seed.
         probes: number of sign vectors s.
         seed: seed of the signs.
 
@@ -21,10 +26,11 @@ def hutchinson(space: Space, *, probes: int, seed: int) -> tuple[Tensor, Tensor]
     """
     if probes < 2:
         raise UserError(f"probes: {probes!r} is not usable; allowed: integers from 2")
-    out = torch.empty(space.size, dtype=space.dtype, device=space.device)
+    vectors = operator.vectors
+    out = torch.empty(vectors.size, dtype=vectors.dtype, device=vectors.device)
     samples = []
     for probe in range(probes):
-        signs = space.random(seed * probes + probe).sign()
-        samples.append(space.sum(torch.dot(signs, space.multiply(signs, out))).double())
+        signs = normal(seed * probes + probe).sign()
+        samples.append(vectors.sum(torch.dot(signs, operator.multiply(signs, out))).double())
     values = torch.stack(samples)
     return values.mean(), values.std() / probes**0.5

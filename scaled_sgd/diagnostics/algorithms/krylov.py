@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.algorithms.rows import Rows
-from scaled_sgd.diagnostics.operators.space import Space
+from scaled_sgd.diagnostics.operators.space import Operator
 
 
 class Basis:
     """An orthonormal Krylov basis b_0..b_j with its projected matrix T, growing by one a step."""
 
-    def __init__(self, space: Space, capacity: int) -> None:
-        self.space = space
+    def __init__(self, operator: Operator, capacity: int) -> None:
+        self.operator, self.vectors = operator, operator.vectors
         self.capacity = capacity
-        self.vectors = Rows(capacity + 1, space.size, dtype=space.dtype, device=space.device)
+        self.rows = Rows(
+            capacity + 1, self.vectors.size, dtype=self.vectors.dtype, device=self.vectors.device
+        )
         self.T = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.beta = 0.0
         self.count = 0
@@ -25,9 +27,9 @@ class Basis:
 
     def begin(self, vector: Tensor) -> bool:
         """Append ``vector``, orthonormalised, without coupling; False if it lies in the span of the basis."""
-        w = self.vectors[self.count]
+        w = self.rows[self.count]
         w.copy_(vector)
-        self._dual = self.space.dual(w, self._dual)
+        self._dual = self.vectors.dual(w, self._dual)
         before = self._orthogonalise(w)
         if (
             not (before > 0 and math.isfinite(self.beta))
@@ -40,11 +42,11 @@ class Basis:
 
     def step(self) -> None:
         """One product: b_{j+1} and column j of T. Synchronises with the device once."""
-        j, space, rows = self.count, self.space, self.vectors
+        j, vectors, rows = self.count, self.vectors, self.rows
         d = self._dual
         assert d is not None
-        w = space.multiply(d, rows[j + 1])
-        alpha = space.sum(torch.dot(w, d))
+        w = self.operator.multiply(d, rows[j + 1])
+        alpha = vectors.sum(torch.dot(w, d))
         first = 0 if j == self._kept else j - 1
         couplings = torch.zeros(j + 1 - first, dtype=torch.float64)
         couplings[:-1] = self.T[first:j, j]
@@ -52,7 +54,7 @@ class Basis:
         known[-1] = alpha
         rows.subtract(w, known, first=first)
         self.count = j + 1
-        self._dual = space.dual(w, None if space.identity_dual else d)
+        self._dual = vectors.dual(w, None if vectors.identity_dual else d)
         self._orthogonalise(w, alpha)
         self.T[j, j] = self._alpha
         if j + 1 < self.capacity:
@@ -60,18 +62,18 @@ class Basis:
 
     def advance(self) -> None:
         """Make the last residual the next basis vector."""
-        self._normalise(self.vectors[self.count])
+        self._normalise(self.rows[self.count])
 
     def restart(self, S: Tensor, theta: Tensor, seed_row: Tensor) -> None:
         """Keep the Ritz vectors S (count, kept) with values theta, and the residual vector."""
-        kept, rows = S.shape[1], self.vectors
-        rows.rotate(S.T.to(self.space.device, self.space.dtype))
+        kept, rows = S.shape[1], self.rows
+        rows.rotate(S.T.to(self.vectors.device, self.vectors.dtype))
         rows[kept].copy_(rows[self.count])
         self.T.zero_()
         self.T[:kept, :kept] = torch.diag(theta)
         self.T[:kept, kept] = self.T[kept, :kept] = seed_row * self.beta
         self.count = self._kept = kept
-        if self.space.identity_dual:
+        if self.vectors.identity_dual:
             self._dual = rows[kept]
 
     def _orthogonalise(self, w: Tensor, alpha: Tensor | None = None) -> float:
@@ -86,14 +88,14 @@ class Basis:
             d = self._dual
             assert d is not None
             overlaps = w.new_empty(self.count + 2)
-            self.vectors.dots(d, overlaps[: self.count])
+            self.rows.dots(d, overlaps[: self.count])
             overlaps[-2] = torch.dot(w, d)
             overlaps[-1] = 0.0
-            self.space.sum(overlaps)
+            self.vectors.sum(overlaps)
             if alpha is not None:
                 overlaps[-1] = alpha
             removed = overlaps[: self.count]
-            self.vectors.subtract(w, removed)
+            self.rows.subtract(w, removed)
             host = overlaps.double().cpu()
             square, removed_square = float(host[-2]), float(host[:-2].square().sum())
             self._alpha = float(host[-1])
@@ -102,11 +104,11 @@ class Basis:
             self.beta = math.sqrt(max(square - removed_square, 0.0)) if math.isfinite(square) else math.nan
             if removed_square <= limit**2 * max(square, 0.0):
                 break
-            self._dual = self.space.dual(w, None if self.space.identity_dual else d)
+            self._dual = self.vectors.dual(w, None if self.vectors.identity_dual else d)
         return before
 
     def _normalise(self, w: Tensor) -> None:
         w /= self.beta
-        if not self.space.identity_dual:
+        if not self.vectors.identity_dual:
             assert self._dual is not None
             self._dual /= self.beta

@@ -14,7 +14,7 @@ from torch import Tensor
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.algorithms.krylov import Basis
-from scaled_sgd.diagnostics.operators.space import Space
+from scaled_sgd.diagnostics.operators.space import Operator, Vectors
 
 Which = Literal["largest", "magnitude"]
 
@@ -24,7 +24,7 @@ class Ritz:
     """Ritz pairs found by Lanczos, best first.
 
     Attributes:
-        values: (k,), float64 on the CPU; fewer if the space has fewer dimensions. One nan, not converged,
+        values: (k,), float64 on the CPU; fewer if there are fewer dimensions. One nan, not converged,
             if the operator is not finite.
         vectors: coefficients (k, size), orthonormal.
         residuals: ‖Hv − λv‖ / |λ|, (k,), from the recurrence.
@@ -40,7 +40,7 @@ class Ritz:
 
 
 def lanczos(
-    space: Space,
+    operator: Operator,
     start: Tensor,
     *,
     k: int = 1,
@@ -53,7 +53,7 @@ def lanczos(
     """The ``k`` algebraically largest eigenpairs, or those of largest magnitude.
 
     Args:
-        space: the operator.
+        operator: the operator.
         start: coefficients of the first vector; not modified.
         k: number of eigenpairs.
         which: ``largest`` or ``magnitude``.
@@ -72,10 +72,11 @@ def lanczos(
     check_integer("basis", basis, least=k + 2)
     if not isinstance(tolerance, Real) or not 0 < tolerance < math.inf:
         raise UserError(f"tolerance: {tolerance!r} is not usable; allowed: finite numbers above 0")
-    grown = Basis(space, basis)
-    fresh = grown.begin(start) or grown.begin(space.random(seed))
+    vectors = operator.vectors
+    grown = Basis(operator, basis)
+    fresh = grown.begin(start) or grown.begin(vectors.random(seed))
     if not fresh:
-        return _nothing(space, grown.beta)
+        return _nothing(vectors, grown.beta)
     iterations = 0
     theta, S, residuals = grown.T.new_empty(0), grown.T.new_empty(0, 0), grown.T.new_empty(0)
     scale = 0.0
@@ -83,10 +84,10 @@ def lanczos(
         grown.step()
         iterations += 1
         if not math.isfinite(grown.beta):
-            return _nothing(space, math.nan, iterations)
+            return _nothing(vectors, math.nan, iterations)
         theta, S, residuals = ritz_pairs(grown, which)
         scale = max(scale, float(theta.abs().max()))
-        floor = torch.finfo(space.dtype).eps * scale
+        floor = torch.finfo(vectors.dtype).eps * scale
         exhausted = grown.beta <= 10 * floor
         within = residuals[:k] <= torch.clamp(tolerance * theta[:k].abs(), min=floor)
         if (len(theta) >= k and bool(within.all())) or iterations == max_iterations:
@@ -95,7 +96,7 @@ def lanczos(
             kept = max(k, min(k + (basis - k) // 2, basis - 2))
             grown.restart(S[:, :kept], theta[:kept], S[-1, :kept])
         if exhausted:
-            fresh = any(grown.begin(space.random(seed + 1 + attempt)) for attempt in range(2))
+            fresh = any(grown.begin(vectors.random(seed + 1 + attempt)) for attempt in range(2))
         else:
             grown.advance()
     return _ritz(grown, theta[:k], S[:, :k], residuals[:k], iterations, tolerance)
@@ -109,7 +110,7 @@ def ritz_pairs(basis: Basis, which: Which) -> tuple[Tensor, Tensor, Tensor]:
     return theta, S, basis.beta * S[-1].abs()
 
 
-def _nothing(space: Space, value: float, iterations: int = 0) -> Ritz:
+def _nothing(space: Vectors, value: float, iterations: int = 0) -> Ritz:
     """No eigenpair: the range of the operator is empty (``value`` 0), or the operator is not finite (nan)."""
     values = torch.full((1,), value, dtype=torch.float64)
     vectors = torch.zeros(1, space.size, dtype=space.dtype, device=space.device)
@@ -119,8 +120,8 @@ def _nothing(space: Space, value: float, iterations: int = 0) -> Ritz:
 def _ritz(
     basis: Basis, theta: Tensor, S: Tensor, residuals: Tensor, iterations: int, tolerance: float
 ) -> Ritz:
-    vectors = basis.vectors.combine(S.T.to(basis.space.device, basis.space.dtype))
-    floor = torch.finfo(basis.space.dtype).eps * float(theta.abs().max()) if len(theta) else 0.0
+    vectors = basis.rows.combine(S.T.to(basis.vectors.device, basis.vectors.dtype))
+    floor = torch.finfo(basis.vectors.dtype).eps * float(theta.abs().max()) if len(theta) else 0.0
     relative = residuals / theta.abs().clamp(min=torch.finfo(torch.float64).tiny)
     converged = bool((residuals <= torch.clamp(tolerance * theta.abs(), min=floor)).all()) and len(theta) > 0
     return Ritz(theta, vectors, relative, iterations, converged)

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.algorithms.krylov import Basis
-from scaled_sgd.diagnostics.operators.space import Space
+from scaled_sgd.diagnostics.operators.space import Operator
 
 
 @torch.no_grad()
-def quadrature(space: Space, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def quadrature(operator: Operator, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Gauss quadrature of the spectral measure of ``start``: nodes and weights, at most ``steps`` each."""
-    basis = Basis(space, steps)
+    basis = Basis(operator, steps)
     if not basis.begin(start):
         return basis.T.new_zeros(1), basis.T.new_ones(1)
     scale = 0.0
@@ -18,6 +18,6 @@ def quadrature(space: Space, start: Tensor, steps: int) -> tuple[Tensor, Tensor]
         basis.step()
         theta, S = torch.linalg.eigh(basis.T[: basis.count, : basis.count])
         scale = max(scale, float(theta.abs().max()))
-        if basis.count == steps or basis.beta <= 10 * torch.finfo(space.dtype).eps * scale:
+        if basis.count == steps or basis.beta <= 10 * torch.finfo(start.dtype).eps * scale:
             return theta, S[0].square()
         basis.advance()

@@ -1,1 +1,1 @@
-"""Minibatch Hessians as operators on flat vectors: over weights, in sample space, through autograd."""
+"""Curvature matrices of minibatches, and storages of the vectors that they multiply."""

@@ -12,8 +12,66 @@ from scaled_sgd.parallel import Ranks, is_sharded, unwrap
 from scaled_sgd.steps.scales import given_scales
 
 
-class GenericSpace:
-    """Flat vectors over a network's trainable parameters, and Ξ^{1/2} H Ξ^{1/2} of a minibatch on them.
+class GenericVectors:
+    """Flat vectors over a network's trainable parameters, in full on every process.
+
+    Args:
+        model: any module with full parameters on every process.
+
+    Raises:
+        UserError: no trainable parameters, or sharded ones.
+    """
+
+    identity_dual = True
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
+        self.network, self.ranks = unwrap(model), Ranks()
+        name = type(self.network).__name__
+        self.parameters = {key: p.detach() for key, p in self.network.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise UserError(f"model: {name} has nothing to train; allowed: trainable parameters")
+        if any(is_sharded(p) or hasattr(p, "ds_id") for p in self.parameters.values()):
+            raise UserError(
+                f"model: sharded {name} is not available; allowed: HomogeneousMLP, or replicas of others"
+            )
+        self.shapes = [p.shape for p in self.parameters.values()]
+        self.sizes = [p.numel() for p in self.parameters.values()]
+        first = next(iter(self.parameters.values()))
+        self.size, self.dtype, self.device = sum(self.sizes), first.dtype, first.device
+        self.weight_bytes = self.size * first.element_size()
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """A vector by the names of the parameters."""
+        return dict(zip(self.parameters, self.expand(flat), strict=True))
+
+    def random(self, seed: int) -> Tensor:
+        """The same as :meth:`gaussian`."""
+        return self.gaussian(seed)
+
+    def gaussian(self, seed: int) -> Tensor:
+        """Standard normal numbers, the same on every process."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(self.size, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+
+    def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
+        """The coefficients themselves: the inner product is Euclidean."""
+        return coefficients
+
+    def sum(self, t: Tensor) -> Tensor:
+        """No-op: every process holds full vectors."""
+        return t
+
+    def expand(self, flat: Tensor) -> list[Tensor]:
+        """A vector in the shapes of the trainable parameters."""
+        return [
+            part.view(shape) for part, shape in zip(torch.split(flat, self.sizes), self.shapes, strict=True)
+        ]
+
+
+class GenericCurvature:
+    """Ξ^{1/2} H Ξ^{1/2} of a minibatch, on vectors over a network's trainable parameters.
 
     H is linear, so the derivative of the gradient is recorded once and replayed for every product. The
     network runs in its current mode: call ``eval()`` first if it has dropout or batch statistics.
@@ -30,34 +88,18 @@ class GenericSpace:
         UserError: sharded parameters, a rule's name as scales, or invalid targets.
     """
 
-    identity_dual = True
-
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, scales: str | Tensor | None = None
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
+        self.vectors = vectors = GenericVectors(model)
+        network, name = vectors.network, type(vectors.network).__name__
         if not isinstance(x, Tensor):
             raise UserError(f"x: {type(x).__name__} does not fit; allowed: a tensor of samples")
-        network, self._ranks = unwrap(model), Ranks()
-        name = type(network).__name__
         if isinstance(scales, str):
             raise UserError(f"scales: {scales!r} is not available for {name}; allowed: None or a tensor")
-        trainable = {key: p.detach() for key, p in network.named_parameters() if p.requires_grad}
-        if not trainable:
-            raise UserError(f"model: {name} has nothing to train; allowed: trainable parameters")
-        if any(is_sharded(p) or hasattr(p, "ds_id") for p in trainable.values()):
-            raise UserError(
-                f"model: sharded {name} is not available; allowed: HomogeneousMLP, or replicas of others"
-            )
-        self._shapes = [p.shape for p in trainable.values()]
-        self._sizes = [p.numel() for p in trainable.values()]
-        first = next(iter(trainable.values()))
-        self.size, self.dtype, self.device = sum(self._sizes), first.dtype, first.device
-        self.weight_bytes = self.size * first.element_size()
-        xi = given_scales(scales, len(trainable), dtype=self.dtype, device=self.device)
-        self._roots = torch.cat([r.expand(size) for r, size in zip(xi.sqrt(), self._sizes, strict=True)])
-        total = sum(self._ranks.counts(len(x), self.device))
+        xi = given_scales(scales, len(vectors.sizes), dtype=vectors.dtype, device=vectors.device)
+        self._roots = torch.cat([r.expand(size) for r, size in zip(xi.sqrt(), vectors.sizes, strict=True)])
+        total = sum(vectors.ranks.counts(len(x), vectors.device))
         if total == 0:
             raise UserError("x: no samples on any process; allowed: at least one")
         ell = get_loss(loss)
@@ -68,58 +110,31 @@ class GenericSpace:
             return ell.value(f, y).sum() / total
 
         self._gradient: tuple[Tensor, ...] | None = None
-        self._names = list(trainable)
         if len(x):
-            recorded = vjp(grad(mean_loss), trainable)
+            recorded = vjp(grad(mean_loss), vectors.parameters)
             self._gradient, self._pullback = tuple(recorded[0].values()), recorded[1]
 
     def start(self, seed: int) -> Tensor:
         """The gradient plus a random vector of the same norm."""
-        flat = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        vectors = self.vectors
+        flat = torch.zeros(vectors.size, dtype=vectors.dtype, device=vectors.device)
         if self._gradient is not None:
             flat = torch.cat([g.detach().reshape(-1) for g in self._gradient]) * self._roots
-        flat = self._ranks.sum(flat)
-        noise = self.random(seed)
-        tiny = torch.finfo(self.dtype).tiny
+        flat = vectors.ranks.sum(flat)
+        noise = vectors.random(seed)
+        tiny = torch.finfo(vectors.dtype).tiny
         start: Tensor = flat / flat.norm().clamp(min=tiny) + noise / noise.norm()
         return start
-
-    def random(self, seed: int) -> Tensor:
-        """The same as :meth:`gaussian`."""
-        return self.gaussian(seed)
-
-    def gaussian(self, seed: int) -> Tensor:
-        """Standard normal numbers, the same on every process."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(self.size, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
 
     def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
         """The product, into ``out``: one backward pass and one all-reduce."""
         if self._gradient is None:
             out.zero_()
         else:
-            parts = torch.split(dual * self._roots, self._sizes)
-            vectors = {
-                key: part.view(shape)
-                for key, part, shape in zip(self._names, parts, self._shapes, strict=True)
-            }
-            (products,) = self._pullback(vectors)
-            torch.cat([products[key].detach().reshape(-1) for key in self._names], out=out)
-        return self._ranks.sum(out).mul_(self._roots)
-
-    def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
-        """The coefficients themselves: the inner product is Euclidean."""
-        return coefficients
-
-    def sum(self, t: Tensor) -> Tensor:
-        """No-op: every process holds full vectors."""
-        return t
-
-    def expand(self, flat: Tensor) -> list[Tensor]:
-        """A vector in the shapes of the trainable parameters."""
-        return [
-            part.view(shape) for part, shape in zip(torch.split(flat, self._sizes), self._shapes, strict=True)
-        ]
+            (products,) = self._pullback(self.vectors.named(dual * self._roots))
+            parts = [products[key].detach().reshape(-1) for key in self.vectors.parameters]
+            torch.cat(parts, out=out)
+        return self.vectors.ranks.sum(out).mul_(self._roots)
 
 
 def check_vectors(vectors: object, name: str = "vectors") -> None:
@@ -151,11 +166,12 @@ def generic_product(
     Raises:
         UserError: invalid arguments.
     """
-    space = GenericSpace(model, x, y, loss=loss, scales=scales)
+    operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+    space = operator.vectors
     check_vectors(vectors)
-    shapes = [tuple(shape) for shape in space._shapes]
+    shapes = [tuple(shape) for shape in space.shapes]
     if [tuple(v.shape) for v in vectors] != shapes:
         raise UserError(f"vectors: shapes {[tuple(v.shape) for v in vectors]} do not fit; allowed: {shapes}")
     flat = torch.cat([v.detach().reshape(-1) for v in vectors]).to(space.device, space.dtype)
     with torch.no_grad():
-        return space.expand(space.multiply(flat, torch.empty_like(flat)))
+        return space.expand(operator.multiply(flat, torch.empty_like(flat)))

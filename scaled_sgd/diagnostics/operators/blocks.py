@@ -14,10 +14,17 @@ from scaled_sgd.steps.signals import Signals
 
 
 class Block(Protocol):
-    """Layer k of a vector, on this process."""
+    """Layer k of a vector, on this process.
+
+    Attributes:
+        k: from 1.
+        size: length of its slice.
+        both: whether vectors have terms δ_kᵀ Q_k beside P_kᵀ h_{k−1}: two-sided, else one-sided.
+    """
 
     k: int
     size: int
+    both: bool
 
     def h_product(self, s: Signals, dual: Tensor) -> Tensor:
         """This process's columns of h_{k−1} V_kᵀ, (samples, width(k)); may be a view."""
@@ -30,20 +37,23 @@ class Block(Protocol):
     def put_forward(self, s: Signals, out: Tensor, Rh: Tensor, scale: float, onto: float) -> None:
         """out ← onto · out + scale · δ_kᵀ Rh_{k−1} in coefficients; Rh (samples, m_{k−1}) is complete.
 
-        Called before :meth:`put_backward`, and not for the first layer, where Rh_0 = 0.
+        For two-sided blocks, before :meth:`put_backward`.
         """
         ...
 
     def put_backward(self, s: Signals, out: Tensor, Rdelta: Tensor, scale: float, onto: float) -> None:
-        """Add scale · Rδ_kᵀ h_{k−1} to the result of :meth:`put_forward`; Rδ holds this process's columns."""
+        """out ← onto · out + scale · Rδ_kᵀ h_{k−1} in coefficients; Rδ holds this process's columns.
+
+        For two-sided blocks ``onto`` is 1, for the result of :meth:`put_forward`.
+        """
         ...
 
 
 class DenseBlock:
     """V_k itself: this process's rows. Coefficients and dual are equal."""
 
-    def __init__(self, partition: Partition, k: int) -> None:
-        self.k = k
+    def __init__(self, partition: Partition, k: int, *, both: bool) -> None:
+        self.k, self.both = k, both
         self.shape = (partition.width(k), partition.model.widths[k - 1])
         self.size = self.shape[0] * self.shape[1]
 
@@ -62,8 +72,7 @@ class DenseBlock:
 
     def put_backward(self, s: Signals, out: Tensor, Rdelta: Tensor, scale: float, onto: float) -> None:
         """Rδ_kᵀ h_{k−1}."""
-        beta = onto if self.k == 1 else 1.0
-        out.view(self.shape).addmm_(Rdelta.T, s.h[self.k - 1], beta=beta, alpha=scale)
+        out.view(self.shape).addmm_(Rdelta.T, s.h[self.k - 1], beta=onto, alpha=scale)
 
 
 class FactorBlock:
@@ -71,23 +80,24 @@ class FactorBlock:
 
     The dual is (X, Y) = (h V_kᵀ, δ V_k), so that ⟨V, V'⟩ = ⟨P, X'⟩ + ⟨Q, Y'⟩. With the Gram matrices
     K_h and K_δ of the batch, X = K_h P + (h Qᵀ) δ and Y = (δ Pᵀ) h + K_δ Q. Products with H need X
-    and Y only and yield P' ∝ Rδ_k, Q' ∝ Rh_{k−1}. The first layer has Q = 0, since Rh_0 = 0.
+    and Y only and yield P' ∝ Rδ_k, Q' ∝ Rh_{k−1}. One-sided blocks have Q = 0: the first layer, since
+    Rh_0 = 0, and every layer of Gauss–Newton products.
     """
 
-    def __init__(self, signals: Signals, k: int) -> None:
+    def __init__(self, signals: Signals, k: int, *, both: bool) -> None:
         partition = signals.partition
-        self._lay_out(signals, k)
+        self._lay_out(signals, k, both=both)
         self._h = partition.own(signals.h[k - 1], k - 1)
         self._delta = signals.delta[k]
         self.K_h = partition.sum(self._h @ self._h.T)
-        self.K_delta = partition.sum(self._delta @ self._delta.T) if k > 1 else None
+        self.K_delta = partition.sum(self._delta @ self._delta.T) if both else None
 
-    def _lay_out(self, signals: Signals, k: int) -> None:
+    def _lay_out(self, signals: Signals, k: int, *, both: bool) -> None:
         partition = signals.partition
-        self.k = k
+        self.k, self.both = k, both
         self._signals = signals
         self._p = (signals.samples, partition.width(k))
-        self._q = (signals.samples, partition.width(k - 1) if k > 1 else 0)
+        self._q = (signals.samples, partition.width(k - 1) if both else 0)
         self.size = signals.samples * (self._p[1] + self._q[1])
 
     def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +124,7 @@ class FactorBlock:
         torch.mul(s.partition.own(Rh, self.k - 1), scale, out=self.split(out)[1])
 
     def put_backward(self, s: Signals, out: Tensor, Rdelta: Tensor, scale: float, onto: float) -> None:
-        """P = scale · Rδ_k."""
+        """P = scale · Rδ_k, for all samples at once."""
         torch.mul(Rdelta, scale, out=self.split(out)[0])
 
     def cross(self, coefficients: Tensor, out: Tensor) -> None:
@@ -145,11 +155,11 @@ class FactorBlock:
         return V
 
 
-def dense_cost(m_in: int, m_out: int, *, first: bool) -> int:
+def dense_cost(m_in: int, m_out: int, *, both: bool) -> int:
     """Multiplications per sample of a product for a dense V_k (m_out, m_in), without those with W_k."""
-    return (2 if first else 4) * m_in * m_out
+    return (4 if both else 2) * m_in * m_out
 
 
-def factor_cost(m_in: int, m_out: int, n: int, *, first: bool) -> int:
+def factor_cost(m_in: int, m_out: int, n: int, *, both: bool) -> int:
     """The same for V_k in factors, including its dual."""
-    return n * m_out if first else 3 * n * (m_in + m_out)
+    return 3 * n * (m_in + m_out) if both else n * m_out

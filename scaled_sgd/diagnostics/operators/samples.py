@@ -2,19 +2,27 @@
 
 Every process holds the rows of P_k and Q_k of some samples. The R-operator works sample by sample without
 communication; a dual needs all processes' coefficients once, X_own = (h_own hᵀ) P + (h_own Qᵀ) δ and
-Y_own = (δ_own Pᵀ) h + (δ_own δᵀ) Q. The distribution by rows of :class:`HessianSpace` communicates at
+Y_own = (δ_own Pᵀ) h + (δ_own δᵀ) Q. The distribution by rows of :class:`RowVectors` communicates at
 every layer, which shards need and replicas do not.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, factor_cost
-from scaled_sgd.diagnostics.operators.r_operator import r_operator
-from scaled_sgd.diagnostics.operators.weights import HessianSpace, SpaceName, over_length, unit
+from scaled_sgd.diagnostics.operators.r_operator import Part, r_operator
+from scaled_sgd.diagnostics.operators.weights import (
+    RowVectors,
+    SpaceName,
+    layer_bytes,
+    over_length,
+    slots_of,
+    unit,
+)
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import Signals, run_signals
@@ -23,11 +31,11 @@ from scaled_sgd.steps.signals import Signals, run_signals
 class SampleBlock(FactorBlock):
     """A layer's P and Q of this process's samples; ``h`` and ``delta`` are those of all samples."""
 
-    def __init__(self, signals: Signals, k: int, h: Tensor, delta: Tensor) -> None:
-        self._lay_out(signals, k)
+    def __init__(self, signals: Signals, k: int, h: Tensor, delta: Tensor, *, both: bool) -> None:
+        self._lay_out(signals, k, both=both)
         self._h, self._delta = h, delta
         self.K_h = signals.h[k - 1] @ h.T
-        self.K_delta = signals.delta[k] @ delta.T if k > 1 else None
+        self.K_delta = signals.delta[k] @ delta.T if both else None
         square = self.K_h * (signals.delta[k] @ delta.T if self.K_delta is None else self.K_delta)
         self.gradient_square = square.sum() * (signals.partition.multiplier(k) / signals.total) ** 2
 
@@ -52,18 +60,17 @@ class SampleBlock(FactorBlock):
         return P, Q
 
 
-class SampleSpace:
-    """Like :class:`HessianSpace` with all layers in factors, for replicas on several processes."""
+class SampleVectors:
+    """Like :class:`RowVectors` with all layers in factors, for replicas on several processes."""
 
     identity_dual = False
 
-    def __init__(self, batch: Minibatch, xi: Tensor | None = None) -> None:
+    def __init__(self, batch: Minibatch, *, both: bool = True, layers: Sequence[int] | None = None) -> None:
         self.partition, self._ranks = batch.partition, batch.partition.ranks
         self.dtype, self.device = self.partition.dtype, self.partition.device
-        self.weight_bytes = self.partition.weight_bytes
         widths = self.partition.model.widths
-        depth = self.partition.depth
-        self._roots = [1.0] * depth if xi is None else xi.sqrt().tolist()
+        layers = range(1, self.partition.depth + 1) if layers is None else layers
+        self.weight_bytes = layer_bytes(self.partition, layers)
         alone = replace(self.partition, ranks=Ranks.alone(), offsets=tuple((0, m) for m in widths))
         offsets = even_offsets(batch.total, self._ranks.size)
         self._sizes = [b - a for a, b in itertools.pairwise(offsets)]
@@ -72,11 +79,15 @@ class SampleSpace:
         self._signals = s = run_signals(alone, x, y, loss=batch.loss, total=batch.total)
         self.blocks = [
             SampleBlock(
-                s, k, self._ranks.gather(s.h[k - 1], self._sizes), self._ranks.gather(s.delta[k], self._sizes)
+                s,
+                k,
+                self._ranks.gather(s.h[k - 1], self._sizes),
+                self._ranks.gather(s.delta[k], self._sizes),
+                both=both and k > layers[0],
             )
-            for k in range(1, depth + 1)
+            for k in layers
         ]
-        self._columns = [(widths[b.k], widths[b.k - 1] if b.k > 1 else 0) for b in self.blocks]
+        self._columns = [(widths[b.k], widths[b.k - 1] if b.both else 0) for b in self.blocks]
         self.size = sum(block.size for block in self.blocks)
 
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
@@ -88,9 +99,10 @@ class SampleSpace:
         return self._ranks.sum(t)
 
     @torch.no_grad()
-    def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of the product with the vector whose dual is given, into ``out``. No communication."""
-        r_operator(self._signals, self.blocks, self.split(dual), self.split(out), self._roots, onto=0.0)
+    def product(self, part: Part, roots: Sequence[float], dual: Tensor, out: Tensor) -> Tensor:
+        """Coefficients of Ξ^{1/2} C Ξ^{1/2} times the vector whose dual is given. No communication."""
+        slots = slots_of(self.blocks, self.split(dual), self.split(out), roots)
+        r_operator(self._signals, slots, part=part, onto=0.0)
         return out
 
     @torch.no_grad()
@@ -115,32 +127,33 @@ class SampleSpace:
         whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
         return list(zip(whole[::2], whole[1::2], strict=True))
 
-    def start(self, seed: int) -> Tensor:
-        """The gradient plus a random vector of about the same norm."""
+    def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
+        """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor."""
         square = self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())
         length = square.clamp(min=torch.finfo(self.dtype).tiny).sqrt()
-        return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
+        return self._draw(seed, roots, (2 * len(self.blocks)) ** 0.5 / length)
 
     def random(self, seed: int) -> Tensor:
         """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed."""
-        return self._draw(seed, torch.zeros((), dtype=self.dtype, device=self.device))
+        none = torch.zeros((), dtype=self.dtype, device=self.device)
+        return self._draw(seed, [0.0] * self.partition.depth, none)
 
     @torch.no_grad()
-    def _draw(self, seed: int, gradient_weight: Tensor) -> Tensor:
+    def _draw(self, seed: int, roots: Sequence[float], gradient_weight: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         n, s = sum(self._sizes), self._signals
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
-        for block, v, root in zip(self.blocks, self.split(flat), self._roots, strict=True):
+        for block, v in zip(self.blocks, self.split(flat), strict=True):
             k, widths = block.k, self.partition.model.widths
             u_P, u_Q, v_P, v_Q = (
                 torch.randn(m, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
                 for m in (n, n, widths[k], widths[k - 1])
             )
             P, Q = block.drawn(u_P, v_P, u_Q, v_Q, self._own)
-            if k > 1:
+            if block.both:
                 block.put_forward(s, v, Q, 1.0, 0.0)
-            scale = root * self.partition.multiplier(k) / s.total
-            block.put_backward(s, v, P.add_(s.delta[k] * (scale * gradient_weight)), 1.0, 0.0)
+            scale = roots[k - 1] * self.partition.multiplier(k) / s.total
+            block.put_backward(s, v, P.add_(s.delta[k] * (scale * gradient_weight)), 1.0, float(block.both))
         return flat
 
     @torch.no_grad()
@@ -152,20 +165,24 @@ class SampleSpace:
         ]
 
 
-def choose_space(
-    batch: Minibatch, xi: Tensor | None, *, space: SpaceName = "auto"
-) -> HessianSpace | SampleSpace:
-    """Sample space for replicas on several processes if factors cost little more than the best mixture."""
-    ranks = batch.partition.ranks
-    shared = ranks.size > 1 and batch.total >= ranks.size and not batch.chunked
-    if shared and space in ("auto", "factor") and is_replica(batch.partition.model):
-        widths, n = batch.partition.model.widths, batch.total
+def choose_vectors(
+    batch: Minibatch, *, space: SpaceName = "auto", both: bool = True, layers: Sequence[int] | None = None
+) -> RowVectors | SampleVectors:
+    """By samples for replicas on several processes if factors cost little more than the best mixture."""
+    partition = batch.partition
+    shared = partition.ranks.size > 1 and batch.total >= partition.ranks.size and not batch.chunked
+    if shared and space in ("auto", "factor") and is_replica(partition.model):
+        widths, n = partition.model.widths, batch.total
         through = [0.0, 0.0]
-        for k, (m_in, m_out) in enumerate(itertools.pairwise(widths), start=1):
-            factored = factor_cost(m_in, m_out, n, first=k == 1)
-            weights = 2 * m_in * m_out if k > 1 else 0
+        first, *_ = layers = range(1, partition.depth + 1) if layers is None else layers
+        for k in range(first, partition.depth + 1):
+            m_in, m_out = widths[k - 1 : k + 1]
+            two_sided = both and k > first
+            factored = factor_cost(m_in, m_out, n, both=two_sided) if k in layers else 0
+            dense = dense_cost(m_in, m_out, both=two_sided) if k in layers else 0
+            weights = 2 * m_in * m_out if k > first else 0
             through[0] += weights + factored
-            through[1] += weights + min(factored, dense_cost(m_in, m_out, first=k == 1))
+            through[1] += weights + min(factored, dense)
         if space == "factor" or through[0] <= 1.25 * through[1]:
-            return SampleSpace(batch, xi)
-    return HessianSpace(batch, xi, space=space)
+            return SampleVectors(batch, both=both, layers=layers)
+    return RowVectors(batch, space=space, both=both, layers=layers)

@@ -1,4 +1,4 @@
-"""The interface between algorithms and operators, for any storage of vectors."""
+"""What algorithms know of an operator: the arithmetic of its vectors, and its product."""
 
 from typing import Protocol
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-class Space(Protocol):
-    """Vectors on this process, and a symmetric operator on them.
+class Vectors(Protocol):
+    """Vectors on this process, in any storage.
 
-    Vectors are flat tensors of *coefficients*; their inner product is ⟨v, w⟩ = v · dual(w), summed over the
+    They are flat tensors of *coefficients*; their inner product is ⟨v, w⟩ = v · dual(w), summed over the
     processes.
 
     Attributes:
@@ -22,16 +22,12 @@ class Space(Protocol):
     device: torch.device
     identity_dual: bool
 
-    def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of the operator applied to the vector whose dual is given."""
-        ...
-
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
         """The dual of a vector: its coefficients if ``identity_dual``."""
         ...
 
     def random(self, seed: int) -> Tensor:
-        """A random vector in the operator's range."""
+        """A random vector in the range of the operators on these vectors."""
         ...
 
     def sum(self, t: Tensor) -> Tensor:
@@ -39,19 +35,41 @@ class Space(Protocol):
         ...
 
 
-class HessianOperator(Space, Protocol):
-    """The Hessian of a minibatch, or Ξ^{1/2} H Ξ^{1/2}.
+class Operator(Protocol):
+    """A symmetric operator on vectors."""
+
+    @property
+    def vectors(self) -> Vectors:
+        """What it multiplies."""
+        ...
+
+    def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
+        """Coefficients of the operator applied to the vector whose dual is given, into ``out``."""
+        ...
+
+
+class WeightVectors(Vectors, Protocol):
+    """Vectors over weights.
 
     Attributes:
-        weight_bytes: size of all weights, over all processes.
+        weight_bytes: size of these weights, over all processes.
     """
 
     weight_bytes: int
 
-    def start(self, seed: int) -> Tensor:
-        """A start vector for Lanczos: the gradient plus a random vector of about the same norm."""
-        ...
-
     def expand(self, flat: Tensor) -> list[Tensor]:
         """A vector in weight space, one tensor per layer."""
+        ...
+
+
+class WeightOperator(Operator, Protocol):
+    """A curvature matrix of a minibatch over weights."""
+
+    @property
+    def vectors(self) -> WeightVectors:
+        """What it multiplies."""
+        ...
+
+    def start(self, seed: int) -> Tensor:
+        """A start vector for Lanczos: the gradient plus a random vector of about the same norm."""
         ...

@@ -1,5 +1,6 @@
-"""Weight-space vectors with dense or factored layers, and Hessian products on them (theory §5)."""
+"""Vectors over weights, by rows, with dense or factored layers (theory §5, §6)."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
-from scaled_sgd.diagnostics.operators.r_operator import r_operator
+from scaled_sgd.diagnostics.operators.r_operator import Part, Slot, r_operator
+from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
 SpaceName = Literal["auto", "dense", "factor"]
@@ -20,13 +22,19 @@ def check_space(name: object) -> None:
         raise UserError(f"space: {name!r} is unknown; allowed: {', '.join(get_args(SpaceName))}")
 
 
-class HessianSpace:
-    """Flat vectors over the weights of a network, and Ξ^{1/2} H Ξ^{1/2} of a minibatch on them.
+class RowVectors:
+    """Flat vectors over the weights of a network, by rows of every W_k.
 
     Set up once for any number of products. A vector concatenates this process's blocks of all layers.
     ``space`` selects how layers are stored: ``dense`` as they are, ``factor``
     as P_kᵀ h + δ_kᵀ Q_k, ``auto`` whichever makes a layer's products cheaper. Every eigenvector with
     a non-zero eigenvalue can be written in factors, so nothing is approximated.
+
+    Args:
+        batch: the minibatch.
+        space: as above.
+        both: whether the operators have terms δ_kᵀ Q_k; Gauss–Newton ones have not.
+        layers: those that vectors have, in ascending order; the lowest has no terms δ_kᵀ Q_k. None: all.
 
     Attributes:
         size: length of a vector on this process.
@@ -36,27 +44,34 @@ class HessianSpace:
         UserError: an unknown space, or factors with a chunked minibatch.
     """
 
-    def __init__(self, batch: Minibatch, xi: Tensor | None = None, *, space: SpaceName = "auto") -> None:
+    def __init__(
+        self,
+        batch: Minibatch,
+        *,
+        space: SpaceName = "auto",
+        both: bool = True,
+        layers: Sequence[int] | None = None,
+    ) -> None:
         check_space(space)
         if space == "factor" and batch.chunked:
             raise UserError("space: 'factor' needs the batch in one piece; allowed with chunk_size: 'dense'")
         self.batch = batch
         self.partition = batch.partition
         self.dtype, self.device = self.partition.dtype, self.partition.device
-        self._roots = [1.0] * self.partition.depth if xi is None else xi.sqrt().tolist()
-        self.blocks = [self._block(k, space) for k in range(1, self.partition.depth + 1)]
+        layers = range(1, self.partition.depth + 1) if layers is None else layers
+        self.blocks = [self._block(k, space, both=both and k > layers[0]) for k in layers]
         self._sizes = [block.size for block in self.blocks]
         self.size = sum(self._sizes)
-        self.weight_bytes = self.partition.weight_bytes
+        self.weight_bytes = layer_bytes(self.partition, layers)
         self.identity_dual = all(isinstance(block, DenseBlock) for block in self.blocks)
 
-    def _block(self, k: int, space: SpaceName) -> Block:
+    def _block(self, k: int, space: SpaceName, *, both: bool) -> Block:
         m_in, m_out = self.partition.model.widths[k - 1 : k + 1]
-        factored = factor_cost(m_in, m_out, self.batch.total, first=k == 1)
-        cheaper = not self.batch.chunked and factored < dense_cost(m_in, m_out, first=k == 1)
+        factored = factor_cost(m_in, m_out, self.batch.total, both=both)
+        cheaper = not self.batch.chunked and factored < dense_cost(m_in, m_out, both=both)
         if space == "factor" or (space == "auto" and cheaper):
-            return FactorBlock(self.batch.first, k)
-        return DenseBlock(self.partition, k)
+            return FactorBlock(self.batch.first, k, both=both)
+        return DenseBlock(self.partition, k, both=both)
 
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
         """A vector's layers, as flat views."""
@@ -67,11 +82,11 @@ class HessianSpace:
         return self.partition.sum(t)
 
     @torch.no_grad()
-    def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of the product with the vector whose dual is given, into ``out``."""
+    def product(self, part: Part, roots: Sequence[float], dual: Tensor, out: Tensor) -> Tensor:
+        """Coefficients of Ξ^{1/2} C Ξ^{1/2} times the vector whose dual is given, into ``out``."""
+        slots = slots_of(self.blocks, self.split(dual), self.split(out), roots)
         for i, signals in enumerate(self.batch):
-            onto = float(i > 0)
-            r_operator(signals, self.blocks, self.split(dual), self.split(out), self._roots, onto=onto)
+            r_operator(signals, slots, part=part, onto=float(i > 0))
         return out
 
     @torch.no_grad()
@@ -94,14 +109,16 @@ class HessianSpace:
                 to.copy_(v)
         return out
 
-    def start(self, seed: int) -> Tensor:
-        """A start vector for Lanczos: the gradient plus a random vector of about the same norm.
+    def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
+        """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor.
 
         The gradient leans towards the top eigenvectors; the random part ensures that none is missed.
         """
         tiny = torch.finfo(self.dtype).tiny
-        length = self.batch.statistics.gradient_squares.sum().to(self.dtype).clamp(min=tiny).sqrt()
-        return self._draw(seed, (2 * len(self.blocks)) ** 0.5 / length)
+        squares = self.batch.statistics.gradient_squares
+        square = torch.stack([squares[block.k - 1] for block in self.blocks]).sum()
+        length = square.to(self.dtype).clamp(min=tiny).sqrt()
+        return self._draw(seed, roots, (2 * len(self.blocks)) ** 0.5 / length)
 
     def random(self, seed: int) -> Tensor:
         """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed, in any space.
@@ -109,23 +126,25 @@ class HessianSpace:
         P and Q are outer products of Gaussian vectors: cheap, and with the second moments of Gaussian
         matrices up to a factor, so that no direction within a layer is favoured. Each term has norm 1.
         """
-        return self._draw(seed, torch.zeros((), dtype=self.dtype, device=self.device))
+        none = torch.zeros((), dtype=self.dtype, device=self.device)
+        return self._draw(seed, [0.0] * self.partition.depth, none)
 
     @torch.no_grad()
-    def _draw(self, seed: int, gradient_weight: Tensor) -> Tensor:
+    def _draw(self, seed: int, roots: Sequence[float], gradient_weight: Tensor) -> Tensor:
         s, widths = self.batch.first, self.partition.model.widths
         generator = torch.Generator().manual_seed(seed)
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
-        for block, v, root in zip(self.blocks, self.split(flat), self._roots, strict=True):
+        for block, v in zip(self.blocks, self.split(flat), strict=True):
             k = block.k
             u_P, u_Q = (self._normal(s.samples, generator) for _ in range(2))
             v_P, v_Q = (unit(self._normal(widths[j], generator)) for j in (k, k - 1))
-            if k > 1:
+            if block.both:
                 length = self.sum((s.delta[k].T @ u_Q).square().sum()).sqrt()
                 block.put_forward(s, v, torch.outer(over_length(u_Q, length), v_Q), 1.0, 0.0)
             P = torch.outer(over_length(u_P, (s.h[k - 1].T @ u_P).norm()), self.partition.own(v_P, k))
-            scale = root * self.partition.multiplier(k) / s.total
-            block.put_backward(s, v, P.add_(s.delta[k] * (scale * gradient_weight)), 1.0, 0.0)
+            scale = roots[k - 1] * self.partition.multiplier(k) / s.total
+            P.add_(s.delta[k] * (scale * gradient_weight))
+            block.put_backward(s, v, P, 1.0, float(block.both))
         return flat
 
     def gaussian(self, seed: int) -> Tensor:
@@ -150,6 +169,22 @@ class HessianSpace:
             else v.view(self.partition.width(block.k), self.partition.model.widths[block.k - 1])
             for block, v in zip(self.blocks, self.split(flat), strict=True)
         ]
+
+
+def layer_bytes(partition: Partition, layers: Sequence[int]) -> int:
+    """Size of the weights of some layers, over all processes."""
+    widths = partition.model.widths
+    return sum(widths[k - 1] * widths[k] for k in layers) * (torch.finfo(partition.dtype).bits // 8)
+
+
+def slots_of(
+    blocks: Sequence[Block], duals: Sequence[Tensor], outs: Sequence[Tensor], roots: Sequence[float]
+) -> list[Slot]:
+    """The slots of a product, from √ξ of all layers."""
+    return [
+        Slot(block, dual, out, roots[block.k - 1])
+        for block, dual, out in zip(blocks, duals, outs, strict=True)
+    ]
 
 
 def over_length(t: Tensor, length: Tensor) -> Tensor:

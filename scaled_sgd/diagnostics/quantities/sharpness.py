@@ -1,14 +1,14 @@
 """Largest eigenvalues of the Hessian on the probe, relative to the edge of stability (theory §3b, §5)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.samples import choose_space
-from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
 
 
 class SharpnessSettings(Protocol):
@@ -30,9 +30,10 @@ class Sharpness:
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``sharpness`` and its related columns."""
-        taken, probe = context.taken, context.probe
-        plain = self._eigenpairs("plain", probe, None)
-        scaled = self._scaled(context, plain)
+        taken = context.taken
+        operator = curvature(context.probe)
+        plain = self._eigenpairs("plain", operator)
+        scaled = self._scaled(context, operator, plain)
         has_edge = scaled is not None and taken.known
         if not taken.known:
             context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv")
@@ -49,7 +50,7 @@ class Sharpness:
             row["preconditioned_eigenvalues"] = None if scaled is None else scaled.values.tolist()
         return row
 
-    def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
+    def _scaled(self, context: Context, operator: Curvature, plain: Eigenpairs) -> Eigenpairs | None:
         """Eigenpairs of Ξ^{1/2} H Ξ^{1/2}; None if the direction is not a ξ, ``plain`` if all ξ are 1."""
         direction = context.taken.direction
         if not direction.is_scalar:
@@ -62,15 +63,15 @@ class Sharpness:
         if bool((xi == 1).all()):
             self._starts["scaled"] = plain.vectors
             return plain
-        return self._eigenpairs("scaled", context.probe, xi)
+        return self._eigenpairs("scaled", replace(operator, roots=roots_of(xi)))
 
-    def _eigenpairs(self, name: str, probe: Minibatch, xi: Tensor | None) -> Eigenpairs:
-        space, start = choose_space(probe, xi), self._starts.get(name)
+    def _eigenpairs(self, name: str, operator: Curvature) -> Eigenpairs:
+        start = self._starts.get(name)
         pairs = sharpness_of(
-            space,
+            operator,
             k=self._k,
             tolerance=self._tolerance,
-            warm_start=start if start is not None and start.shape[1] == space.size else None,
+            warm_start=start if start is not None and start.shape[1] == operator.vectors.size else None,
         )
         self._starts[name] = pairs.vectors
         return pairs

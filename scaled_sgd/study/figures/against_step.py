@@ -9,7 +9,7 @@ from scaled_sgd.study.figures.drawing.style import draw_line, step_axis
 from scaled_sgd.study.figures.reading.over_steps import at_best_rate, last, over_seeds, widest
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import RATE, WIDTH, View, layer_cell
-from scaled_sgd.study.figures.reading.words import number, sentence_of, span
+from scaled_sgd.study.figures.reading.words import number, sentence_of, span, spread
 
 _DEEPEST = {"all": " of the last layer", "hidden": " of the last hidden layer", "none": ""}
 
@@ -59,7 +59,7 @@ def draw(view: View, column: Column, figure: Figure) -> Drawn:
         rises = sum(end > start for start, end in zip(starts, ends, strict=True))
         said = f"{subject} rises in {rises} of {len(ends)} panels, and "
         said += f"ends at {span(ends)} (start: {span(starts)})."
-    caption = f"{figure.meaning} against step, at the best learning rate; median and range over seeds."
+    caption = f"{figure.meaning} against step, at the best learning rate; {spread(view.seeds)}."
     notes = (*panels.notes, *left_out, *seed_note([row["seeds"] for row in rows]))
     return Drawn(figure.name, figure.title, said, caption, notes, pd.DataFrame(rows), picture)
 

@@ -12,7 +12,7 @@ from scaled_sgd.study.figures.drawing.style import draw_line, log_axis
 from scaled_sgd.study.figures.reading.over_steps import last
 from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
 from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, layer_cell, values
-from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span
+from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span, spread
 
 
 def draw(view: View, column: Column, figure: Figure) -> Drawn:
@@ -50,7 +50,7 @@ def draw(view: View, column: Column, figure: Figure) -> Drawn:
     )
     said = sentence_of(parts, opening=opening) or opening + _all_powers(powers, len(panels.shown))
     caption = (
-        f"{figure.meaning}, at the last measured step, against base width: median and range over seeds, at "
+        f"{figure.meaning}, at the last measured step, against base width: {spread(view.seeds)}, at "
         "one learning rate for all widths, stable at each where there is one. A power of m of 0 "
         "means the same at every width."
     )

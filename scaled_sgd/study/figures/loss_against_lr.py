@@ -13,7 +13,7 @@ from scaled_sgd.study.figures.drawing.style import BAND, GREY, category, log_axi
 from scaled_sgd.study.figures.reading.rates import best, by_rate, end_notes, seed_note
 from scaled_sgd.study.figures.reading.transfer import lines_of, name_of, sentence
 from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, View, is_task, label, values
-from scaled_sgd.study.figures.reading.words import axis_label, number
+from scaled_sgd.study.figures.reading.words import axis_label, number, spread
 
 _TITLE = "Does the learning rate transfer?"
 _CEILING = 3.0
@@ -62,8 +62,8 @@ def draw(view: View) -> Drawn:
         *seed_note(table["seeds"]),
     ]
     caption = (
-        "Median of the final loss over seeds with the range from the lowest to the highest seed, against "
-        "the learning rate; a star marks the best rate, × at the top edge a rate at which a seed diverged, "
+        f"Final loss against the learning rate, {spread(view.seeds)}; a star marks the best rate, × at the "
+        "top edge a rate at which a seed diverged, "
         f"△ a loss above {number(_CEILING)} times the first."
     )
     return Drawn("loss_against_lr", _TITLE, sentence(panels, line), caption, tuple(notes), table, picture)

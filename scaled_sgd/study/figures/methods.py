@@ -15,6 +15,8 @@ from scaled_sgd.study.figures.reading.words import listing, number, shortened
 
 _TITLE = "Which method ends lowest at its own best learning rate?"
 
+_SPREAD = "of every seed (points), from the lowest to the highest (bar) with the median (line)"
+
 _ALIKE = 1e-3
 """Losses with a smaller relative difference count as equal."""
 
@@ -63,8 +65,8 @@ def draw(view: View) -> Drawn:
         *seed_note([e.choice.seeds for e in entries if e.choice.found]),
     ]
     caption = (
-        f"The {view.objective} of every seed (points), from the lowest to the highest (bar) with the median "
-        "(line), each method at the rate with the lowest median. The loss that is shown chose the rate."
+        f"The {view.objective} {_SPREAD if view.seeds > 1 else 'of one seed'}, each method at the rate with "
+        f"the lowest{' median' if view.seeds > 1 else ''}. The loss that is shown chose the rate."
     )
     return Drawn("methods", _TITLE, _sentence(entries), caption, tuple(notes), _table(entries), picture)
 
@@ -125,6 +127,8 @@ def _sentence(entries: list[_Entry]) -> str:
     panels = {frozenset[str]().union(*(e.ids for e in found)): found for found in several}
     if not panels:
         return "No network has runs of two methods yet."
+    alone = all(e.choice.seeds <= 1 for e in entries)
+    a_median = "" if alone else "a median of "
     winners: dict[str, int] = {}
     clear = decided = 0
     one = ""
@@ -142,14 +146,14 @@ def _sentence(entries: list[_Entry]) -> str:
         clear += apart
         if second is not None:
             one = (
-                f"{names} ends lowest, at a median of {number(first.choice.median(FINAL))} "
+                f"{names} ends lowest, at {a_median}{number(first.choice.median(FINAL))} "
                 f"(η = {number(first.choice.rate)}), before {second.method} at "
-                f"{number(second.choice.median(FINAL))} (η = {number(second.choice.rate)}); their seeds "
-                + ("do not overlap." if apart else "overlap.")
+                f"{number(second.choice.median(FINAL))} (η = {number(second.choice.rate)})"
+                + ("." if alone else f"; their seeds {'do not overlap' if apart else 'overlap'}.")
             )
         else:
             one = (
-                f"{names} end alike, at a median of {number(lowest)}."
+                f"{names} end alike, at {a_median}{number(lowest)}."
                 if len(equal) > 1
                 else f"Only {names} has a rate that does not diverge."
             )
@@ -160,8 +164,10 @@ def _sentence(entries: list[_Entry]) -> str:
     ranking = sorted(winners.items(), key=lambda item: -item[1])
     said = listing([f"{method} in {wins}" for method, wins in ranking])
     return (
-        f"Of {len(panels)} networks the lowest median loss is that of {said}; its seeds are all below those "
-        f"of the second in {clear if clear else 'none'}."
+        f"Of {len(panels)} networks the lowest loss, one seed each, is that of {said}."
+        if alone
+        else f"Of {len(panels)} networks the lowest median loss is that of {said}; its seeds are all below "
+        f"those of the second in {clear if clear else 'none'}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,11 +12,33 @@ from matplotlib.lines import Line2D
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, log_axis, spread_out
 from scaled_sgd.study.figures.reading.rates import ChosenRate
-from scaled_sgd.study.figures.reading.view import FINAL, RATE, View, groups, label, title, values
-from scaled_sgd.study.figures.reading.words import axis_label, listing, number, sentence_of, span, times
+from scaled_sgd.study.figures.reading.view import (
+    DEPTH,
+    FINAL,
+    RATE,
+    WIDTH,
+    View,
+    groups,
+    label,
+    title,
+    values,
+)
+from scaled_sgd.study.figures.reading.words import (
+    axis_label,
+    listing,
+    number,
+    sentence_of,
+    shortened,
+    span,
+    times,
+)
 
-ALONG = {"model.base_width": "width", "model.depth": "depth"}
-"""Names of the axes in sentences."""
+
+def along(axis: str) -> str:
+    """The name of an axis in sentences."""
+    names = {"model.base_width": "width", "model.depth": "depth"}
+    return names.get(axis, axis.rpartition(".")[2].replace("_", " "))
+
 
 _ENDINGS = {
     "final loss": FINAL,
@@ -39,7 +62,7 @@ class Series:
 
     panel: str
     method: str
-    points: tuple[tuple[float, ChosenRate], ...]
+    points: tuple[tuple[Any, ChosenRate], ...]
 
     @property
     def name(self) -> str:
@@ -57,7 +80,7 @@ class Curves:
     """Chosen rates along one axis.
 
     Attributes:
-        axis: WIDTH or DEPTH.
+        axis: WIDTH, DEPTH or another varied axis.
         series: the drawn series.
         all: all series, including those of omitted panels.
         panels: the panels of the figure.
@@ -96,16 +119,20 @@ class Curves:
     def draw(self, view: View, y_label: str) -> Figure:
         """Draw the curves: hollow marks at ends of the grid, bars from the lowest to the highest seed."""
         picture, axes = self.panels.figure(share_y=True)
-        methods = values(view.runs, self.method) if self.method else [None]
+        methods = [label(self.method, m) for m in values(view.runs, self.method)] if self.method else [""]
         grid = sorted(view.runs[RATE].unique())
         for ax, panel in zip(axes, self.panels.shown, strict=True):
             for s in self.series:
                 if s.panel == panel.title:
-                    _line(ax, s, [label(self.method, m) if self.method else "" for m in methods])
-            log_axis(ax, "x", at=values(panel.runs, self.axis))
+                    _line(ax, s, self._places(view, s), methods)
+            if self.axis in (WIDTH, DEPTH):
+                log_axis(ax, "x", at=values(panel.runs, self.axis))
+                ax.set_xlim(*_limits(values(panel.runs, self.axis)))
+            else:
+                every = values(view.runs, self.axis)
+                ax.set_xticks(range(len(every)), [shortened(str(value), 18) for value in every])
             log_axis(ax, "y", at=[rate for rate in grid if rate > 0])
             ax.set_ylim(*_limits([rate for rate in grid if rate > 0]))
-            ax.set_xlim(*_limits(values(panel.runs, self.axis)))
         self.panels.label(axes, axis_label(self.axis), y_label)
         hollow = Line2D(
             [], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="end of the grid"
@@ -114,9 +141,16 @@ class Curves:
         key_of_lines(picture, axes, extra=[hollow] if ends else [])
         return picture
 
+    def _places(self, view: View, series: Series) -> list[float]:
+        """Where the points of a series lie on the axis: at their numbers, or in their order."""
+        if self.axis in (WIDTH, DEPTH):
+            return [x for x, _ in series.points]
+        every = values(view.runs, self.axis)
+        return [float(every.index(x)) for x, _ in series.points]
+
     def sentence(self, what: str) -> str:
         """A sentence that says whether the chosen rate is constant along the axis."""
-        along = ALONG[self.axis]
+        name = along(self.axis)
         parts = [(s.name, self._fate(s)) for s in self.all]
         said = sentence_of(parts, opening=f"{what} ")
         if said is not None:
@@ -124,14 +158,14 @@ class Curves:
         still = [s for s in self.all if len(s.rates) == len(s.points) and len(set(s.rates)) == 1]
         moved = [s for s in self.all if len(s.rates) == len(s.points) and s not in still]
         missing = len(self.all) - len(still) - len(moved)
-        fates = [f"is the same at every {along} in {len(still)} of {len(self.all)} series"]
+        fates = [f"is the same at every {name} in {len(still)} of {len(self.all)} series"]
         if 0 < len(still) < len(self.all):
             fates[0] += f" ({listing([s.name for s in still])})"
         if moved:
             most = max(max(s.rates) / min(s.rates) for s in moved)
             fates.append(f"moves by up to {times(most)} in {len(moved)}")
         if missing:
-            fates.append(f"does not exist at some {along} in {missing}")
+            fates.append(f"does not exist at some {name} in {missing}")
         opening = f"{what} {listing(fates)}"
         by_method: dict[str, list[float]] = {}
         for s in self.all:
@@ -160,22 +194,29 @@ class Curves:
         return pd.DataFrame(rows)
 
     def _fate(self, series: Series) -> str:
-        along, rates = ALONG[self.axis], series.rates
+        name, rates = along(self.axis), series.rates
         (first, start), (last, end) = series.points[0], series.points[-1]
         if not rates:
             return "does not exist"
         if len(rates) < len(series.points):
-            without = f"{len(series.points) - len(rates)} of {len(series.points)} {along}s"
+            missing = len(series.points) - len(rates)
+            kinds = f"{name}s" if self.axis in (WIDTH, DEPTH) else f"values of {name}"
+            without = f"{missing} of {len(series.points)} {kinds}"
             return f"is {span(rates)}, and does not exist at {without}"
         if len(set(rates)) == 1:
-            return f"is {number(rates[0])} at every {along} from {number(first)} to {number(last)}"
+            return f"is {number(rates[0])} at every {name} from {_text(first)} to {_text(last)}"
         if start.rate == end.rate:
             there = number(start.rate)
-            return f"is {there} at {along} {number(first)} and {number(last)}, and {span(rates)} between them"
+            return f"is {there} at {name} {_text(first)} and {_text(last)}, and {span(rates)} between them"
         return (
-            f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {along} "
-            f"{number(first)} to {number(end.rate)} at {along} {number(last)}"
+            f"moves by {times(max(rates) / min(rates))}, from {number(start.rate)} at {name} "
+            f"{_text(first)} to {number(end.rate)} at {name} {_text(last)}"
         )
+
+
+def _text(value: Any) -> str:
+    """A value of the axis in a sentence, without the axis's name."""
+    return value.rpartition(" ")[2] if isinstance(value, str) else number(value)
 
 
 def _series(
@@ -192,10 +233,10 @@ def _series(
     return found
 
 
-def _line(ax: Axes, series: Series, methods: list[str]) -> None:
+def _line(ax: Axes, series: Series, places: list[float], methods: list[str]) -> None:
     place = methods.index(series.method)
     look = category(place)
-    found = [(x, choice) for x, choice in series.points if choice.found]
+    found = [(x, c) for x, (_, c) in zip(places, series.points, strict=True) if c.found]
     x = [value * spread_out(place, len(methods)) for value, _ in found]
     y = [choice.rate for _, choice in found]
     ax.plot(x, y, label=series.method or None, **look)

@@ -14,8 +14,17 @@ from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered, step_axis
 from scaled_sgd.study.figures.reading.over_steps import late, over_seeds, telling_rates, widest
 from scaled_sgd.study.figures.reading.rates import seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, label
-from scaled_sgd.study.figures.reading.words import number, sentence_of, share, span
+from scaled_sgd.study.figures.reading.view import (
+    RATE,
+    SEED,
+    STEP_LOSS,
+    WIDTH,
+    View,
+    groups,
+    label,
+    several_rates,
+)
+from scaled_sgd.study.figures.reading.words import number, sentence_of, share, span, spread
 
 _TITLES = {
     "preconditioned_sharpness": "Does training run at the edge of stability?",
@@ -30,6 +39,10 @@ _EDGES = {
     "sharpness": "the dashed line is 2/η with the rate that step had, the edge of plain SGD, while that of a "
     "scaled step is seen in the preconditioned sharpness",
 }
+
+
+_MOST_WITH_LOSS = 6
+"""Panels of a figure that has the loss above the sharpness."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +61,21 @@ def lacks(view: View, column: str) -> str:
 
 
 def draw(view: View, column: str) -> Drawn:
-    """Median and range over seeds at up to three learning rates."""
-    several = view.runs[RATE].nunique() > 1
+    """At up to three learning rates, or at every width where each network has one rate; the loss above."""
+    several = several_rates(view)
     runs, left_out = widest(view, view.runs) if several else (view.runs, [])
     panels = Panels.of(runs, view.without(WIDTH))
     lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
     shown = sorted({line.value for line in lines})
-    picture, axes = panels.figure(share_y=False)
-    for ax, panel in zip(axes, panels.shown, strict=True):
-        _panel(ax, [line for line in lines if line.panel == panel.title], column, shown)
+    with_loss = view.has(STEP_LOSS) and len(panels.shown) <= _MOST_WITH_LOSS
+    picture, axes, above = panels.figure_of_two() if with_loss else (*panels.figure(share_y=False), [])
+    for place, (ax, panel) in enumerate(zip(axes, panels.shown, strict=True)):
+        own = [line for line in lines if line.panel == panel.title]
+        _panel(ax, own, column, shown)
+        if above:
+            _losses(above[place], view, panel, own, shown)
+    if above:
+        panels.label_first(above, "minibatch loss")
     panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
     momentum = _has_momentum(runs)
     edge_name = "2(1 + μ)/η − λ_w" if momentum else "2/η"
@@ -66,7 +85,7 @@ def draw(view: View, column: str) -> Drawn:
     edges = _EDGES[column].replace("2/η", edge_name)
     caption = (
         f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
-        f"probe against step, median and range over seeds; {edges}. Rates are those after clipping "
+        f"probe against step, {spread(view.seeds)}; {edges}. Rates are those after clipping "
         "and normalising."
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
@@ -130,6 +149,17 @@ def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> Non
         low += list(np.maximum(data["low"], data["median"] / 3))
     if low and top:
         ax.set_ylim(min([*low, *top]) / 1.3, max(top) * 1.6)
+    log_axis(ax, "y")
+    step_axis(ax)
+
+
+def _losses(ax: Axes, view: View, panel: Panel, lines: list[_Line], shown: list[float]) -> None:
+    """The loss of the same runs."""
+    for line in lines:
+        runs = panel.runs[panel.runs["id"].isin(line.steps["id"])]
+        steps = view.steps(runs, [STEP_LOSS])
+        look = ordered(shown.index(line.value), len(shown)) | {"markersize": 3.5}
+        curve(ax, over_seeds(steps, STEP_LOSS), look, label=None)
     log_axis(ax, "y")
     step_axis(ax)
 

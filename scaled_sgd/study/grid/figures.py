@@ -9,6 +9,7 @@ FIGURES: Registry[str] = Registry("report")
 
 for _name, _recipe in (
     ("loss_against_lr", "loss_against_lr:LOSS_AGAINST_LR"),
+    ("loss_against_step", "loss_against_step:LOSS_AGAINST_STEP"),
     ("best_lr_against_width", "chosen_lr:BEST_AGAINST_WIDTH"),
     ("best_lr_against_depth", "chosen_lr:BEST_AGAINST_DEPTH"),
     ("largest_stable_lr", "chosen_lr:LARGEST_STABLE"),

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import Taken
 from scaled_sgd.study.grid.identity import deciding
 from scaled_sgd.study.small.session import OneProcess, find_device, small_session, stepper_of
+from scaled_sgd.train.capturing import capture_for
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
@@ -80,7 +82,14 @@ class Together:
         self._watch = DivergenceWatch(depth, device, count=len(sessions))
         stack = Stack([session.strategy.network for session in sessions])
         configs = [session.config for session in sessions]
-        self._step = StackedStep(stack, configs, first.loss, self._watch)
+        self._step = StackedStep(
+            stack,
+            configs,
+            first.loss,
+            self._watch,
+            capture=capture_for(first.config, first.strategy),
+            say=warn,
+        )
         rates = [[session.schedule(step) for session in sessions] for step in range(first.steps)]
         self._rates = torch.tensor(rates, dtype=torch.float64, device=device)
         self._lend_velocities()
@@ -89,7 +98,7 @@ class Together:
         """Take a step of each run on its minibatch, without waiting for the device."""
         self._watch.start_step(step)
         x, y = together(batches)
-        taken = self._step(x, y, batches[0].n_global, self._rates[step], measure=measure)
+        taken = self._step(x, y, self._rates[step], measure=measure)
         self._watch.see(taken.loss, self._loss)
         if step == 0 or measure:
             for session, scales in zip(self._sessions, taken.scales, strict=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from scaled_sgd.planning.choice import World
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.train.capturing import capture_for
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stepper import OneNetwork
@@ -119,7 +121,11 @@ def stepper_of(session: Session) -> OneNetwork:
     strategy, optim, loss = session.strategy, session.config.optim, session.loss
     watch = DivergenceWatch(strategy.network.depth, strategy.device)
     if isinstance(strategy, OneProcess):
-        return OneNetwork(session, FusedStep(strategy, optim, loss, watch), watch)
+        return OneNetwork(
+            session,
+            FusedStep(strategy, optim, loss, watch, capture=capture_for(session.config, strategy), say=warn),
+            watch,
+        )
     assert isinstance(strategy, OneProcessByGradients)
     watch.attach(strategy.network)
     return OneNetwork(session, AutogradStep(strategy, optim, loss), watch)

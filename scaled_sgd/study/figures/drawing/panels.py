@@ -69,27 +69,54 @@ class Panels:
     def figure(self, *, share_y: bool) -> tuple[Figure, list[Axes]]:
         """An empty figure with titled axes for each panel."""
         rows = math.ceil(len(self.shown) / self.columns)
-        width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
-        height = {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
-        picture = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
-        layout: Any = picture.get_layout_engine()
-        layout.set(w_pad=0.06, h_pad=0.06)
+        picture, width = self._empty(rows)
         grid = picture.subplots(rows, self.columns, squeeze=False, sharex=False, sharey=share_y)
         places = list(grid.flat)
         for unused in places[len(self.shown) :]:
             unused.remove()
-        room = int(26 * width / self.columns / 2.4)
         for ax, panel in zip(places, self.shown, strict=False):
-            ax.set_title(shortened(panel.title, room), loc="left")
+            ax.set_title(shortened(panel.title, self._room(width)), loc="left")
         return picture, places[: len(self.shown)]
+
+    def _empty(self, rows: int, *, height: float = 1.0) -> tuple[Figure, float]:
+        """A figure for ``rows`` rows, ``height`` times as high as usual, and its width in inches."""
+        width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
+        height *= {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
+        picture = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
+        layout: Any = picture.get_layout_engine()
+        layout.set(w_pad=0.06, h_pad=0.06)
+        return picture, width
+
+    def _room(self, width: float) -> int:
+        """The number of letters of a title."""
+        return int(26 * width / self.columns / 2.4)
+
+    def figure_of_two(self) -> tuple[Figure, list[Axes], list[Axes]]:
+        """An empty figure with two axes for each panel: the lower ones, and smaller titled ones above."""
+        rows = math.ceil(len(self.shown) / self.columns)
+        picture, width = self._empty(rows, height=1.6)
+        grid = picture.add_gridspec(2 * rows, self.columns, height_ratios=[2, 3] * rows)
+        below, above = [], []
+        for position, panel in enumerate(self.shown):
+            row, column = divmod(position, self.columns)
+            below.append(picture.add_subplot(grid[2 * row + 1, column]))
+            upper = picture.add_subplot(grid[2 * row, column], sharex=below[-1])
+            upper.tick_params(labelbottom=False)
+            upper.set_title(shortened(panel.title, self._room(width)), loc="left")
+            above.append(upper)
+        return picture, below, above
+
+    def label_first(self, axes: Sequence[Axes], y: str) -> None:
+        """Label y beside the first panel of each row."""
+        for ax in axes[:: self.columns]:
+            ax.set_ylabel(y)
 
     def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
         """Label x below the lowest panel of each column and y beside the first panel of each row."""
         for position, ax in enumerate(axes):
             if position + self.columns >= len(axes):
                 ax.set_xlabel(x)
-            if position % self.columns == 0:
-                ax.set_ylabel(y)
+        self.label_first(axes, y)
 
 
 def key_of_lines(

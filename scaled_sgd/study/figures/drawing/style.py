@@ -21,6 +21,7 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8,
     "legend.title_fontsize": 8,
     "legend.frameon": False,
+    "legend.handlelength": 3.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
@@ -45,6 +46,8 @@ WIDTH_INCHES = 9.4
 BAND = 0.16
 """Opacity of the band between the smallest and the largest seed."""
 GREY = "#777777"
+MOST_MARKERS = 20
+"""Markers of a curve: long ones have one every few points."""
 
 _CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "p", "D", "v", "P", "X")
@@ -68,7 +71,8 @@ def ordered(position: int, count: int) -> dict[str, Any]:
 
 def curve(ax: Axes, data: pd.DataFrame, look: dict[str, Any], *, label: str | None) -> None:
     """The column ``median`` against the index, with a band from ``low`` to ``high``."""
-    ax.plot(data.index, data["median"], label=label, **look)
+    stride = max(1, math.ceil(len(data) / MOST_MARKERS))
+    ax.plot(data.index, data["median"], label=label, markevery=stride, **look)
     ax.fill_between(data.index, data["low"], data["high"], color=look["color"], alpha=BAND, linewidth=0)
 
 

@@ -117,6 +117,13 @@ class View:
         return f"{self.objective} ({unit})" if unit else self.objective
 
 
+def several_rates(view: View) -> bool:
+    """Whether some network was trained at several learning rates by one method."""
+    rates = view.runs.groupby([*view.varied], observed=True, dropna=False) if view.varied else None
+    found = view.runs[RATE].nunique() if rates is None else rates[RATE].nunique().max()
+    return bool(found > 1)
+
+
 def layer_cell(name: str, lines: Mapping[str, str]) -> dict[str, int]:
     """The layer of one of :meth:`View.lines` as a cell of a table, if it has one."""
     return {"layer": int(name.rpartition(".")[2])} if lines[name] else {}
@@ -156,7 +163,8 @@ def title(axes: Sequence[str], key: Sequence[Any]) -> str:
 def _varied(plan: pd.DataFrame) -> tuple[str, ...]:
     many = [axis for axis in plan.columns[1:] if plan[axis].nunique(dropna=False) > 1]
     kept: list[str] = []
-    for axis in sorted(many, key=lambda axis: axis not in _ROLES):
+    # A method with a rate of its own is told by its name.
+    for axis in sorted(many, key=lambda axis: 2 if axis == RATE else axis not in _ROLES):
         if not any((plan.groupby(k, dropna=False)[axis].nunique(dropna=False) == 1).all() for k in kept):
             kept.append(axis)
     return tuple(axis for axis in many if axis in kept and axis not in (RATE, SEED))

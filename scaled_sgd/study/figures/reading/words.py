@@ -69,6 +69,11 @@ def count(how_many: int, thing: str) -> str:
     return f"{how_many:,} {thing}" + ("" if how_many == 1 else "s")
 
 
+def spread(seeds: int) -> str:
+    """What lines over seeds show: ``median and range over seeds``, or ``one seed``."""
+    return "one seed" if seeds == 1 else "median and range over seeds"
+
+
 def value_label(axis: str, value: Any) -> str:
     """A value of an axis: ``m = 8``, ``νP``, ``momentum 0.9``; a named choice is its name."""
     if value is None:

@@ -1,0 +1,28 @@
+"""Decides whether the steps of a run are captured as CUDA graphs."""
+
+from scaled_sgd.config import Config
+from scaled_sgd.steps.captured import Capture, CudaGraphs
+from scaled_sgd.steps.rules import RULES
+from scaled_sgd.train.strategies.base import Strategy
+
+
+def capture_for(config: Config, strategy: Strategy) -> Capture | None:
+    """Captures the fused steps of a run; None: they run as they are.
+
+    Args:
+        config: resolved.
+        strategy: the network in its layout.
+    """
+    on_gpu = strategy.device.type == "cuda" and config.optim.update == "fused"
+    return CudaGraphs() if on_gpu and obstacle(config, strategy) is None else None
+
+
+def obstacle(config: Config, strategy: Strategy) -> str | None:
+    """Why fused steps on a GPU are not captured; None if they are."""
+    if config.run.cuda_graphs == "no":
+        return "run.cuda_graphs is no"
+    if strategy.data.size * strategy.tensor.size > 1:
+        return "several processes exchange within a step"
+    if RULES[config.scaling.rule].polar and config.scaling.settings.coefficients is None:
+        return f"scaling.polar {config.scaling.polar!r} factorises on the host"
+    return None
