@@ -30,7 +30,6 @@ TOY = "tests.plugins.toy"
 PLUGIN = f"--run.plugins=[{TOY}]"
 ACCEPTED = f"--run.accept_code=[{TOY}]"
 SMALL = (
-    "--scaling.rule=norm", "--optim.lr=4",
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.batch_size=500",
     "--optim.steps=4", "--optim.schedule=constant", "--run.log_every=1", "--checkpoint.every_steps=2",
 )  # fmt: skip

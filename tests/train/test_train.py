@@ -35,7 +35,7 @@ def rows(name):
 
 def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
     network = ["--model.base_width=16", "--model.activation=abs"]
-    assert main([*network, "--optim.steps=200", "--optim.lr=8", "--run.name=first"]) == 0
+    assert main([*network, "--optim.steps=200", "--run.name=first"]) == 0
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["accuracy"] > 0.9
     assert summary["widths"] == [64, 16, 64, 144, 256, 400, 10]
@@ -52,7 +52,7 @@ def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
     assert len(logged[0]["scales"]) == 6
     config = yaml.safe_load((tmp_path / "runs/first/config.yaml").read_text())
     assert config["model"]["base_width"] == 16
-    assert config["scaling"]["rule"] == "norm"
+    assert config["scaling"]["rule"] == "spectral"
 
 
 def test_a_run_can_be_repeated_from_its_own_configuration():
