@@ -20,7 +20,7 @@ class OptimConfig:
     """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[NonNegative, STACKED] = 1.0
+    lr: Annotated[NonNegative, STACKED] = 0.5
     """learning rate η at its peak"""
     batch_size: Count = 256
     """samples of one step over all processes"""
