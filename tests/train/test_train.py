@@ -273,3 +273,15 @@ def test_the_command_starts_processes_and_passes_on_their_status(arguments, stat
         assert json.loads((tmp_path / "runs/both/summary.json").read_text())["world_size"] == 2
     else:
         assert len(errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (("--scaling.rule=spectral", "--optim.accumulation=2"), "'spectral' by autograd orthogonalises whole"),
+        (("--optim.optimizer=adamw", "--optim.lr=0.01"), "'norm' does next to nothing with optim.optimizer"),
+    ],
+)
+def test_a_rule_that_costs_much_or_does_little_is_warned_of(options, warning, capsys):
+    assert main([*SMALL, "--optim.steps=1", *options]) == 0
+    assert f"warning: scaling.rule: {warning}" in "".join(capsys.readouterr())
