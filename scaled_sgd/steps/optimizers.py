@@ -145,7 +145,7 @@ register_optimizer(
     Optimizer(
         "muon",
         "torch.optim.Muon for hidden layers, AdamW for the first and the last",
-        "scaled_sgd.steps.peers:Muon",
+        "scaled_sgd.steps.muon:Muon",
         state={"momentum": "momentum_buffer", "mean": "exp_avg", "mean_square": "exp_avg_sq"},
         counts=("step",),
         held=1,

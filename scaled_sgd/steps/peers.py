@@ -1,4 +1,4 @@
-"""Optimizers that depthwise scaling is compared with: torch's own, Muon with AdamW, and normalised SGD."""
+"""Optimizers that depthwise scaling is compared with: torch's own, and normalised SGD."""
 
 import inspect
 from collections.abc import Callable
@@ -20,58 +20,6 @@ def adamw(network: HomogeneousMLP, lr: float, **options: Any) -> Optimizer:
     """``torch.optim.AdamW`` of all weights. ``optim.momentum`` is 0 by the rules of the configuration."""
     options.pop("momentum", None)
     return torch.optim.AdamW(network.parameters(), lr, **options)
-
-
-class Muon(Optimizer):
-    """``torch.optim.Muon`` for hidden layers and AdamW for the first and the last (Jordan et al., 2024).
-
-    Muon's rates are adjusted to the size of AdamW's steps, so that both parts share η (arXiv 2502.16982).
-
-    Args:
-        network: the network.
-        lr: η.
-        weight_decay: λ of both, decoupled.
-        momentum: 0, that of ``optim.momentum``; Muon's own is in ``mu``.
-        mu: μ of Muon.
-        adjust_lr_fn: how Muon's rates depend on shapes.
-        betas: of AdamW.
-        eps: of AdamW.
-        options: further arguments of ``torch.optim.Muon``.
-    """
-
-    def __init__(
-        self,
-        network: HomogeneousMLP,
-        lr: float,
-        *,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        mu: float = 0.95,
-        adjust_lr_fn: str | None = "match_rms_adamw",
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **options: Any,
-    ) -> None:
-        del momentum
-        weights = [layer.weight for layer in network.scaled_layers]
-        hidden, ends = weights[1:-1], [weights[0], *weights[1:][-1:]]
-        ends_of = torch.optim.AdamW(ends, lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        self._parts: list[Optimizer] = [ends_of]
-        if hidden:
-            self._parts.append(
-                torch.optim.Muon(hidden, lr, weight_decay, momentum=mu, adjust_lr_fn=adjust_lr_fn, **options)
-            )
-        super().__init__([group for part in self._parts for group in part.param_groups], {})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every weight that has a gradient."""
-        loss = loss_of(closure)
-        for part, group in zip(self._parts, self.param_groups, strict=True):
-            # A loaded state has other groups and tensors.
-            part.param_groups, part.state = [group], self.state
-            part.step()
-        return loss
 
 
 class NormalizedSGD(Optimizer):

@@ -12,6 +12,7 @@ from scaled_sgd.core.text import escaped
 from scaled_sgd.runs import rows
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.publishing import write_model
+from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.runs.summary import run_facts
 from scaled_sgd.train.progress import Progress, brief
 from scaled_sgd.train.session import Session
@@ -52,7 +53,10 @@ class RunRecord:
         if self._directory is not None:
             self._directory.metrics.write(row)
         if self._session.config.run.trackers:
-            known = {name: value for name, value in rows.numbers(row) if not math.isnan(value)}
+            # Trackers group by what stands before a slash.
+            known = {
+                name.replace(".", "/"): value for name, value in rows.numbers(row) if not math.isnan(value)
+            }
             self._accelerator.log(known, step=row["step"])
         if self._progress is not None:
             self._warn_of_rest(row.get("scales"))
@@ -95,7 +99,13 @@ class RunRecord:
                 self._directory.metrics.flush()
                 if layers is not None:
                     write_model(
-                        self._directory.model, strategy.network, layers, session.config, session.data, summary
+                        self._directory.model,
+                        strategy.network,
+                        layers,
+                        session.config,
+                        session.data,
+                        summary,
+                        read_metrics(self._directory.path / "metrics.jsonl"),
                     )
                 self._directory.write_summary(summary)
             except OSError as error:

@@ -13,6 +13,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.planning import Workload
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps.muon import Muon
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.peers import NormalizedSGD, build
 from scaled_sgd.study.small.batched import can_be_stacked
@@ -72,6 +73,38 @@ def test_steps_are_those_of_torch(name):
             part.step()
     for W, V in zip(network.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(W, V, rtol=1e-12, atol=0)
+
+
+def quintic(G):
+    """U S' Vᵀ of five of Muon's polynomials of the singular values of G, in float64."""
+    U, s, Vt = torch.linalg.svd(G.double(), full_matrices=False)
+    s = s / s.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+    return U * s @ Vt
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muons_iteration_may_be_in_float32(dtype, nesterov):
+    """Two steps, so that an iteration that overwrites the momentum would be seen."""
+    network = HomogeneousMLP(5, 3, depth=3, base_width=3, seed=0, dtype=dtype)
+    options = {"mu": 0.5, "nesterov": nesterov, "adjust_lr_fn": None, "ns_dtype": "float32"}
+    optimizer = Muon(network, 0.1, **options)
+    hidden = network.layers[1].weight
+    expected, v = hidden.detach().double().clone(), torch.zeros(hidden.shape, dtype=torch.float64)
+    torch.manual_seed(0)
+    for _ in range(2):
+        for weight in network.parameters():
+            weight.grad = torch.randn_like(weight)
+        G = hidden.grad.double()
+        optimizer.step()
+        v = 0.5 * v + 0.5 * G
+        stretch = max(1, hidden.shape[0] / hidden.shape[1]) ** 0.5
+        expected = expected - 0.1 * stretch * quintic(0.5 * G + 0.5 * v if nesterov else v)
+    error = (hidden.double() - expected).norm() / (0.1 * hidden.shape[1] ** 0.5)
+    assert error < 1e-4
+    assert torch.zeros(()).bfloat16().dtype == torch.bfloat16
 
 
 def test_a_normalised_step_is_as_long_as_its_rate_whatever_the_gradient():
@@ -145,6 +178,8 @@ def test_what_an_optimizer_does_not_have_is_refused(optim, message):
          "arguments of adamw"),
         ("muon", {"speed": 3}, "optim.options: Muon.__init__() got an unexpected keyword argument 'speed'; "
          "allowed: arguments of muon"),
+        ("muon", {"ns_dtype": "half"}, "optim.options: ns_dtype 'half' is not usable; allowed: bfloat16, "
+         "float32"),
         ("torch.optim.Nothing", {}, "optim.optimizer: 'torch.optim.Nothing' cannot be imported (module "
          "'torch.optim' has no attribute 'Nothing'); allowed: a registered name, or the path of a class of "
          "optimizers"),

@@ -60,13 +60,17 @@ class CostTable:
         taken = self.advice.cost
         if taken is None:
             return [f"take      {self.otherwise}", f"why       none fits: {self.advice.reason}"]
-        lines = [f"take      {taken.options}", f"why       {self.advice.reason}"]
+        lines = [f"take      {taken.options}", f"why       {self.advice.reason}", *self._names()]
         file = STRATEGIES[taken.strategy].launch_file
         return (
             lines
             if file is None
             else [*lines, f"launch    accelerate launch --config_file configs/accelerate/{file}"]
         )
+
+    def _names(self) -> list[str]:
+        """The options of fused rows, whose names are no values of ``sharding.strategy``."""
+        return [f"where     {cost.label} means {cost.options}" for cost in self.costs if cost.fused]
 
     def _question(self) -> list[str]:
         work, hardware = self.work, self.hardware

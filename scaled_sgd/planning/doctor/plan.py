@@ -66,6 +66,10 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
     for key in ("features", "outputs"):
         if getattr(asked, key) is not None:
             check_integer(key, getattr(asked, key))
+    if config.optim.batch_size == "all":
+        raise UserError(
+            "optim.batch_size: 'all' is a number for a run's data only; allowed here: integers from 1"
+        )
     work = Workload.of(config, *_features(config.data, asked.features, asked.outputs))
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
     hardware = _hardware(config, asked, nominal(device, half=work.half))
@@ -89,7 +93,7 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
             hardware,
             lambda part: predict(least.strategy, part, hardware, fused=least.fused, parts=parts),
         )
-        otherwise = "more processes or more memory"
+        otherwise = "more processes (--plan.ranks) or more memory (--plan.memory)"
         if batch is not None:
             otherwise = f"{least.options} --optim.batch_size {batch}"
     return CostTable(work, hardware, tuple(costs), left_out, advice, otherwise)

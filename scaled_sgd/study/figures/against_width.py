@@ -46,7 +46,7 @@ def draw(view: View, column: Column, figure: Figure) -> Drawn:
     key_of_lines(picture, axes)
     widths = values(view.runs, WIDTH)
     opening = (
-        f"Between m = {number(widths[0])} and {number(widths[-1])}, {figure.subject} goes like m^s with s "
+        f"Between m = {number(widths[0])} and {number(widths[-1])}, {figure.subject} goes like mˢ with s "
     )
     said = sentence_of(parts, opening=opening) or opening + _all_powers(powers, len(panels.shown))
     caption = (

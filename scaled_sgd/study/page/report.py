@@ -25,6 +25,7 @@ from scaled_sgd.study.grid.study_file import load_study_plugins
 from scaled_sgd.study.tables.collect import Collected, collect
 
 _FIGURES = "figures"
+_KINDS = ("svg", "png", "pdf", "csv")
 _MOST_ROWS, _MOST_ROWS_OF_TEXT = 300, 40
 """Largest number of rows of a table in the page; the figure's file has all."""
 
@@ -96,12 +97,13 @@ def _write_figures(folder: Path, figures: Sequence[Drawn]) -> dict[str, bytes]:
     """Write the files of every figure and delete those of an earlier report; returns the SVGs by name."""
     make_folder(folder)
     for name in all_figures().keys() - {drawn.name for drawn in figures}:
-        for kind in ("png", "svg", "csv"):
+        for kind in _KINDS:
             delete(folder / f"{name}.{kind}")
     pictures = {}
     for drawn in figures:
         pictures[drawn.name] = drawn.svg()
-        for kind, source in (("svg", pictures[drawn.name]), ("png", drawn.png())):
+        sources = {"svg": pictures[drawn.name], "png": drawn.png(), "pdf": drawn.pdf()}
+        for kind, source in sources.items():
             replace_file(folder / f"{drawn.name}.{kind}", partial(Path.write_bytes, data=source))
         write_atomically(folder / f"{drawn.name}.csv", _without_formulas(drawn.table).to_csv(index=False))
     return pictures

@@ -45,7 +45,8 @@ class Drawn:
         layout = self.picture.get_layout_engine()
         if layout is not None:
             layout.execute(self.picture)
-            self.picture.set_layout_engine("none")
+            # Not "none", which is an engine, too: each file would be drawn twice.
+            self.picture.set_layout_engine(None)
         return self
 
     def png(self) -> bytes:
@@ -53,8 +54,12 @@ class Drawn:
         return self._rendered("png", dpi=PNG_DPI, metadata={"Software": None})
 
     def svg(self) -> bytes:
-        """The picture as SVG; deterministic bytes."""
+        """The picture as SVG, with text as text; deterministic bytes."""
         return self._rendered("svg", metadata={"Date": None, "Creator": None})
+
+    def pdf(self) -> bytes:
+        """The picture as PDF, with text as text; deterministic bytes."""
+        return self._rendered("pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
 
     def _rendered(self, kind: str, **options: Any) -> bytes:
         stream = io.BytesIO()

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES
+from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES, set_mathtext
 from scaled_sgd.study.figures.reading.view import groups, is_task, label, title, values
 from scaled_sgd.study.figures.reading.words import listing, shortened
 
@@ -109,13 +109,13 @@ class Panels:
     def label_first(self, axes: Sequence[Axes], y: str) -> None:
         """Label y beside the first panel of each row."""
         for ax in axes[:: self.columns]:
-            ax.set_ylabel(y)
+            set_mathtext(ax.yaxis.label, y)
 
     def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
         """Label x below the lowest panel of each column and y beside the first panel of each row."""
         for position, ax in enumerate(axes):
             if position + self.columns >= len(axes):
-                ax.set_xlabel(x)
+                set_mathtext(ax.xaxis.label, x)
         self.label_first(axes, y)
 
 
@@ -127,7 +127,10 @@ def key_of_lines(
     order: Sequence[str] = (),
     extra: Sequence[Any] = (),
 ) -> None:
-    """One legend below all panels, every label once: those of ``order`` first, ``extra`` handles last."""
+    """One legend below all panels, every label once: those of ``order`` first, ``extra`` handles last.
+
+    Labels of ``extra`` are the package's: their symbols are shown as mathematics.
+    """
     handles: dict[str, Any] = {}
     for ax in axes:
         for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -142,13 +145,17 @@ def key_of_lines(
     while fitting > 1 and not _fits(inches, fitting, picture):
         fitting -= 1
     columns = math.ceil(len(handles) / math.ceil(len(handles) / fitting))
-    picture.legend(
+    legend = picture.legend(
         handles.values(),
         [shortened(text) for text in handles],
         loc="outside lower center",
         ncols=columns,
         title=heading or None,
     )
+    own = {handle.get_label() for handle in extra}
+    for shown in legend.get_texts():
+        if shown.get_text() in own:
+            set_mathtext(shown, shown.get_text())
 
 
 def _fits(inches: Sequence[float], columns: int, picture: Figure) -> bool:

@@ -1,18 +1,24 @@
 """Style of figures: sizes, colours that are safe for colour blindness, ticks as plain numbers."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from scaled_sgd.study.figures.reading.words import number
 
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
+    "font.family": "sans-serif",
+    # The others are for readers of an SVG, whose text is text.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -38,6 +44,8 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.hashsalt": "scaled_sgd",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     # Names of methods may contain a dollar sign that does not start mathematics.
     "text.parse_math": False,
 }
@@ -52,6 +60,19 @@ MOST_MARKERS = 20
 _CATEGORIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "p", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
+
+
+def set_mathtext(text: Text, written: str) -> None:
+    """Show a text of the package with ``S_k`` and ``m^s`` as mathematics.
+
+    Other texts are not parsed, since names that users choose may contain dollar signs, and an SVG has a
+    parsed text letter by letter.
+    """
+    symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)"
+    if re.search(symbol, written):
+        written = re.sub(symbol, r"$\1\2{\3}$", written.replace("$", r"\$"))
+        text.set_parse_math(True)
+    text.set_text(written)
 
 
 def category(position: int) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def _carried(panel: Panel, line: str) -> _Carried:
         return _Carried(f"{rate} was not run at {b}", math.nan, False)
     loss, least = float(at_end.median()), own.median(FINAL)
     factor = loss / least if least > 0 else math.inf
-    cost = f"ends at {times(factor)} the loss of" if loss < math.inf else "diverges, unlike"
+    ends = "the same loss as" if number(factor) == "1" else f"{times(factor)} the loss of"
+    cost = f"ends at {ends}" if loss < math.inf else "diverges, unlike"
     return _Carried(
         f"{rate} carried to {b} {cost} the best rate there, η = {number(own.rate)},", factor, False
     )
@@ -81,7 +82,8 @@ def _summary(carried: list[_Carried]) -> str:
     said = "The best rate of the smallest network is also that of the largest in "
     said += f"{same} of {len(carried)} panels"
     if finite:
-        said += f"; carried over, it ends at {span(finite)} times the loss of the rate that is best there"
+        ends = "the same loss as" if span(finite) == "1" else f"{span(finite)} times the loss of"
+        said += f"; carried over, it ends at {ends} the rate that is best there"
     if len(finite) < len(known):
         said += f", and diverges in {len(known) - len(finite)}"
     return f"{said}."
