@@ -102,8 +102,8 @@ class Trainer:
         rule = RULES[config.scaling.rule]
         if rule.polar and config.optim.update == "autograd":
             self._record.say(
-                f"warning: scaling.rule: {rule.name!r} by autograd orthogonalises whole gradients, which takes "
-                "many times a fused step of wide layers; 'unit' and 'norm' cost next to nothing"
+                f"warning: scaling.rule: {rule.name!r} by autograd orthogonalises whole gradients, which "
+                "takes many times a fused step of wide layers; 'unit' and 'norm' cost next to nothing"
             )
         elif OPTIMIZERS[config.optim.optimizer].divides and rule.name != "none":
             self._record.say(

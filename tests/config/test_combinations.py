@@ -85,7 +85,9 @@ def test_a_fused_step_needs_weights_in_full_precision_where_they_are_gathered():
         check_launched(parse(["--optim.update=fused"]), world)
 
 
-@pytest.mark.parametrize("option", ["--optim.accumulation=2", "--run.precision=bf16", "--optim.optimizer=adamw"])
+@pytest.mark.parametrize(
+    "option", ["--optim.accumulation=2", "--run.precision=bf16", "--optim.optimizer=adamw"]
+)
 def test_matrices_by_autograd_are_of_whole_gradients(option):
     assert not permits(parse([option]), "fsdp2")
     assert permits(parse([option]), "ddp")

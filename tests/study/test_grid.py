@@ -63,7 +63,10 @@ def test_zipped_keys_move_together():
 
 
 def test_named_choices_set_several_keys_under_one_label():
-    methods = {"νP norm": {"scaling.rule": "norm"}, "plain": {"scaling": {"rule": "none"}, "model.parameterization": "ntp"}}
+    methods = {
+        "νP norm": {"scaling.rule": "norm"},
+        "plain": {"scaling": {"rule": "none"}, "model.parameterization": "ntp"},
+    }
     found = runs(grid({"method": methods}))
     assert [run.axes for run in found] == [{"method": "νP norm"}, {"method": "plain"}]
     assert [(run.config.scaling.rule, run.config.model.parameterization) for run in found] == [

@@ -288,7 +288,10 @@ def test_the_command_starts_processes_and_passes_on_their_status(arguments, stat
 @pytest.mark.parametrize(
     ("options", "warning"),
     [
-        (("--scaling.rule=spectral", "--optim.accumulation=2"), "'spectral' by autograd orthogonalises whole"),
+        (
+            ("--scaling.rule=spectral", "--optim.accumulation=2"),
+            "'spectral' by autograd orthogonalises whole",
+        ),
         (("--optim.optimizer=adamw", "--optim.lr=0.01"), "'norm' does next to nothing with optim.optimizer"),
     ],
 )
