@@ -11,6 +11,7 @@ SMALL = {
     "scaling_overhead": ["--widths", "1024", "2048", "--rounds", "9"],
     "factor_exchange": ["--rows", "16", "64", "--rounds", "7"],
     "directions": ["--shapes", "64,8,64", "32,6,256", "--muon"],
+    "methods": ["--shapes", "8,8,128", "--rounds", "5"],
     "data": [],
     "study_throughput": ["--runs", "16"],
 }

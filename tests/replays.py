@@ -45,6 +45,7 @@ class Doors:
 
 
 SHORT = (
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=3", "--model.width_exponent=1", "--model.dtype=float64",
     "--data.limit=300", f"--optim.steps={STEPS}", "--optim.batch_size=83", "--run.log_every=1",
     "--run.eval_every=10", "--run.device=cpu", "--checkpoint.every_minutes=null",

@@ -153,6 +153,7 @@ def test_a_run_of_the_cpu_resumes_on_the_gpu(tmp_path, monkeypatch):
 
 
 STUDY = (
+    "--scaling.rule=norm", "--optim.lr=4",
     "--model.depth=4", "--model.base_width=4", "--optim.steps=30", "--optim.batch_size=200",
     "--run.log_every=10", "--model.dtype=float64", "--run.eval_every=0",
 )  # fmt: skip

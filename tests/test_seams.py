@@ -96,7 +96,12 @@ def test_a_rule_is_unknown_until_its_plugin_is_named():
 @pytest.mark.parametrize("update", ["fused", "autograd"])
 def test_a_rule_trains_and_is_in_the_metrics(update):
     rows = train(
-        "run", PLUGIN, "--scaling.rule=toy", "--model.parameterization=ntp", f"--optim.update={update}"
+        "run",
+        PLUGIN,
+        "--scaling.rule=toy",
+        "--model.parameterization=ntp",
+        "--optim.lr=4",
+        f"--optim.update={update}",
     )
     assert all(row["scales"] == [0.5, 0.5, 0.5] for row in rows if "scales" in row)
     plain = train("plain", "--scaling.rule=none", "--model.parameterization=ntp", "--optim.lr=2")

@@ -22,22 +22,26 @@ class Combination:
         given: the limiting key.
         allowed: permitted values of ``key`` for a value of ``given``.
         reason: why.
+        also: a third key and the values of it for which this holds; None: always.
     """
 
     key: str
     given: str
     allowed: Callable[[Any], Allowed]
     reason: str
+    also: tuple[str, tuple[Any, ...]] | None = None
 
     def violation(self, config: Config) -> str | None:
         """One line about what is wrong with a configuration."""
+        if self.also is not None and value_of(config, self.also[0]) not in self.also[1]:
+            return None
         value, given = value_of(config, self.key), value_of(config, self.given)
         allowed = self.allowed(given)
         if allowed is None or (value in allowed if isinstance(allowed, tuple) else allowed.holds(value)):
             return None
         return (
             f"{self.key}: {shown(value)} is not usable; allowed: {self._words(allowed)} with "
-            f"{self.given} {_bare(given)} ({self.reason})"
+            f"{self.given} {_bare(given)}{self._third()} ({self.reason})"
         )
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
@@ -53,7 +57,10 @@ class Combination:
             if allowed is not None and self._words(allowed) != self._words(own or ()):
                 limited.setdefault(self._words(allowed), []).append(_bare(given))
         for words, given in limited.items():
-            yield self.key, words, f"{self.given} {', '.join(given)}", self.reason
+            yield self.key, words, f"{self.given} {', '.join(given)}{self._third()}", self.reason
+
+    def _third(self) -> str:
+        return "" if self.also is None else f" and {self.also[0]} {', '.join(map(_bare, self.also[1]))}"
 
     def _words(self, allowed: tuple[Any, ...] | Limit) -> str:
         if isinstance(allowed, tuple):

@@ -88,6 +88,13 @@ COMBINATIONS = (
         "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
+        "sharding.strategy",
+        "optim.update",
+        when("autograd", ("auto", *(name for name in _FUSED if not STRATEGIES[name].rows))),
+        "part of a gradient does not have the singular values of the whole",
+        also=("scaling.rule", ("spectral",)),
+    ),
+    Combination(
         "optim.update",
         "optim.optimizer",
         lambda name: None if OPTIMIZERS[name].fused else ("auto", "autograd"),

@@ -10,7 +10,13 @@ from scaled_sgd.config.help import PRINTING, help_text, printed
 from scaled_sgd.config.keys import KEYS, build
 from scaled_sgd.config.options import option_value, options
 from scaled_sgd.config.plugins import load_plugins
-from scaled_sgd.config.resumed import of_checkpoint, place_of, refuse_foreign_code, resumed_files
+from scaled_sgd.config.resumed import (
+    of_checkpoint,
+    of_named_run,
+    place_of,
+    refuse_foreign_code,
+    resumed_files,
+)
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.stored import ABSENT
 from scaled_sgd.config.values import MisfitError, read, shown
@@ -39,7 +45,8 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
         else:
             given.append(option_value(option, value))
             resumed = value if option == "run.resume" else resumed
-    stored, own = _of_resumed(resumed), [*map(_from_file, files), *given]
+    own = [*map(_from_file, files), *given]
+    stored = of_named_run(own) | _of_resumed(resumed)
     accepted = [source["run.accept_code"] for source in own if "run.accept_code" in source]
     refuse_foreign_code(stored, own, read_key("run.accept_code", accepted[-1] if accepted else []))
     sources = [stored, *own]

@@ -8,8 +8,9 @@ from typing import Any
 
 from scaled_sgd.config.keys import KEYS
 from scaled_sgd.config.sections import Decides
-from scaled_sgd.config.stored import completed
+from scaled_sgd.config.stored import FORMER, completed
 from scaled_sgd.config.values import shown
+from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import is_plain_name
 
@@ -70,6 +71,23 @@ def place_of(config: Path) -> dict[str, Any]:
     folder = config.parent if config.parent.name not in ("", "..") else config.parent.resolve()
     name = folder.name if is_plain_name(folder.name) else None
     return {"run.dir": str(folder.parent), "run.name": name}
+
+
+def of_named_run(own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Values of the run that ``run.resume auto`` continues, for keys whose default has changed since.
+
+    Args:
+        own: values that the user gave, in files or options; they override these.
+    """
+    given = {name: value for source in own for name, value in source.items()}
+    name = given.get("run.name")
+    if given.get("run.resume") != "auto" or not is_plain_name(str(name)):
+        return {}
+    try:
+        values = completed(read_yaml(Path(str(given.get("run.dir", "runs")), str(name), "config.yaml")))
+    except (UserError, OSError):
+        return {}
+    return {key: values[key] for key in FORMER if key not in given}
 
 
 def code_of(values: Mapping[str, Any]) -> list[str]:

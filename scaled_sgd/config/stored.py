@@ -43,6 +43,8 @@ ABSENT: Mapping[str, Any] = {
     "scaling.iterations": POLAR.iterations,
 }
 """What versions without a key did. A key not listed means its default."""
+FORMER: Mapping[str, Any] = {"scaling.rule": "norm", "optim.lr": 4.0}
+"""Keys whose default has changed, with the former default."""
 
 _said: set[str] = set()
 

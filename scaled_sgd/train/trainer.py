@@ -20,6 +20,7 @@ from scaled_sgd.runs.records import read_metrics, tracked
 from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.capturing import capture_for, obstacle
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
@@ -98,7 +99,13 @@ class Trainer:
                 f"warning: optim.lr: {config.optim.lr:g} is far above usual rates of "
                 f"{config.optim.optimizer}, 1e-4 to 1e-2: it moves weights by about the rate in each step"
             )
-        if OPTIMIZERS[config.optim.optimizer].divides and config.scaling.rule != "none":
+        rule = RULES[config.scaling.rule]
+        if rule.polar and config.optim.update == "autograd":
+            self._record.say(
+                f"warning: scaling.rule: {rule.name!r} by autograd orthogonalises whole gradients, which "
+                "takes many times a fused step of wide layers; 'unit' and 'norm' cost next to nothing"
+            )
+        elif OPTIMIZERS[config.optim.optimizer].divides and rule.name != "none":
             self._record.say(
                 f"warning: scaling.rule: {config.scaling.rule!r} does next to nothing with optim.optimizer "
                 f"{config.optim.optimizer}, which divides a layer's factor out; 'none' saves its cost"

@@ -18,6 +18,7 @@ from scaled_sgd.train.resolution import check_launched
 from tests.launching import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/configuration.md"
+NORM = "--scaling.rule=norm"
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,8 @@ DOCUMENT = REPOSITORY / "docs/configuration.md"
         (("--optim.accumulation=2",), "autograd"),
         (("--sharding.activation_checkpointing=true",), "autograd"),
         (("--sharding.strategy=tensor",), "fused"),
-        (("--sharding.strategy=zero1",), "autograd"),
-        (("--optim.clip_norm=1", "--optim.momentum=0.9", "--scaling.static=true"), "fused"),
+        (("--sharding.strategy=zero1", NORM), "autograd"),
+        (("--optim.clip_norm=1", "--optim.momentum=0.9", "--scaling.static=true", NORM), "fused"),
         (("--optim.update=autograd",), "autograd"),
     ],
 )
@@ -51,7 +52,7 @@ def test_auto_takes_the_fused_step_where_it_is_exact(options, update):
     ],
 )
 def test_a_configuration_says_which_strategies_it_goes_with(option, goes):
-    config = parse([option])
+    config = parse([option, NORM])
     for can in STRATEGIES.entries:
         assert permits(config, can.name) == goes(can), can.name
 
@@ -68,20 +69,32 @@ STATED = [
 @pytest.mark.parametrize(("option", "message"), STATED)
 def test_a_strategy_is_refused_in_the_same_words_whether_given_or_launched(option, message):
     with pytest.raises(UserError) as given:
-        parse([option, "--sharding.strategy=zero2"])
+        parse([option, NORM, "--sharding.strategy=zero2"])
     with pytest.raises(UserError) as launched:
-        check_launched(parse([option]), World(2, 2, False, 2**40, launched="zero2"))
+        check_launched(parse([option, NORM]), World(2, 2, False, 2**40, launched="zero2"))
     assert str(given.value) == str(launched.value)
     assert str(given.value).startswith(f"{message} with sharding.strategy zero2 (")
 
 
 def test_a_fused_step_needs_weights_in_full_precision_where_they_are_gathered():
     world = World(2, 2, True, 2**40, launched="fsdp2", launched_half=True)
-    check_launched(parse([]), world)
+    check_launched(parse([NORM]), world)
     with pytest.raises(
         UserError, match=r"^optim\.update: 'fused' is not usable; allowed: auto, autograd with "
     ):
         check_launched(parse(["--optim.update=fused"]), world)
+
+
+@pytest.mark.parametrize(
+    "option", ["--optim.accumulation=2", "--run.precision=bf16", "--optim.optimizer=adamw"]
+)
+def test_matrices_by_autograd_are_of_whole_gradients(option):
+    assert not permits(parse([option]), "fsdp2")
+    assert permits(parse([option]), "ddp")
+    assert permits(parse([option, NORM]), "fsdp2")
+    line = r"^sharding\.strategy: 'fsdp2' .* with optim\.update autograd and scaling\.rule spectral \("
+    with pytest.raises(UserError, match=line):
+        parse([option, "--sharding.strategy=fsdp2"])
 
 
 def test_a_configuration_made_by_hand_is_checked_whole():
@@ -97,7 +110,7 @@ def test_a_configuration_made_by_hand_is_checked_whole():
 def test_every_combination_is_of_keys_and_in_the_documentation():
     text = DOCUMENT.read_text(encoding="utf-8")
     for one in COMBINATIONS:
-        assert {one.key, one.given} <= KEYS.keys()
+        assert {one.key, one.given, *(one.also or ())[:1]} <= KEYS.keys()
         for key, allowed, given, reason in one.rows():
             assert f"| `{key}` | {allowed} | `{given}` | {reason} |" in text
 

@@ -6,9 +6,12 @@ import yaml
 from scaled_sgd.config import as_dict
 from scaled_sgd.config.comparison import changed_keys, check_changes
 from scaled_sgd.config.parsing import from_dict, parse
-from scaled_sgd.config.stored import ABSENT, RENAMED, completed
+from scaled_sgd.config.sections import OptimConfig, ScalingConfig
+from scaled_sgd.config.stored import ABSENT, FORMER, RENAMED, completed
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.grid.identity import run_id
+
+LR = OptimConfig().lr
 
 
 def resolved(values):
@@ -70,16 +73,34 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
     assert parse([f"--run.resume={tmp_path}", "--optim.update=fused"]).optim.update == "fused"
 
 
+@pytest.mark.parametrize("parent", [(), ("--run.dir=elsewhere",)])
+def test_a_named_run_keeps_the_defaults_that_it_began_with(parent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ("elsewhere" if parent else "runs") / "wide"
+    folder.mkdir(parents=True)
+    values = as_dict(from_dict({}))
+    values["scaling"]["rule"], values["optim"]["lr"] = FORMER["scaling.rule"], FORMER["optim.lr"]
+    values["model"]["depth"] = 3
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    resumed = parse([*parent, "--run.name=wide", "--run.resume=auto"])
+    assert (resumed.scaling.rule, resumed.optim.lr) == ("norm", 4.0)
+    assert resumed.model.depth == from_dict({}).model.depth
+    given = parse([*parent, "--run.name=wide", "--run.resume=auto", "--scaling.rule=unit"])
+    assert (given.scaling.rule, given.optim.lr) == ("unit", 4.0)
+    for other in (["--run.name=wide"], ["--run.name=new", "--run.resume=auto"]):
+        assert parse([*parent, *other]).scaling == ScalingConfig()
+
+
 def test_nothing_has_changed_since_an_earlier_version():
     assert changed_keys(before(), as_dict(resolved({}))) == []
     assert check_changes(before(), as_dict(resolved({"optim": {"update": "fused"}})), []) == []
 
 
 def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
-    now = as_dict(resolved({"optim": {"lr": 1.0}}))
-    with pytest.raises(UserError, match=r"^optim\.lr: 1\.0 differs .* 4\.0; allowed: the same, or"):
+    now = as_dict(resolved({"optim": {"lr": 3.0}}))
+    with pytest.raises(UserError, match=rf"^optim\.lr: 3\.0 differs .* {LR}; allowed: the same, or"):
         check_changes(before(), now, [])
-    assert check_changes(before(), now, ["optim"]) == ["optim.lr 4.0 → 1.0"]
+    assert check_changes(before(), now, ["optim"]) == [f"optim.lr {LR} → 3.0"]
     with pytest.raises(
         UserError, match=r"^model\.depth: 2 differs from the checkpoint's 6; allowed: the same$"
     ):
@@ -89,16 +110,20 @@ def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
 @pytest.mark.parametrize(
     ("values", "name"),
     [
-        ({}, "ed4f2781419e"),
+        ({"scaling": {"rule": "norm"}, "optim": {"lr": 4.0}}, "ed4f2781419e"),
         (
-            {"optim": {"accumulation": 4}, "sharding": {"strategy": "fsdp2"}},
+            {
+                "optim": {"accumulation": 4, "lr": 4.0},
+                "scaling": {"rule": "norm"},
+                "sharding": {"strategy": "fsdp2"},
+            },
             "ed4f2781419e",
         ),
         (
             {
                 "model": {"activation": [1, 2]},
                 "data": {"inputs": ["a", "b"], "source": "table.csv"},
-                "optim": {"clip_norm": 2, "steps": 5},
+                "optim": {"clip_norm": 2, "steps": 5, "lr": 4.0},
                 "run": {"metrics": ["mse"], "trackers": ["x"], "seed": 3, "name": "a"},
                 "scaling": {"rule": "none"},
                 "checkpoint": {"keep_steps": [3, 4]},

@@ -18,6 +18,7 @@ from tests.training import run_all
 ACCELERATE = sorted((REPOSITORY / "configs/accelerate").glob("*.yaml"))
 DEEPSPEED = sorted((REPOSITORY / "configs/deepspeed").glob("*.json"))
 SMALL = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=8", "--optim.steps=5", "--run.log_every=1", "--run.eval_every=0",
     "--optim.momentum=0.9", "--optim.clip_norm=0.05", "--optim.lr=1",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from tests.training import Finished, run_all
 pytestmark = pytest.mark.slow
 
 BASE = (
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=5", "--optim.lr=0.3", "--optim.steps=6", "--optim.batch_size=331",
     "--optim.momentum=0.9", "--optim.clip_norm=0.01", "--optim.accumulation=3", "--run.log_every=1",
     "--run.eval_every=5", "--diagnostics.every=5", "--diagnostics.samples=23", "--diagnostics.tolerance=1e-4",

@@ -18,6 +18,7 @@ from tests.training import Finished, figures, run_all
 pytestmark = pytest.mark.slow
 
 BASE = (
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=12", "--optim.batch_size=331",
     "--run.log_every=1", "--run.eval_every=6", "--diagnostics.every=6", "--diagnostics.samples=23",
     "--diagnostics.tolerance=1e-2", "--optim.schedule=cosine",

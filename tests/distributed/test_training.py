@@ -14,6 +14,7 @@ from tests.training import figures, run_all
 pytestmark = pytest.mark.slow
 
 BASE = [
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
     "--optim.steps=12", "--run.log_every=1", "--run.eval_every=10",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ from tests.processes import context, ready
 from tests.runs.checkpoint.faults import Faults
 
 RUN = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.lr=1", "--optim.steps=24",
     "--optim.batch_size=301", "--optim.momentum=0.5", "--run.name=run", "--run.resume=auto",
     "--run.log_every=1", "--run.eval_every=7", "--checkpoint.every_steps=5",

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 Run = TypeVar("Run", "subprocess.Popen[str]", "Copy")
 
 LONG = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--optim.lr=1", "--optim.steps=1000000000", "--run.name=run",
     "--run.log_every=50", "--checkpoint.every_steps=100", "--run.eval_every=0", "--run.resume=auto",
     "--optim.schedule=constant",

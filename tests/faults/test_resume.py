@@ -19,6 +19,7 @@ from tests.training import run_all
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_world")]
 
 BASE = (
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=5", "--optim.lr=0.5", "--optim.steps=20", "--optim.batch_size=303",
     "--optim.momentum=0.9", "--optim.weight_decay=0.001", "--optim.schedule=cosine", "--run.log_every=1",
     "--run.eval_every=6", "--checkpoint.every_steps=5", "--checkpoint.keep=9", "--diagnostics.every=6",
@@ -89,6 +90,7 @@ def test_on_the_same_world_a_run_goes_on_bit_for_bit(strategy, processes, option
 
 
 SMALL = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--optim.lr=1", "--optim.steps=6", "--run.name=run",
     "--checkpoint.every_steps=3", "--run.log_every=1", "--optim.batch_size=500",
 )  # fmt: skip

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.full]
 
 STEPS = 6000
 ARGUMENTS = (
+    "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=8", "--optim.lr=1", f"--optim.steps={STEPS}",
     "--optim.batch_size=64", "--optim.schedule=constant", "--optim.momentum=0.5",
     "--run.name=soak", "--run.log_every=10",

@@ -1,6 +1,6 @@
 import pytest
 
-from scaled_sgd.config import Config, OptimConfig, ShardingConfig
+from scaled_sgd.config import Config, OptimConfig, ScalingConfig, ShardingConfig
 from scaled_sgd.config.combinations import with_strategy
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
@@ -28,7 +28,8 @@ def cost(name, launch, work):
 def asking(strategy="auto", **options):
     """By autograd: the costs of gradients are what is chosen by."""
     optim = OptimConfig(update="autograd")
-    return Config(optim=optim, sharding=ShardingConfig(strategy=strategy, **options))
+    sharding = ShardingConfig(strategy=strategy, **options)
+    return Config(optim=optim, scaling=ScalingConfig(rule="norm"), sharding=sharding)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,7 @@ def wide(strategy, *options):
             f"--sharding.strategy={strategy}",
             "--optim.steps=1",
             "--optim.update=autograd",
+            "--scaling.rule=norm",
             *options,
         ]
     )

@@ -19,6 +19,7 @@ from scaled_sgd.planning.shards import fsdp2
 from scaled_sgd.planning.table import Formulas
 from tests.launching import environment
 
+NORM = "--scaling.rule=norm"
 CLUSTER = ("--plan.ranks=1024", "--plan.memory=80GiB", "--features=784", "--outputs=10")
 
 
@@ -32,7 +33,8 @@ def test_the_digits_need_not_be_loaded():
 
 
 def lines_of(capsys, *arguments):
-    assert plan(*arguments) == 0
+    """By the rule that every strategy has."""
+    assert plan(NORM, *arguments) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -69,7 +71,7 @@ def test_what_is_recommended_can_be_pasted(arguments, capsys):
     """The plan then says the same; where a smaller minibatch was named, something fits."""
     taken = taken_from(lines_of(capsys, *CLUSTER, *arguments))
     assert taken[0] == "--sharding.strategy"
-    assert parse(taken).sharding.strategy == taken[1] in STRATEGIES
+    assert parse([NORM, *taken]).sharding.strategy == taken[1] in STRATEGIES
     lines = lines_of(capsys, *CLUSTER, *arguments, *taken)
     if "--optim.batch_size" in taken:
         assert not any("none fits" in line for line in lines)
@@ -163,7 +165,7 @@ def test_layers_say_what_moves(capsys):
     "ranks", [["12"], ["20"], ["3", "--plan.ranks_per_machine=2"], ["7"], ["9", "--plan.ranks_per_machine=4"]]
 )
 def test_machines_need_not_all_be_full(ranks, capsys):
-    assert plan("--plan.ranks", *ranks) == 0
+    assert plan(NORM, "--plan.ranks", *ranks) == 0
     assert "fsdp2 " in capsys.readouterr().out
 
 

@@ -22,6 +22,7 @@ from tests.study.small_runs import left_in, same
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
 SMALL = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--optim.lr=0.5", "--optim.steps=11", "--optim.batch_size=400",
     "--run.log_every=2", "--model.dtype=float64", "--diagnostics.every=4", "--diagnostics.samples=20",
     "--diagnostics.tolerance=1e-10", "--run.eval_every=5", "--run.seed=3",

@@ -63,7 +63,10 @@ def test_zipped_keys_move_together():
 
 
 def test_named_choices_set_several_keys_under_one_label():
-    methods = {"νP norm": {}, "plain": {"scaling": {"rule": "none"}, "model.parameterization": "ntp"}}
+    methods = {
+        "νP norm": {"scaling.rule": "norm"},
+        "plain": {"scaling": {"rule": "none"}, "model.parameterization": "ntp"},
+    }
     found = runs(grid({"method": methods}))
     assert [run.axes for run in found] == [{"method": "νP norm"}, {"method": "plain"}]
     assert [(run.config.scaling.rule, run.config.model.parameterization) for run in found] == [
@@ -128,7 +131,7 @@ def test_the_same_numbers_have_the_same_name_and_others_another():
     ]  # fmt: skip
     for change in same:
         assert runs(grid() | {"base": BASE | change})[0].id == one.id
-    for change in ({"run.seed": 1}, {"optim.lr": 1}, {"diagnostics.every": 2}, {"optim.normalize": True}):
+    for change in ({"run.seed": 1}, {"optim.lr": 3}, {"diagnostics.every": 2}, {"optim.normalize": True}):
         assert runs(grid() | {"base": BASE | change})[0].id != one.id
     # 12 epochs of 6 minibatches are 72 steps.
     by_epochs = runs({"base": {"optim.epochs": 12}})[0]
@@ -165,7 +168,7 @@ def test_both_matchings_are_an_axis_and_agree_where_nothing_is_to_be_matched():
 MISTAKES = [
     (
         {"axis": []},
-        "s.yaml: unknown key 'axis'; allowed: title, about, base, axes, match, report, large_weights",
+        "s.yaml: unknown key 'axis'; allowed: title, about, base, axes, match, report, large_weights, …",
     ),
     ({"base": {"model.deph": 3}}, "base.model.deph: unknown key; did you mean model.depth?"),
     ({"base": {"model": 3}}, "base.model: unknown key; did you mean …?"),

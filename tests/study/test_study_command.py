@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+import yaml
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
@@ -121,6 +122,21 @@ def test_the_file_that_a_run_left_goes_on_where_it_was(folder, capsys):
         first, last = capsys.readouterr().err.splitlines()
         assert first.startswith("mine: 4 runs, 4 ended, 0 small and 0 large to do; ")
         assert last == "done: nothing; scaled-sgd study report studies/mine shows it"
+
+
+def test_a_study_of_an_earlier_version_keeps_the_defaults_that_it_meant(folder):
+    """Its folder did not name them."""
+    file = folder.path.parents[1] / "plain.yaml"
+    file.write_text("base: {model: {depth: 2, base_width: 2}}\naxes: [{run.seed: [0]}]\n")
+    now = StudyFolder(folder.path.parent / "plain")
+    (run,) = expand(read_study(file), DataShelf())
+    now.write_plan(read_study(file), [run])
+    stored = yaml.safe_load((now.path / "study.yaml").read_text())
+    assert stored["defaults"] == {"scaling.rule": run.config.scaling.rule, "optim.lr": run.config.optim.lr}
+    del stored["defaults"]
+    (now.path / "study.yaml").write_text(yaml.safe_dump(stored))
+    (old,) = expand(read_study(now.path / "study.yaml"), DataShelf())
+    assert (old.config.scaling.rule, old.config.optim.lr) == ("norm", 4.0)
 
 
 def test_a_changed_plan_says_what_is_new_and_keeps_what_was_made(folder, capsys):

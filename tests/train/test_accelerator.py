@@ -123,7 +123,7 @@ def test_zero_needs_deepspeed(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "deepspeed" else find(name, *rest)
     )
-    assert refusal(create_accelerator, parse(["--sharding.strategy=zero2"])) == (
+    assert refusal(create_accelerator, parse(["--sharding.strategy=zero2", "--scaling.rule=norm"])) == (
         "sharding.strategy: ZeRO needs deepspeed, which is not installed (pip install "
         "'scaled-sgd[deepspeed]'); allowed here: "
         + ", ".join(can.name for can in STRATEGIES.entries if can.zero_stage is None)

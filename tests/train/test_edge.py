@@ -19,6 +19,7 @@ from scaled_sgd.train.main import main
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
 EDGE = (
+    "--scaling.rule=norm", "--optim.lr=4",
     "--model.depth=4", "--model.base_width=4", "--model.dtype=float64", "--optim.batch_size=300",
     "--optim.steps=12", "--optim.schedule=edge", "--run.log_every=1", "--diagnostics.every=1",
     "--diagnostics.sharpness=false", "--diagnostics.ranks=false",

@@ -13,6 +13,7 @@ from scaled_sgd.train.main import main
 from scaled_sgd.train.recording import RunRecord
 
 RUN = (
+    "--scaling.rule=norm", "--optim.lr=4",
     "--model.depth=2", "--model.base_width=2", "--optim.steps=8", "--run.log_every=1", "--run.name=r",
     "--run.eval_every=0",
 )  # fmt: skip

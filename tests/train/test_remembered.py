@@ -14,6 +14,7 @@ from scaled_sgd.train.snapshot import Progressed
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
 WILD = (
+    "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--optim.lr=40", "--optim.steps=15",
     "--optim.schedule=constant", "--optim.batch_size=400", "--run.eval_every=0", "--checkpoint.keep=9",
     "--checkpoint.every_steps=5",

@@ -20,6 +20,7 @@ from tests.launching import PATIENCE
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
 SMALL = [
+    "--scaling.rule=norm",
     "--model.depth=4",
     "--model.base_width=8",
     "--model.activation=abs",
@@ -34,7 +35,7 @@ def rows(name):
 
 def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
     network = ["--model.base_width=16", "--model.activation=abs"]
-    assert main([*network, "--optim.steps=200", "--optim.lr=8", "--run.name=first"]) == 0
+    assert main([*network, "--optim.steps=200", "--run.name=first"]) == 0
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["accuracy"] > 0.9
     assert summary["widths"] == [64, 16, 64, 144, 256, 400, 10]
@@ -51,7 +52,7 @@ def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
     assert len(logged[0]["scales"]) == 6
     config = yaml.safe_load((tmp_path / "runs/first/config.yaml").read_text())
     assert config["model"]["base_width"] == 16
-    assert config["scaling"]["rule"] == "norm"
+    assert config["scaling"]["rule"] == "spectral"
 
 
 def test_a_run_can_be_repeated_from_its_own_configuration():
@@ -282,3 +283,18 @@ def test_the_command_starts_processes_and_passes_on_their_status(arguments, stat
         assert json.loads((tmp_path / "runs/both/summary.json").read_text())["world_size"] == 2
     else:
         assert len(errors) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        (
+            ("--scaling.rule=spectral", "--optim.accumulation=2"),
+            "'spectral' by autograd orthogonalises whole",
+        ),
+        (("--optim.optimizer=adamw", "--optim.lr=0.01"), "'norm' does next to nothing with optim.optimizer"),
+    ],
+)
+def test_a_rule_that_costs_much_or_does_little_is_warned_of(options, warning, capsys):
+    assert main([*SMALL, "--optim.steps=1", *options]) == 0
+    assert f"warning: scaling.rule: {warning}" in "".join(capsys.readouterr())

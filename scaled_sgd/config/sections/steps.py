@@ -20,8 +20,8 @@ class OptimConfig:
     """further arguments of the optimizer, such as {betas: [0.9, 0.95]}"""
     update: Annotated[Literal["auto", "fused", "autograd"], NOTHING] = "auto"
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
-    lr: Annotated[NonNegative, STACKED] = 4.0
-    """learning rate η at its peak"""
+    lr: Annotated[NonNegative, STACKED] = 0.5
+    """learning rate η at its peak; rates to start from: 0.5 to 1 with spectral, 2 with unit, 8 with norm"""
     batch_size: Count | Literal["all"] = 256
     """samples of one step over all processes; all: all training samples"""
     steps: Count | None = None
@@ -64,7 +64,7 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Annotated[str, OneOf(RULES), STACKED] = "norm"
+    rule: Annotated[str, OneOf(RULES), STACKED] = "spectral"
     """how ξ_k comes from forward and backward norms"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""

@@ -39,7 +39,7 @@ def _facts(study: Study) -> dict[str, Any]:
             for column, label in choice.labels.items():
                 settings = () if column in choice.changes else tuple(map(str, choice.changes.items()))
                 axes.setdefault(column, []).append((label, settings))
-    return dict(study.base) | axes | {"match": (study.matchings, study.like)}
+    return dict(study.defaults) | dict(study.base) | axes | {"match": (study.matchings, study.like)}
 
 
 def _brief(value: Any) -> str:

@@ -56,8 +56,9 @@ def expand(study: Study, load: LoadData) -> list[Run]:
     """
     load_study_plugins(study.base)
     start = from_dict({})
-    for key, value in study.base.items():
-        start = _put(start, key, _typed(key, value, "base"))
+    for place, keys in (("defaults", study.defaults), ("base", study.base)):
+        for key, value in keys.items():
+            start = _put(start, key, _typed(key, value, place))
     values = {
         (key, repr(value)): _typed(key, value, "axes")
         for axis in study.axes

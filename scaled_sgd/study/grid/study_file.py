@@ -14,7 +14,7 @@ from scaled_sgd.config.dotted import unknown_key
 from scaled_sgd.config.parsing import read_key
 from scaled_sgd.config.plugins import load_plugins
 from scaled_sgd.config.resumed import code_of, refuse_foreign_code
-from scaled_sgd.config.stored import renamed
+from scaled_sgd.config.stored import FORMER, renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.shipped import shipped
@@ -22,7 +22,7 @@ from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.matching import MATCHINGS
 
-_KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights")
+_KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights", "defaults")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Study:
         title: a question.
         about: a sentence or two.
         base: dotted keys of all runs.
+        defaults: values of keys whose default has changed, where neither base nor axes name them.
         axes: the varied axes, crossed in order.
         matchings: how base widths of other width exponents are chosen.
         like: the width exponent that they are matched to.
@@ -46,6 +47,7 @@ class Study:
     title: str
     about: str
     base: Mapping[str, Any]
+    defaults: Mapping[str, Any]
     axes: Sequence[Axis]
     matchings: tuple[str, ...]
     like: float
@@ -141,6 +143,11 @@ def read_study(
                 raise UserError(f"{key}: unknown key; did you mean {close[0]}?")
             raise UserError(unknown_key(key))
         base[key] = value
+    # A folder keeps the defaults of the version that planned it first.
+    now = FORMER if is_stored(path) else {key: KEYS[key].default for key in FORMER}
+    defaults = source.setdefault("defaults", dict(now))
+    if not isinstance(defaults, dict) or defaults.keys() != now.keys():
+        raise UserError(f"defaults: {defaults!r} is not usable; allowed: values of {', '.join(now)}")
     source["base"] = base
     for key in ("run.name", "run.dir", "run.resume"):
         if key in base:
@@ -172,6 +179,7 @@ def read_study(
         title=str(source.get("title", path.stem)),
         about=str(source.get("about", "")),
         base=base,
+        defaults=defaults,
         axes=read,
         matchings=matchings,
         like=like,
