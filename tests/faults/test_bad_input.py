@@ -176,7 +176,7 @@ IMPOSSIBLE = [
     Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=.inf",)),
     Row("optim.lr: inf is not usable; allowed: finite numbers from 0", ("--optim.lr=1e400",)),
     Row(
-        "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63",
+        "optim.batch_size: 9223372036854775808 is not usable; allowed: integers below 2**63, or all",
         ("--optim.batch_size=9223372036854775808",),
     ),
     Row(

@@ -120,6 +120,15 @@ def diagnosed(step: int, *, lr: float = 1.0, layers: int = 3, **numbers: Any) ->
         },
         "preactivation_change": [0.1] * layers,
         "gates_flipped": [0.02] * (layers - 1),
+        "batch_sharpness": 1.5,
+        "gradient_noise_interaction": 0.5,
+        "gauss_newton_sharpness": 1.8,
+        "feature_sharpness": 0.4,
+        "block_sharpness": [0.5] * layers,
+        "top_vector_shares": [1 / layers] * layers,
+        "subspace_overlap": 0.9,
+        "gradient_in_subspace": 0.3,
+        "step_in_subspace": 0.2,
         "seconds": 0.01 * step,
     }
     return row | numbers
