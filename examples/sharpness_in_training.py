@@ -35,4 +35,6 @@ with torch.no_grad():
     for layer in model.scaled_layers[:-1]:
         h = model.apply_activation(layer(h))
 ranks = feature_ranks(h)
-print(f"features of the last hidden layer: stable rank {ranks.stable:.2f}, effective rank {ranks.effective:.2f}")
+print(
+    f"features of the last hidden layer: stable rank {ranks.stable:.2f}, effective rank {ranks.effective:.2f}"
+)
