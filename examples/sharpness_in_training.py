@@ -5,7 +5,7 @@ import os
 import torch
 from sklearn.datasets import load_digits
 
-from scaled_sgd import HomogeneousMLP, ScaledSGD, gradient_soft_ranks, sharpness
+from scaled_sgd import HomogeneousMLP, ScaledSGD, feature_ranks, gradient_soft_ranks, sharpness
 
 STEPS = int(os.environ.get("STEPS", "120"))
 LR = 6.0
@@ -26,6 +26,15 @@ for step in range(STEPS + 1):
         soft = gradient_soft_ranks(model, x, y, loss="cross_entropy")
         print(
             f"step {step:3}: loss {loss:.3f}, edge ratio η λ/2 = {LR * top.values[0] / 2:.2f} "
-            f"(converged: {top.converged}), soft ranks {soft.round(decimals=1).tolist()}"
+            f"(converged: {top.converged}), soft ranks {[round(s, 1) for s in soft.tolist()]}"
         )
     optimizer.step()
+
+with torch.no_grad():
+    h = x
+    for layer in model.scaled_layers[:-1]:
+        h = model.apply_activation(layer(h))
+ranks = feature_ranks(h)
+print(
+    f"features of the last hidden layer: stable rank {ranks.stable:.2f}, effective rank {ranks.effective:.2f}"
+)

@@ -19,7 +19,6 @@ with tempfile.TemporaryDirectory() as folder:
     options = {
         "data.source": f"{folder}/known.csv",
         "data.target": "target",
-        "data.standardize": "true",
         "optim.epochs": EPOCHS,
         "run.dir": folder,
         "run.name": "wines",

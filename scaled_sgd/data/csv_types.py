@@ -11,7 +11,6 @@ from scaled_sgd.data.dialect import Asked, opened
 WHOLE = 1 << 28
 """Files of at most this many bytes are read as one piece."""
 
-_LEADING_ZERO = re.compile(rb"""(?:^|[,;\t|"'\s])0[0-9]""")
 _BLOCK = 1 << 24
 
 
@@ -67,7 +66,7 @@ def _codes(files: Sequence[str], options: dict[str, Any]) -> set[str]:
     """Columns that hold integers only, some of them with leading zeros."""
     import pandas as pd
 
-    files = [file for file in files if _has_leading_zeros(Path(file))]
+    files = [file for file in files if _has_leading_zeros(Path(file), options["sep"])]
     codes: set[str] = set()
     others: set[str] = set()
     for file in files:
@@ -80,12 +79,13 @@ def _codes(files: Sequence[str], options: dict[str, Any]) -> set[str]:
     return codes - others
 
 
-def _has_leading_zeros(file: Path) -> bool:
+def _has_leading_zeros(file: Path, separator: str) -> bool:
     """Whether some field of a file begins with a zero and another digit; without parsing it."""
+    leading_zero = re.compile(rb"""(?:^|["'\s""" + re.escape(separator.encode()) + rb"])0[0-9]")
     with opened(file) as stream:
         end = b""
         while block := stream.read(_BLOCK):
-            if _LEADING_ZERO.search(end + block):
+            if leading_zero.search(end + block):
                 return True
             end = block[-2:]
     return False

@@ -18,7 +18,12 @@ See = Callable[[str], Seen]
 
 
 def settled(
-    config: DataConfig, *, table: bool, held_out: str | None, dialect: Dialect | None = None
+    config: DataConfig,
+    *,
+    table: bool,
+    held_out: str | None,
+    dialect: Dialect | None = None,
+    texts: bool = False,
 ) -> DataConfig:
     """The configuration with what it leaves to the data.
 
@@ -27,6 +32,7 @@ def settled(
         table: whether all inputs are columns of numbers and text.
         held_out: the split to evaluate on; None: a part of the training split.
         dialect: of its CSV files; None: there are none.
+        texts: whether some input is a column of text, beside images or lists too.
     """
     return replace(
         config,
@@ -35,7 +41,7 @@ def settled(
         codes="number" if dialect is None else config.codes,
         standardize=table if config.standardize is None else config.standardize,
         constant=table if config.constant is None else config.constant,
-        categories=config.categories if table else 0,
+        categories=config.categories if table or texts else 0,
         missing=config.missing if table else "refuse",
         eval_split=held_out,
     )

@@ -38,11 +38,11 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
     def see(name: str) -> Seen:
         return Seen(config.categories).add(table.column(name))
 
-    columns, _, warnings = usable(features, found, config, see)
+    columns, texts, warnings = usable(features, found, config, see)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
     notes, table_like = [*source.notes], is_table(features, columns)
     for name in held_out_splits(source, config):
-        own = settled(config, table=table_like, held_out=name, dialect=source.dialect)
+        own = settled(config, table=table_like, held_out=name, dialect=source.dialect, texts=bool(texts))
         try:
             other = None if name is None else _other(source, split, name, columns)
             loaded = _load(own, encoding, table, other, seed=seed)

@@ -99,9 +99,16 @@ def load_stream(config: DataConfig, source: Prepared) -> Data:
     held_out.check_like(split, columns)
     table = held_out.table(columns.used)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders, complete=False)
-    config = settled(config, table=is_table(features, columns), held_out=name, dialect=source.dialect)
+    asked = tuple(name for name in columns.inputs if kind_of(features[name]) == "text")
+    config = settled(
+        config,
+        table=is_table(features, columns),
+        held_out=name,
+        dialect=source.dialect,
+        texts=bool(asked),
+    )
     found = _Pass(config, encoding)
-    found.run(split, tuple(name for name in columns.inputs if kind_of(features[name]) == "text"))
+    found.run(split, asked)
     columns, texts, warnings = usable(features, columns, config, found.seen.__getitem__)
     encoding = replace(encoding, columns=columns, texts=texts, gaps=config.missing != "refuse")
     return _data(config, encoding, found, table, split, notes=source.notes, warnings=warnings)

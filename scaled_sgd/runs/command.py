@@ -174,7 +174,7 @@ def _summary(run: Path) -> tuple[str, str]:
         return "summary.json is damaged", ""
     if not isinstance(summary, dict) or not isinstance(summary.get("status"), str):
         return "summary.json is damaged", ""
-    figures = {name: summary.get(name) for name in ("train_loss", "eval_loss", "accuracy", "mse")}
+    figures = {name: summary.get(name) for name in ("train_loss", "eval_loss", "accuracy", "mse", "r2")}
     shown = (f"  {name} {value:.4g}" for name, value in figures.items() if isinstance(value, float))
     return summary["status"], "".join(shown)
 

@@ -115,8 +115,9 @@ class Trainer:
         for line in sizes_cut(config, data):
             self._record.say(line)
         if accelerator.is_main_process and accelerator.device.type == "cpu":
-            told = threads.advice(self.strategy.network.widths, config.optim.batch)
-            self._record.say(told) if told else None
+            told = threads.advice(network.widths, config.optim.batch)
+            if told is not None:
+                self._record.say(told)
         self._saver = Saver(
             config,
             data,

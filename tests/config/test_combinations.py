@@ -1,5 +1,6 @@
 """Keys that do not go together, and what ``auto`` makes of them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from scaled_sgd.config import KEYS
 from scaled_sgd.config.checks import check
 from scaled_sgd.config.combinations import COMBINATIONS, permits, with_update
 from scaled_sgd.config.parsing import parse
+from scaled_sgd.config.sections.marks import Decides
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS
 from scaled_sgd.parallel.strategies import STRATEGIES
@@ -113,6 +115,21 @@ def test_every_combination_is_of_keys_and_in_the_documentation():
         assert {one.key, one.given, *(one.also or ())[:1]} <= KEYS.keys()
         for key, allowed, given, reason in one.rows():
             assert f"| `{key}` | {allowed} | `{given}` | {reason} |" in text
+
+
+def test_the_table_of_resuming_names_every_key():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for decides, start in {
+        Decides.SHAPES: "| shapes of weights |",
+        Decides.RECORDS: "| what is seen of a run |",
+        Decides.NOTHING: "| nothing but rounding |",
+    }.items():
+        (row,) = (line for line in text.splitlines() if line.startswith(start))
+        told = re.findall(r"`([a-z_.]+)`", row)
+        of_row = {
+            key for key in KEYS for name in told if key == name or (name[-1] == "." and key.startswith(name))
+        }
+        assert of_row == {key for key, known in KEYS.items() if known.decides is decides}
 
 
 def test_the_tables_of_readme_are_those_of_the_registries():

@@ -104,6 +104,11 @@ def test_codes_with_leading_zeros_are_text(tmp_path: Path, streaming: bool) -> N
         assert classes.class_names == ("01", "02", "30")
 
 
+def test_codes_are_text_beside_any_separator(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("n:area:y\n" + "5:01:0\n6:12:1\n" * 5)
+    assert load(tmp_path / "t.csv", separator=":").pipeline.encoding.texts == {"area": ("01", "12")}
+
+
 def test_numbers_that_begin_with_a_zero_are_no_codes(tmp_path: Path) -> None:
     table(20, half=["0.5", "00.5"] * 10, day=["0", "10"] * 10).to_csv(tmp_path / "t.csv", index=False)
     assert load(tmp_path / "t.csv").pipeline.encoding.texts == {}

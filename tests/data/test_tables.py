@@ -174,6 +174,21 @@ def test_text_is_an_input_where_it_has_few_texts(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_text_beside_a_list_is_read_again_by_the_stored_configuration(
+    tmp_path: Path, streaming: bool
+) -> None:
+    rows = pd.DataFrame(
+        {"v": [[float(i), 1.0] for i in range(20)], "town": ["a", "b"] * 10, "y": [0, 1] * 10}
+    )
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}.parquet", rows)
+    data = load(tmp_path, inputs=["v", "town"], streaming=streaming)
+    again = load_data(data.config, seed=0)
+    assert data.pipeline.encoding.texts == again.pipeline.encoding.texts == {"town": ("a", "b")}
+    assert torch.equal(data.evaluation.x, again.evaluation.x)
+
+
 def test_a_text_that_training_has_not_is_none_of_its_texts(tmp_path: Path) -> None:
     train, test = splits(tmp_path)
     test.loc[4, "town"] = "Rome"

@@ -353,6 +353,14 @@ def test_commands_predict_evaluate_and_list(
     )
 
 
+def test_the_list_of_runs_has_r2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("{}")
+    (tmp_path / "run/summary.json").write_text('{"status": "finished", "mse": 4.0, "r2": 0.75}')
+    assert main(["runs", "--run.dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("run  finished  mse 4  r2 0.75  scaled-sgd predict ")
+
+
 def lines(name: str) -> pd.DataFrame:
     return pd.read_json(name, lines=True, dtype=False)
 
