@@ -13,8 +13,8 @@ GIVEN = "(in memory)"
 """``data.source`` of a run whose data were given in Python."""
 
 _ALLOWED = (
-    "a path, an array, a pair of arrays (x, y), a table of pandas or pyarrow, columns by name, a "
-    "datasets.Dataset or DatasetDict"
+    "a path, an array, a pair (x, y) of arrays or of pandas, a table of pandas or pyarrow, "
+    "columns by name, a datasets.Dataset or DatasetDict"
 )
 
 
@@ -23,8 +23,8 @@ def given(source: Any) -> Prepared:
 
     Args:
         source: a ``datasets.Dataset`` or ``DatasetDict``, a table of pandas or pyarrow, columns by name,
-            arrays (x, y) with columns as :func:`columns_of` makes them, or a Bunch of scikit-learn with its
-            feature names and ``target``.
+            a pair (x, y), x a table of pandas or an array with columns as :func:`columns_of` makes them, or
+            a Bunch of scikit-learn with its feature names and ``target``.
 
     Raises:
         UserError: it is something else.
@@ -48,12 +48,27 @@ def _dataset(source: Any) -> Any:
         if isinstance(source, Mapping):
             source = _of_bunch(source) if {"data", "target"} <= source.keys() else _columns(source)
         elif isinstance(source, tuple) and len(source) == 2:
-            source = _columns({"x": source[0], "y": source[1]})
+            source = _of_pair(*source)
         elif type(source).__module__.partition(".")[0] == "pandas":
             source = pa.Table.from_pandas(source, preserve_index=False)
         if isinstance(source, pa.Table):
             return datasets.Dataset(source)
     raise UserError(f"source: type {type(source).__name__} does not fit; allowed: {_ALLOWED}")
+
+
+def _of_pair(x: Any, y: Any) -> Any:
+    """A table of inputs x and a target, called y; columns of a pandas table x keep their names."""
+    import pyarrow as pa
+
+    if len(x) != len(y):
+        raise UserError(f"source: {len(x)} rows of x and {len(y)} of y; allowed: as many of both")
+    if not (type(x).__module__.startswith("pandas") and hasattr(x, "columns")):
+        return _columns({"x": x, "y": y})
+    if "y" in x.columns:
+        raise UserError("source: column 'y' of x has the target's name; allowed: other names")
+    table = pa.Table.from_pandas(x, preserve_index=False)
+    target = _columns({"y": y.to_numpy() if hasattr(y, "to_numpy") else y})
+    return table.append_column("y", target.column("y"))
 
 
 def _of_bunch(bunch: Mapping[str, Any]) -> Any:
