@@ -26,7 +26,7 @@ for step in range(STEPS + 1):
         soft = gradient_soft_ranks(model, x, y, loss="cross_entropy")
         print(
             f"step {step:3}: loss {loss:.3f}, edge ratio η λ/2 = {LR * top.values[0] / 2:.2f} "
-            f"(converged: {top.converged}), soft ranks {[round(s, 1) for s in soft]}"
+            f"(converged: {top.converged}), soft ranks {[round(s, 1) for s in soft.tolist()]}"
         )
     optimizer.step()
 print(feature_ranks(model, x))
