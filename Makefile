@@ -7,21 +7,25 @@ CONFIG ?= configs/experiments/digits.yaml
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train quick test full lint types audit docs bench clean
+.PHONY: help setup train quick test full lint types wheel audit docs bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## make .venv with the tested versions of constraints.txt
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.trains: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "error: $(PYTHON) is not Python 3.11 to 3.13; give one: make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.trains
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-train: setup  ## train on the embedded digits with two processes (PROCESSES=, CONFIG=, ARGS=)
+train: $(VENV)/.trains  ## train on the embedded digits with two processes (PROCESSES=, CONFIG=, ARGS=)
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
@@ -33,8 +37,8 @@ quick: setup  ## tests that stay in one process, in a minute or so
 test: lint types  ## lint, type check and all tests but those that are long by nature
 	$(PYTEST) -m "not full"
 
-full: lint types  ## everything: also the soak, every kill point and whole tables of processes
-	$(PYTEST)
+full: lint types  ## everything: also the soak, every kill point, whole tables and ten times the random examples
+	$(PYTEST) --hypothesis-profile full
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,6 +46,9 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+
+wheel: setup  ## build the wheel into dist/ and use it in an environment of its own, outside the clone
+	$(BIN)/python .ci/wheel.py dist
 
 audit: setup  ## what is installed is what requirements-locked.txt pins, with a hash for each file
 	$(BIN)/python .ci/audit.py

@@ -24,16 +24,20 @@ class Figure:
         seconds: the median time behind it, if it is a ratio of times.
         most: upper target.
         least: lower target.
+        bound: whether the measurement was stopped, so that ``value`` is a lower bound.
     """
 
     value: float
     seconds: float | None = None
     most: float | None = None
     least: float | None = None
+    bound: bool = False
 
     def __str__(self) -> str:
-        words = f"{self.value:10.3f}"
-        if self.seconds is not None:
+        words = f"{'≥ ' if self.bound else ''}{self.value:.3f}".rjust(10)
+        if self.seconds is not None and self.bound:
+            words += f"  stopped after {self.seconds:.0f} s"
+        elif self.seconds is not None:
             words += f"  {1e3 * self.seconds:10.2f} ms"
         if self.most is not None:
             words += f"  target ≤ {self.most:g}{'' if self.value <= self.most else ', missed'}"
@@ -62,7 +66,10 @@ class Report:
         width = max(map(len, figures), default=0)
         for name, figure in figures.items():
             print(f"  {name:<{width}}{figure}", flush=True)
-        rows = {name: {k: v for k, v in asdict(f).items() if v is not None} for name, f in figures.items()}
+        rows = {
+            name: {k: v for k, v in asdict(f).items() if v is not None and v is not False}
+            for name, f in figures.items()
+        }
         self.tables.append({"case": dict(case), "figures": rows})
 
     def write(self, path: str | None) -> None:

@@ -29,4 +29,4 @@ for step in range(STEPS + 1):
             f"(converged: {top.converged}), soft ranks {[round(s, 1) for s in soft.tolist()]}"
         )
     optimizer.step()
-print(feature_ranks(model, x))
+print("first hidden layer:", feature_ranks(model.apply_activation(model.layers[0](x))))

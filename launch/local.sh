@@ -37,14 +37,18 @@ COMMAND=${COMMAND:-train}
 
 case $COMMAND in
   train)
+    module=scaled_sgd.train
     CONFIG=${CONFIG:-configs/experiments/digits.yaml}
     [[ -f $CONFIG ]] || fail "CONFIG: no file '$CONFIG'"
     set -- --config "$CONFIG" "$@"
     ;;
-  doctor) set -- --processes "$PROCESSES" "$@" ;;
+  doctor)
+    module=scaled_sgd.planning.doctor
+    set -- --processes "$PROCESSES" "$@"
+    ;;
   *) fail "COMMAND: '$COMMAND' is unknown; allowed: train, doctor" ;;
 esac
 
 trap '' USR1  # for the trainer, which saves; the launcher would die of it and leave the trainer behind
 exec accelerate launch --config_file "$ACCELERATE_CONFIG" --num_machines 1 --num_processes "$PROCESSES" \
-  -m "scaled_sgd.$COMMAND" "$@"
+  -m "$module" "$@"

@@ -102,14 +102,18 @@ if [[ -n ${INTERFACE:-} ]]; then export GLOO_SOCKET_IFNAME=$INTERFACE NCCL_SOCKE
 processes=$((NODES * PROCESSES_PER_NODE))
 case $COMMAND in
   train)
+    module=scaled_sgd.train
     [[ -f $CONFIG ]] || fail "CONFIG: no file '$CONFIG'"
     set -- --config "$CONFIG" "$@"
     ;;
-  doctor) set -- --processes "$processes" "$@" ;;
+  doctor)
+    module=scaled_sgd.planning.doctor
+    set -- --processes "$processes" "$@"
+    ;;
   *) fail "COMMAND: '$COMMAND' is unknown; allowed: train, doctor" ;;
 esac
 launch=(accelerate launch --config_file "$ACCELERATE_CONFIG" --num_machines "$NODES" --machine_rank "$NODE_RANK"
-  --num_processes "$processes" --main_process_ip "$HEAD" --main_process_port "$PORT" -m "scaled_sgd.$COMMAND" "$@")
+  --num_processes "$processes" --main_process_ip "$HEAD" --main_process_port "$PORT" -m "$module" "$@")
 
 trap '' USR1  # for the trainer, which saves; the launcher would die of it and leave the trainer behind
 [[ -n ${STOP_AT_EOF:-} ]] || exec "${launch[@]}"

@@ -6,9 +6,12 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 from scaled_sgd import __version__
 from scaled_sgd.core.errors import USAGE_STATUS, UserError, error_line
+from scaled_sgd.core.shipped import copy_shipped
+from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel import launcher
 from scaled_sgd.parallel.endings import hangs_up
 from scaled_sgd.parallel.streams import prepare_streams
@@ -16,15 +19,25 @@ from scaled_sgd.parallel.streams import prepare_streams
 _USAGE = """\
 usage: scaled-sgd COMMAND [OPTIONS]
 
-  train     train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
-  predict   predict new rows: scaled-sgd predict RUN --data.source FILE --out predictions.parquet
-  evaluate  loss and metric on other data: scaled-sgd evaluate RUN --data.source FILE
-  runs      list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
-  study     run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
-  doctor    say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
-            or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
+  train         train one network: scaled-sgd train --config FILE [--model.depth 8 ...] [--run.processes N]
+  predict       predict new rows: scaled-sgd predict RUN --data.source FILE --out predictions.parquet
+  evaluate      loss and metric on other data: scaled-sgd evaluate RUN --data.source FILE
+  runs          list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
+  export        the network for other programs: scaled-sgd export RUN --format onnx --out wide.onnx
+  study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
+  doctor        say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
+                or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
+  launch-files  copy configs/ and launch/ into a folder: scaled-sgd launch-files FOLDER
 
 scaled-sgd train --help lists every option. Across machines, start scaled_sgd.train with accelerate launch.
+"""
+
+_LAUNCH_FILES = """\
+usage: scaled-sgd launch-files FOLDER
+
+Copy configs/ (experiments, studies, files for accelerate launch) and launch/ (scripts for one machine,
+several, and Slurm) into FOLDER, where the commands of the documentation then work. A file that exists and
+differs is not replaced.
 """
 
 
@@ -61,12 +74,15 @@ def _command(arguments: list[str]) -> int:
         from scaled_sgd.study.command import main as study
 
         return study(rest)
-    if command in ("predict", "evaluate", "runs"):
+    if command == "launch-files":
+        return _launch_files(rest)
+    if command in ("predict", "evaluate", "export", "runs"):
         from scaled_sgd.runs.command import main as use
 
         return use(command, rest)
     print(
-        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, study, doctor",
+        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, study, "
+        "doctor, launch-files",
         file=sys.stderr,
     )
     return USAGE_STATUS
@@ -109,13 +125,32 @@ def _doctor(arguments: list[str]) -> int:
     return _start_processes(processes, "scaled_sgd.planning.doctor", arguments)
 
 
+def _launch_files(arguments: Sequence[str]) -> int:
+    """Copy what a clone has beside the package."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_LAUNCH_FILES, end="")
+        return 0
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("error: launch-files: allowed: one folder", file=sys.stderr)
+        return USAGE_STATUS
+    try:
+        copied = copy_shipped(Path(arguments[0]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    print(f"{len(copied)} files in {escaped(arguments[0])}: configs/ and launch/")
+    return 0
+
+
 def _start_processes(count: int, module: str, arguments: list[str]) -> int:
     """The exit status of the first process that failed, without the launcher's trace; 0 if none failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # The agent has set a level of its own, at which it tells of every signal.
+    for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     if not hangs_up():
         # torch's launcher would end at a SIGHUP that nohup has made its command ignore.

@@ -16,32 +16,36 @@ import torch
 from hypothesis import settings
 
 from scaled_sgd.parallel.machine import cores
+from tests.examples import SUITE
 
 # Two or four processes share the machine in many tests; nothing here is large enough for threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
-settings.register_profile("suite", deadline=None, max_examples=50, derandomize=True)
-settings.load_profile("suite")
+settings.load_profile(SUITE)
 
 
 LONG = (
-    "test_cluster.py",
     "test_one_answer.py",
-    "test_readme.py",
+    "test_cluster.py",
+    "test_launch.py",
+    "test_resume.py",
     "test_faults.py",
     "test_train.py",
-    "test_launch.py",
-    "test_runner.py",
     "test_training.py",
+    "test_same_numbers.py",
     "test_doctor.py",
-    "test_resume.py",
-    "test_figures.py",
-    "test_against_measured.py",
-    "test_launches.py",
     "test_kills.py",
+    "test_runner.py",
+    "test_report.py",
+    "test_handshake.py",
+    "test_launches.py",
+    "test_against_measured.py",
+    "test_processes.py",
     "test_accelerate_configs.py",
+    "test_readme.py",
+    "test_figures.py",
 )
 """Files whose tests take longest, first."""
 
@@ -52,9 +56,9 @@ def pytest_configure():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than cores: tests of processes wait half of their time."""
-    return cores() + 1
+def pytest_xdist_auto_num_workers(config):
+    """More than cores where processes are started: a test waits half of its time for them."""
+    return cores() + (0 if "not slow" in config.option.markexpr else 2)
 
 
 def pytest_collection_modifyitems(items):

@@ -1,12 +1,13 @@
 """float64 references by automatic differentiation, for networks small enough to form everything."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian
 
-from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.losses import Loss, get_loss
 from scaled_sgd.core.network import HomogeneousMLP
 
 
@@ -83,6 +84,25 @@ def flat_loss(problem: Problem, flat: Tensor) -> Tensor:
 def full_hessian(problem: Problem, xi: Tensor | None = None) -> Tensor:
     """Ξ^{1/2} H Ξ^{1/2}, all of it."""
     H: Tensor = hessian(lambda flat: flat_loss(problem, flat))(flat_parameters(problem.model))
+    return _preconditioned(problem, H, xi)
+
+
+def full_gauss_newton(problem: Problem, xi: Tensor | None = None) -> Tensor:
+    """Ξ^{1/2} G Ξ^{1/2} with G = mean Jᵀ ℓ'' J, all of it."""
+    f, J = problem.model(problem.x).detach(), output_jacobian(problem)
+    n, c = f.shape
+    ell = get_loss(problem.loss)
+    pairs = zip(f, problem.y, strict=True)
+    curvature = torch.stack([hessian(partial(_loss_of, ell, y))(g) for g, y in pairs])
+    G = torch.einsum("icp,icd,idq->pq", J.view(n, c, -1), curvature, J.view(n, c, -1)) / n
+    return _preconditioned(problem, G, xi)
+
+
+def _loss_of(ell: Loss, y: Tensor, f: Tensor) -> Tensor:
+    return ell.value(f[None], y[None]).sum()
+
+
+def _preconditioned(problem: Problem, H: Tensor, xi: Tensor | None) -> Tensor:
     if xi is None:
         return H
     roots = torch.cat(

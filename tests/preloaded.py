@@ -5,10 +5,7 @@ import importlib
 from scaled_sgd.config.parsing import parse
 
 for name in (
-    "evaluate",
-    "pandas",
     "pytest",
-    "sklearn.datasets",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     # Optimizers import these when the first is made.

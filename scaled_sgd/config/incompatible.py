@@ -60,7 +60,7 @@ COMBINATIONS = (
     Combination(
         "optim.accumulation",
         "optim.batch_size",
-        lambda n: None if n is None else Within(1, n),
+        lambda n: Within(1, n) if isinstance(n, int) else None,
         "a microbatch has samples",
     ),
     Combination(
@@ -156,16 +156,18 @@ COMBINATIONS = (
         for key, allowed, reason in (
             ("streaming", (False,), "it is in memory"),
             ("split", ("train",), "it has one split"),
-            ("eval_split", (None,), "it has one split; data.eval_fraction of it is held out"),
+            ("eval_split", ("auto", None), "it has one split; data.eval_fraction of it is held out"),
             ("task", ("auto", "classification"), "it has classes"),
             ("inputs", (None,), "it has no columns"),
             ("target", (None,), "it has no columns"),
         )
     ),
+    Combination(
+        "optim.epochs", "data.streaming", when(True, (None,)), "a stream has no length; optim.steps says it"
+    ),
     Combination("optim.steps", "data.streaming", when(True, _NUMBER), "the length of a stream is unknown"),
     Combination("data.eval_split", "data.streaming", when(True, _SPLIT), "a stream holds nothing out"),
     Combination("data.limit", "data.streaming", when(True, (None,)), "optim.steps limits a stream"),
-    Combination("data.standardize", "data.streaming", when(True, (False,)), "it takes all rows"),
     Combination(
         "optim.warmup_steps",
         "optim.steps",

@@ -1,11 +1,15 @@
-"""Builds the network that a configuration describes."""
+"""Builds the network that a configuration describes. Does not import torch before it builds one."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from scaled_sgd.config import Config
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.core.parameterization import width_pattern
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaled_sgd.core.network import HomogeneousMLP
 
 
 def widths_of(config: Config, in_features: int, out_features: int) -> tuple[int, ...]:
@@ -28,13 +32,17 @@ def widths_of(config: Config, in_features: int, out_features: int) -> tuple[int,
 
 
 def network_of(
-    config: Config, in_features: int, out_features: int, *, device: torch.device | str
-) -> HomogeneousMLP:
+    config: Config, in_features: int, out_features: int, *, device: "torch.device | str"
+) -> "HomogeneousMLP":
     """The network of ``run.seed`` at step 0; on ``meta`` without memory.
 
     Raises:
         UserError: impossible widths.
     """
+    import torch
+
+    from scaled_sgd.core.network import HomogeneousMLP
+
     model = config.model
     network = HomogeneousMLP(
         in_features,

@@ -13,7 +13,11 @@ from scaled_sgd.config.values import shown
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import is_plain_name
 
-BUILT_IN_METRICS: Mapping[str, str] = {"accuracy": "classification", "mse": "regression"}
+BUILT_IN_METRICS: Mapping[str, str] = {
+    "accuracy": "classification",
+    "mse": "regression",
+    "r2": "regression",
+}
 """Metrics that are part of this package, with their task; any other is code."""
 
 _CODE = ("run.plugins", "run.metrics", "optim.optimizer")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 from scaled_sgd.core.registry import Registry
 
 _INTEGERS = 2**63
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 _LONG = 300
 """Most characters of a value in a message."""
 
@@ -124,6 +125,8 @@ def read(hint: Any, value: Any) -> Any:
         return {name: read(inner[1], item) for name, item in value.items()}
     if origin is tuple and isinstance(value, list | tuple) and len(value) == len(inner):
         return tuple(read(part, item) for part, item in zip(inner, value, strict=True))
+    if hint is bool and isinstance(value, str) and value.lower() in _SWITCHES:
+        return _SWITCHES[value.lower()]
     if hint is float and type(value) is int:
         return float(value) if abs(value) < _INTEGERS else math.inf
     if hint is int and type(value) is int and abs(value) >= _INTEGERS:
@@ -163,7 +166,7 @@ def takes_text(hint: Any, text: str) -> bool:
     if get_origin(hint) is Annotated:
         return takes_text(inner[0], text)
     if get_origin(hint) in (Union, UnionType):
-        return any(takes_text(part, text) for part in inner)
+        return any(text in names if (names := choices(part)) else takes_text(part, text) for part in inner)
     return hint is str or (get_origin(hint) is Literal and text in inner)
 
 

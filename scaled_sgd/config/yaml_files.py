@@ -72,6 +72,16 @@ def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int | str:
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 
+# YAML 1.1 reads no, off, yes and on as booleans, where they are precisions, labels and names of classes; keys
+# that take true or false take them all the same.
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+
 # YAML 1.1 reads 1e-3 and -.1 as text.
 _FLOAT = re.compile(r"[-+]?(\.[0-9][0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+)$")
 _PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

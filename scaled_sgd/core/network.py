@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer, check_number
-from scaled_sgd.core.parameterization import MAX_WIDTH, Activation, layer_constants, width_pattern
+from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
 from scaled_sgd.core.registry import load
 
 _BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 23
-_FILES = "scaled_sgd.runs.pretrained"
-"""Reads and writes networks; imported when one is."""
+_HUB = "scaled_sgd.runs.hub"
+"""Writes networks; imported when one is written."""
 
 
 def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
@@ -117,20 +118,13 @@ class ScaledLinear(nn.Module):
         )
 
 
-def activate(phi: Activation, z: Tensor) -> Tensor:
-    """φ(z) = a·z + b·|z|."""
-    if phi.positive_slope == 0:
-        return phi.negative_slope * z.clamp(max=0)
-    h = F.leaky_relu(z, phi.negative_slope / phi.positive_slope)
-    return h if phi.positive_slope == 1 else phi.positive_slope * h
-
-
 class HomogeneousMLP(nn.Module):
-    """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s|, without biases.
+    """f = z_l with z_k = α_k φ(z_{k−1}) W_kᵀ and φ(s) = a·s + b·|s| or smooth, without biases.
 
-    The network is l-homogeneous in its weights and 1-homogeneous in its input. Give it samples with
-    ‖x‖ = √m_0, as :mod:`scaled_sgd.data` does: preactivations then have unit second moment at step 0
-    in every parameterization, up to the output multiplier of νP and μP.
+    With φ(s) = a·s + b·|s| it is l-homogeneous in its weights and 1-homogeneous in its input; with a smooth φ
+    it is neither (theory §8). Give it samples with ‖x‖ = √m_0, as :mod:`scaled_sgd.data` does: preactivations
+    then have unit second moment at step 0 in every parameterization, up to the output multiplier of νP and
+    μP; those behind a smooth φ drift from it.
 
     Args:
         in_features: m_0.
@@ -138,7 +132,8 @@ class HomogeneousMLP(nn.Module):
         depth: number of weight matrices l.
         base_width: m of the width pattern m·k^r.
         width_exponent: r.
-        activation: ``"relu"``, ``"abs"``, ``"linear"`` or a pair (a, b), normalised to a² + b² = 1.
+        activation: a registered name: ``"relu"``, ``"abs"``, ``"linear"``, ``"tanh"``, ``"gelu"``,
+            ``"softplus"``, ``"swish"``, …, or a pair (a, b), normalised to a² + b² = 1.
         parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
             torch's global generator.
@@ -186,7 +181,7 @@ class HomogeneousMLP(nn.Module):
                     self.widths[k - 1],
                     self.widths[k],
                     multiplier=constants.multiplier,
-                    init_std=constants.init_std,
+                    init_std=constants.init_std * (self.activation.scale if k > 1 else 1.0),
                     layer_weight=constants.layer_weight,
                     device=device,
                     dtype=dtype,
@@ -219,16 +214,12 @@ class HomogeneousMLP(nn.Module):
 
     def apply_activation(self, z: Tensor) -> Tensor:
         """φ(z)."""
-        return activate(self.activation, z)
+        return self.activation.value(z)
 
     def activation_derivative(self, z: Tensor) -> Tensor:
-        """D = a + b·sign(z), with the left slope a − b at 0."""
+        """φ′(z); for φ(s) = a·s + b·|s| it is a + b·sign(z), with the left slope a − b at 0."""
         phi = self.activation
-        positive, negative = (
-            torch.full((), slope, dtype=z.dtype, device=z.device)
-            for slope in (phi.positive_slope, phi.negative_slope)
-        )
-        return torch.where(z > 0, positive, negative)
+        return phi.pulled(torch.ones_like(z), phi.value(z) if phi.from_value else z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs f (…, m_l) of samples x (…, m_0)."""
@@ -242,14 +233,22 @@ class HomogeneousMLP(nn.Module):
             x = checkpoint(self._run, x, start, stop, use_reentrant=False, preserve_rng_state=False)
         return x
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, made if missing (docs/models.md).
+    def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a model card into ``folder`` (docs/models.md).
+
+        Args:
+            folder: made if missing.
+            options: of ``huggingface_hub.PyTorchModelHubMixin.save_pretrained``, such as ``push_to_hub``.
+
+        Returns:
+            The address of the commit, if it is pushed.
 
         Raises:
             UserError: the weights are sharded.
             OSError: the folder cannot be written.
         """
-        load(f"{_FILES}:save_pretrained")(self, folder)
+        address: str | None = load(f"{_HUB}:save_pretrained")(self, folder, **options)
+        return address
 
     @classmethod
     def from_pretrained(cls, name: str | Path, **options: Any) -> "HomogeneousMLP":
@@ -262,17 +261,20 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: there is none, or it is damaged.
         """
-        network: HomogeneousMLP = load(f"{_FILES}:from_pretrained")(name, **options)
+        network: HomogeneousMLP = load("scaled_sgd.runs.pretrained:from_pretrained")(name, **options)
         return network
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Write as :meth:`save_pretrained` to a repository on the Hugging Face hub; returns its address.
+        """Write as :meth:`save_pretrained` to a repository on the hub; returns the address of the commit.
 
         Args:
             repository: ``owner/name``, made if missing.
-            options: of ``huggingface_hub.HfApi.create_repo``, such as ``private``.
+            options: of ``huggingface_hub.PyTorchModelHubMixin.push_to_hub``, such as ``private``.
+
+        Raises:
+            UserError: the weights are sharded.
         """
-        address: str = load(f"{_FILES}:push_to_hub")(self.save_pretrained, repository, **options)
+        address: str = load(f"{_HUB}:push_to_hub")(self, repository, **options)
         return address
 
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:

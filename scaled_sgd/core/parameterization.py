@@ -1,4 +1,4 @@
-"""Widths, activation and parameterizations: numbers only, no tensors.
+"""Widths and parameterizations: numbers only, no tensors.
 
 Terjék, arXiv 2502.13110; the νP table is our own derivation and matches the published goals.
 """
@@ -53,60 +53,6 @@ def width_pattern(
 def count_weights(widths: tuple[int, ...]) -> int:
     """Σ_k m_k m_{k−1}."""
     return sum(fan_in * fan_out for fan_in, fan_out in pairwise(widths))
-
-
-@dataclass(frozen=True)
-class Activation:
-    """φ(s) = a·s + b·|s| with a² + b² = 1, the edge of chaos for unit-variance weights (theory §1)."""
-
-    a: float
-    b: float
-
-    @classmethod
-    def of(cls, name: "str | tuple[float, float] | Activation") -> "Activation":
-        """``"relu"`` (a = b), ``"abs"`` (a = 0), ``"linear"`` (b = 0) or a pair (a, b), normalised here.
-
-        Raises:
-            UserError: an unknown name, or a pair that is not two finite numbers, one of them not 0.
-        """
-        if isinstance(name, Activation):
-            return name
-        if isinstance(name, str):
-            if name not in _NAMED_ACTIVATIONS:
-                raise UserError(
-                    f"activation: {name!r} is unknown; "
-                    f"allowed: {', '.join(_NAMED_ACTIVATIONS)} or two numbers [a, b]"
-                )
-            a, b = _NAMED_ACTIVATIONS[name]
-        else:
-            try:
-                a, b = (float(value) for value in name)
-            except (TypeError, ValueError):
-                raise UserError(f"activation: {name!r} is not usable; {_PAIR}") from None
-        norm = math.hypot(a, b)
-        if not 0 < norm < math.inf:
-            raise UserError(f"activation: [{a}, {b}] cannot be normalised; {_PAIR}")
-        return cls(a / norm, b / norm)
-
-    @property
-    def given(self) -> "str | tuple[float, float]":
-        """The name, or else the pair, that :meth:`of` takes for it."""
-        named = (name for name in _NAMED_ACTIVATIONS if Activation.of(name) == self)
-        return next(named, (self.a, self.b))
-
-    @property
-    def positive_slope(self) -> float:
-        """φ'(s) for s > 0: a + b."""
-        return self.a + self.b
-
-    @property
-    def negative_slope(self) -> float:
-        """φ'(s) for s ≤ 0: a − b. At 0 the left slope is taken, as torch's ReLU does."""
-        return self.a - self.b
-
-
-_PAIR = "allowed: two finite numbers [a, b], one of them not 0"
-_NAMED_ACTIVATIONS = {"relu": (1.0, 1.0), "abs": (0.0, 1.0), "linear": (1.0, 0.0)}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ INDEX_NAME = re.compile(
 )  # row numbers that pandas writes as columns
 INPUT_KINDS = ("image", "vector", "number")
 
-Kind = Literal["image", "class", "vector", "number", "text", "other"]
+DATES = "numbers instead, such as days since the first date, or the month"
+"""What a column of dates can be given as."""
+
+Kind = Literal["image", "class", "vector", "number", "text", "date", "other"]
 
 
 @dataclass(frozen=True)
@@ -51,29 +54,51 @@ def kind_of(feature: Any) -> Kind:
         return "vector" if nested else "number"
     if not nested and (arrow.is_string(type_) or arrow.is_large_string(type_)):
         return "text"
-    return "other"
+    return "date" if arrow.is_temporal(type_) else "other"
 
 
-def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str | None) -> Columns:
+def is_table(features: dict[str, Any], columns: Columns) -> bool:
+    """Whether all inputs are columns of numbers or text, not images or lists."""
+    return all(kind_of(features[name]) in ("number", "text") for name in columns.inputs)
+
+
+def find_columns(
+    features: dict[str, Any],
+    inputs: list[str] | None,
+    target: str | None,
+    *,
+    texts: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Columns:
     """The named columns if names are given, else columns chosen by their features.
 
     Target: the only class-label column, else the first column called label, labels, target, y or class.
-    Inputs: the image column, else the list column, else all numeric columns except the target and an index
-    written by pandas.
+    Inputs: the image column, else the list column, else all columns of numbers and, with ``texts``, of text
+    except the target and an index written by pandas.
 
     Raises:
-        UserError: A named column is missing or unusable, or the choice is ambiguous.
+        UserError: A named column is missing or unusable, or the choice is ambiguous; ``notes``, what was
+            found in the files, end the line.
     """
+    try:
+        return _found_columns(features, inputs, target, texts=texts)
+    except UserError as error:
+        raise UserError("; ".join((str(error), *notes))) from None
+
+
+def _found_columns(
+    features: dict[str, Any], inputs: list[str] | None, target: str | None, *, texts: bool
+) -> Columns:
     kinds = {name: kind_of(feature) for name, feature in features.items()}
     if target is None:
         named = set(inputs or ())
         target = _find_target({name: kind for name, kind in kinds.items() if name not in named})
     elif target not in kinds:
         raise UserError(f"data.target: no column {target!r}; allowed: {listed(kinds)}")
-    if kinds[target] in ("image", "other"):
+    if kinds[target] in ("image", "date", "other"):
         raise UserError(f"data.target: column {target!r} is {features[target]}; allowed: classes and numbers")
     if inputs is None:
-        found = _find_inputs({name: kind for name, kind in kinds.items() if name != target})
+        found = _find_inputs({name: kind for name, kind in kinds.items() if name != target}, texts=texts)
         return Columns(found, target, _without(kinds, (*found, target)))
     if not inputs:
         raise UserError(f"data.inputs: the list is empty; allowed: {listed(kinds)}")
@@ -85,10 +110,13 @@ def find_columns(features: dict[str, Any], inputs: list[str] | None, target: str
             raise UserError(f"data.inputs: column {name!r} is there twice; allowed: each column once")
         if name == target:
             raise UserError(f"data.inputs: column {name!r} is the target; allowed: other columns")
-        if kinds[name] not in INPUT_KINDS:
+        if kinds[name] == "date":
+            raise UserError(f"data.inputs: column {name!r} holds dates; allowed: {DATES}")
+        if kinds[name] not in INPUT_KINDS and not (texts and kinds[name] == "text"):
+            also = ", text" if texts else ""
             raise UserError(
                 f"data.inputs: column {name!r} is {features[name]}; "
-                "allowed: images, numbers and lists of numbers"
+                f"allowed: images, numbers{also} and lists of numbers"
             )
     return Columns(tuple(inputs), target, _without(kinds, (*inputs, target)))
 
@@ -108,22 +136,27 @@ def _find_target(kinds: dict[str, Kind]) -> str:
     return named[0]
 
 
-def _find_inputs(kinds: dict[str, Kind]) -> tuple[str, ...]:
-    found: dict[Kind, list[str]] = {"image": [], "vector": [], "number": []}
-    for name, kind in kinds.items():
-        if kind in found and not INDEX_NAME.fullmatch(name):
-            found[kind].append(name)
-    chosen = found["image"] or found["vector"]
+def _find_inputs(kinds: dict[str, Kind], *, texts: bool) -> tuple[str, ...]:
+    kinds = {name: kind for name, kind in kinds.items() if not INDEX_NAME.fullmatch(name)}
+
+    def of(*wanted: Kind) -> list[str]:
+        return [name for name, kind in kinds.items() if kind in wanted]
+
+    chosen = of("image") or of("vector")
     if len(chosen) > 1:
         raise UserError(f"data.inputs: several columns could be the input; allowed: some of {listed(chosen)}")
-    chosen = chosen or found["number"]
+    chosen = chosen or (of("number", "text") if texts else of("number"))
     if not chosen:
-        others = listed(kinds) or "there is none"
-        raise UserError(
-            f"data.inputs: no column beside the target can be the input ({others}); "
-            "allowed: images, numbers and lists of numbers"
-        )
+        raise no_inputs(listed(kinds))
     return tuple(chosen)
+
+
+def no_inputs(others: str) -> UserError:
+    """The error of a data set in which no column beside the target can be the input."""
+    return UserError(
+        f"data.inputs: no column beside the target can be the input ({others or 'there is none'}); "
+        "allowed: images, numbers and lists of numbers"
+    )
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:

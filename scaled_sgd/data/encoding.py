@@ -1,6 +1,7 @@
 """Converts Arrow tables to arrays, column by column; fitted on one split and used for all."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of
 from scaled_sgd.data.examples import Array, Examples
 from scaled_sgd.data.images import ImageKind, image_kind, pixels
+from scaled_sgd.data.texts import Texts, one_hot, refuse_gaps, unknown
 
 MAX_CLASSES = 10_000
 
@@ -23,12 +25,16 @@ class Encoding:
         images: form of each image column.
         classes: Label values in the order of their ids; None for regression.
         class_names: The same as text, or the data set's own names.
+        texts: texts of each text column, one number each.
+        gaps: whether cells of columns of numbers and text may be empty; then numbers are NaN.
     """
 
     columns: Columns
     images: dict[str, ImageKind]
     classes: tuple[Any, ...] | None
     class_names: tuple[str, ...] | None
+    texts: Mapping[str, Texts] = field(default_factory=dict)
+    gaps: bool = False
 
     def encode(self, table: Any, first_row: int = 0) -> Examples:
         """Encode the rows of a `pyarrow.Table`; `first_row` is the number of its first row in messages.
@@ -51,10 +57,28 @@ class Encoding:
             return numbers(column, "data.target", name, first_row)
         return class_ids(column, self.classes, name, first_row)
 
+    def layout(self, table: Any) -> tuple[str, ...]:
+        """For each number of a row of :meth:`inputs` the column that it comes from."""
+        first = table.slice(0, 1)
+        widths = [self._input(first, name, 0).shape[1] for name in self.columns.inputs]
+        return tuple(
+            name for name, width in zip(self.columns.inputs, widths, strict=True) for _ in range(width)
+        )
+
+    def unknown(self, table: Any) -> Iterator[str]:
+        """A line for each text column of ``table`` with texts that training has not."""
+        for name, texts in self.texts.items():
+            yield from unknown(table.column(name), texts, name)
+
     def _input(self, table: Any, name: str, first_row: int) -> Array:
+        column = table.column(name)
         if name in self.images:
-            return pixels(table.column(name), self.images[name], name, first_row)
-        return numbers(table.column(name), "data.inputs", name, first_row)
+            return pixels(column, self.images[name], name, first_row)
+        if name in self.texts:
+            if not self.gaps:
+                refuse_gaps(column, name, first_row)
+            return one_hot(column, self.texts[name])
+        return numbers(column, "data.inputs", name, first_row, gaps=self.gaps)
 
 
 def fit_encoding(
@@ -152,15 +176,22 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
     return np.asarray(ids.to_numpy(), dtype=np.int64)
 
 
-def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
-    """A column of numbers, lists or arrays as rows (N, d), in float32 if that is lossless."""
+def numbers(column: Any, key: str, name: str, first_row: int, *, gaps: bool = False) -> Array:
+    """A column of numbers, lists or arrays as rows (N, d), in float32 if that is lossless.
+
+    With ``gaps`` an empty cell of a column of numbers is NaN; lists have none.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as arrow
 
     array = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+    if gaps and arrow.is_null(array.type):
+        array = array.cast(pa.float64())
     n = len(array)
+    nested = False
     while hasattr(array.type, "storage_type") or hasattr(array.type, "value_type"):
+        nested = True
         array = array.storage if hasattr(array.type, "storage_type") else array
         lengths = pc.list_value_length(array)
         if lengths.null_count or len(pc.unique(lengths)) > 1:
@@ -176,6 +207,8 @@ def numbers(column: Any, key: str, name: str, first_row: int) -> Array:
         raise UserError(f"{key}: column {name!r} holds empty lists; allowed: one number or more a row")
     with np.errstate(over="ignore"):
         finite = np.isfinite(rows.astype(np.float32, copy=False))
+    if gaps and not nested:
+        finite |= np.isnan(rows)
     if not finite.all():
         whole = finite.all(axis=1)
         row = int(whole.argmin())

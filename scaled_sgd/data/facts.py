@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from scaled_sgd.data.batches import Resident
-from scaled_sgd.data.loading import Data
+from scaled_sgd.data.loaded import Data
 
 _STREAM = "digest of the stream"
 

@@ -1,17 +1,11 @@
 """Formats of data files by suffix; plugins add theirs with :func:`register_format`."""
 
-import csv
-import glob
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry, load
-from scaled_sgd.data.prepared import prepare
 
 Read = Callable[..., Mapping[str, Any]]
 
@@ -26,12 +20,14 @@ class Format:
             streaming=); text ``"module:name"`` is imported when it is used.
         folder: pattern of files that give their folder, as ``path``, to ``read``; None: paths are files only.
         held_out: the split to evaluate on where none is named and there is one of this name.
+        builder: name of the reader packaged with ``datasets`` that is used in place of ``read``.
     """
 
     suffix: str
-    read: str | Read
+    read: str | Read = ""
     folder: str | None = None
     held_out: str | None = None
+    builder: str | None = None
 
     def splits(self, path: Path, *, streaming: bool) -> dict[str, Any]:
         """The splits in ``path``."""
@@ -68,36 +64,20 @@ def allowed() -> str:
     return f"whole files ending in {', '.join(FORMATS)}, or a folder of them or of images"
 
 
-def check_header(path: Path) -> None:
-    """Refuse a CSV file that names a column twice: its reader would silently rename the second.
-
-    Raises:
-        UserError: a column is named twice.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        names = next(csv.reader(lines), [])
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if twice:
-        raise UserError(
-            f"data.source: {path.name!r} has several columns {twice[0]!r}; allowed: each name once"
-        )
-
-
-def _by_datasets(builder: str, path: Path, *, streaming: bool) -> Mapping[str, Any]:
-    """Read with one of the readers packaged with ``datasets``."""
-    if builder == "csv":
-        check_header(path)
-    return prepare(builder, data_files=glob.escape(str(path)), folders=(), streaming=streaming).splits
-
-
 for _suffix, _builder in (
     (".parquet", "parquet"),
     (".csv", "csv"),
+    (".csv.gz", "csv"),
+    (".tsv", "csv"),
+    (".tsv.gz", "csv"),
     (".json", "json"),
     (".jsonl", "json"),
     (".arrow", "arrow"),
 ):
-    register_format(_suffix, partial(_by_datasets, _builder))
+    FORMATS.add(_suffix, Format(_suffix, builder=_builder))
+
+for _suffix in (".npz", ".npy"):
+    register_format(_suffix, "scaled_sgd.data.arrays:read_arrays", held_out="test")
 
 for _suffix in ("idx3-ubyte", "idx3-ubyte.gz"):
     register_format(_suffix, "scaled_sgd.data.idx:read_idx", folder="*images[-.]idx3-ubyte*", held_out="test")

@@ -1,17 +1,16 @@
 """Rows for a trained network: tables, data sets and files with the columns of its training data."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import listed
+from scaled_sgd.data.dialect import Asked
+from scaled_sgd.data.given import given
 from scaled_sgd.data.loading import DIGITS, read_digits
 from scaled_sgd.data.pipeline import Pipeline
 from scaled_sgd.data.prepared import Prepared
-from scaled_sgd.data.reading import reading
 from scaled_sgd.data.sources import open_source
 from scaled_sgd.data.splits import Split, pick_split
 
@@ -43,43 +42,36 @@ def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> N
     Raises:
         UserError: it cannot be read, or lacks a column of the inputs.
     """
-    rows, folders = _opened(source, split)
+    rows, prepared = _opened(source, pipeline, split)
     columns, features = pipeline.encoding.columns, rows.features()
     for name in columns.inputs:
         if name not in features:
-            raise UserError(
-                f"data.source: no column {name!r}, only {listed(features)}; allowed: as in training"
-            )
+            line = f"data.source: no column {name!r}, only {listed(features)}; allowed: as in training"
+            raise UserError("; ".join((line, *prepared.notes)))
     has_target = columns.target in features
     table = rows.table(columns.used if has_target else columns.inputs)
     if has_target and pipeline.encoding.class_names is not None:
         table = _by_name(table, columns.target, features[columns.target])
-    return NewRows(table, folders, has_target)
+    return NewRows(table, prepared.folders, has_target)
 
 
-def _opened(source: Any, split: str | None) -> tuple[Split, tuple[str, ...]]:
-    if isinstance(source, str | Path):
-        prepared = _digits() if source == "digits" else open_source(str(source), streaming=False, quiet=True)
-        only = next(iter(prepared.splits)) if len(prepared.splits) == 1 else "train"
-        return pick_split(prepared, split or only, "data.split"), prepared.folders
-    import datasets
-    import pyarrow as pa
+def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, Prepared]:
+    if not isinstance(source, str | Path):
+        prepared = given(source)
+    elif source == "digits":
+        prepared = _digits()
+    else:
+        prepared = open_source(str(source), streaming=False, quiet=True, asked=_as_in_training(pipeline))
+    only = next(iter(prepared.splits)) if len(prepared.splits) == 1 else "train"
+    return pick_split(prepared, split or only, "data.split"), prepared
 
-    # Whoever gives an object trusts the paths of images in it.
-    folders = (os.sep,)
-    if isinstance(source, datasets.Dataset):
-        return Split(source, "train", "source"), folders
-    with reading("source", f"the {type(source).__name__}"):
-        if isinstance(source, Mapping):
-            source = pa.table(dict(source))
-        elif type(source).__module__.partition(".")[0] == "pandas":
-            source = pa.Table.from_pandas(source, preserve_index=False)
-        if isinstance(source, pa.Table):
-            return Split(datasets.Dataset(source), "train", "source"), folders
-    raise UserError(
-        f"source: type {type(source).__name__} does not fit; allowed: a path, an array, a table of pandas or "
-        "pyarrow, columns by name, a datasets.Dataset"
-    )
+
+def _as_in_training(pipeline: Pipeline) -> Asked:
+    """Columns are text or numbers as they were in training, whatever these rows look like."""
+    encoding = pipeline.encoding
+    columns, classes = encoding.columns, encoding.classes or (0,)
+    texts = {*encoding.texts, *([columns.target] if isinstance(classes[0], str) else [])}
+    return Asked(texts=frozenset(texts), numbers=frozenset(columns.used) - texts)
 
 
 def _digits() -> Prepared:

@@ -1,13 +1,15 @@
 """Reads files with the readers of ``datasets``, converted once for each state of the files."""
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data.csv_types import unify_types
+from scaled_sgd.data.csv_types import unify_codes, unify_types
+from scaled_sgd.data.dialect import Asked, Dialect, dialect_of
 from scaled_sgd.data.files import stamp
 
 
@@ -20,21 +22,28 @@ class Prepared:
         files: paths, or addresses on a hub, of each split.
         folders: beginnings of the paths that its images may have.
         held_out: the split to evaluate on where none is named; None: a part of the training split.
+        dialect: of its CSV files; None: there are none.
+        notes: what was found in the files, a line each.
     """
 
     splits: Mapping[str, Any]
     files: Mapping[str, tuple[str, ...]]
     folders: tuple[str, ...]
     held_out: str | None = None
+    dialect: Dialect | None = None
+    notes: tuple[str, ...] = ()
 
 
-def prepare(source: str, *, folders: tuple[str, ...], streaming: bool, **options: Any) -> Prepared:
+def prepare(
+    source: str, *, folders: tuple[str, ...], streaming: bool, asked: Asked, **options: Any
+) -> Prepared:
     """Read a folder, a data set on the hub, or files with one of the readers packaged with ``datasets``.
 
     Args:
         source: as ``datasets.load_dataset`` takes it.
         folders: see :class:`Prepared`.
         streaming: read while training.
+        asked: of CSV files.
         options: of ``datasets.load_dataset_builder``.
     """
     import datasets
@@ -42,20 +51,56 @@ def prepare(source: str, *, folders: tuple[str, ...], streaming: bool, **options
     builder = datasets.load_dataset_builder(source, **options)
     files = {str(split): tuple(found) for split, found in (builder.config.data_files or {}).items()}
     _refuse_other_types(builder)
-    if streaming:
-        return Prepared(dict(builder.as_streaming_dataset()), files, folders)
     local = [file for found in files.values() for file in found]
-    if not local or not all(map(os.path.exists, local)):
+    here = bool(local) and all(map(os.path.exists, local))
+    dialect, notes = None, tuple[str, ...]()
+    if _is_csv(builder) and here:
+        dialect = _dialect(builder, local, asked)
+        notes = tuple(dialect.notes(Path(local[0]).name))
+    if streaming:
+        if dialect is not None:
+            unify_codes(builder, local, asked)
+        return Prepared(dict(builder.as_streaming_dataset()), files, folders, None, dialect, notes)
+    if not here:
         builder.download_and_prepare()
         return Prepared(dict(builder.as_dataset()), files, folders)
-    place = Path(f"{builder.cache_dir}-{stamp(local)}")
+    place = Path(f"{builder.cache_dir}-{stamp(local)}{_by(dialect, asked)}")
     unpacked = place.with_name(f"{place.name}-unpacked")
-    if not place.exists() and _is_csv(builder):
-        unify_types(builder, local)
+    if not place.exists() and dialect is not None:
+        unify_types(builder, local, asked)
     builder.download_and_prepare(
         str(place), download_config=datasets.DownloadConfig(cache_dir=unpacked, use_etag=False)
     )
-    return Prepared(dict(builder.as_dataset()), files, (*folders, str(unpacked)))
+    return Prepared(dict(builder.as_dataset()), files, (*folders, str(unpacked)), None, dialect, notes)
+
+
+def _dialect(builder: Any, files: Sequence[str], asked: Asked) -> Dialect:
+    """The dialect of all files, which their reader is told.
+
+    Raises:
+        UserError: two files differ.
+    """
+    first, *others = (dialect_of(Path(file), asked) for file in files)
+    for file, other in zip(files[1:], others, strict=True):
+        if (other.separator, other.header) != (first.separator, first.header):
+            raise UserError(
+                f"data.source: {Path(files[0]).name!r} and {Path(file).name!r} differ in separator or "
+                "header; allowed: files of one kind, or data.separator and data.header"
+            )
+    decimals = {dialect.decimal for dialect in (first, *others)}
+    config = builder.config
+    config.sep, config.decimal = first.separator, "," if "," in decimals else "."
+    if not first.header:
+        config.header, config.names = None, list(first.names)
+    return first
+
+
+def _by(dialect: Dialect | None, asked: Asked) -> str:
+    """An end of the name of converted CSV files that differs where they are read in another way."""
+    if dialect is None:
+        return ""
+    told = (dialect, asked.codes, sorted(asked.texts), sorted(asked.numbers))
+    return "-" + hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()
 
 
 def _is_csv(builder: Any) -> bool:

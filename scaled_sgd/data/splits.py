@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.data.columns import Columns, kind_of
+from scaled_sgd.data.columns import Columns, kind_of, listed
+from scaled_sgd.data.examples import Examples
 from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.data.reading import reading
 
@@ -48,8 +50,12 @@ class Split:
         import pyarrow as pa
 
         with self._reading():
-            chunks = list(self._selected(names).iter(batch_size=CHUNK))
+            chunks = list(self.chunks(names))
             return pa.concat_tables(chunks, promote_options="permissive") if chunks else self._refuse_empty()
+
+    def chunks(self, names: Sequence[str]) -> Iterator[Any]:
+        """The columns ``names`` of all rows in their order, as tables of some rows."""
+        yield from self._selected(names).iter(batch_size=CHUNK)
 
     def shuffled_tables(self, columns: Columns, buffer: int, seed: int, batch_size: int) -> Iterator[Any]:
         """Minibatches of a stream, in an order that depends only on the seed and the buffer."""
@@ -63,14 +69,14 @@ class Split:
         for column in columns.used:
             if column not in features:
                 raise UserError(
-                    f"{self.key}: split {self.name!r} has no column {column!r}, only {', '.join(features)}; "
+                    f"{self.key}: split {self.name!r} has no column {column!r}, only {listed(features)}; "
                     "allowed: a split with the columns of training"
                 )
         labels = [features[columns.target], trained.features()[columns.target]]
         if all(kind_of(label) == "class" for label in labels) and labels[0].names != labels[1].names:
             raise UserError(
-                f"{self.key}: split {self.name!r} has classes {labels[0].names} in {columns.target!r}; "
-                f"allowed: those of {trained.name!r}, {labels[1].names}"
+                f"{self.key}: split {self.name!r} has classes {listed(labels[0].names)} in "
+                f"{columns.target!r}; allowed: those of {trained.name!r}, {listed(labels[1].names)}"
             )
 
     def _selected(self, names: Sequence[str]) -> Any:
@@ -86,8 +92,31 @@ class Split:
         raise UserError(f"{self.key}: split {self.name!r} has no rows; allowed: at least one")
 
 
+def held_out_splits(source: Prepared, config: DataConfig) -> tuple[str | None, ...]:
+    """Splits to evaluate on, the next one where one does not fit; None: a part of the training split."""
+    if config.eval_split not in ("auto", None):
+        return (config.eval_split,)
+    found = source.held_out
+    if config.eval_split == "auto" and "test" in source.splits:
+        found = found or "test"
+    return (found, None) if found is not None and config.split == "train" else (None,)
+
+
+def check_widths(expected: Examples, found: Examples) -> None:
+    """Refuse rows of another width.
+
+    Raises:
+        UserError: names inputs or target.
+    """
+    for key, a, b in (("inputs", expected.x, found.x), ("target", expected.y, found.y)):
+        if a.shape[1:] != b.shape[1:]:
+            raise UserError(
+                f"data.{key}: a split has rows of {b.shape[1]} numbers; allowed: {a.shape[1]} as in the other"
+            )
+
+
 def pick_split(source: Prepared, name: str, key: str) -> Split:
     """The split with this name."""
     if name not in source.splits:
-        raise UserError(f"{key}: no split {name!r}; allowed: {', '.join(source.splits)}")
+        raise UserError(f"{key}: no split {name!r}; allowed: {listed(source.splits)}")
     return Split(source.splits[name], name, key, source.files.get(name, ()))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from scaled_sgd.core.lazy import attach
 
 if TYPE_CHECKING:
+    from scaled_sgd.diagnostics.blocks import block_sharpness
     from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
     from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness
     from scaled_sgd.diagnostics.features import (
@@ -31,6 +32,7 @@ __all__ = [
     "Minibatch",
     "SpectralDensity",
     "TaylorCoefficients",
+    "block_sharpness",
     "feature_ranks",
     "gradient_soft_ranks",
     "gram",
@@ -53,6 +55,7 @@ _HOMES = {
     "Minibatch": "steps.minibatch",
     "SpectralDensity": "diagnostics.density",
     "TaylorCoefficients": "diagnostics.taylor",
+    "block_sharpness": "diagnostics.blocks",
     "hessian_trace": "diagnostics.trace",
     "hessian_vector_product": "diagnostics.hessian",
     "sharpness": "diagnostics.eigenpairs",

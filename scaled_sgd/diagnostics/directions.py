@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.hessian import local_rows
 from scaled_sgd.diagnostics.operators.autograd import check_vectors
 from scaled_sgd.parallel import Partition, is_sharded
@@ -38,6 +39,14 @@ class Factors:
 
 Updates = Callable[[int], Tensor | Factors]
 """α_k u_k of layer k on this process: its rows (width(k), m_{k−1}), or factors."""
+
+
+def push(partition: Partition, update: Tensor | Factors, h: Tensor, k: int) -> Tensor:
+    """α_k h u_kᵀ (rows, width(k)): this process's columns, from h (rows, m_{k−1}) that every process has."""
+    if isinstance(update, Tensor):
+        return h @ update.T
+    own, right = (partition.own(t, k - 1) for t in (h, update.right))
+    return (partition.sum(own @ right.T) * update.scale) @ update.left
 
 
 def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
@@ -75,11 +84,13 @@ def fit_direction(direction: Direction, batch: Minibatch) -> Direction:
 
 
 def given_direction(direction: object, batch: Minibatch) -> Direction | Updates:
-    """The user's direction: a :class:`Direction` K, u_k = −U_k, or dense tensors u_k.
+    """The user's direction: a :class:`Direction` K, u_k = −U_k, dense tensors u_k, or a first eigenvector.
 
     Raises:
         UserError: it is neither, or does not fit the network.
     """
+    if isinstance(direction, Eigenpairs):
+        direction = direction.expand()
     if isinstance(direction, Direction):
         fitted = fit_direction(direction, batch)
         given = [fitted.numbers, *(fitted.matrices or ()), *(fitted.dense or ())]

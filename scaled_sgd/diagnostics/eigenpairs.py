@@ -12,6 +12,7 @@ from scaled_sgd.diagnostics.algorithms.lanczos import Which, lanczos
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.operators.r_operator import Part
 from scaled_sgd.diagnostics.operators.space import Vectors, WeightOperator, WeightVectors
 from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
 from scaled_sgd.diagnostics.precision import without_autocast
@@ -59,6 +60,7 @@ def sharpness(
     scales: str | Tensor | None = None,
     k: int = 1,
     which: Which = "largest",
+    part: Part = "hessian",
     space: SpaceName = "auto",
     tolerance: float = 1e-3,
     max_iterations: int = 100,
@@ -77,6 +79,7 @@ def sharpness(
         scales: ξ: None for 1, a rule by name, or a tensor (l,).
         k: number of eigenpairs.
         which: ``largest`` (algebraic) or ``magnitude``.
+        part: ``hessian``, ``gauss_newton`` (the part G from moving outputs) or ``feature`` (H − G).
         space: how vectors are stored: ``dense`` as weights, ``factor`` as factors, also exact, or
             ``auto``: for each layer whichever makes products cheaper.
         tolerance: on the residuals.
@@ -92,7 +95,9 @@ def sharpness(
     if is_homogeneous(model):
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
         return sharpness_of(
-            curvature(batch, None if scales is None else resolve_scales(scales, batch), space=space),
+            curvature(
+                batch, None if scales is None else resolve_scales(scales, batch), part=part, space=space
+            ),
             k=k,
             which=which,
             tolerance=tolerance,
@@ -105,7 +110,7 @@ def sharpness(
     if space == "factor":
         raise UserError("space: 'factor' is for HomogeneousMLP alone; allowed here: 'auto', 'dense'")
     return sharpness_of(
-        GenericCurvature(model, x, y, loss=loss, scales=scales),
+        GenericCurvature(model, x, y, loss=loss, scales=scales, part=part),
         k=k,
         which=which,
         tolerance=tolerance,

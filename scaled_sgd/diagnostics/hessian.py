@@ -9,6 +9,7 @@ from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
 from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import (
@@ -33,6 +34,7 @@ def hessian_vector_product(
     *,
     loss: str,
     scales: str | Tensor | None = None,
+    part: Part = "hessian",
     chunk_size: int | None = None,
 ) -> list[Tensor]:
     """H V of the global minibatch loss, or Ξ^{1/2} H Ξ^{1/2} V with ``scales``.
@@ -45,6 +47,7 @@ def hessian_vector_product(
             DTensor with its layout.
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ as in :func:`~scaled_sgd.diagnostics.taylor.taylor_coefficients`.
+        part: ``hessian``, ``gauss_newton`` (the part G from moving outputs) or ``feature`` (H − G).
         chunk_size: largest number of samples at a time.
 
     Returns:
@@ -54,10 +57,11 @@ def hessian_vector_product(
         UserError: invalid arguments.
     """
     if not is_homogeneous(model):
-        return generic_product(model, x, y, vectors, loss=loss, scales=scales)
+        return generic_product(model, x, y, vectors, loss=loss, scales=scales, part=part)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-    space = RowVectors(batch, space="dense")
-    operator = Curvature(space, "hessian", roots_of(resolve_scales(scales, batch)))
+    check_part(part)
+    space = RowVectors(batch, space="dense", both=part != "gauss_newton")
+    operator = Curvature(space, part, roots_of(resolve_scales(scales, batch)))
     flat = torch.cat([rows.reshape(-1) for rows in local_rows(batch.partition, vectors)])
     product = space.expand(operator.multiply(flat, torch.empty_like(flat)))
     return like_vectors(batch.partition, product, vectors)

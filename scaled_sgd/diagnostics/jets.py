@@ -1,4 +1,4 @@
-"""Truncated polynomials in η through the network (theory §4)."""
+"""Truncated polynomials in η through the network (theory §4, §8)."""
 
 import torch
 from torch import Tensor
@@ -29,8 +29,9 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
     """f1..f_{p−1} of order p, each (samples, m_l), and Σ ℓ'·f_p.
 
     z_k^(p) = α_k (h^(p) W_kᵀ + h^(p−1) u_kᵀ). The last level is never propagated: by the adjoint
-    identity Σ ℓ'·f_p = Σ_k α_k ⟨δ_k, h_{k−1}^(p−1) u_kᵀ⟩. Level p vanishes before layer p, so the
-    stack of levels grows by one per layer until it is complete.
+    identity Σ ℓ'·f_p = Σ_k α_k ⟨δ_k, h_{k−1}^(p−1) u_kᵀ⟩, plus what :func:`through_curve` adds. Level p
+    vanishes before layer p, so the stack of levels grows by one per layer until it is complete; a curved φ
+    completes it at once.
     """
     partition, n = signals.partition, signals.samples
     top = signals.f.new_zeros(())
@@ -42,13 +43,37 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
         top += push_update(signals, updates(k), levels, k, out=z)
         if len(levels):
             z[: len(levels)].addmm_(levels, partition.local(k).T, alpha=alpha)
+        curved = partition.activation.curved and pushed and k < partition.depth
+        if curved:
+            z, beyond = through_curve(signals, z, k, order=order)
+            top += beyond
         levels = partition.gather(z, k) if pushed else z.new_empty(0, partition.model.widths[k])
-        if pushed and k < partition.depth:
+        if pushed and k < partition.depth and not curved:
             by_level = levels.view(-1, n, levels.shape[1])
             levels = signals.through_activation(by_level, k).view_as(levels)
     jets = list(torch.split(levels, n)) if len(levels) else []
     jets += [torch.zeros_like(signals.f)] * (order - 1 - len(jets))
     return jets, partition.sum(top)
+
+
+def through_curve(signals: Signals, z: Tensor, k: int, *, order: int) -> tuple[Tensor, Tensor]:
+    """h^(1)..h^(p−1) of order p from z_k's levels, and ⟨∂ℓ/∂h_k, what h^(p) has beside φ′ ∘ z^(p)⟩. [ours]
+
+    h^(1) = φ′ ∘ z^(1), h^(2) = φ′ ∘ z^(2) + ½ φ″ ∘ z^(1)²,
+    h^(3) = φ′ ∘ z^(3) + φ″ ∘ z^(1) ∘ z^(2) + ⅙ φ‴ ∘ z^(1)³. All in this process's columns.
+    """
+    n = signals.samples
+    first, second, third = signals.partition.activation.derivatives(signals.own_gate(k))
+    z1, z2 = z[:n], z[n : 2 * n]
+    square = z1.square()
+    half = 0.5 * second * square
+    if order == 2:
+        return first * z1, (signals.above[k] * half).sum()
+    cubic = third * square * z1 / 6
+    if len(z2):
+        cubic += second * z1 * z2
+        half += first * z2
+    return torch.cat([first * z1, half]), (signals.above[k] * cubic).sum()
 
 
 def push_update(signals: Signals, update: Tensor | Factors, levels: Tensor, k: int, *, out: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The network's tangent kernel on a probe batch, by Gram matrices (theory §1, §3)."""
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -42,16 +44,27 @@ def tangent_kernel(
     groups = outputs[:, None] if trace_outputs else outputs[None]
     theta = f.new_zeros(())
     for group in groups:
-        delta = partition.own(group[:, None].expand(-1, *f.shape), partition.depth)
-        for k in range(partition.depth, 0, -1):
-            K_delta = _pairs(delta)
-            K_h = h[k - 1] @ h[k - 1].T
-            factor = xi[k - 1] * partition.multiplier(k) ** 2
-            theta = theta + factor * K_h[:, None, :, None] * K_delta
-            if k > 1:
-                delta = backward(partition, delta, gate[k - 1], k)
-    n, c = theta.shape[:2]
-    return partition.sum(theta.reshape(n * c, n * c))
+        for k, kernel in layer_kernels(partition, h, gate, group[:, None].expand(-1, *f.shape)):
+            theta = theta + xi[k - 1] * kernel
+    return partition.sum(theta)
+
+
+def layer_kernels(
+    partition: Partition, h: Sequence[Tensor], gate: Mapping[int, Tensor], roots: Tensor
+) -> Iterator[tuple[int, Tensor]]:
+    """Each layer's part of the kernel of s_cᵀ f for signals s (c, n, m_l), from the last layer to the first.
+
+    α_k² ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩ with δ^{(c)}_l = s_c, shape (n·c, n·c), c
+    varies fastest: this process's part, to be summed over the processes.
+    """
+    c, n, _ = roots.shape
+    delta = partition.own(roots, partition.depth)
+    for k in range(partition.depth, 0, -1):
+        K_h = h[k - 1] @ h[k - 1].T
+        kernel = partition.multiplier(k) ** 2 * K_h[:, None, :, None] * _pairs(delta)
+        yield k, kernel.reshape(n * c, n * c)
+        if k > 1:
+            delta = backward(partition, delta, gate[k - 1], k)
 
 
 def _pairs(delta: Tensor) -> Tensor:

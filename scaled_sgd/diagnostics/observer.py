@@ -10,13 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import load
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.diagnostics.operators.curvature import Curvature
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.steps.minibatch import Minibatch
 
 Say = Callable[[str], object]
+Draw = Callable[[int], Minibatch]
 
 _NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
 """The quantity of each state that earlier checkpoints name without a quantity."""
@@ -30,6 +34,18 @@ class Settings(Protocol):
     quantities: list[str]
 
 
+def no_samples(number: int) -> Minibatch:
+    """Refuses to draw minibatches.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        "diagnostics.quantities: batch_sharpness and gradient_noise draw minibatches from all training "
+        "samples; allowed here: others"
+    )
+
+
 @dataclass(frozen=True)
 class Context:
     """The input of a quantity. All its members are collective.
@@ -39,12 +55,18 @@ class Context:
         taken: that step.
         make_probe: makes the fixed probe with the current weights.
         say: prints one line for the user, once.
+        draw: gives the minibatch of this number, from 0, of fresh ones of a step's size.
+        probe_is_all: whether the probe has all training samples.
+        found: eigenpairs that a quantity found on the probe and others can take, with their operator.
     """
 
     minibatch: Minibatch
     taken: StepTaken
     make_probe: Callable[[], Minibatch]
     say: Say = field(default=lambda line: None)
+    draw: Draw = no_samples
+    probe_is_all: bool = False
+    found: dict[str, tuple[Curvature, Eigenpairs]] = field(default_factory=dict)
 
     @cached_property
     def probe(self) -> Minibatch:
@@ -82,6 +104,7 @@ class Observer:
         y: targets of the probe, in the form that the loss takes.
         loss: ``cross_entropy`` or ``mse``.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
+        probe_is_all: whether the probe has all training samples.
 
     Attributes:
         quantities: the measured quantities, by name.
@@ -92,9 +115,17 @@ class Observer:
     """
 
     def __init__(
-        self, config: Settings, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, say: Say | None = None
+        self,
+        config: Settings,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: str,
+        say: Say | None = None,
+        probe_is_all: bool = False,
     ) -> None:
-        self._every = config.every
+        self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
         self._said: set[str] = set()
@@ -107,12 +138,14 @@ class Observer:
         return self._every > 0 and step % self._every == 0
 
     @without_autocast
-    def measure(self, minibatch: Minibatch, taken: StepTaken) -> dict[str, Any]:
-        """All measurements before the step ``taken`` on ``minibatch``.
+    def measure(self, minibatch: Minibatch, taken: StepTaken, draw: Draw = no_samples) -> dict[str, Any]:
+        """All measurements before the step ``taken`` on ``minibatch``; ``draw`` gives fresh minibatches.
 
         In full float32 even when training runs in TF32, whose products have three significant digits.
         """
-        context = Context(minibatch, taken, self._make_probe, self._say_once)
+        context = Context(
+            minibatch, taken, self._make_probe, self._say_once, draw, probe_is_all=self._probe_is_all
+        )
         shorter = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}

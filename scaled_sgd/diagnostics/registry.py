@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scaled_sgd.core.registry import Registry
 
-Need = Literal["minibatch", "probe", "step"]
+Need = Literal["minibatch", "probe", "step", "training"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Measured:
             :class:`~scaled_sgd.diagnostics.observer.Quantity`.
         label: a short description.
         columns: the columns that it adds to a row.
-        needs: its inputs: the minibatch of the coming step, the fixed probe, the step itself.
+        needs: its inputs: the minibatch of the coming step, the fixed probe, the step itself, fresh
+            minibatches of the training samples.
         cost: approximate cost, in gradients of the minibatch or the probe.
         source: reference for the formulas.
         always: whether it is measured regardless of the switches.
@@ -112,9 +113,20 @@ QUANTITIES.add(
             Column("taylor.feature", "the part of c2 from moving features", figure=None),
             Column("predicted_loss", "the polynomial at the step that is taken", figure=None),
             Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2", figure=None),
+            Column(
+                "gates_flipped",
+                "the share of z_k's signs that the step changes; null where φ is smooth",
+                "hidden",
+                Figure(
+                    title="How many kinks does a step cross?",
+                    axis="share of signs",
+                    meaning="The share of each hidden layer's preactivations on the minibatch whose sign the "
+                    "step changes: c0..c3 are those of the loss while there are none",
+                ),
+            ),
         ),
         ("minibatch", "step"),
-        cost=2.5,
+        cost=3,
         source="theory §3b, §4",
     ),
 )
@@ -213,5 +225,142 @@ QUANTITIES.add(
         cost=1.3,
         source="Yang, Hu, arXiv 2011.14522 (coordinate checks)",
         always=True,
+    ),
+)
+QUANTITIES.add(
+    "batch_sharpness",
+    Measured(
+        f"{_HERE}.batches:BatchSharpness",
+        "curvature along the gradients of fresh minibatches",
+        (
+            Column(
+                "batch_sharpness",
+                "E_B[gᵀ H_B g/‖g‖²] over minibatches B of a step's size",
+                figure=Figure(
+                    title="Does minibatch SGD work at the edge of its minibatches?",
+                    axis="batch sharpness",
+                    meaning="Mean over fresh minibatches B of gᵀ H_B g / ‖g‖² with the gradient g of B",
+                ),
+            ),
+            Column("batch_sharpness_error", "standard error of that mean", figure=None),
+        ),
+        ("training",),
+        cost=9,
+        source="Andreyev, Beneventano, arXiv 2412.20553",
+    ),
+)
+QUANTITIES.add(
+    "gradient_noise",
+    Measured(
+        f"{_HERE}.batches:GradientNoise",
+        "curvature of all samples along the gradients of minibatches",
+        (
+            Column(
+                "gradient_noise_interaction",
+                "E_B[gᵀ H g]/‖∇L‖², H and ∇L of all training samples",
+                figure=Figure(
+                    title="How much curvature do noisy gradients meet?",
+                    axis="gradient–noise interaction",
+                ),
+            ),
+        ),
+        ("training", "probe"),
+        cost=6,
+        source="Andreyev, Beneventano, arXiv 2412.20553",
+    ),
+)
+QUANTITIES.add(
+    "gauss_newton",
+    Measured(
+        f"{_HERE}.gauss_newton:GaussNewton",
+        "largest eigenvalues of the two parts of H: from moving outputs, from moving features",
+        (
+            Column(
+                "gauss_newton_sharpness",
+                "largest eigenvalue of G",
+                figure=Figure(
+                    title="Is sharpness that of the Gauss–Newton part?",
+                    axis="largest eigenvalue of G",
+                    meaning="Largest eigenvalue on a fixed probe of G, the part of the Hessian from moving "
+                    "outputs",
+                ),
+            ),
+            Column(
+                "feature_sharpness",
+                "largest eigenvalue of H − G",
+                figure=Figure(
+                    title="How sharp is the part of the Hessian from moving features?",
+                    axis="largest eigenvalue of H − G",
+                ),
+            ),
+            Column("gauss_newton_trace", "tr G", figure=None),
+            Column("gauss_newton_share", "share of tr G of its k largest eigenvalues", figure=None),
+            Column("gauss_newton_eigenvalues", "the k largest of G", figure=None),
+            Column("feature_eigenvalues", "the k largest of H − G", figure=None),
+        ),
+        ("probe",),
+        cost=30,
+        source="theory §4, §5",
+    ),
+)
+QUANTITIES.add(
+    "blocks",
+    Measured(
+        f"{_HERE}.blocks:Blocks",
+        "sharpness of each layer, and where the top eigenvector lies",
+        (
+            Column(
+                "block_sharpness",
+                "largest eigenvalue of H_kk",
+                "all",
+                Figure(
+                    title="Which layers are sharp?",
+                    axis="largest eigenvalue of H_kk",
+                    meaning="Largest eigenvalue on a fixed probe of each layer's diagonal block of the "
+                    "Hessian",
+                ),
+            ),
+            Column(
+                "top_vector_shares",
+                "‖u_k‖² of the top eigenvector u of H, ‖u‖ = 1",
+                "all",
+                Figure(
+                    title="In which layers does the top eigenvector lie?",
+                    axis="share of the top eigenvector",
+                ),
+            ),
+        ),
+        ("probe",),
+        cost=50,
+        source="theory §5; ours: blocks by Gram matrices",
+    ),
+)
+QUANTITIES.add(
+    "subspace",
+    Measured(
+        f"{_HERE}.subspace:Subspace",
+        "the span of the k top eigenvectors of H: how it turns, what share of gradient and step it has",
+        (
+            Column(
+                "subspace_overlap",
+                "mean cos² of the angles between the span and that of the last measurement",
+                figure=Figure(title="Does the top of the Hessian turn?", axis="overlap"),
+            ),
+            Column(
+                "gradient_in_subspace",
+                "share of ‖∇L‖² of the probe in the span",
+                figure=Figure(
+                    title="Does the gradient lie at the top of the Hessian?", axis="share of ‖∇L‖²"
+                ),
+            ),
+            Column(
+                "step_in_subspace",
+                "share of ‖v‖² of the step in the span",
+                figure=Figure(title="Does the step lie at the top of the Hessian?", axis="share of ‖v‖²"),
+            ),
+        ),
+        ("probe", "minibatch", "step"),
+        cost=4,
+        source="Gur-Ari, Roberts, Dyer, arXiv 1812.04754",
     ),
 )

@@ -1,6 +1,6 @@
 """Taylor coefficients of the minibatch loss along a direction of its step (theory §3b, §4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +14,25 @@ from scaled_sgd.diagnostics.directions import (
     update_rows,
     updates_along,
 )
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.scales import resolve_scales
+from scaled_sgd.steps.signals import Signals
+
+Along = Direction | Updates
+"""u = −U of what :func:`~scaled_sgd.diagnostics.directions.fit_direction` returned, or α_k u_k."""
 
 
 @dataclass(frozen=True)
 class TaylorCoefficients:
     """L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³ + O(η⁴), as 0-dimensional tensors.
 
-    The expansion is exact while no activation changes sign. Coefficients above the requested order are None.
+    With φ(s) = a·s + b·|s| the expansion is that of the loss while no z_k changes sign. Coefficients above
+    the requested order are None.
 
     Attributes:
         gauss_newton: mean ½ℓ''(f1, f1), the part of c2 from moving outputs.
@@ -79,7 +85,7 @@ def taylor_coefficients(
     *,
     loss: str,
     scales: str | Tensor | None = None,
-    direction: Direction | Sequence[Tensor] | None = None,
+    direction: Direction | Sequence[Tensor] | Eigenpairs | None = None,
     order: int = 3,
     chunk_size: int | None = None,
 ) -> TaylorCoefficients:
@@ -92,7 +98,8 @@ def taylor_coefficients(
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ: None for 1, a rule of :mod:`scaled_sgd.steps.rules` by name, or a tensor (l,).
         direction: instead of ``scales``: K, for u_k = −U_k = −(α_k/n) δ_kᵀ K_k h_{k−1}, with samples in the
-            order of ranks; or u itself, one tensor per layer, shaped like W_k or this process's rows of it.
+            order of ranks; or u itself, one tensor per layer, shaped like W_k or this process's rows of it;
+            or eigenpairs, for the first eigenvector.
         order: 1, 2 or 3.
         chunk_size: largest number of samples at a time; the update is then held, row-sharded.
 
@@ -112,18 +119,10 @@ def taylor_coefficients(
 
 
 @torch.no_grad()
-def taylor_of(batch: Minibatch, along: Direction | Updates, *, order: int = 3) -> TaylorCoefficients:
-    """The coefficients of a minibatch whose signals can be shared with other diagnostics.
-
-    ``along`` is a result of :func:`~scaled_sgd.diagnostics.directions.fit_direction`, or α_k u_k.
-    """
-    rows = along
-    if isinstance(along, Direction) and batch.chunked:
-        rows = update_rows(batch, along)
-    sums = [
-        chunk_sums(s, updates_along(s, rows) if isinstance(rows, Direction) else rows, order=order)
-        for s in batch
-    ]
+def taylor_of(batch: Minibatch, along: Along, *, order: int = 3) -> TaylorCoefficients:
+    """The coefficients of a minibatch whose signals can be shared with other diagnostics."""
+    updates = updates_for(batch, along)
+    sums = [chunk_sums(s, updates(s), order=order) for s in batch]
     c0, slope, gauss_newton, feature, cubic = (torch.stack(sums).sum(0) / batch.total).unbind()
     return TaylorCoefficients(
         c0=c0,
@@ -134,3 +133,13 @@ def taylor_of(batch: Minibatch, along: Direction | Updates, *, order: int = 3) -
         feature=feature if order > 1 else None,
         scales=along.numbers if isinstance(along, Direction) else None,
     )
+
+
+def updates_for(batch: Minibatch, along: Along) -> Callable[[Signals], Updates]:
+    """Gives α_k u_k for the signals of each chunk."""
+    if not isinstance(along, Direction):
+        return lambda _: along
+    if batch.chunked:
+        rows = update_rows(batch, along)
+        return lambda _: rows
+    return lambda signals: updates_along(signals, along)

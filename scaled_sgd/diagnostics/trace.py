@@ -1,10 +1,12 @@
-"""The trace of the minibatch Hessian: exact in one backward pass per output, or estimated (theory §4)."""
+"""The trace of the minibatch Hessian: exact in one backward pass per output, or estimated (theory §4, §8)."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
@@ -21,7 +23,7 @@ class HessianTrace:
     Attributes:
         value: the trace, 0-dimensional.
         layers: the trace of each layer's diagonal block, shape (l,); None from the generic path.
-        standard_error: standard error of the estimate; 0 if the value is exact.
+        standard_error: standard error of what is estimated; 0 if the value is exact.
     """
 
     value: Tensor
@@ -43,13 +45,15 @@ def hessian_trace(
 ) -> HessianTrace:
     """The trace on the global minibatch.
 
-    For a HomogeneousMLP it is exact: outputs are linear in each single W_k while no activation changes
-    sign, so diagonal blocks are Gauss–Newton ones, and with ℓ'' = Σ_c s_c s_cᵀ
+    For a HomogeneousMLP with φ(s) = a·s + b·|s| it is exact: outputs are linear in each single W_k while no
+    activation changes sign, so diagonal blocks are Gauss–Newton ones, and with ℓ'' = Σ_c s_c s_cᵀ
 
         tr H_kk = (α_k²/n) Σ_c Σ_i ‖h_{k−1,i}‖² ‖δ^{(c)}_{k,i}‖²,   δ^{(c)}_l = s_c.  [ours]
 
-    Other networks get Hutchinson's estimate from ``probes`` random signs with its standard error;
-    ``probes`` and ``seed`` are used only for the estimate, ``chunk_size`` only for the exact trace.
+    A smooth φ adds :func:`feature_norms`, for which layers of up to ``probes`` outputs take one forward pass
+    for each, and wider ones an estimate from ``probes`` random signs of each sample, with its standard error.
+    Other networks get Hutchinson's estimate from ``probes`` random signs of each weight. ``probes`` and
+    ``seed`` are not used elsewhere, ``chunk_size`` not for other networks.
 
     Raises:
         UserError: invalid arguments.
@@ -59,19 +63,42 @@ def hessian_trace(
         value, error = hutchinson(operator, operator.vectors.gaussian, probes=probes, seed=seed)
         return HessianTrace(value, None, error)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-    return trace_of(batch, resolve_scales(scales, batch))
+    return trace_of(batch, resolve_scales(scales, batch), probes=probes, seed=seed)
 
 
 @torch.no_grad()
-def trace_of(batch: Minibatch, xi: Tensor) -> HessianTrace:
-    """The exact trace of a minibatch whose signals can be shared with other diagnostics."""
+def trace_of(batch: Minibatch, xi: Tensor, *, probes: int = 32, seed: int = 0) -> HessianTrace:
+    """The trace of a minibatch whose signals can be shared with other diagnostics.
+
+    Raises:
+        UserError: φ is smooth, and there are fewer than two probes.
+    """
+    partition, layers = batch.partition, gauss_newton_trace(batch, xi)
+    if not partition.activation.curved:
+        return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+    check_integer("probes", probes, least=2)
+    generator = torch.Generator().manual_seed(seed)
+    known, drawn = torch.zeros_like(layers), layers.new_zeros(probes, len(layers))
+    for signals in batch:
+        for k in signals.bent:
+            if partition.widths[k] <= probes:
+                known[k - 1] += feature_norms(signals, k, units(signals.gate[k])).sum()
+            else:
+                drawn[:, k - 1] += feature_norms(signals, k, signs(signals.gate[k], probes, generator))
+    known, drawn = (partition.sum(t) / batch.total * xi for t in (known, drawn))
+    layers = layers + known + drawn.mean(0)
+    return HessianTrace(layers.sum(), layers, drawn.sum(1).std() / probes**0.5)
+
+
+@torch.no_grad()
+def gauss_newton_trace(batch: Minibatch, xi: Tensor) -> Tensor:
+    """ξ_k tr G_kk of each layer, (l,), float64; one backward pass per output."""
     partition = batch.partition
     layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
     for signals in batch:
         for c in range(signals.f.shape[1]):
             layers += root_norms(signals, curvature_root(signals, c))
-    layers = partition.sum(layers) / batch.total * xi
-    return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
+    return partition.sum(layers) / batch.total * xi
 
 
 def curvature_root(signals: Signals, c: int) -> Tensor:
@@ -88,6 +115,38 @@ def curvature_root(signals: Signals, c: int) -> Tensor:
     root = torch.zeros_like(f)
     root[:, c] = 1
     return root
+
+
+def units(like: Tensor) -> Iterator[Tensor]:
+    """The unit vectors of every sample, each (samples, m)."""
+    for column in range(like.shape[1]):
+        unit = torch.zeros_like(like)
+        unit[:, column] = 1
+        yield unit
+
+
+def signs(like: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Random signs (samples, m), the same on every process."""
+    for _ in range(count):
+        yield (2 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
+
+
+def feature_norms(s: Signals, k: int, vectors: Iterable[Tensor]) -> Tensor:
+    """This process's part of α_k² Σ_i ‖h_{k−1,i}‖² v_iᵀ C_i v_i for each v, (vectors,), float64.  [ours]
+
+    C = Σ_{j≥k} (∂z_j/∂z_k)ᵀ diag(φ″(z_j) ∘ ∂ℓ/∂h_j) ∂z_j/∂z_k is the part of ∂²ℓ_i/∂z_k² from the curvature
+    of φ. Its trace is the sum over unit vectors v, and the mean over random signs.
+    """
+    partition, weights = s.partition, s.h[k - 1].square().sum(1, dtype=torch.float64)
+    found = []
+    for v in vectors:
+        Rz, square = v, torch.zeros_like(weights)
+        for j in range(k, s.depth):
+            if j > k:
+                Rz = partition.preactivation(s.through_activation(Rz, j - 1), j)
+            square += (s.bent[j] * partition.own(Rz, j).square()).sum(1, dtype=torch.float64)
+        found.append((weights * square).sum())
+    return torch.stack(found) * partition.multiplier(k) ** 2
 
 
 def root_norms(signals: Signals, root: Tensor) -> Tensor:

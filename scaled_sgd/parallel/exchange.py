@@ -2,16 +2,19 @@
 
 The factors determine a layer's gradient δ_kᵀ h_{k−1} of n samples with n (m_k + m_{k−1}) numbers instead of
 m_k m_{k−1}; :func:`scaled_sgd.steps.step.take_step` exchanges either. The criterion is ours.
+Does not import torch before it measures: the planner uses it.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from scaled_sgd.parallel import Ranks
+    from scaled_sgd.parallel import Ranks
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,10 @@ class Link:
     rate: float
 
 
-def measure_link(ranks: Ranks, device: torch.device, dtype: torch.dtype) -> Link:
+def measure_link(ranks: "Ranks", device: "torch.device", dtype: "torch.dtype") -> Link:
     """Time an all-gather and a matrix product for a tenth of a second; the same on every rank. Collective."""
+    import torch
+
     t = torch.ones(512, 1024, device=device, dtype=dtype)
     square = torch.ones(1024, 1024, device=device, dtype=dtype)
 

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
-from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import zero_weights
 from scaled_sgd.parallel.family import foreign_part
 from scaled_sgd.parallel.layout import (

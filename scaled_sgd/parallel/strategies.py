@@ -20,6 +20,7 @@ class Capabilities:
         splits_samples: whether processes work on different samples of a minibatch.
         shares_layers: whether ``sharding.tensor_processes`` may be set.
         zero_stage: DeepSpeed's ZeRO stage; None: no DeepSpeed.
+        fsdp_version: the version of FSDP whose launch by Accelerate selects it; None: no launch of FSDP.
         launch_file: file in configs/accelerate, if the strategy needs its own launch; None: any launch.
     """
 
@@ -33,6 +34,7 @@ class Capabilities:
     splits_samples: bool = True
     shares_layers: bool = False
     zero_stage: int | None = None
+    fsdp_version: int | None = None
     launch_file: str | None = None
 
 
@@ -43,7 +45,9 @@ for _entry in (
     Capabilities(
         "ddp", "all weights on every process", ("no", "tf32", "bf16", "fp16"), fused=True, exchange=True
     ),
-    Capabilities("fsdp2", "rows of every weight", ("no", "tf32", "bf16"), fused=True, rows=True),
+    Capabilities(
+        "fsdp2", "rows of every weight", ("no", "tf32", "bf16"), fused=True, rows=True, fsdp_version=2
+    ),
     Capabilities(
         "tensor",
         "rows of every weight, which stay where they are",

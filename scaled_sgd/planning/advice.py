@@ -32,13 +32,17 @@ def fits(cost: Cost, hardware: Hardware) -> bool:
 
 
 def advise(costs: Sequence[Cost], hardware: Hardware) -> Advice:
-    """The fastest strategy that fits; of equally fast ones the first, which should be the simplest."""
+    """The fastest strategy that fits; of equally fast ones the first, which should be the simplest.
+
+    Of its two updates, where both are equally fast, the fused one, which ``optim.update: auto`` takes.
+    """
     fitting = [cost for cost in costs if fits(cost, hardware)]
     if not fitting:
         least = min(costs, key=lambda cost: cost.peak_bytes)
         return Advice(None, f"{least.label} needs least, {size(least.peak_bytes)} of {size(hardware.memory)}")
     fastest = min(fitting, key=lambda cost: cost.seconds)
-    chosen = next(cost for cost in fitting if cost.seconds <= max(SAME * fastest.seconds, SHORT))
+    close = [cost for cost in fitting if cost.seconds <= max(SAME * fastest.seconds, SHORT)]
+    chosen = max((cost for cost in close if cost.strategy == close[0].strategy), key=lambda cost: cost.fused)
     if len(fitting) == 1:
         why = "the only one that fits"
     elif chosen.seconds > SAME * fastest.seconds:

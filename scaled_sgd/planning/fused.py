@@ -6,7 +6,7 @@ from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.step import HELD
+from scaled_sgd.steps.sizes import HELD
 
 
 def fused_peak(
@@ -29,8 +29,7 @@ def fused_peak(
     whole = [rows * width * size for width in work.widths]
     own = [rows * -(-width // parts) * size for width in work.widths]
     copies = 2 if hardware.gloo else 1
-    phi = work.activation
-    gates = 1 if phi.positive_slope > 0 and phi.negative_slope >= 0 else 2
+    gates = 1 if work.activation.from_value else 2
     at_once = work.limited or work.batch * sum(work.widths[1:]) <= HELD
     outputs, waiting, turned = 2 * whole[-1], 0, 0.0
     inputs = whole[0] + gates * sum(whole[1:-1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.traffic import Traffic, all_gather, all_reduce
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.polar import in_sample_space, multiplications
+from scaled_sgd.steps.sizes import in_sample_space, multiplications
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import widths_of
-from scaled_sgd.core.parameterization import Activation, layer_constants
+from scaled_sgd.core.activations import Activation
+from scaled_sgd.core.parameterization import layer_constants
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.polynomials import Polar
@@ -59,7 +60,7 @@ class Workload:
         rule, exchange = RULES[config.scaling.rule], config.sharding.exchange
         return cls(
             widths_of(config, in_features, out_features),
-            optim.batch_size,
+            optim.batch,
             Activation.of(model.activation),
             model.parameterization,
             dtype=model.dtype,

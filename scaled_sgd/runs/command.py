@@ -1,9 +1,10 @@
-"""``scaled-sgd predict``, ``evaluate`` and ``runs``: what to do with runs after training."""
+"""``scaled-sgd predict``, ``evaluate``, ``export`` and ``runs``: what to do with runs after training."""
 
 import argparse
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,7 @@ from scaled_sgd.runs.records import replace_file
 if TYPE_CHECKING:
     from scaled_sgd.runs.trained import Predictions
 
+FORMATS = ("safetensors", "onnx", "pt2")
 _ENDS = (".parquet", ".csv", ".jsonl")
 
 
@@ -26,9 +28,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(command: str, arguments: Sequence[str]) -> int:
-    """Run one of the three commands; returns its exit status."""
+    """Run one of the commands; returns its exit status."""
     try:
-        _COMMANDS[command](_options(command, [a for a in arguments if a != "--debug"]))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _COMMANDS[command](_options(command, [a for a in arguments if a != "--debug"]))
     except (UserError, OSError) as error:
         if "--debug" in arguments:
             raise
@@ -39,12 +43,20 @@ def main(command: str, arguments: Sequence[str]) -> int:
     return 0
 
 
+def _show_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    print(f"warning: {escaped(str(message))}", file=sys.stderr, flush=True)
+
+
 def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog=f"scaled-sgd {command}", allow_abbrev=False, description=_COMMANDS[command].__doc__)
     if command == "runs":
         parser.add_argument("--run.dir", dest="dir", metavar="FOLDER", default="runs", help="of all runs")
         return parser.parse_args(arguments)
     parser.add_argument("run", metavar="RUN", help="run directory, checkpoint or model folder")
+    if command == "export":
+        parser.add_argument("--format", required=True, choices=FORMATS)
+        parser.add_argument("--out", metavar="FILE", help="the run's name and the format")
+        return parser.parse_args(arguments)
     parser.add_argument("--data.source", dest="source", metavar="DATA", required=True, help="as for training")
     parser.add_argument("--data.split", dest="split", metavar="SPLIT", help="train, or the only one")
     if command == "predict":
@@ -78,6 +90,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     run = load_run(options.run)
     rows = run.read(options.source, split=options.split)
     _print_figures(run.evaluate(rows, predictions=run.predict(rows, progress=True)))
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write the network as one file: weights (safetensors), or a program with the fitted part of the
+    pipeline inside, of torch.export (pt2) or in ONNX, that takes the numbers of the input columns."""
+    from scaled_sgd.runs.exporting import export
+    from scaled_sgd.runs.trained import load_run
+
+    out = options.out or f"{Path(options.run).absolute().name}.{options.format}"
+    contents = export(load_run(options.run), Path(out), options.format)
+    print(f"{escaped(out)}: {escaped(contents)}")
 
 
 def _print_figures(figures: dict[str, float]) -> None:
@@ -159,5 +182,6 @@ def _summary(run: Path) -> tuple[str, str]:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "predict": _predict,
     "evaluate": _evaluate,
+    "export": _export,
     "runs": _runs,
 }

@@ -17,9 +17,9 @@ from scaled_sgd.runs.own_files import delete, reason, refuse_link
 from scaled_sgd.runs.records import MetricsStream, finite, write_atomically
 
 _FILES = ("config.yaml", "metrics.jsonl", "summary.json")
-_MODEL = ("config.json", "model.safetensors", "README.md")
+_MODEL = ("config.json", "model.safetensors", "README.md", "loss.svg")
 _UNFINISHED = re.compile(
-    r"\.(config\.yaml|summary\.json|config\.json|model\.safetensors|README\.md)\.[a-z0-9_]{8}"
+    r"\.(config\.yaml|summary\.json|config\.json|model\.safetensors|README\.md|loss\.svg)\.[a-z0-9_]{8}"
 )
 """Names of files before they are complete."""
 

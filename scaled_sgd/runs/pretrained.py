@@ -2,8 +2,7 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scaled_sgd.runs.checkpoint.files import content, header
 from scaled_sgd.runs.own_files import delete, make_folder, read_file, reason
 from scaled_sgd.runs.records import finite, replace_file, write_atomically
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG, WEIGHTS, CARD, FIGURE = "config.json", "model.safetensors", "README.md", "loss.svg"
 _ARGUMENTS = (
     "in_features", "out_features", "depth", "base_width", "width_exponent", "activation", "parameterization",
     "seed",
@@ -32,7 +31,7 @@ def save(
     *,
     layers: Iterable[Tensor] | None = None,
     facts: Mapping[str, Any] | None = None,
-    card: str | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a network; ``config.json`` comes last, so that a folder with it is complete.
 
@@ -41,7 +40,7 @@ def save(
         network: its architecture, and its weights unless ``layers`` are given.
         layers: W_1..W_l, flat, taken one at a time.
         facts: further entries of ``config.json``.
-        card: text of ``README.md``; None: no such file.
+        texts: further files by name, such as :data:`CARD`.
 
     Raises:
         OSError: the folder is a link, or cannot be written.
@@ -49,13 +48,19 @@ def save(
     make_folder(folder)
     delete(folder / CONFIG)
     replace_file(folder / WEIGHTS, lambda path: _write_weights(path, network, layers))
-    if card is not None:
-        write_atomically(folder / CARD, card)
-    config = finite(_architecture(network) | dict(facts or {}))
+    for name, text in (texts or {}).items():
+        write_atomically(folder / name, text)
+    config = finite(architecture(network) | dict(facts or {}))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def _architecture(network: HomogeneousMLP) -> dict[str, Any]:
+def network_kind(network: HomogeneousMLP) -> str:
+    """The network in words, for its card."""
+    return "multilayer perceptron" if network.activation.curved else "homogeneous multilayer perceptron"
+
+
+def architecture(network: HomogeneousMLP) -> dict[str, Any]:
+    """What :func:`network_in` needs beside the weights, as JSON values."""
     return {
         "in_features": network.widths[0],
         "out_features": network.widths[-1],
@@ -153,13 +158,6 @@ def damaged(folder: Path, why: str) -> UserError:
     return UserError(f"model: {str(folder)!r} is damaged: {why}; allowed: an intact model folder")
 
 
-def save_pretrained(network: HomogeneousMLP, folder: str | Path) -> None:
-    """See :meth:`HomogeneousMLP.save_pretrained`."""
-    if any(hasattr(weight, "full_tensor") for weight in network.parameters()):
-        raise UserError("save_pretrained: the weights are sharded; allowed: whole weights, as load_run gives")
-    save(Path(folder), network)
-
-
 def from_pretrained(name: str | Path, **options: Any) -> HomogeneousMLP:
     """See :meth:`HomogeneousMLP.from_pretrained`."""
     folder = Path(name)
@@ -179,15 +177,3 @@ def _downloaded(name: str, options: Mapping[str, Any]) -> Path:
             f"model: no folder {name!r}, and none on the hub: {str(error).splitlines()[0]}; allowed: a "
             "folder with config.json and model.safetensors, or the name of one on the hub"
         ) from error
-
-
-def push_to_hub(write: Callable[[Path], None], repository: str, **options: Any) -> str:
-    """Upload the folder that ``write`` writes; returns the address of the repository."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    address = api.create_repo(repository, exist_ok=True, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        api.upload_folder(repo_id=address.repo_id, folder_path=folder)
-    return str(address)

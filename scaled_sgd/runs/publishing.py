@@ -7,10 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from scaled_sgd.config import Config, as_dict
-from scaled_sgd.core.errors import printable
+from scaled_sgd.core.errors import UserError, printable
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import Data
-from scaled_sgd.runs.pretrained import save
+from scaled_sgd.runs.curve import loss_curve
+from scaled_sgd.runs.pretrained import CARD, FIGURE, network_kind, save
 
 _TOLD = ("model", "optim", "scaling", "data", "loss")
 _FACTS = (
@@ -33,6 +34,7 @@ def write_model(
     config: Config,
     data: Data,
     summary: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
 ) -> None:
     """Write the folder.
 
@@ -43,6 +45,7 @@ def write_model(
         config: resolved.
         data: the data it was trained on.
         summary: as in ``summary.json``.
+        rows: of ``metrics.jsonl``.
 
     Raises:
         OSError: it cannot be written.
@@ -56,10 +59,24 @@ def write_model(
         "training": {name: summary.get(name) for name in _FACTS} | {"figures": figures},
         "configuration": {name: settings[name] for name in _TOLD},
     }
-    save(folder, network, layers=layers, facts=facts, card=_card(folder, data, summary, figures))
+    try:
+        curve = loss_curve(rows)
+    except UserError:  # a damaged metrics.jsonl, which the trained network does not need
+        curve = None
+    texts = {CARD: _card(folder, network_kind(network), data, summary, figures, curve)} | (
+        {} if curve is None else {FIGURE: curve}
+    )
+    save(folder, network, layers=layers, facts=facts, texts=texts)
 
 
-def _card(folder: Path, data: Data, summary: Mapping[str, Any], figures: Mapping[str, float]) -> str:
+def _card(
+    folder: Path,
+    kind: str,
+    data: Data,
+    summary: Mapping[str, Any],
+    figures: Mapping[str, float],
+    curve: str | None,
+) -> str:
     """The model card, with texts of the data on one line."""
     rows = "\n".join(f"| {printable(name)} | {value:.6g} |" for name, value in figures.items())
     name = printable(folder.absolute().parent.name)
@@ -70,7 +87,7 @@ tags: [scaled_sgd]
 
 # {name}
 
-A homogeneous multilayer perceptron of widths {" × ".join(map(str, summary["widths"]))}
+A {kind} of widths {" × ".join(map(str, summary["widths"]))}
 ({summary["parameters"]:,} weights), trained for {summary["steps"]:,} steps with `scaled_sgd`.
 
 Data: {data.describe().replace("<", "&lt;")}.
@@ -78,7 +95,7 @@ Data: {data.describe().replace("<", "&lt;")}.
 | figure | value |
 | --- | --- |
 {rows}
-
+{"" if curve is None else f"{chr(10)}![Loss over steps]({FIGURE}){chr(10)}"}
 ```python
 from scaled_sgd import load_run
 

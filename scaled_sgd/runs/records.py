@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -164,15 +165,17 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     replace_file(path, write)
 
 
+@cache
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def versions() -> dict[str, str | None]:
     """Installed versions of the packages that affect a run's numbers; None for a missing package."""
-    found: dict[str, str | None] = {}
-    for package in _REPORTED_PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    return {package: _installed(package) for package in _REPORTED_PACKAGES}
 
 
 def tracked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,26 @@ def step_row(
     return row | dict(measured)
 
 
-def last_row(steps: int, seconds: float, evaluation: Mapping[str, float]) -> dict[str, Any]:
-    """The row of the trained network, after ``steps`` updates."""
-    return {"step": steps, "seconds": seconds, **evaluation}
+def last_row(
+    steps: int,
+    *,
+    epoch: float,
+    samples: int,
+    train_loss: float | None,
+    max_loss: float | None,
+    evaluation: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """The row of the trained network, after ``steps`` updates, with the loss over all training samples."""
+    return {
+        "step": steps,
+        "epoch": round(epoch, 6),
+        "samples": samples,
+        "train_loss": train_loss,
+        "max_loss": max_loss,
+        "seconds": seconds,
+        **evaluation,
+    }
 
 
 def finished(

@@ -57,11 +57,11 @@ def sizes(config: Config, data: Data) -> dict[str, int | None]:
     None: not known of a stream, or no probe is measured.
     """
     training = len(data.train) if isinstance(data.train, Resident) else None
-    held_out, probe = len(data.evaluation), config.diagnostics.samples
+    held_out, probe = len(data.evaluation), config.diagnostics.probe_size
     return {
         "training": training,
         "held_out": held_out,
-        "batch": config.optim.batch_size if training is None else min(config.optim.batch_size, training),
+        "batch": config.optim.batch if training is None else min(config.optim.batch, training),
         "probe": min(probe, held_out if training is None else training) if config.diagnostics.every else None,
     }
 
@@ -70,8 +70,8 @@ def sizes_cut(config: Config, data: Data) -> Iterator[str]:
     """A line for each size that the configuration asks for and the data do not have."""
     used = sizes(config, data)
     for key, asked, found in (
-        ("optim.batch_size", config.optim.batch_size, used["batch"]),
-        ("diagnostics.samples", config.diagnostics.samples, used["probe"]),
+        ("optim.batch_size", config.optim.batch, used["batch"]),
+        ("diagnostics.samples", config.diagnostics.probe_size, used["probe"]),
     ):
         if found is not None and found < asked:
             yield f"{key}: {asked} is more than there are; all {found} samples are taken"

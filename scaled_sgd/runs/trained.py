@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from scaled_sgd.config.keys import KEYS
 from scaled_sgd.config.network import network_of
 from scaled_sgd.config.parsing import from_dict
+from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import UserError
@@ -24,6 +26,7 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import load_data
 from scaled_sgd.data.facts import changed_fact, data_facts
+from scaled_sgd.data.loaded import Task
 from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.data.new_rows import NewRows, read_rows
 from scaled_sgd.data.pipeline import Pipeline
@@ -41,8 +44,9 @@ class Predictions:
     """Predictions of n rows, in their order.
 
     Attributes:
-        outputs: f (n, m_l).
-        values: names of classes (n,), or numbers (n,), or (n, m_l) if a target has several.
+        outputs: f (n, m_l); of standardised targets.
+        values: names of classes (n,), or numbers in the unit of the target column (n,), or (n, m_l) if a
+            target has several.
         probabilities: (n, m_l), of a network trained with cross-entropy; else None.
     """
 
@@ -91,17 +95,20 @@ class TrainedRun:
             x = self.pipeline.array(np.asarray(source.cpu() if isinstance(source, Tensor) else source))
         else:
             rows = self.read(source, split=split)
+            for line in self.pipeline.unknown(rows.table):
+                warnings.warn(line, stacklevel=2)
             x = self.pipeline.inputs(rows.table, rows.folders)
         f = self._outputs(x, progress)
         if self.classes is None:
-            return Predictions(f, (f[:, 0] if f.shape[1] == 1 else f).double().numpy(), None)
+            values = self.pipeline.in_unit(f).double()
+            return Predictions(f, (values[:, 0] if f.shape[1] == 1 else values).numpy(), None)
         names = np.array(self.classes, dtype=object)[f.argmax(dim=1).numpy()]
         return Predictions(f, names, f.softmax(dim=1) if self.loss == "cross_entropy" else None)
 
     def evaluate(
         self, source: Any, *, split: str | None = None, predictions: Predictions | None = None
     ) -> dict[str, float]:
-        """Mean loss, and accuracy or mean squared error, over rows with targets.
+        """Mean loss, and accuracy or (in the target's unit) squared error and R², over rows with targets.
 
         Args:
             source: see :meth:`read`.
@@ -121,8 +128,11 @@ class TrainedRun:
             y = F.one_hot(y, f.shape[1])
         y = y if self.loss == "cross_entropy" else y.to(f.dtype)
         loss = float(get_loss(self.loss).value(f, y).double().mean())
-        task, name = ("regression", "mse") if self.classes is None else ("classification", "accuracy")
-        return {"loss": loss} | built_in_metrics([name], task).compute(f, references)  # type: ignore[arg-type]
+        if self.classes is None:
+            f, references = self.pipeline.in_unit(f), self.pipeline.in_unit(references)
+        task: Task = "regression" if self.classes is None else "classification"
+        names = [name for name, of in BUILT_IN_METRICS.items() if of == task]
+        return {"loss": loss} | built_in_metrics(names, task).compute(f, references)
 
     @torch.no_grad()
     def _outputs(self, x: Tensor, progress: bool) -> Tensor:

@@ -37,7 +37,8 @@ class DepthwiseScaling(MeasuredScales):
 
     Order within a step: gradients are averaged over ranks, unscaled by a ``GradScaler`` and clipped, all
     before ``step()``; then multiplied by ξ; then the optimizer applies weight decay (not scaled) and
-    momentum (which thus sees ξ_k G_k).
+    momentum (which thus sees ξ_k G_k). Adam and Muon divide by the size of a layer's gradient, ξ included;
+    ξ on their updates instead trained worse (theory §3b).
 
     Args:
         model: a :class:`~scaled_sgd.core.network.HomogeneousMLP` or any module whose trainable layers are

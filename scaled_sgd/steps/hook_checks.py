@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.network import ScaledLinear
 from scaled_sgd.parallel import is_sharded
 from scaled_sgd.steps.hook_layers import MeasuredLayer
 from scaled_sgd.steps.statistics import Statistics
@@ -56,12 +57,27 @@ class StepChecks:
         self._steps += 1
         # A number that is read makes other devices than CPUs wait.
         rare = self._steps & (self._steps - 1) == 0
+        if self._steps == 1 and bool(usable):
+            warn_of_inputs(self._layers[0], float(statistics.F[0]))
         if rare and not self._warned and bool(usable):
             self._warned |= check_loss_scale(statistics)
         if usable.device.type == "cpu" or rare:
             check_passes(self._layers, passes.tolist())
             if bool(usable):
                 self._warned |= check_scales(self._layers, statistics, xi, warn=not self._warned)
+
+
+def warn_of_inputs(first: MeasuredLayer, f: float) -> None:
+    """Warn of inputs of a homogeneous network that are far from norm √m_0; ``f`` is F_1 = α_1² mean‖x‖²."""
+    if not isinstance(first.module, ScaledLinear):
+        return
+    norm, usual = math.sqrt(f) / first.multiplier, math.sqrt(first.module.in_features)
+    if 0 < norm < usual / 2 or norm > 2 * usual:
+        warnings.warn(
+            f"inputs have norms around {norm:.3g}, far from √m_0 = {usual:.3g}, at which signals have "
+            "unit size at step 0: scale each row to that norm",
+            stacklevel=2,
+        )
 
 
 def check_passes(layers: Sequence[MeasuredLayer], passes: Sequence[float]) -> None:

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.steps.update import Number
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.steps.polynomials import Coefficients, Polar, bounds
+from scaled_sgd.steps.sizes import in_sample_space
 from scaled_sgd.steps.statistics import Statistics
 
 SQUARINGS = 5
@@ -83,26 +84,6 @@ def polar_factors(s: Statistics, polar: Polar) -> PolarFactors:
             [None if sampled[i] else sides[i].times(kernels[i]).to(s.dtype) for i in count],
             torch.stack([largest[i] for i in count], -1),
         )
-
-
-def in_sample_space(n: int, m_out: int, m_in: int, polar: Polar) -> bool:
-    """Whether K (n, n) takes fewer multiplications than the smaller side of a gradient (m_out, m_in) does.
-
-    Sample space: two Gram matrices, the iteration and the product with the narrower factor. The gradient's
-    own space: one Gram matrix, the iteration and the product with the gradient. In a sample space larger than
-    that, rounding grows from step to step.
-    """
-    sizes = m_out, m_in, polar
-    return 0 < n <= min(m_out, m_in) and multiplications(n, *sizes) <= multiplications(0, *sizes)
-
-
-def multiplications(n: int, m_out: int, m_in: int, polar: Polar) -> int:
-    """Of a layer's polar factor in the space of n samples; for n = 0 in the gradient's own."""
-    small, large = sorted((m_out, m_in))
-    products = 4 * polar.iterations - 2
-    if n:
-        return n * n * (m_out + m_in + small) + products * n**3
-    return 2 * small * small * large + products * small**3
 
 
 def _together(matrices: Sequence[Tensor], size: int) -> Tensor:

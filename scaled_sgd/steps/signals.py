@@ -1,14 +1,13 @@
-"""Forward signals h, activation pattern D and backward signals δ of some samples (theory §1, §2)."""
+"""Forward signals h, backward signals δ and what φ's derivatives come from (theory §1, §2, §8)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.core.losses import Loss
-from scaled_sgd.core.network import activate
-from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
 from scaled_sgd.steps.networks import Networks
@@ -24,10 +23,12 @@ class Signals:
         y: targets of these samples.
         total: n, the number of samples in every mean (more than in this chunk, if chunked).
         h: h_0..h_{l−1}, each (samples, m_k), complete on every process.
-        gate: for k = 1..l−1, a tensor (samples, m_k) that is positive where z_k is: h_k itself if it
-            determines that sign, else z_k.
+        gate: for k = 1..l−1, what the derivatives of φ at z_k are computed from, (samples, m_k): h_k itself
+            if it determines them, else z_k. Where φ is piecewise linear it is positive where z_k is.
         f: the output z_l, complete on every process.
         delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
+        above: for k = 1..l−1, this process's columns of ∂ℓ_i/∂h_k = α_{k+1} δ_{k+1} W_{k+1}; empty where φ is
+            piecewise linear.
     """
 
     partition: Partition
@@ -38,6 +39,7 @@ class Signals:
     gate: dict[int, Tensor]
     f: Tensor
     delta: dict[int, Tensor]
+    above: dict[int, Tensor]
 
     @property
     def samples(self) -> int:
@@ -50,25 +52,22 @@ class Signals:
         return self.partition.depth
 
     def through_activation(self, t: Tensor, k: int) -> Tensor:
-        """D_k ∘ t for t of shape (…, samples, m_k)."""
-        return through_activation(self.partition.model.activation, t, self.gate[k])
+        """φ′(z_k) ∘ t for t of shape (…, samples, m_k)."""
+        return self.partition.activation.pulled(t, self.gate[k])
 
     def own_through_activation(self, t: Tensor, k: int) -> Tensor:
-        """D_k ∘ t for this process's columns t of shape (…, samples, width(k))."""
-        return through_activation(self.partition.model.activation, t, self.partition.own(self.gate[k], k))
+        """φ′(z_k) ∘ t for this process's columns t of shape (…, samples, width(k))."""
+        return self.partition.activation.pulled(t, self.own_gate(k))
 
+    def own_gate(self, k: int) -> Tensor:
+        """This process's columns of ``gate[k]``."""
+        return self.partition.own(self.gate[k], k)
 
-def through_activation(phi: Activation, t: Tensor, gate: Tensor) -> Tensor:
-    """D ∘ t with D = a + b where ``gate`` is positive, else a − b.
-
-    Implemented as the backward pass of a leaky ReLU, which is one fused pass over t; ``torch.where`` with
-    numbers is not, and takes longer than a matrix product of a narrow layer.
-    """
-    if phi.positive_slope == 0:
-        return (phi.negative_slope * t).masked_fill_(gate > 0, 0)
-    slope = phi.negative_slope / phi.positive_slope
-    chosen: Tensor = torch.ops.aten.leaky_relu_backward(t, gate, slope, False)
-    return chosen if phi.positive_slope == 1 else chosen.mul_(phi.positive_slope)
+    @cached_property
+    def bent(self) -> dict[int, Tensor]:
+        """φ″(z_k) ∘ ∂ℓ_i/∂h_k for k = 1..l−1, this process's columns; empty where φ is piecewise linear."""
+        phi = self.partition.activation
+        return {k: phi.derivatives(self.own_gate(k))[1] * above for k, above in self.above.items()}
 
 
 @torch.no_grad()
@@ -79,9 +78,13 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
         y = y.to(partition.dtype)
     r = loss.gradient(f, y)
     delta = {partition.depth: partition.own(r, partition.depth).contiguous()}
+    above: dict[int, Tensor] = {}
     for k in range(partition.depth, 1, -1):
-        delta[k - 1] = backward(partition, delta[k], gate[k - 1], k)
-    return Signals(partition, loss, y, total, h, gate, f, delta)
+        below = partition.pulled_back(delta[k], k)
+        if partition.activation.curved:
+            above[k - 1] = below.contiguous()
+        delta[k - 1] = through_activation(partition, below, gate[k - 1], k - 1)
+    return Signals(partition, loss, y, total, h, gate, f, delta, above)
 
 
 def forward(
@@ -92,7 +95,6 @@ def forward(
     Call it without gradients.
     """
     phi = networks.activation
-    sign_survives = phi.positive_slope > 0 and phi.negative_slope >= 0
     h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
     for k in range(1, networks.depth + 1):
@@ -100,15 +102,19 @@ def forward(
         if see is not None:
             see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
         if k < networks.depth:
-            h.append(activate(phi, z))
-            gate[k] = h[k] if sign_survives else z
+            h.append(phi.value(z))
+            gate[k] = h[k] if phi.from_value else z
     return h, gate, z
 
 
 def backward(networks: Networks, delta: Tensor, gate: Tensor, k: int) -> Tensor:
-    """δ_{k−1} = (α_k δ_k W_k) ∘ D_{k−1}: this process's columns, from its columns of δ_k.
+    """δ_{k−1} = (α_k δ_k W_k) ∘ φ′(z_{k−1}): this process's columns, from its columns of δ_k.
 
     ``delta`` is (…, samples, width(k)) and ``gate`` (…, samples, m_{k−1}).
     """
-    below = networks.pulled_back(delta, k)
-    return through_activation(networks.activation, below, networks.own(gate, k - 1)).contiguous()
+    return through_activation(networks, networks.pulled_back(delta, k), gate, k - 1)
+
+
+def through_activation(networks: Networks, t: Tensor, gate: Tensor, k: int) -> Tensor:
+    """φ′(z_k) ∘ t for this process's columns t (…, samples, width(k)), contiguous."""
+    return networks.activation.pulled(t, networks.own(gate, k)).contiguous()

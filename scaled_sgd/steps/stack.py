@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.core.parameterization import Activation
 from scaled_sgd.steps.update import Number
 
 

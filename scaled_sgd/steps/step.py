@@ -23,14 +23,12 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
 from scaled_sgd.steps.signals import backward, forward
+from scaled_sgd.steps.sizes import HELD
 from scaled_sgd.steps.statistics import Statistics, square_norms
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
 Direct = Callable[[Statistics], Direction]
 """Computes K from statistics, such as :meth:`~scaled_sgd.steps.hook.DepthwiseScaling.direction`."""
-
-HELD = 1 << 20
-"""If δ_1..δ_l have at most this many elements, all are held at once and all directions computed together."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def take_step(
         by_factors: for each layer, whether ``ranks`` exchange factors instead of gradients; None: all do.
         measure: compute the norm of the whole gradient and the soft ranks.
         see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
-            unless the activation hides −∞ as relu does, only if the loss or f is not finite, which is the
+            unless the activation hides ∞ as relu does, only if the loss or f is not finite, which is the
             case if any z_k is not.
 
     Raises:
@@ -95,8 +93,7 @@ def take_step(
     ranks = Ranks.alone() if ranks is None else ranks
     sizes = ranks.counts(len(x), x.device) if sizes is None else list(sizes)
     n, depth = sum(sizes), networks.depth
-    phi = networks.activation
-    late = see is not None and x.device.type == "cpu" and phi.positive_slope != 0 and phi.negative_slope != 0
+    late = see is not None and x.device.type == "cpu" and not networks.activation.hides_infinity
     h, gate, f = forward(networks, x, see=None if late else see)
     losses, residual = loss.value_and_gradient(f, y)
     total = losses.sum(-1, dtype=torch.float64)

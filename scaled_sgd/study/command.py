@@ -12,10 +12,8 @@ from scaled_sgd.config.parsing import read_key
 from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedError, UserError, error_line
 from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.endings import stopped_by_signals
-from scaled_sgd.study.execution.run import run_study
 from scaled_sgd.study.folder import StudyFolder
-from scaled_sgd.study.grid import read_study
-from scaled_sgd.study.grid.study_file import own_code
+from scaled_sgd.study.grid.study_file import find_study, named_studies, own_code, read_study
 from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
 
 _RESUMES = "the same command resumes it"
@@ -76,21 +74,25 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
 
 
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    paths = sorted(Path("configs/studies").glob("*.yaml"))
-    for path in paths:
+    for path in named_studies().values():
         try:
             study = read_study(path)
         except UserError as error:
             print(f"warning: {path}: {error}", file=sys.stderr)
             continue
         print(f"{study.name:<18} {study.size:>6} runs  {study.title}")
-    if not paths:
-        print("no studies in configs/studies")
     return 0
 
 
 def _run(options: argparse.Namespace, overrides: Mapping[str, Any]) -> int:
-    return run_study(options, overrides, checked_parameters(options), command=main)
+    parameters = checked_parameters(options)
+    path = find_study(options.study)
+    keys = {key: value for key, value in overrides.items() if key != ACCEPT}
+    study = read_study(path, keys, accepted=read_key(ACCEPT, overrides.get(ACCEPT, [])))
+    # Late, since it imports torch: mistakes in the study are told before.
+    from scaled_sgd.study.execution.run import run_study
+
+    return run_study(options, study, path, parameters, command=main)
 
 
 def _status(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:

@@ -7,19 +7,20 @@ import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from scaled_sgd.config import as_dict
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
-from scaled_sgd.runs.directory import clear
 from scaled_sgd.runs.locks import HeldError, Lock, holder
 from scaled_sgd.runs.own_files import delete, make_folder, read_file, read_text, reason, refuse_link
 from scaled_sgd.runs.records import write_atomically
-from scaled_sgd.study.grid import Run, Study
 from scaled_sgd.study.plan_file import read_plan
+
+if TYPE_CHECKING:
+    from scaled_sgd.study.grid import Run, Study
 
 _SECONDS_ALIVE = 120.0
 """A run on another machine, whose locks may be invisible, is alive while its files are newer than this."""
@@ -61,7 +62,7 @@ class StudyFolder:
         """The folder of a run."""
         return self.path / "runs" / run
 
-    def write_plan(self, study: Study, runs: Sequence[Run]) -> None:
+    def write_plan(self, study: "Study", runs: "Sequence[Run]") -> None:
         """Write the plan of a study; runs of earlier plans stay, and count if they are planned again.
 
         Raises:
@@ -119,6 +120,8 @@ class StudyFolder:
         Raises:
             OSError: it is a link, or cannot be written.
         """
+        from scaled_sgd.runs.directory import clear
+
         folder = self._make(run)
         delete(folder / "error.txt")
         if not keep:

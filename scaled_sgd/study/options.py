@@ -32,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of ``scaled-sgd study``."""
     parser = _Parser(prog="scaled-sgd study", description=_ABOUT, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    commands.add_parser("list", help="studies of configs/studies", allow_abbrev=False)
+    commands.add_parser(
+        "list", help="studies that come with the package or are in configs/studies", allow_abbrev=False
+    )
     run = commands.add_parser(
         "run",
         help="run what is pending of a study",
@@ -74,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("study", metavar="NAME", help="of a file in configs/studies, or a path")
+    parser.add_argument("study", metavar="NAME", help="one that study list tells, or a path")
     parser.add_argument("--dir", default="studies", metavar="FOLDER", help="of all studies (studies)")
     parser.add_argument("--name", help="of the study's folder; its file's name")
 

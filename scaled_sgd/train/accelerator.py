@@ -19,6 +19,8 @@ from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.train.resolution import check_launched
 from scaled_sgd.train.strategies.launched import is_set, world_of
 
+_INSTALLABLE = ", or tensorboard after pip install 'scaled-sgd[tensorboard]'"
+
 
 def create_accelerator(config: Config) -> Accelerator:
     """Create the accelerator and check that the world is the requested one.
@@ -99,8 +101,10 @@ def _check_trackers(trackers: list[str]) -> None:
     available = sorted(str(tracker) for tracker in get_available_trackers())
     for tracker in trackers:
         if tracker not in LOGGER_TYPE_TO_CLASS or tracker not in available:
-            installed = ", ".join(available) or "none"
-            raise UserError(f"run.trackers: {tracker!r} is not installed or unknown; allowed: {installed}")
+            raise UserError(
+                f"run.trackers: {tracker!r} is not installed or unknown; allowed: "
+                f"{', '.join(available) or 'none'}{_INSTALLABLE if 'tensorboard' not in available else ''}"
+            )
 
 
 class _Plugin(DeepSpeedPlugin):  # type: ignore[misc]
@@ -131,6 +135,10 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         raise UserError("run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda")
     if use_cpu:
         zero_weights.without_compiled_communication()
+    if config.optim.batch_size == "all":
+        raise UserError(
+            "optim.batch_size: 'all' is not known before DeepSpeed starts; allowed: integers from 1"
+        )
     accumulation = config.optim.accumulation
     try:
         plugin = _Plugin(
@@ -144,7 +152,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
         ) from error
     settings = plugin.deepspeed_config
     processes = launcher.started()
-    micro = max(1, config.optim.batch_size // (processes * accumulation))
+    micro = max(1, config.optim.batch // (processes * accumulation))
     if launched:
         check_deepspeed(settings, config, micro_batch=micro)
     settings |= {
@@ -187,7 +195,7 @@ def check_deepspeed(settings: dict[str, Any], config: Config, *, micro_batch: in
     # Accelerate writes 1 if no accumulation was given.
     for key, allowed, meaning in (
         ("gradient_clipping", (optim.clip_norm, 0), f"optim.clip_norm {optim.clip_norm}"),
-        ("train_batch_size", (optim.batch_size,), f"optim.batch_size {optim.batch_size}"),
+        ("train_batch_size", (optim.batch,), f"optim.batch_size {optim.batch_size}"),
         ("gradient_accumulation_steps", (optim.accumulation, 1), f"optim.accumulation {optim.accumulation}"),
         ("train_micro_batch_size_per_gpu", (micro_batch,), f"a process's share {micro_batch}"),
     ):

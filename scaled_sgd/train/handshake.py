@@ -83,7 +83,7 @@ def agree_on_places(strategy: Strategy, config: Config) -> None:
     Raises:
         UserError: on every rank, naming the rank with a wrong place.
     """
-    n = config.optim.batch_size
+    n = config.optim.batch
     rows = rank_rows(n, strategy.data.rank, strategy.data.size)
     clipping: Callable[[], float] | None = getattr(strategy.module, "gradient_clipping", None)
     place = Place(

@@ -176,7 +176,7 @@ class Loop:
                 rows.step_row(
                     measured[row],
                     step=at.step,
-                    epoch=session.samples.passed(batches[row]),
+                    epoch=session.samples.passed(batches[row].epoch, batches[row].number),
                     samples=at.samples,
                     lr=session.schedule(at.step),
                     loss=losses.last[row],
@@ -220,13 +220,23 @@ class Loop:
 
     def _finish(self, run: _Run, largest: float, seconds: float) -> None:
         session = run.session
-        evaluation = session.evaluate()
-        run.record.row(rows.last_row(session.steps, seconds, evaluation))
-        train_loss = session.train_loss()
+        evaluation, train_loss = session.evaluate(), session.train_loss()
+        max_loss = None if largest == -math.inf else largest
+        run.record.row(
+            rows.last_row(
+                session.steps,
+                epoch=session.samples.passed(self.at.epoch, self.at.minibatch),
+                samples=self.at.samples,
+                train_loss=train_loss,
+                max_loss=max_loss,
+                evaluation=evaluation,
+                seconds=seconds,
+            )
+        )
         outcome = rows.finished(
             session.steps,
             initial_loss=run.first_loss,
-            max_loss=None if largest == -math.inf else largest,
+            max_loss=max_loss,
             train_loss=self.at.last_loss if train_loss is None else train_loss,
             evaluation=evaluation,
             seconds=seconds,

@@ -12,6 +12,7 @@ from scaled_sgd.core.text import escaped
 from scaled_sgd.runs import rows
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.publishing import write_model
+from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.runs.summary import run_facts
 from scaled_sgd.train.progress import Progress, brief
 from scaled_sgd.train.session import Session
@@ -98,7 +99,13 @@ class RunRecord:
                 self._directory.metrics.flush()
                 if layers is not None:
                     write_model(
-                        self._directory.model, strategy.network, layers, session.config, session.data, summary
+                        self._directory.model,
+                        strategy.network,
+                        layers,
+                        session.config,
+                        session.data,
+                        summary,
+                        read_metrics(self._directory.path / "metrics.jsonl"),
                     )
                 self._directory.write_summary(summary)
             except OSError as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 from scaled_sgd.config import Config
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch, Data, Resident, rank_rows
+from scaled_sgd.data.batches import epoch_seed
 from scaled_sgd.parallel import Ranks
 
 
@@ -24,14 +25,15 @@ class Samples:
     Attributes:
         train: samples to train on.
         held_out: samples to evaluate on.
-        references: targets of the held-out samples for metrics: class ids if there are classes.
+        references: targets of the held-out samples for metrics: class ids, or numbers in their own unit.
     """
 
     def __init__(self, data: Data, config: Config, device: torch.device) -> None:
         dtype = getattr(torch, config.model.dtype)
         self.train = data.train.to(device, dtype)
         self.held_out = data.evaluation.to(device, dtype)
-        self.references = self.held_out.y
+        numbers = data.task == "regression"
+        self.references = data.pipeline.in_unit(self.held_out.y) if numbers else self.held_out.y
         self._config = config
         if config.loss == "mse" and data.task == "classification":
             classes = data.out_features
@@ -52,7 +54,7 @@ class Samples:
         Raises:
             UserError: an epoch has no samples.
         """
-        batch_size, seed = self._config.optim.batch_size, self._config.run.seed
+        batch_size, seed = self._config.optim.batch, self._config.run.seed
         while True:
             found = self.train.batches(
                 batch_size=batch_size,
@@ -70,10 +72,38 @@ class Samples:
                 raise UserError(f"data.source: {source!r} gave no training samples; allowed: at least one")
             epoch, start = epoch + 1, 0
 
-    def passed(self, batch: Batch) -> float:
-        """Passes over the data before ``batch``; only complete ones if their length is unknown."""
-        per_epoch = self.train.steps_per_epoch(self._config.optim.batch_size)
-        return batch.epoch + (batch.number / per_epoch if per_epoch else 0.0)
+    def passed(self, epoch: int, number: int) -> float:
+        """Passes over the data before minibatch ``number`` of ``epoch``; complete ones of a stream."""
+        per_epoch = self.train.steps_per_epoch(self._config.optim.batch)
+        return epoch + (number / per_epoch if per_epoch else 0.0)
+
+    @property
+    def probe_is_all(self) -> bool:
+        """Whether the probe has all training samples."""
+        size = self._config.diagnostics.probe_size
+        return isinstance(self.train, Resident) and size >= len(self.train)
+
+    def fresh(self, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """A minibatch of a step's size from all training samples, the same on every rank.
+
+        Args:
+            batch: that of the coming step, whose place in the run seeds the draw.
+            number: from 0; each gives another minibatch.
+
+        Raises:
+            UserError: training data are streamed.
+        """
+        if not isinstance(self.train, Resident):
+            raise UserError(
+                "data.streaming: true has no minibatches for diagnostics to draw; allowed with "
+                "batch_sharpness and gradient_noise in diagnostics.quantities: false"
+            )
+        seed = self._config.run.seed
+        for place in (batch.epoch, batch.number, number):
+            seed = epoch_seed(seed, place)
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        chosen = order[: self._config.optim.batch].to(self.train.x.device)
+        return self.train.x[chosen], self.train.y[chosen]
 
     def probe(self, ranks: Ranks) -> tuple[Tensor, Tensor]:
         """This rank's samples of the probe: training samples that stay the same.
@@ -82,7 +112,7 @@ class Samples:
         """
         samples = self.train if isinstance(self.train, Resident) else self.held_out
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(self._config.run.seed))
-        probe = chosen[: self._config.diagnostics.samples]
+        probe = chosen[: self._config.diagnostics.probe_size]
         own = probe[rank_rows(len(probe), ranks.rank, ranks.size)].to(samples.x.device)
         return samples.x[own], samples.y[own]
 

@@ -14,7 +14,7 @@ from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
-from scaled_sgd.parallel import Ranks
+from scaled_sgd.parallel import Ranks, reshard
 from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
@@ -61,10 +61,17 @@ class Session:
         self.evaluation: dict[str, float] = {}
         self._metrics = metrics
         self._probe = self.samples.probe(strategy.data)
+        self._measured: Minibatch | None = None
         self.observer: Observer | None = None
         if config.diagnostics.every:
             probe = self.samples.probe(Ranks.alone())
-            self.observer = Observer(config.diagnostics, strategy.module, *probe, loss=self.loss.name)
+            self.observer = Observer(
+                config.diagnostics,
+                strategy.module,
+                *probe,
+                loss=self.loss.name,
+                probe_is_all=self.samples.probe_is_all,
+            )
 
     def evaluates(self, step: int) -> bool:
         """Whether ``step`` begins with an evaluation."""
@@ -80,9 +87,11 @@ class Session:
 
     def evaluate(self) -> dict[str, float]:
         """Loss and metrics over the held-out samples; the metrics on rank 0 only. Collective."""
-        samples, metrics = self.samples, self._metrics
+        samples, metrics, in_unit = self.samples, self._metrics, self.data.pipeline.in_unit
         loss, outputs = self._mean_loss(samples.held_out)
         outputs = gather_outputs(outputs, len(samples.held_out), self.strategy.data)
+        if self.data.task == "regression":
+            outputs = in_unit(outputs)
         figures = on_first_rank(lambda: metrics.compute(outputs, samples.references) if metrics else {})
         self.evaluation = {"eval_loss": loss} | (figures or {})
         return self.evaluation
@@ -90,27 +99,42 @@ class Session:
     def observe(self, batch: Batch, lr: float) -> dict[str, Any]:
         """Diagnostics of the network before its step on ``batch`` at rate ``lr``. Collective."""
         assert self.observer is not None
-        return self.observer.measure(*self._coming(batch, lr))
+        return self.observer.measure(
+            *self._coming(self._signals_of(batch), lr),
+            lambda number: self._minibatch(*self.samples.fresh(batch, number)),
+        )
 
     def adapt(self, step: int, batch: Batch) -> None:
         """Update the rate of ``step`` where the schedule goes by the loss along it. Collective."""
         schedule = self.schedule
         if not isinstance(schedule, EdgeSchedule) or not schedule.due(step):
             return
-        minibatch, taken = self._coming(batch, 1.0)
+        minibatch, taken = self._coming(self._signals_of(batch), 1.0)
+        if self.observes(step):
+            self._measured = minibatch
         terms = taylor_of(minibatch, taken.along(minibatch), order=2)
         assert terms.c2 is not None
         slope, curvature = float(terms.c1) * taken.rate, float(terms.c2) * taken.rate**2
         schedule.see(*from_first_rank(lambda: (slope, curvature)))
 
-    def _coming(self, batch: Batch, lr: float) -> tuple[Minibatch, StepTaken]:
-        """The signals of ``batch`` and the step that comes."""
-        chunk = self.config.diagnostics.chunk
-        minibatch = Minibatch(
-            self.strategy.module, *batch.whole(), loss=self.loss.name, chunk_size=chunk, whole=True
-        )
+    def _signals_of(self, batch: Batch) -> Minibatch:
+        """The signals of the coming step's ``batch``, measured once. Collective."""
+        found, self._measured = self._measured, None
+        if found is not None:
+            # An evaluation leaves FSDP2's weights gathered.
+            reshard(self.strategy.network)
+            return found
+        return self._minibatch(*batch.whole())
+
+    def _coming(self, minibatch: Minibatch, lr: float) -> tuple[Minibatch, StepTaken]:
+        """``minibatch`` and the step that comes."""
         velocity = self.strategy.velocity_rows(minibatch.partition)
         return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
+
+    def _minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
+        """Samples that every rank has."""
+        chunk = self.config.diagnostics.chunk
+        return Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk, whole=True)
 
     def train_loss(self) -> float | None:
         """Mean loss over all training samples; None for a stream. Collective."""

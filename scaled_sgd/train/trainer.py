@@ -7,8 +7,10 @@ from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.core.errors import LostError, printable
+from scaled_sgd.core.smooth import Smooth
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
+from scaled_sgd.parallel import threads
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
 from scaled_sgd.parallel.exchange import described
 from scaled_sgd.runs import rows
@@ -46,15 +48,16 @@ class Trainer:
     Args:
         config: a checked configuration.
         accelerator: the world to run in (see :func:`scaled_sgd.train.accelerator.create_accelerator`).
+        source: data in memory, in place of ``data.source``.
 
     Raises:
         UserError: the data, the metrics, the trackers or the run directory do not fit.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, *, source: Any = None) -> None:
         self.accelerator = accelerator
-        quiet = accelerator.process_index > 0
-        data = on_every_rank(lambda: load_data(config.data, seed=config.run.seed, quiet=quiet))
+        quiet, seed = accelerator.process_index > 0, config.run.seed
+        data = on_every_rank(lambda: load_data(config.data, seed=seed, quiet=quiet, source=source))
         asked = config.optim.update
         self.config = config = resolve(config, data, world_of(accelerator))
         # Stored as asked: another strategy that takes the run up may have no fused steps.
@@ -85,6 +88,11 @@ class Trainer:
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
         self._record.say(f"data: {data.describe()}")
+        network = self.strategy.network
+        if isinstance(network.activation, Smooth) and network.depth > 1:
+            self._record.say(f"model.activation: {network.activation.describe(network.depth - 1)}")
+        for note in data.notes:
+            self._record.say(printable(note))
         if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:
             self._record.say(
                 f"warning: optim.lr: {config.optim.lr:g} is far above usual rates of "
@@ -99,6 +107,9 @@ class Trainer:
             self._record.say(printable(f"warning: {warning}"))
         for line in sizes_cut(config, data):
             self._record.say(line)
+        if accelerator.is_main_process and accelerator.device.type == "cpu":
+            told = threads.advice(self.strategy.network.widths, config.optim.batch)
+            self._record.say(told) if told else None
         self._saver = Saver(
             config,
             data,

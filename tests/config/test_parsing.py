@@ -122,3 +122,13 @@ def test_a_message_shows_the_beginning_of_a_long_value():
     with pytest.raises(UserError, match=r"^optim.lr: .*… does not fit") as caught:
         parse([f"--optim.lr={'x' * 20000}"])
     assert len(str(caught.value)) < 1000
+
+
+def test_no_is_text_where_a_key_takes_text(tmp_path):
+    file = tmp_path / "run.yaml"
+    data = "data: {source: rows.csv, standardize: yes, constant: off, split: on}\n"
+    file.write_text(f"run: {{precision: no, resume: no}}\n{data}")
+    config = parse([f"--config={file}"])
+    assert (config.run.precision, config.run.resume, config.data.split) == ("no", "no", "on")
+    assert (config.data.standardize, config.data.constant) == (True, False)
+    assert load_plain("{no: [off, true, False]}") == {"no": ["off", True, False]}

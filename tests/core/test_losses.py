@@ -1,11 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad, hessian, jacfwd
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import check_targets, get_loss
+from tests.examples import examples
 
 NAMES = ["cross_entropy", "mse"]
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(0, 10**6))
@@ -27,7 +28,7 @@ def reference(name, f, y):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12)
+@examples(6)
 @given(shapes)
 def test_derivatives_agree_with_autograd(name, shape):
     f, u, y = problem(name, *shape)

@@ -20,6 +20,12 @@ def load(source: Path | str, seed: int = 0, **options: Any) -> Data:
     return load_data(DataConfig(source=str(source), **options), seed=seed)
 
 
+def plain(source: Path | str, seed: int = 0, **options: Any) -> Data:
+    """Numbers and targets as they stand in the source, but for the norm of rows."""
+    numbers = {"standardize": False, "constant": False, "standardize_target": False, "missing": "refuse"}
+    return load(source, seed, **numbers | {"categories": 0, "codes": "number"} | options)
+
+
 def saved(folder: Path, columns: dict[str, list[Any]], features: dict[str, Any] | None = None) -> Path:
     rows = datasets.Dataset.from_dict(columns, features=features and datasets.Features(features))
     rows.save_to_disk(str(folder))

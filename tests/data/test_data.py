@@ -25,7 +25,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Batch, Data, Resident, Stream, load_data, rank_rows
 from scaled_sgd.data.hub import hub_is_reachable
 from scaled_sgd.data.loading import read_digits
-from tests.data.sources import every_row, load, parquet, png, refusal, saved, table, unit
+from tests.data.sources import every_row, parquet, png, refusal, saved, table, unit
+from tests.data.sources import plain as load
 
 Batches = Callable[..., Iterator[Batch]]
 
@@ -46,7 +47,8 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
 def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not found:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    for mine, theirs in zip(read_digits(), load_digits(return_X_y=True), strict=True):
+    read = read_digits.__wrapped__
+    for mine, theirs in zip(read(), load_digits(return_X_y=True), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 

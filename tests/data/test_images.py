@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from scaled_sgd.data import Data, Resident
-from tests.data.sources import load, refusal, unit
+from tests.data.sources import plain as load
+from tests.data.sources import refusal, unit
 
 Pixels = np.ndarray[Any, Any]
 DRAW = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.metrics import load_metrics
 
-ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
+ALLOWED = "allowed: accuracy, mse, r2, a local script or a module on the hub"
 SCRIPT = """\
 import datasets
 import evaluate
@@ -78,7 +78,7 @@ def test_results_are_the_same_without_evaluate() -> None:
     assert done.stdout.splitlines() == [
         "{'accuracy': 0.75}",
         "{'mse': 1.0}",
-        "run.metrics: 'f1' needs the package 'evaluate'; allowed without it: accuracy, mse",
+        "run.metrics: 'f1' needs the package 'evaluate'; allowed without it: accuracy, mse, r2",
     ]
 
 

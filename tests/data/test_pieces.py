@@ -15,7 +15,8 @@ from scaled_sgd.data import Data, Resident, Stream, csv_types
 from scaled_sgd.data.columns import find_columns
 from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.data.files import digest
-from tests.data.sources import load, parquet, refusal, table
+from tests.data.sources import parquet, refusal, table
+from tests.data.sources import plain as load
 
 Codes = list[Any]
 

@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from tests.oracles import Problem, make_problem
 
-activations = st.sampled_from(["relu", "abs", (0.3, 0.8), (-0.6, 0.5), (0.9, 0.2), (0.5, -0.5)])
+activations = st.sampled_from(
+    ["relu", "abs", (0.3, 0.8), (-0.6, 0.5), (0.9, 0.2), (0.5, -0.5), "tanh", "gelu", "softplus", "swish"]
+)
 losses = st.sampled_from(["cross_entropy", "mse"])
 
 

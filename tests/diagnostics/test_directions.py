@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
@@ -16,6 +16,7 @@ from scaled_sgd.diagnostics import Minibatch, taylor_coefficients
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.steps.direction import Direction
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, make_problem, mean_loss, parameters
 
 
@@ -79,7 +80,7 @@ def assert_series(problem: Problem, u: list[Tensor], **options: object) -> None:
 
 
 @given(problem=problems(), seed=seeds(), some_scalar=st.booleans())
-@settings(max_examples=30, deadline=None)
+@examples(10)
 def test_matrices_give_the_terms_of_automatic_differentiation(
     problem: Problem, seed: int, some_scalar: bool
 ) -> None:
@@ -105,7 +106,7 @@ def test_rules_of_gradients_give_the_terms_along_their_own_step(
 
 
 @given(problem=problems(), seed=seeds(), chunk_size=st.sampled_from([None, 3]))
-@settings(max_examples=30, deadline=None)
+@examples(10)
 def test_dense_tensors_give_the_terms_of_automatic_differentiation(
     problem: Problem, seed: int, chunk_size: int | None
 ) -> None:
@@ -126,7 +127,7 @@ def test_numbers_are_scales(chunk_size: int | None) -> None:
 
 
 @given(problem=problems(), seed=seeds(), some_scalar=st.booleans())
-@settings(max_examples=30, deadline=None)
+@examples(10)
 def test_norms_are_those_of_the_updates_that_are_not_formed(
     problem: Problem, seed: int, some_scalar: bool
 ) -> None:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scaled_sgd.core.errors import UserError
@@ -13,11 +13,12 @@ from scaled_sgd.diagnostics import (
     kernel_drift,
 )
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, gradients, make_problem
 
 
 @given(n=st.integers(1, 9), m=st.integers(1, 9), seed=seeds())
-@settings(max_examples=40)
+@examples(12)
 def test_ranks_follow_from_singular_values(n: int, m: int, seed: int) -> None:
     H = torch.randn(n, m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     squares = torch.linalg.svdvals(H).square()
@@ -44,7 +45,7 @@ def test_bfloat16_features_are_accumulated_wider() -> None:
 
 
 @given(problem=problems(max_samples=9), chunk_size=st.sampled_from([None, 2]))
-@settings(max_examples=40)
+@examples(12)
 def test_gradient_soft_ranks_follow_from_gradients_and_signals(
     problem: Problem, chunk_size: int | None
 ) -> None:

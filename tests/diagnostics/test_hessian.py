@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import HessianSpace, Minibatch, hessian_vector_product
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
 
 
@@ -24,14 +25,14 @@ def product(problem: Problem, vectors: list[Tensor], **options: object) -> Tenso
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=60)
+@examples(20)
 def test_product_is_that_of_the_full_hessian(problem: Problem, seed: int) -> None:
     V = random_vectors(problem, seed)
     torch.testing.assert_close(product(problem, V), full_hessian(problem) @ to_flat(V), rtol=1e-9, atol=1e-11)
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=20)
+@examples(8)
 def test_scales_precondition_from_both_sides(problem: Problem, seed: int) -> None:
     xi = torch.rand(problem.model.depth, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     V = random_vectors(problem, seed)
@@ -40,7 +41,7 @@ def test_scales_precondition_from_both_sides(problem: Problem, seed: int) -> Non
 
 
 @given(problem=problems(max_samples=9), seed=seeds(), chunk_size=st.integers(1, 9))
-@settings(max_examples=20)
+@examples(8)
 def test_chunks_do_not_change_the_product(problem: Problem, seed: int, chunk_size: int) -> None:
     V = random_vectors(problem, seed)
     torch.testing.assert_close(
@@ -49,7 +50,7 @@ def test_chunks_do_not_change_the_product(problem: Problem, seed: int, chunk_siz
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=20)
+@examples(8)
 def test_the_product_is_symmetric_and_blind_to_the_order_of_samples(problem: Problem, seed: int) -> None:
     V, W = random_vectors(problem, seed), random_vectors(problem, seed + 1)
     HV, HW = product(problem, V), product(problem, W)
@@ -60,7 +61,7 @@ def test_the_product_is_symmetric_and_blind_to_the_order_of_samples(problem: Pro
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=40)
+@examples(10)
 def test_factors_carry_inner_products_and_products_exactly(problem: Problem, seed: int) -> None:
     batch = Minibatch(problem.model, problem.x, problem.y, loss=problem.loss)
     xi = torch.rand(problem.model.depth, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

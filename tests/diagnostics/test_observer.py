@@ -220,7 +220,12 @@ def test_a_run_takes_a_quantity_from_outside_by_name(tmp_path, monkeypatch, caps
 
 
 def test_rows_have_the_columns_that_the_registry_names():
-    _, (row,) = observed(DiagnosticsConfig(every=1, k=2))
+    model, x, y = problem()
+    config = DiagnosticsConfig(every=1, k=2, quantities=list(QUANTITIES))
+    observer = Observer(config, model, x, y, loss="cross_entropy", probe_is_all=True)
+    batch = Minibatch(model, x, y, loss="cross_entropy")
+    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.5)
+    row = observer.measure(batch, taken, lambda number: batch)
     named = {column.name for entry in QUANTITIES.entries for column in entry.columns}
     nested = (f"{key}.{name}" for key, value in row.items() if isinstance(value, dict) for name in value)
     assert {*nested, *(key for key in row if not isinstance(row[key], dict))} == named

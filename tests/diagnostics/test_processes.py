@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from scaled_sgd.config import DiagnosticsConfig, flat
 from scaled_sgd.diagnostics import (
+    block_sharpness,
     gradient_soft_ranks,
     hessian_trace,
     hessian_vector_product,
@@ -41,16 +42,19 @@ CASES = {
         ("columnwise", "cross_entropy"),
         ("rowwise", "mse"),
         ("replicated", "cross_entropy"),
+        ("replica", "mse, gelu"),
+        ("fsdp2", "cross_entropy, tanh"),
     ],
     (9, 0): [("replica", "mse"), ("fsdp2", "cross_entropy")],
-    (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse")],
+    (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse"), ("fsdp2", "mse, gelu")],
 }
-"""Local samples by rank: layouts of the weights with a loss."""
+"""Local samples by rank: layouts of the weights with a loss, and an activation if it is smooth."""
 
 
-def problem(loss: str) -> Problem:
+def problem(case: str) -> Problem:
+    loss, _, name = case.partition(", ")
     return make_problem(
-        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=(0.3, 0.8)
+        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=name or (0.3, 0.8)
     )
 
 
@@ -74,7 +78,8 @@ def whole(t: Tensor) -> Tensor:
     return t.full_tensor() if isinstance(t, DTensor) else t
 
 
-def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Tensor]) -> dict[str, Tensor]:
+def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[Tensor]) -> dict[str, Tensor]:
+    loss = p.loss
     t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
     chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)
     products = hessian_vector_product(model, x, y, vectors, loss=loss, scales="gain")
@@ -92,7 +97,9 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         "along own rows": along(model, x, y, loss, own_rows(model, vectors)),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
-        "observed": observed(model, loss),
+        "observed": observed(model, p.x, p.y, loss),
+        "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
+        **laboratory(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -103,6 +110,11 @@ def diagnose(model: nn.Module, x: Tensor, y: Tensor, loss: str, vectors: list[Te
         found[f"eigenvector, {space}"] = torch.cat(
             [partition.gather(V.T, k).reshape(-1) for k, V in rows]
         ).abs()
+        for part in ("gauss_newton", "feature"):
+            top = sharpness(
+                model, x, y, loss=loss, scales="gain", part=part, space=space, tolerance=1e-8, basis=8
+            )
+            found[f"{part}, {space}"] = top.values
     return found
 
 
@@ -122,10 +134,9 @@ def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, 
     return torch.stack([t.c0, t.c1, t.c2, t.c3])
 
 
-def observed(model: nn.Module, loss: str) -> Tensor:
+def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     """What a run measures before a step with momentum and decay, as one vector."""
     config = DiagnosticsConfig(every=1, sharpness=False)
-    x, y = problem(loss).x, problem(loss).y
     observer = Observer(config, model, x, y, loss=loss, say=lambda line: None)
     batch = Minibatch(model, x, y, loss=loss, whole=True)
     first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
@@ -140,6 +151,28 @@ def observed(model: nn.Module, loss: str) -> Tensor:
     taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=velocity)
     row = flat(observer.measure(batch, taken))
     return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
+
+
+def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
+    """What a run measures of parts, blocks and fresh minibatches."""
+    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace"]
+    config = DiagnosticsConfig(
+        every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
+    )
+    p = problem(loss)
+    observer = Observer(config, model, p.x, p.y, loss=loss, probe_is_all=True)
+
+    def fresh(number: int) -> Minibatch:
+        rows = slice(number, number + 5)
+        return Minibatch(model, p.x[rows], p.y[rows], loss=loss, whole=True, chunk_size=5 - number)
+
+    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
+    row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
+    shares = torch.tensor(row.pop("top_vector_shares"))
+    spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
+    shares = torch.cat([shares, torch.tensor(spans[:2])])
+    numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
+    return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:
@@ -157,7 +190,7 @@ def diagnose_layout(layout: str, loss: str, sizes: tuple[int, ...]) -> dict[str,
     rank = dist.get_rank() if dist.is_initialized() else 0
     x, y = p.x.split(list(sizes))[rank], p.y.split(list(sizes))[rank]
     vectors = vectors_like(model, list(p.model.parameters()))
-    return diagnose(model, x, y, loss, vectors)
+    return diagnose(model, p, x, y, vectors)
 
 
 def diagnose_all(sizes: tuple[int, ...]) -> dict[tuple[str, str], dict[str, Tensor]]:
@@ -176,7 +209,12 @@ def together(sizes: tuple[int, ...]) -> list[dict[tuple[str, str], dict[str, Ten
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sizes", "layout", "loss"), [(sizes, *case) for sizes, cases in CASES.items() for case in cases]
+    ("sizes", "layout", "loss"),
+    [
+        pytest.param(sizes, *case, marks=[pytest.mark.full] if len(sizes) > 2 else [])
+        for sizes, cases in CASES.items()
+        for case in cases
+    ],
 )
 def test_diagnostics_do_not_depend_on_processes_or_layout(
     sizes: tuple[int, ...], layout: str, loss: str

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import sharpness
 from scaled_sgd.diagnostics.algorithms.lanczos import lanczos
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, full_hessian, make_problem, to_flat
 
 
@@ -84,7 +85,7 @@ def test_max_iterations_counts_products_and_stops_honestly() -> None:
 
 
 @given(problem=problems(max_depth=4, max_samples=8), seed=seeds())
-@settings(max_examples=25)
+@examples(8)
 def test_all_spaces_find_the_top_eigenpairs_of_the_full_hessian(problem: Problem, seed: int) -> None:
     assume(not (problem.loss == "cross_entropy" and problem.model.widths[-1] == 1))
     generator = torch.Generator().manual_seed(seed)

@@ -13,10 +13,12 @@ from scaled_sgd import DepthwiseScaling, ScaledSGD
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.directions import update_rows
+from scaled_sgd.diagnostics.gates import gates_flipped
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.steps.direction import Direction
+from tests.examples import pairwise
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters
 
 OPTIMIZERS = [
@@ -90,10 +92,10 @@ def test_terms_are_the_derivatives_along_the_step(
         torch.testing.assert_close(value * unit**power, reference, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("factor", [None, 0.3])
-@pytest.mark.parametrize("rule", ["none", "norm", "gain", "kernel"])
-@pytest.mark.parametrize("options", [{}, *OPTIMIZERS])
-@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize(
+    ("folds", "options", "rule", "factor"),
+    pairwise([False, True], [{}, *OPTIMIZERS], ["none", "norm", "gain", "kernel"], [None, 0.3]),
+)
 def test_the_direction_of_the_terms_is_that_of_the_optimizers_step(
     folds: bool, options: dict[str, float], rule: str, factor: float | None
 ) -> None:
@@ -216,3 +218,42 @@ def test_a_step_uphill_has_no_directional_edge_ratio() -> None:
         assert row["taylor"]["c1"] > 0
         assert row["directional_edge_ratio"] is None
     assert said == ["directional_edge_ratio: null where not c1 < 0 < c2, where the step has no edge"]
+
+
+def hidden_signs(problem: Problem) -> list[Tensor]:
+    h, signs = problem.x, []
+    for layer in problem.model.scaled_layers[:-1]:
+        z = layer(h)
+        signs.append(z > 0)
+        h = problem.model.apply_activation(z)
+    return signs
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize("activation", ["relu", "abs", (0.3, 0.8), (0.5, -0.5)])
+@pytest.mark.parametrize("options", [{}, *OPTIMIZERS])
+def test_gates_flipped_is_the_share_of_signs_that_the_step_changes(
+    options: dict[str, float], activation: Any, chunk_size: int | None
+) -> None:
+    problem, optimizer = underway(options, activation=activation)
+    taken = coming(problem, optimizer, options, 2.0, 1.0)
+    batch = minibatch(problem, chunk_size)
+    found = gates_flipped(batch, taken.along(batch), taken.rate)
+    before = hidden_signs(problem)
+    optimizer.param_groups[0]["lr"] = 2.0
+    step(problem, optimizer)
+    wanted = [float((a != b).double().mean()) for a, b in zip(before, hidden_signs(problem), strict=True)]
+    assert found is not None
+    assert any(wanted)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_straight_lines_have_no_kinks_to_cross_and_smooth_activations_none_at_all() -> None:
+    for activation, expected in (("linear", [0.0, 0.0, 0.0]), ("tanh", None)):
+        problem, _ = underway({}, activation=activation)
+        said: list[str] = []
+        config = DiagnosticsConfig(every=1, sharpness=False, ranks=False)
+        observer = Observer(config, problem.model, problem.x, problem.y, loss=problem.loss, say=said.append)
+        row = observer.measure(minibatch(problem), StepTaken(Direction(torch.ones(4).double()), 1.0))
+        assert row["gates_flipped"] == expected
+        assert ("gates_flipped: null, for a smooth activation has no kink" in said) == (expected is None)

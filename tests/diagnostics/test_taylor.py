@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from scaled_sgd.core.errors import UserError
@@ -10,6 +10,7 @@ from scaled_sgd.diagnostics.jets import output_jets
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.signals import run_signals
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, gradients, make_problem, mean_loss, parameters, taylor_series
 
 
@@ -24,7 +25,7 @@ def assert_equal_series(problem: Problem, found: list[torch.Tensor], wanted: lis
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=60, deadline=None)
+@examples(20)
 def test_coefficients_are_those_of_automatic_differentiation(problem: Problem, seed: int) -> None:
     xi = random_scales(problem.model.depth, seed)
     t = taylor_coefficients(problem.model, problem.x, problem.y, loss=problem.loss, scales=xi)
@@ -34,7 +35,7 @@ def test_coefficients_are_those_of_automatic_differentiation(problem: Problem, s
 
 
 @given(problem=problems(max_samples=9), seed=seeds(), chunk_size=st.integers(1, 9))
-@settings(max_examples=25, deadline=None)
+@examples(10)
 def test_chunks_do_not_change_coefficients(problem: Problem, seed: int, chunk_size: int) -> None:
     xi = random_scales(problem.model.depth, seed)
     whole, parts = (
@@ -68,7 +69,7 @@ def test_small_layers_form_their_update_and_large_ones_do_not() -> None:
 
 
 @given(problem=problems())
-@settings(max_examples=20, deadline=None)
+@examples(8)
 def test_c1_is_minus_the_scaled_square_norm_and_c2_half_the_quadratic_form(problem: Problem) -> None:
     xi = random_scales(problem.model.depth, 3)
     t = taylor_coefficients(problem.model, problem.x, problem.y, loss=problem.loss, scales=xi, order=2)

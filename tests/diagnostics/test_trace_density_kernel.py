@@ -1,10 +1,11 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import hessian_trace, spectral_density, tangent_kernel, top_eigenvalues
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples
 from tests.oracles import Problem, full_hessian, make_problem, output_jacobian
 
 
@@ -14,7 +15,7 @@ def random_scales(problem: Problem, seed: int) -> torch.Tensor:
 
 
 @given(problem=problems(), seed=seeds())
-@settings(max_examples=40)
+@examples(12)
 def test_trace_is_that_of_the_full_hessian_layer_by_layer(problem: Problem, seed: int) -> None:
     xi = random_scales(problem, seed)
     found = hessian_trace(problem.model, problem.x, problem.y, loss=problem.loss, scales=xi)
@@ -24,14 +25,28 @@ def test_trace_is_that_of_the_full_hessian_layer_by_layer(problem: Problem, seed
     assert float(found.standard_error) == 0
 
 
-def test_chunks_do_not_change_the_trace() -> None:
-    p = make_problem(samples=7)
+def test_wide_layers_of_a_smooth_network_have_an_unbiased_estimate_of_their_trace() -> None:
+    """The mean over seeds is within four of its own standard errors, which are those that are stated."""
+    p = make_problem(activation="tanh", samples=3, loss="mse", base_width=7)
+    truth = full_hessian(p).trace()
+    found = [hessian_trace(p.model, p.x, p.y, loss=p.loss, probes=6, seed=seed) for seed in range(60)]
+    values = torch.stack([trace.value for trace in found])
+    error = values.std() / 60**0.5
+    stated = torch.stack([trace.standard_error for trace in found]).square().mean().sqrt()
+    assert float((values.mean() - truth).abs()) < 4 * float(error)
+    assert float(stated) == pytest.approx(float(values.std()), rel=0.4)
+    assert float(stated) > 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_chunks_do_not_change_the_trace(activation: str) -> None:
+    p = make_problem(samples=7, activation=activation)
     whole, parts = (hessian_trace(p.model, p.x, p.y, loss=p.loss, chunk_size=c).value for c in (None, 3))
     torch.testing.assert_close(parts, whole)
 
 
 @given(problem=problems(max_samples=6), seed=seeds())
-@settings(max_examples=25)
+@examples(10)
 def test_tangent_kernel_is_the_jacobians_gram_matrix(problem: Problem, seed: int) -> None:
     xi = random_scales(problem, seed)
     J = output_jacobian(problem)

@@ -82,6 +82,7 @@ def test_a_launch_file_trains_as_one_process_does(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_a_launched_strategy_is_not_replaced_by_another(tmp_path):
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     options = ("--config_file", "configs/accelerate/fsdp2.yaml")

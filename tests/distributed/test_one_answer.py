@@ -18,11 +18,11 @@ from tests.training import Finished, figures, run_all
 pytestmark = pytest.mark.slow
 
 BASE = (
-    "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=20", "--optim.batch_size=331",
-    "--run.log_every=1", "--run.eval_every=10", "--diagnostics.every=10", "--diagnostics.samples=23",
+    "--model.depth=4", "--model.base_width=5", "--optim.lr=1", "--optim.steps=12", "--optim.batch_size=331",
+    "--run.log_every=1", "--run.eval_every=6", "--diagnostics.every=6", "--diagnostics.samples=23",
     "--diagnostics.tolerance=1e-2", "--optim.schedule=cosine",
 )  # fmt: skip
-"""Four epochs with ragged minibatches, diagnosed at the start and half way.
+"""Two epochs and two steps, ragged minibatches among them, diagnosed at the start and half way.
 
 Sharpness to the last digit, in every layout, is the claim of tests/diagnostics/test_processes.py.
 """
@@ -41,6 +41,7 @@ FEATURES = {
         "--optim.update=fused", "--scaling.rule=spectral", "--optim.momentum=0.9", "--optim.lr=0.1",
         "--optim.batch_size=40", "--diagnostics.sharpness=false",
     ),
+    "smooth": ("--optim.update=fused", "--model.activation=gelu"),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
 }  # fmt: skip
 EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
@@ -48,8 +49,10 @@ ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else
 TOLERANCE = {"float64": 1e-12, "spectral": 1e-10, "float32": 1e-5, "bf16": 3e-2}
 """Relative to the largest number of a figure."""
 SAMPLED = ("plain", "fused")
-"""Features that are tried on every number of processes without ZeRO; all others on 2, and on all in
-``make full``."""
+"""Features that are tried on every number of processes without ZeRO; all others on 2 by the strategies of
+one dimension, and by all on all in ``make full``."""
+OF_ZERO = {"zero1": ("plain", "bf16"), "zero2": ("plain", "recompute"), "zero3": ("plain", "all")}
+"""Each stage and each feature, on 2 processes."""
 
 
 CASES = [
@@ -57,13 +60,15 @@ CASES = [
     for strategy in (*EXACT, *ZERO)
     for processes in (1, 2, 4)
     for feature in FEATURES
-    if not (strategy in ZERO and feature in ("fused", "spectral"))
+    if not (strategy in ZERO and feature in ("fused", "spectral", "smooth"))
 ]
 """ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
 
 
 def sampled(strategy: str, processes: int, feature: str) -> bool:
-    return processes == 2 or (feature in SAMPLED and strategy in EXACT)
+    if strategy in ZERO:
+        return processes == 2 and feature in OF_ZERO[strategy]
+    return feature in SAMPLED or (processes == 2 and strategy != "fsdp2+tensor")
 
 
 def marked(cases: list[tuple[str, int, str]]) -> list[Any]:

@@ -102,8 +102,11 @@ CASES: list[tuple[Callable[[], object], str]] = [
         "in_features: 10000000000 is not usable; allowed: integers from 1 to 2147483647",
     ),
     (
-        lambda: network(activation="gelu"),
-        "activation: 'gelu' is unknown; allowed: relu, abs, linear or two numbers [a, b]",
+        lambda: network(activation="sine"),
+        (
+            "activation: 'sine' is unknown; allowed: relu, abs, linear, tanh, gelu, softplus, swish or two "
+            "numbers [a, b]"
+        ),
     ),
     (
         lambda: network(activation=(0, 0)),

@@ -65,22 +65,29 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: 'sine' is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
+        ),
+        ("--model.activation=sine",),
+    ),
+    Row(
+        (
+            "model.activation: [0.0, 0.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[0,0]",),
     ),
     Row(
         (
-            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: [nan, 1.0] is not usable; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[.nan,1]",),
     ),
     Row(
         (
-            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: '[1, 2, 3]' does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--model.activation=[1,2,3]",),
     ),
@@ -120,10 +127,14 @@ IMPOSSIBLE = [
     ),
     Row(
         (
-            "data.eval_split: 'test' is not usable; allowed: null with data.source digits "
+            "data.eval_split: 'test' is not usable; allowed: auto, null with data.source digits "
             "(it has one split; data.eval_fraction of it is held out)"
         ),
         ("--data.eval_split=test",),
+    ),
+    Row(
+        "data.separator: 'ab' is not usable; allowed: one character, such as ;, or null",
+        ("--data.separator=ab",),
     ),
     Row(
         "data.eval_fraction: nan is not usable; allowed: numbers between 0 and 1",
@@ -243,17 +254,20 @@ IMPOSSIBLE = [
     ),
     Row("run.metrics: 'mse' is for regression; allowed: metrics of classification", ("--run.metrics=[mse]",)),
     Row(
-        ("run.metrics: no script 'gone.py'; allowed: accuracy, mse, a local script or a module on the hub"),
+        (
+            "run.metrics: no script 'gone.py'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--run.metrics=[gone.py]",),
     ),
     Row(
-        "run.metrics: no script ''; allowed: accuracy, mse, a local script or a module on the hub",
+        "run.metrics: no script ''; allowed: accuracy, mse, r2, a local script or a module on the hub",
         ("--run.metrics=['']",),
     ),
     Row(
         (
             "run.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without it: accuracy, "
-            "mse and a local script"
+            "mse, r2 and a local script"
         ),
         ("--run.metrics=[f1]",),
     ),
@@ -468,8 +482,8 @@ FILES = [
     ),
     Row(
         (
-            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, or two "
-            "finite numbers [a, b], one of them not 0"
+            "model.activation: \"[1, 'x']\" does not fit; allowed: relu, abs, linear, tanh, gelu, "
+            "softplus, swish, or two finite numbers [a, b], one of them not 0"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {activation: [1, x]}"},
@@ -522,7 +536,10 @@ FILES = [
         {"c.yaml": 'data: {source: "./a\\0b"}'},
     ),
     Row(
-        ("run.metrics: no script './a\\x00b'; allowed: accuracy, mse, a local script or a module on the hub"),
+        (
+            "run.metrics: no script './a\\x00b'; allowed: accuracy, mse, r2, a local script or a module on "
+            "the hub"
+        ),
         ("--config=c.yaml",),
         {"c.yaml": 'run: {metrics: ["./a\\0b"]}'},
     ),
@@ -750,7 +767,9 @@ def test_another_type_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -
         value, files = "[1, 2]", {"c.yaml": f"{group}: {{{leaf}: [1, 2]}}"}
         row = Row("", ("--config=c.yaml",), files)
     else:
-        value, row = "banana", Row("", (f"--{name}=banana",))
+        # An activation may be text, of which only the names are allowed, or a list.
+        value = "3" if name == "model.activation" else "banana"
+        row = Row("", (f"--{name}={value}",))
     message = f"{name}: {value!r} does not fit; allowed: {KEYS[name].allowed}"
     assert_refused(Row(message, row.arguments, row.files), capfd)
 
@@ -772,14 +791,18 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
     assert_refused(row, capfd)
 
 
+COMMANDS = "train, predict, evaluate, runs, export, study, doctor, launch-files"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "command: 'fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
-        (["--fly"], "command: '--fly' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
-        (["Train"], "command: 'Train' is unknown; allowed: train, predict, evaluate, runs, study, doctor"),
+        (["fly"], "command: 'fly' is unknown; allowed: " + COMMANDS),
+        (["--fly"], "command: '--fly' is unknown; allowed: " + COMMANDS),
+        (["Train"], "command: 'Train' is unknown; allowed: " + COMMANDS),
         (["train", "--model.deph=1"], "model.deph: unknown key; did you mean model.depth?"),
         (["train", "--run.processes=0"], "run.processes: 0 is not usable; allowed: integers from 1, or null"),
+        (["launch-files"], "launch-files: allowed: one folder"),
         (["doctor", "--processes=0"], "processes: 0 is not usable; allowed: integers from 1"),
         (
             ["doctor", "--colour"],

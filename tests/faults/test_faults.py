@@ -5,16 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.train.main import main
 from tests.launching import PATIENCE, environment, wait_until
+from tests.processes import context, ready
 
 pytestmark = pytest.mark.slow
+
+Run = TypeVar("Run", "subprocess.Popen[str]", "Copy")
 
 LONG = (
     "--model.depth=3", "--model.base_width=4", "--optim.lr=1", "--optim.steps=1000000000", "--run.name=run",
@@ -23,12 +28,35 @@ LONG = (
 )  # fmt: skip
 
 
-@contextmanager
-def running(folder: Path, processes: int, *extra: str) -> Iterator["subprocess.Popen[str]"]:
-    """A run that has saved at least once; whatever is left of it is killed at the end."""
+class Copy:
+    """A run of one process, started as a copy of one that has imported everything; used like a ``Popen``."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        ready()
+        self._process = context.Process(target=train_in, args=(folder, arguments))
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        code: int | None = self._process.exitcode
+        return code
+
+    def wait(self) -> None:
+        self._process.join()
+
+
+def train_in(folder: Path, arguments: Sequence[str]) -> None:
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open("errors.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os._exit(main([*arguments]))
+
+
+def started(folder: Path, processes: int, *extra: str) -> "subprocess.Popen[str]":
+    """As users start one."""
     command = [sys.executable, "-m", "scaled_sgd.cli", "train", *LONG, f"--run.processes={processes}", *extra]
     with open(folder / "errors.txt", "a") as errors:
-        run = subprocess.Popen(
+        return subprocess.Popen(
             command,
             cwd=folder,
             env=environment(),
@@ -37,6 +65,11 @@ def running(folder: Path, processes: int, *extra: str) -> Iterator["subprocess.P
             text=True,
             start_new_session=True,
         )
+
+
+@contextmanager
+def running(folder: Path, run: Run) -> Iterator[Run]:
+    """The run once it has saved; whatever is left of it is killed at the end."""
     try:
         wait_for(run, folder, lambda: list((folder / "runs/run/checkpoints").glob("step-*")))
         yield run
@@ -47,7 +80,7 @@ def running(folder: Path, processes: int, *extra: str) -> Iterator["subprocess.P
         run.wait()
 
 
-def wait_for(run: "subprocess.Popen[str]", folder: Path, reached: Callable[[], object]) -> None:
+def wait_for(run: "subprocess.Popen[str] | Copy", folder: Path, reached: Callable[[], object]) -> None:
     """Return once ``reached()``; the run, which cannot end by itself, goes on meanwhile."""
 
     def look() -> bool:
@@ -81,10 +114,10 @@ def steps(folder: Path) -> list[int]:
     return [row["step"] for row in read_metrics(folder / "runs/run/metrics.jsonl")]
 
 
-def assert_goes_on(folder: Path, processes: int) -> None:
-    """The run can be resumed, from where it was saved, and logs every step once."""
+def assert_goes_on(folder: Path) -> None:
+    """The run can be resumed, by one process, from where it was saved, and logs every step once."""
     (folder / "errors.txt").unlink()
-    with running(folder, processes) as run:
+    with running(folder, Copy(folder, LONG)) as run:
         before = len(steps(folder))
         wait_for(run, folder, lambda: len(steps(folder)) > before)
     assert "resumed: runs/run/checkpoints/step-" in (folder / "errors.txt").read_text()
@@ -94,28 +127,28 @@ def assert_goes_on(folder: Path, processes: int) -> None:
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.full)])
 def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
-    with running(tmp_path, 2) as run:
+    with running(tmp_path, started(tmp_path, 2)) as run:
         os.kill(children(run.pid)[rank], signal.SIGKILL)
         assert run.wait(timeout=PATIENCE) == 137
     name = f"error: launch: process {rank} was ended by SIGKILL, and the others with it"
     assert errors(tmp_path) == [name]
     assert "Traceback" not in (tmp_path / "errors.txt").read_text()
-    assert_goes_on(tmp_path, 2)
+    assert_goes_on(tmp_path)
 
 
 def test_ranks_save_and_end_when_their_launcher_is_killed(tmp_path):
-    with running(tmp_path, 2) as run:
+    with running(tmp_path, started(tmp_path, 2)) as run:
         ranks = children(run.pid)
         run.kill()
         run.wait()
         wait_until(lambda: not any(map(is_running, ranks)), what="the ranks to end")
     assert "interrupted: SIGTERM after step " in (tmp_path / "errors.txt").read_text()
-    assert_goes_on(tmp_path, 2)
+    assert_goes_on(tmp_path)
 
 
 @pytest.mark.full
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_path):
-    with running(tmp_path, 2, "--run.timeout_seconds=5") as run:
+    with running(tmp_path, started(tmp_path, 2, "--run.timeout_seconds=5")) as run:
         os.kill(children(run.pid)[1], signal.SIGSTOP)
         # The launcher gives the process that hangs half a minute to end by itself.
         assert run.wait(timeout=PATIENCE) == 4, (tmp_path / "errors.txt").read_text()
@@ -136,7 +169,8 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
     ],
 )
 def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, status, tmp_path):
-    with running(tmp_path, processes, "--checkpoint.every_steps=null", "--checkpoint.keep_steps=[1]") as run:
+    once = ("--checkpoint.every_steps=null", "--checkpoint.keep_steps=[1]")
+    with running(tmp_path, started(tmp_path, processes, *once)) as run:
         workers = children(run.pid) if processes > 1 else [run.pid]
         if number == signal.SIGUSR1:
             for worker in workers:
@@ -153,22 +187,19 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
         "--run.name run --run.resume auto resumes it"
     )
     assert "Traceback" not in text
+    assert "death signal" not in text
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     assert (summary["status"], summary["step"]) == ("interrupted", step)
 
 
-def test_a_second_process_on_a_run_directory_is_refused(tmp_path):
-    with running(tmp_path, 1) as run:
-        second = subprocess.run(
-            [sys.executable, "-m", "scaled_sgd.train", *LONG],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert second.returncode == 2
-        assert second.stderr.splitlines()[-1].startswith(
-            f"error: run.name: 'runs/run' is in use by process {run.pid} on "
+@pytest.mark.usefixtures("fresh_world")
+def test_a_second_process_on_a_run_directory_is_refused(tmp_path, capsys):
+    with running(tmp_path, Copy(tmp_path, LONG)) as run:
+        assert main([*LONG]) == 2
+        assert (
+            capsys.readouterr()
+            .err.splitlines()[-1]
+            .startswith(f"error: run.name: 'runs/run' is in use by process {run.pid} on ")
         )
         assert run.poll() is None
 
@@ -182,7 +213,9 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_
     if mounted.returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        with running(tmp_path, processes, "--checkpoint.keep=1") as run:
+        one = "--checkpoint.keep=1"
+        run = Copy(tmp_path, (*LONG, one)) if processes == 1 else started(tmp_path, processes, one)
+        with running(tmp_path, run):
             (folder / "filler").write_bytes(
                 b"0" * (os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - 4096)
             )
@@ -194,6 +227,6 @@ def test_a_full_disk_leaves_the_run_going_and_the_old_checkpoint(processes, tmp_
             assert "No space left on device; allowed: a writable folder with room; the run continues" in text
             assert kept & {path.name for path in folder.glob("step-*")}
             (folder / "filler").unlink()
-        assert_goes_on(tmp_path, processes)
+        assert_goes_on(tmp_path)
     finally:
         subprocess.run(["umount", "-l", folder], check=True)

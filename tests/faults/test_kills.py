@@ -36,7 +36,7 @@ def test_the_uninterrupted_run_logs_every_step(uninterrupted):
     assert [row["step"] for row in rows(uninterrupted[0])] == list(range(25))
 
 
-@pytest.mark.parametrize("points", [4, ALL])
+@pytest.mark.parametrize("points", [2, ALL])
 @pytest.mark.parametrize("power", [False, True], ids=["killed", "without power"])
 def test_a_run_killed_at_any_file_operation_goes_on_to_the_same_end(uninterrupted, tmp_path, power, points):
     reference, operations, _ = uninterrupted
@@ -51,7 +51,7 @@ def test_a_run_killed_at_any_file_operation_goes_on_to_the_same_end(uninterrupte
         assert_same(folder, reference)
 
 
-@pytest.mark.parametrize("points", [4, ALL])
+@pytest.mark.parametrize("points", [2, ALL])
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(uninterrupted, tmp_path, points):
     reference, _, seconds = uninterrupted
     moments = random.Random(7)

@@ -133,14 +133,14 @@ def read_mutated_study(
 
 
 def test_a_mutated_run_is_resumed_or_refused(tmp_path, capsys):
-    resume_mutated(range(24), tmp_path, capsys)
+    resume_mutated(range(10), tmp_path, capsys)
 
 
 def test_a_mutated_network_is_loaded_or_refused(tmp_path):
-    load_mutated(range(100), tmp_path)
+    load_mutated(range(30), tmp_path)
 
 
-@pytest.mark.parametrize(("command", "count"), [("status", 100), ("collect", 30), ("report", 1)])
+@pytest.mark.parametrize(("command", "count"), [("status", 40), ("collect", 12), ("report", 1)])
 def test_a_mutated_study_is_read_or_refused(command, count, tmp_path, capsys):
     read_mutated_study(range(count), command, tmp_path, capsys)
 
@@ -148,6 +148,11 @@ def test_a_mutated_study_is_read_or_refused(command, count, tmp_path, capsys):
 @pytest.mark.full
 def test_many_mutated_runs_are_resumed_or_refused(tmp_path, capsys):
     resume_mutated(range(1000, 2000), tmp_path, capsys)
+
+
+@pytest.mark.full
+def test_many_mutated_networks_are_loaded_or_refused(tmp_path):
+    load_mutated(range(1000, 3000), tmp_path)
 
 
 @pytest.mark.full

@@ -44,7 +44,7 @@ def test_a_strategy_is_there_when_its_packages_are(missing, unavailable):
     assert tuple(strategy.name for strategy in found if strategy.problem) == unavailable
     for strategy in found:
         if strategy.problem is not None:
-            assert strategy.problem == f"not installed: {missing[0]} (pip install {missing[0]})"
+            assert strategy.problem == f"not installed: {missing[0]} (pip install 'scaled-sgd[{missing[0]}]')"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scaled_sgd.core.parameterization import Activation
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.planning import COSTS, Hardware, Workload, advise, fits, nominal, predict, rows
 from scaled_sgd.planning.hardware import Group
@@ -29,7 +29,7 @@ works = st.builds(
     Workload,
     widths=st.lists(st.integers(1, 300), min_size=2, max_size=7).map(tuple),
     batch=st.integers(1, 500),
-    activation=st.sampled_from(["relu", "abs", "linear"]).map(Activation.of),
+    activation=st.sampled_from(["relu", "abs", "linear", "tanh", "gelu"]).map(Activation.of),
     parameterization=st.sampled_from(["nup", "sp", "mup"]),
     precision=st.sampled_from(["no", "bf16"]),
     states=st.integers(0, 2),
@@ -188,6 +188,14 @@ def test_no_gradient_is_held_where_updates_are_fused():
         assert cost.peak_bytes < 1.02 * 2 * weights
 
 
+def test_of_equally_fast_updates_the_fused_one_is_taken():
+    work = Workload((32,) * 4, 4)
+    roomy = hardware(1)
+    costs = [predict("ddp", work, roomy, fused=fused) for fused in (False, True)]
+    assert advise(costs, roomy).cost is costs[1]
+    assert advise([*costs, predict("fsdp2", work, roomy, fused=True)], roomy).cost is costs[1]
+
+
 def test_the_fastest_that_fits_is_taken():
     work = Workload((4096,) * 12, 64)
     roomy, narrow, tiny = (hardware(4, memory=gib * 2**30) for gib in (64, 0.8, 0.001))
@@ -205,7 +213,8 @@ def test_the_fastest_that_fits_is_taken():
 
 def test_of_equally_fast_ones_the_simplest_is_taken():
     costs = plans(Workload((1024,) * 4, 64), hardware(1))[:5]
-    assert advise(costs, hardware(1)).cost is costs[0]
+    assert advise(costs, hardware(1)).cost is costs[1]
+    assert costs[1].strategy == costs[0].strategy == "ddp"
     slower = dataclasses.replace(costs[0], seconds=2 * costs[0].seconds)
     assert advise([slower, *costs[1:]], hardware(1)).cost is costs[1]
 
@@ -213,7 +222,7 @@ def test_of_equally_fast_ones_the_simplest_is_taken():
 def test_steps_too_short_to_tell_apart_take_the_simplest():
     where = hardware(8, device="cuda")
     costs = plans(Workload((64, 32, 128, 288, 512, 800, 10), 100), where)
-    costs = [dataclasses.replace(costs[0], seconds=9e-4), dataclasses.replace(costs[1], seconds=1e-4)]
+    costs = [dataclasses.replace(costs[0], seconds=9e-4), dataclasses.replace(costs[2], seconds=1e-4)]
     advice = advise(costs, where)
     assert advice.cost is costs[0]
     assert "under 1 ms, and simplest" in advice.reason

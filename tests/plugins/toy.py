@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
+from scaled_sgd.core.activations import ACTIVATIONS, NamedActivation
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS, LayerConstants, Parameterization
+from scaled_sgd.core.smooth import Smooth
 from scaled_sgd.data.formats import register_format
 from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Figure, Measured
 from scaled_sgd.steps.optimizer import ScaledSGD
@@ -107,3 +109,10 @@ def halves(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> Lay
 
 
 PARAMETERIZATIONS.add("halves", Parameterization("halves", "halved", halves, "1/(2√m_{k−1})", "2", "1"))
+
+
+def sine_derivatives(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return z.cos(), -z.sin(), -z.cos()
+
+
+ACTIVATIONS.add("sine", NamedActivation("sin s", Smooth("sine", torch.sin, sine_derivatives)))

@@ -7,6 +7,7 @@ from scaled_sgd.config import Config
 from scaled_sgd.data import Data, Resident
 from scaled_sgd.data.columns import Columns
 from scaled_sgd.data.encoding import Encoding
+from scaled_sgd.data.normalization import Normalization
 from scaled_sgd.data.pipeline import Pipeline
 from scaled_sgd.runs.summary import network_facts, sizes_cut
 
@@ -15,9 +16,9 @@ from scaled_sgd.runs.summary import network_facts, sizes_cut
 def test_a_summary_has_the_sizes_that_were_used(asked: int, used: int, lines: int) -> None:
     part = Resident(torch.ones(40, 3), torch.zeros(40, dtype=torch.long))
     columns = Columns(("x",), "y")
-    pipeline = Pipeline(Encoding(columns, {}, (0, 1), ("a", "b")), 3, 2, None)
-    data = Data(part, part, 3, 2, "classification", ("a", "b"), columns, pipeline)
+    pipeline = Pipeline(Encoding(columns, {}, (0, 1), ("a", "b")), 3, 2, Normalization())
     config = Config()
+    data = Data(part, part, pipeline, config.data)
     config = replace(config, optim=replace(config.optim, batch_size=asked))
     config = replace(config, diagnostics=replace(config.diagnostics, every=1, samples=asked))
     sizes = network_facts(config, data, (3, 4, 2))["sizes"]

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -114,7 +115,8 @@ def test_predictions_are_the_outputs_of_the_trainers_evaluation(
         for name, value in figures.items():
             assert value == pytest.approx(summary[name], rel=1e-12)
     if run.classes is None:
-        np.testing.assert_array_equal(np.squeeze(found.outputs.numpy()), found.values)
+        in_unit = run.pipeline.in_unit(found.outputs).numpy()
+        np.testing.assert_array_equal(np.squeeze(in_unit), found.values)
     else:
         best = evaluated(trainer).argmax(1).tolist()
         assert found.values.tolist() == [run.classes[i] for i in best]
@@ -145,7 +147,7 @@ def test_tables_and_arrays_give_the_predictions_of_their_file(tmp_path: Path) ->
     with pytest.raises(UserError, match="rows of 2 numbers; allowed: 3"):
         run.predict(np.ones((4, 2)))
     with pytest.raises(UserError, match="not finite"):
-        run.predict(np.full((4, 3), np.nan))
+        run.predict(np.full((4, 3), np.inf))
 
 
 def test_classes_count_by_name_whatever_their_number_elsewhere(tmp_path: Path) -> None:
@@ -203,21 +205,33 @@ def test_a_network_is_saved_and_loaded_bit_for_bit(tmp_path: Path, monkeypatch: 
     ):
         assert name == other
         assert torch.equal(mine, theirs)
-    uploaded = []
-
-    class Hub:
-        def create_repo(self, repository: str, **options: Any) -> Any:
-            assert options == {"exist_ok": True, "private": True}
-            return type("Address", (str,), {"repo_id": repository})(f"https://hub/{repository}")
-
-        def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
-            uploaded.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert network.push_to_hub("me/net", private=True) == "https://hub/me/net"
-    assert uploaded == [("me/net", [CONFIG, WEIGHTS])]
+    card = (tmp_path / "net/README.md").read_text()
+    assert "library_name: scaled_sgd" in card
+    assert "widths 5 × 2 × 6 × 2 (mup)" in card
     with pytest.raises(UserError, match="no folder 'nobody/nothing', and none on the hub"):
         HomogeneousMLP.from_pretrained("nobody/nothing", local_files_only=True)
+
+
+def test_a_network_is_published_through_the_mixin_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploaded: dict[str, Any] = {}
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None: ...
+
+        def create_repo(self, *, repo_id: str, private: bool, exist_ok: bool) -> Any:
+            assert (private, exist_ok) == (True, True)
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, *, folder_path: Path, **options: Any) -> str:
+            uploaded.update(options, files={path.name: path.read_bytes() for path in folder_path.iterdir()})
+            return "https://hub/me/net/commit/1"
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    network = HomogeneousMLP(5, 2, depth=2, base_width=2, seed=0)
+    assert network.push_to_hub("me/net", private=True, branch="next") == "https://hub/me/net/commit/1"
+    assert (uploaded["repo_id"], uploaded["revision"]) == ("me/net", "next")
+    assert uploaded["files"].keys() == {CONFIG, WEIGHTS, "README.md"}
+    assert b'HomogeneousMLP.from_pretrained("me/net")' in uploaded["files"]["README.md"]
 
 
 def cut(path: Path) -> None:

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD, sharpness
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.rules import RULES
+from tests.examples import examples
 
 MEASURING = ["norm", "gain", "kernel"]
 
@@ -83,7 +84,7 @@ def test_scales_are_those_of_the_table(rule, parameterization):
         torch.testing.assert_close(weight.grad, xi * gradient, rtol=1e-11, atol=1e-14)
 
 
-@settings(max_examples=30)
+@examples(10)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
 def test_a_scaled_gradient_is_never_longer_than_its_share(n, depth, seed):
     """‖ξ_k G_k‖_F ≤ ω_k / l, with equality for one sample, whose gradient has soft rank 1."""
@@ -553,3 +554,18 @@ def test_a_grad_scaler_that_the_hook_was_not_told_of_is_warned_of(told):
         warnings.simplefilter("always")
         scaler.step(optimizer)
     assert ["pass grad_scaler=" in str(one.message) for one in caught] == ([] if told else [True])
+
+
+@pytest.mark.parametrize(("size", "warns"), [(1.0, False), (1.5, False), (10.0, True), (0.1, True)])
+def test_inputs_far_from_their_norm_warn_once(size, warns):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    DepthwiseScaling(model, optimizer)
+    x, y = batch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(size * x), y).backward()
+            optimizer.step()
+    assert ["far from √m_0 = 2.45" in str(one.message) for one in caught] == [True] * warns

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.errors import UserError
+from tests.examples import pairwise
 from tests.processes import run_processes
 from tests.steps.test_hook import backward, batch, network
 
@@ -55,10 +56,11 @@ COPIES = {
 KINDS = [(folds, static) for folds in (False, True) for static in (False, True)]
 
 
-@pytest.mark.parametrize("again", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize(("folds", "static"), KINDS)
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 1)])
-def test_copies_take_the_same_further_steps_and_leave_the_original_alone(again, folds, static, order):
+@pytest.mark.parametrize(
+    ("again", "kind", "order"), pairwise(COPIES.values(), KINDS, [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 1)])
+)
+def test_copies_take_the_same_further_steps_and_leave_the_original_alone(again, kind, order):
+    folds, static = kind
     parts = make(folds, static)
     straight = make(folds, static)
     steps(*straight[:2], range(6))
@@ -111,13 +113,11 @@ def test_a_hook_of_a_process_group_is_not_copied(monkeypatch):
         copy.deepcopy(scaling)
 
 
-@pytest.mark.parametrize("flat", [False, True])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("warm", [False, True])
-@pytest.mark.parametrize(("folds", "static"), KINDS)
-def test_states_of_torch_distributed_checkpoint_give_the_same_further_steps(
-    folds, static, momentum, warm, flat
-):
+@pytest.mark.parametrize(
+    ("kind", "momentum", "warm", "flat"), pairwise(KINDS, [0.0, 0.9], [False, True], [False, True])
+)
+def test_states_of_torch_distributed_checkpoint_give_the_same_further_steps(kind, momentum, warm, flat):
+    folds, static = kind
     """It makes an optimizer's state by a step with zero gradients, where there is none."""
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
     model, optimizer, scaling = make(folds, static, momentum)

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from scaled_sgd import DepthwiseScaling, ScaledSGD
 from scaled_sgd.core.errors import UserError
+from tests.examples import examples
 
 LR, MOMENTUM, ROWS = 0.3, 0.6, 8
 
@@ -262,9 +263,7 @@ SAVING = ["deepcopied", "pickled", "resumed", "checkpointed"]
 ACTIONS = st.one_of(*(st.sampled_from(group) for group in (OFTEN, OFTEN, CLEARING, OTHER, SAVING)))
 
 
-@settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None
-)
+@settings(examples(20), suppress_health_check=list(HealthCheck), database=None)
 @given(
     st.sampled_from(["norm", "gain", "kernel", "none"]),
     st.booleans(),

@@ -8,12 +8,14 @@ from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.polar import full_precision, in_sample_space, limit, polar_kernels
+from scaled_sgd.steps.polar import full_precision, limit, polar_kernels
 from scaled_sgd.steps.polynomials import POLAR, POLYNOMIALS, Polar, polar_express
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.sizes import in_sample_space
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
+from tests.examples import pairwise
 
 EPS = 2.0**-52
 
@@ -68,9 +70,14 @@ def test_the_limit_is_the_polar_factor_of_the_svd(rank):
     assert ratio.item() == 1
 
 
-@pytest.mark.parametrize("polar", [Polar(name, steps) for name in POLYNOMIALS for steps in (1, 3, 5, 8)])
-@pytest.mark.parametrize("kind", ["flat", "decades", "outlier", "one"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("polar", "kind", "dtype"),
+    pairwise(
+        [Polar(name, steps) for name in POLYNOMIALS for steps in (1, 3, 5, 8)],
+        ["flat", "decades", "outlier", "one"],
+        [torch.float32, torch.float64],
+    ),
+)
 def test_the_largest_singular_value_is_known_to_five_percent(polar, kind, dtype):
     values = {
         "flat": torch.ones(64),

@@ -11,6 +11,7 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
+from tests.examples import pairwise
 
 
 def network(activation=(0.4, 0.9)):
@@ -42,17 +43,36 @@ def norm_of(model):
     return torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
 
 
-@pytest.mark.parametrize("rule", RULES.names)
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-@pytest.mark.parametrize(
-    ("weight_decay", "momentum", "clip", "normalize"),
-    [(0.0, 0.0, None, False), (0.1, 0.0, None, False), (0.1, 0.7, None, False), (0.1, 0.7, 0.05, False),
-     (0.0, 0.0, 1e9, False), (0.0, 0.0, None, True)],
+UPDATES = (
+    (0.0, 0.0, None, False), (0.1, 0.0, None, False), (0.1, 0.7, None, False), (0.1, 0.7, 0.05, False),
+    (0.0, 0.0, 1e9, False), (0.0, 0.0, None, True),
 )  # fmt: skip
-@pytest.mark.parametrize("activation", ["relu", "abs", (0.4, 0.9)])
-def test_the_fused_step_takes_the_steps_of_scaled_sgd(
-    rule, loss, weight_decay, momentum, clip, normalize, activation
-):
+"""Weight decay, momentum, clipping to a norm, normalising."""
+
+
+@pytest.mark.parametrize(
+    ("rule", "loss", "how", "activation"),
+    pairwise(RULES.names, ["cross_entropy", "mse"], UPDATES, ["relu", "abs", (0.4, 0.9)]),
+)
+def test_the_fused_step_takes_the_steps_of_scaled_sgd(rule, loss, how, activation):
+    assert_same_steps(rule, loss, how, activation)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "gelu", "softplus", "swish"])
+@pytest.mark.parametrize(
+    ("rule", "loss", "how"),
+    [
+        ("norm", "cross_entropy", (0.1, 0.0, None, False)),
+        ("spectral", "mse", (0.1, 0.7, None, False)),
+        ("kernel", "mse", (0.1, 0.7, 0.05, False)),
+    ],
+)
+def test_so_it_does_with_smooth_activations(rule, loss, how, activation):
+    assert_same_steps(rule, loss, how, activation)
+
+
+def assert_same_steps(rule, loss, how, activation):
+    weight_decay, momentum, clip, normalize = how
     ours, reference = network(activation), network(activation)
     optimizer = ScaledSGD(reference, 0.2, rule=rule, weight_decay=weight_decay, momentum=momentum)
     ell, held = get_loss(loss), velocities(ours)

@@ -119,6 +119,7 @@ def diagnosed(step: int, *, lr: float = 1.0, layers: int = 3, **numbers: Any) ->
             "drift": [0.1 * step] * (layers - 1),
         },
         "preactivation_change": [0.1] * layers,
+        "gates_flipped": [0.02] * (layers - 1),
         "seconds": 0.01 * step,
     }
     return row | numbers

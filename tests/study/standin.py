@@ -4,10 +4,14 @@ import contextlib
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 from scaled_sgd.study import command
 from scaled_sgd.study.execution import local_jobs
@@ -19,6 +23,8 @@ study_command = command.main
 def train(configs, data, folders):
     """A file ``hold-SEED`` in the folder of the study keeps runs of that seed from ending."""
     found = []
+    # A named semaphore would stay behind when its process is killed, and be warned of.
+    assert isinstance(tqdm.get_lock(), type(threading.RLock())) or multiprocessing.parent_process() is None
     for config, folder in zip(configs, folders, strict=True):
         (folder / "metrics.jsonl").write_text('{"step": 0}\n')
         time.sleep(0.02)

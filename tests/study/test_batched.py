@@ -89,7 +89,14 @@ def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tm
 
 
 @pytest.mark.parametrize(
-    ("runs", "activation"), [(WITH_MOMENTUM, "abs"), (WITHOUT, (1.0, 0.3)), (WITH_MATRICES, "relu")]
+    ("runs", "activation"),
+    [
+        (WITH_MOMENTUM, "abs"),
+        (WITHOUT, (1.0, 0.3)),
+        (WITH_MATRICES, "relu"),
+        (WITH_MOMENTUM, "tanh"),
+        (WITHOUT, "gelu"),
+    ],
 )
 def test_runs_that_update_in_several_ways_have_the_numbers_of_each_alone(runs, activation, tmp_path):
     compare(tmp_path, *({**changes, "model.activation": activation} for changes in runs))
@@ -106,7 +113,7 @@ def test_other_shapes(shape, tmp_path):
     compare(tmp_path, shape, {**shape, "optim.lr": 3.0})
 
 
-@pytest.mark.parametrize("activation", ["relu", "abs", [0.9, 0.3]])
+@pytest.mark.parametrize("activation", ["relu", "abs", [0.9, 0.3], "tanh"])
 def test_runs_that_diverge_leave_the_others_as_they_are(activation, tmp_path):
     found = compare(
         tmp_path,

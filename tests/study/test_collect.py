@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -235,6 +236,14 @@ def test_a_write_that_fails_leaves_the_old_tables(tmp_path, monkeypatch):
     assert not list(folder.glob(".*"))
 
 
+@pytest.fixture(scope="module")
+def unhurt(tmp_path_factory):
+    """A study of eight runs, and its tables."""
+    axes = {**AXES, "run.seed": [0]}
+    folder = make_study(tmp_path_factory.mktemp("unhurt"), axes, outcome)
+    return folder, collect(folder)
+
+
 @pytest.mark.parametrize(
     ("summary", "row"),
     [
@@ -259,9 +268,9 @@ def test_a_write_that_fails_leaves_the_old_tables(tmp_path, monkeypatch):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_one_bad_run_is_one_line_and_the_others_stay(tmp_path, summary, row):
-    folder = make_study(tmp_path, AXES, outcome)
-    whole = collect(folder)
+def test_one_bad_run_is_one_line_and_the_others_stay(tmp_path, unhurt, summary, row):
+    folder = shutil.copytree(unhurt[0], tmp_path / "s")
+    whole = unhurt[1]
     hurt = identifier({"method": "νP norm", "model.base_width": 4, "optim.lr": 0.5, "run.seed": 0})
     run = finished(0.1, **summary)
     write_run(folder / "runs" / hurt, run)

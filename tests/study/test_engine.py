@@ -52,6 +52,7 @@ def by_engine(*options):
         ("--scaling.static=true", "--optim.momentum=0.8", "--optim.weight_decay=0.01"),
         ("--optim.clip_norm=0.02", "--model.parameterization=ntp", "--optim.accumulation=3"),
         ("--optim.normalize=true", "--scaling.rule=none", "--loss=mse", "--model.activation=[1,0.3]"),
+        ("--model.activation=swish", "--loss=mse", "--optim.lr=1"),
         ("--optim.steps=null", "--optim.epochs=1.5", "--run.eval_every=null", "--diagnostics.chunk=64"),
     ],
 )  # fmt: skip
@@ -147,7 +148,7 @@ def test_the_folder_holds_the_configuration_as_resolved():
         ("--run.trackers=[tensorboard]", "run.trackers: ['tensorboard'] is for the trainer; "
          "allowed in a small run: none"),
         ("--run.metrics=[f1]", "run.metrics: ['f1'] is for the trainer; "
-         "allowed in a small run: accuracy, mse"),
+         "allowed in a small run: accuracy, mse, r2"),
         ("--checkpoint.every_steps=5", "checkpoint.every_steps: 5 is for the trainer; "
          "allowed in a small run: null"),
         ("--sharding.strategy=fsdp2", "sharding.strategy: 'fsdp2' is for the trainer; "

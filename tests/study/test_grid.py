@@ -215,12 +215,17 @@ def test_a_mistake_in_a_study_file_is_one_line(study, message):
     assert re.fullmatch(re.escape(message).replace("…", ".*"), str(error.value)), str(error.value)
 
 
-def test_an_unknown_study_names_those_that_are_here(tmp_path):
+def test_studies_are_those_of_the_package_and_those_that_are_here(tmp_path):
+    assert find_study("smoke").read_text() == (REPOSITORY / "configs/studies/smoke.yaml").read_text()
     (tmp_path / "configs/studies").mkdir(parents=True)
-    (tmp_path / "configs/studies/one.yaml").write_text("title: x")
-    assert find_study("one").name == "one.yaml"
-    with pytest.raises(UserError, match=r"study: no study 'two'; allowed: one, or the path of a YAML file"):
+    for name in ("one", "smoke"):
+        (tmp_path / f"configs/studies/{name}.yaml").write_text("title: x")
+    assert find_study("smoke").read_text() == "title: x"
+    shipped = sorted(path.stem for path in (REPOSITORY / "configs/studies").glob("*.yaml"))
+    with pytest.raises(UserError) as error:
         find_study("two")
+    known = ", ".join(sorted([*shipped, "one"]))
+    assert str(error.value) == f"study: no study 'two'; allowed: {known}, or the path of a YAML file"
 
 
 def test_a_plan_is_json_that_holds_the_whole_configuration():

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.study.figures import draw_figures
 from scaled_sgd.study.grid.figures import all_figures
+from scaled_sgd.study.page import report
 from scaled_sgd.study.page.report import write_report
 from tests.study.browser import BROWSER, look
 from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
@@ -43,12 +45,37 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def reported(tmp_path_factory):
+    """The page of a study, and its figures."""
     folder = tmp_path_factory.mktemp("studies") / "hostile"
     study = {"title": f"Does η·λ <stay> at 2? {HOSTILE}", "about": "Widths m·k² & 'quotes' \"too\"."}
     make_study(folder, AXES, outcome, study=study)
     (folder / "runs" / identifier(LOST) / "summary.json").write_text("<b>{")
-    return write_report(folder)
+    drawn = []
+
+    def draw(*arguments):
+        drawn.append(draw_figures(*arguments))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "draw_figures", draw)
+        return write_report(folder), drawn[0].figures
+
+
+@pytest.fixture(scope="module")
+def page(reported):
+    return reported[0]
+
+
+def test_every_figure_says_what_it_shows_and_how_to_read_it(reported):
+    for figure in reported[1]:
+        assert figure.title.endswith("?")
+        assert figure.sentence.endswith(".")
+        assert figure.sentence[0].isupper()
+        assert any(character.isdigit() for character in figure.sentence)
+        assert figure.caption.endswith(".")
+        assert len(figure.table) > 0
+        assert figure.sentence in figure.alt
 
 
 def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
@@ -62,6 +89,7 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
         assert f"](figures/{name}.png)" in summary
         assert f'href="figures/{name}.svg"' in text
         ElementTree.fromstring((page.parent / "figures" / f"{name}.svg").read_bytes())
+        assert (page.parent / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
 
 

@@ -10,8 +10,10 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.study.small.batched import can_be_stacked
 from scaled_sgd.study.small.engine import train as train_small
+from scaled_sgd.train import session
 from scaled_sgd.train.main import main
 
 pytestmark = pytest.mark.usefixtures("fresh_world")
@@ -67,6 +69,15 @@ def test_a_small_run_has_the_same_rates():
     small = [row["lr"] for row in read_metrics("small/metrics.jsonl") if "loss" in row]
     assert small == pytest.approx([row["lr"] for row in train("run")], rel=1e-9)
     assert not can_be_stacked(config)
+
+
+def test_a_diagnostic_step_shares_the_signals_of_its_rate(monkeypatch):
+    made = []
+    monkeypatch.setattr(session, "Minibatch", lambda *a, **k: made.append(1) or Minibatch(*a, **k))
+    config = parse([*EDGE, "--optim.edge_every=3", "--diagnostics.every=2"])
+    Path("small").mkdir()
+    train_small([config], [load_data(config.data, seed=0)], [Path("small")])
+    assert len(made) == len({*range(0, 12, 3), *range(0, 12, 2)})
 
 
 def test_an_optimizer_with_other_steps_has_no_edge():

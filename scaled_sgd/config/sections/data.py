@@ -1,9 +1,14 @@
 """The section ``data``."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from scaled_sgd.config.sections.marks import Count, Fraction
+from scaled_sgd.config.sections.marks import Count, Fraction, Natural
+from scaled_sgd.config.values import Holds, Within
+
+
+def _separates(text: str) -> bool:
+    return len(text) == 1 and text.isascii() and not text.isalnum() and text not in '\n\r"\0.'
 
 
 @dataclass
@@ -11,18 +16,25 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV or
-    JSON, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a name on the
-    Hugging Face hub such as "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV,
+    JSON or NumPy's, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a
+    name on the Hugging Face hub such as "ylecun/mnist\""""
+    separator: Annotated[str, Holds(_separates, "one character, such as ;")] | None = None
+    """of columns in CSV files; null: found: comma, semicolon, tab or |"""
+    header: bool | None = None
+    """whether the first line of a CSV file holds names; null: found; without names columns are column_1, …"""
+    codes: Literal["text", "number"] = "text"
+    """what columns of integers with leading zeros are in CSV files, such as 01, 02"""
     split: str = "train"
     """split to train on"""
-    eval_split: str | None = None
-    """split to evaluate on; without it the test set of IDX files, or a seeded part of `split`"""
+    eval_split: str | None = "auto"
+    """split to evaluate on; auto: test, if there is one; null: a seeded part of `split`, or the test set of
+    IDX files"""
     eval_fraction: Fraction = 0.2
-    """part of `split` that is held out where no `eval_split` is named"""
+    """part of `split` that is held out where no other split is evaluated on"""
     inputs: list[str] | None = None
-    """input columns, joined in this order; null: the image column, else the list column, else all numeric
-    columns but the target"""
+    """input columns, joined in this order; null: the image column, else the list column, else all columns of
+    numbers and of text with few texts but the target"""
     target: str | None = None
     """target column; null: the class-label column, else one called label, labels, target, y or class. Class
     labels, strings, booleans and integers without gaps from 0 or 1 are classes; other numbers are regression
@@ -30,11 +42,21 @@ class DataConfig:
     task: Literal["auto", "classification", "regression"] = "auto"
     """what the target is: auto goes by the rule above; classification takes any integers for classes,
     regression any numbers for numbers"""
-    standardize: bool = False
-    """give every feature zero mean and unit variance over the training examples, before every example is
-    scaled to norm √m_0"""
+    categories: Natural = 100
+    """most texts of a column of text that becomes an input, a number (0 or 1) for each; 0: none does"""
+    missing: Literal["mean", "refuse"] | Annotated[float, Within()] = "mean"
+    """what stands for empty cells in columns of numbers: the mean of the training examples, or this number;
+    refuse: an error"""
+    standardize: bool | None = None
+    """give every number of an input zero mean and unit variance over the training examples, before every
+    example is scaled to norm √m_0; null: where all inputs are columns of numbers and text"""
+    constant: bool | None = None
+    """append a constant of the norm of a typical example, so that examples keep their magnitude when they are
+    scaled; null: as for standardize"""
+    standardize_target: bool = True
+    """learn regression targets at zero mean and unit variance; metrics and predictions are in their unit"""
     streaming: bool = False
-    """read while training, for data larger than memory; needs `eval_split`"""
+    """read while training, for data larger than memory; evaluates on another split"""
     shuffle_buffer: Count = 10_000
     """examples among which a stream is shuffled"""
     limit: Count | None = None

@@ -1,7 +1,7 @@
 """The section ``diagnostics``."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from scaled_sgd.config.sections.marks import Count, Fraction, Natural
 from scaled_sgd.config.values import OneOf
@@ -14,8 +14,8 @@ class DiagnosticsConfig:
 
     every: Natural = 0
     """steps between measurements; 0: none"""
-    samples: Count = 256
-    """size of the fixed probe on which curvature and ranks are measured"""
+    samples: Count | Literal["all"] = 256
+    """size of the fixed probe on which curvature and ranks are measured; all: all training samples"""
     taylor: bool = True
     """Taylor coefficients of the step's own minibatch along its update, and the loss they predict"""
     sharpness: bool = True
@@ -26,7 +26,15 @@ class DiagnosticsConfig:
     """names of further quantities, those of plugins among them"""
     k: Count = 1
     """how many eigenvalues"""
+    minibatches: Count = 4
+    """with batch_sharpness or gradient_noise: how many fresh minibatches they average over"""
     tolerance: Fraction = 1e-3
     """relative residual at which an eigenvalue counts as found"""
     chunk: Count = 4096
     """samples at a time; larger minibatches go through in several pieces, with the same result"""
+
+    @property
+    def probe_size(self) -> int:
+        """``samples`` of a resolved configuration."""
+        assert isinstance(self.samples, int)
+        return self.samples

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 from scaled_sgd.config.sections.marks import SHAPES, STACKED, Count, NonNegative
 from scaled_sgd.config.values import Holds, OneOf, Within
+from scaled_sgd.core.activations import ACTIVATIONS, normalized
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS, Activation
+from scaled_sgd.core.parameterization import MAX_DEPTH, PARAMETERIZATIONS
 
 
-def _is_activation(value: object) -> bool:
+def _is_usable(pair: tuple[float, float]) -> bool:
     try:
-        Activation.of(value)  # type: ignore[arg-type]
+        normalized(pair)
     except UserError:
         return False
     return True
@@ -28,12 +29,11 @@ class ModelConfig:
     width_exponent: Annotated[NonNegative, SHAPES] = 2.0
     """r: 0 constant, 1 linear, 2 quadratic widths"""
     activation: (
-        Literal["relu", "abs", "linear"]
-        | Annotated[
-            tuple[float, float], Holds(_is_activation, "two finite numbers [a, b], one of them not 0")
-        ]
+        Annotated[str, OneOf(ACTIVATIONS)]
+        | Annotated[tuple[float, float], Holds(_is_usable, "two finite numbers [a, b], one of them not 0")]
     ) = "relu"
-    """a·s + b·|s|: a name, or [a, b], normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels only"""
+    """φ by name, or [a, b] for a·s + b·|s|, normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels
+    only, tanh f(−x) = −f(x)"""
     parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
     """how multipliers and initial weights depend on widths"""
     dtype: Literal["float32", "float64"] = "float32"

@@ -22,12 +22,12 @@ class OptimConfig:
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
     lr: Annotated[NonNegative, STACKED] = 4.0
     """learning rate η at its peak"""
-    batch_size: Count = 256
-    """samples of one step over all processes"""
+    batch_size: Count | Literal["all"] = 256
+    """samples of one step over all processes; all: all training samples"""
     steps: Count | None = None
     """number of steps; null: take epochs"""
     epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
-    """passes over the training data; 20 when steps is null too"""
+    """passes over the training data; 20 when steps is null too, of tables up to 50, for 500 steps"""
     schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
     """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
     rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
@@ -47,6 +47,12 @@ class OptimConfig:
     """largest norm of the whole gradient, before scaling; null: no clipping"""
     normalize: Annotated[bool, STACKED] = False
     """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
+
+    @property
+    def batch(self) -> int:
+        """``batch_size`` of a resolved configuration."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
 
     @property
     def limits_gradient(self) -> bool:

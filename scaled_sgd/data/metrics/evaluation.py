@@ -4,7 +4,7 @@ import importlib.util
 import numbers
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,12 @@ from torch import Tensor
 from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.hub import hub_is_reachable, offline
-from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error
+from scaled_sgd.data.metrics.formulas import accuracy, mean_squared_error, r2
 
 Compute = Callable[..., dict[str, Any]]
-_ALLOWED = "allowed: accuracy, mse, a local script or a module on the hub"
+_OWN = ", ".join(BUILT_IN_METRICS)
+_ALLOWED = f"allowed: {_OWN}, a local script or a module on the hub"
+_FORMULAS = {"accuracy": accuracy, "mse": mean_squared_error, "r2": r2}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Evaluation:
 
 
 def load_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
-    """Find metrics by name: "accuracy" and "mse" offline, a local script, or a module on the hub.
+    """Find metrics by name: built-in ones offline, a local script, or a module on the hub.
 
     Call it only on the process that computes.
 
@@ -77,33 +79,28 @@ def load_metrics(names: Sequence[str], task: Literal["classification", "regressi
 
 
 def built_in_metrics(names: Sequence[str], task: Literal["classification", "regression"]) -> Evaluation:
-    """Only "accuracy" and "mse", by formula: the overhead of `evaluate` exceeds the work for a small network.
+    """Only built-in metrics, by formula: the overhead of `evaluate` exceeds the work for a small network.
 
     Raises:
         UserError: A name is unknown, or of another task.
     """
     for name in names:
         if BUILT_IN_METRICS.get(name) != task:
-            allowed = next(known for known, of in BUILT_IN_METRICS.items() if of == task)
+            allowed = ", ".join(known for known, of in BUILT_IN_METRICS.items() if of == task)
             raise UserError(f"run.metrics: {name!r} is no built-in metric of {task}; allowed: {allowed}")
     return Evaluation({name: _without_evaluate(name) for name in names}, task)
 
 
 def _load(name: str, task: str) -> Compute:
-    has_evaluate = importlib.util.find_spec("evaluate") is not None
     if name in BUILT_IN_METRICS:
         if BUILT_IN_METRICS[name] != task:
             raise UserError(
                 f"run.metrics: {name!r} is for {BUILT_IN_METRICS[name]}; allowed: metrics of {task}"
             )
-        if has_evaluate:
-            with suppress(OSError):  # it makes folders in HF_HOME, where it may not write
-                return _built_in(name)
+        # Importing `evaluate` takes as long as importing torch.
         return _without_evaluate(name)
-    if not has_evaluate:
-        raise UserError(
-            f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: accuracy, mse"
-        )
+    if importlib.util.find_spec("evaluate") is None:
+        raise UserError(f"run.metrics: {name!r} needs the package 'evaluate'; allowed without it: {_OWN}")
     path = Path(os.path.expanduser(name))
     if name and os.path.isfile(path):
         return _loaded(str(path.resolve()), name)
@@ -114,16 +111,8 @@ def _load(name: str, task: str) -> Compute:
     return _loaded(name, name, cached_only=True)
 
 
-def _built_in(name: str) -> Compute:
-    from scaled_sgd.data.metrics import modules
-
-    module = modules.Accuracy if name == "accuracy" else modules.MeanSquaredError
-    compute: Compute = module(keep_in_memory=True).compute
-    return compute
-
-
 def _without_evaluate(name: str) -> Compute:
-    formula = accuracy if name == "accuracy" else mean_squared_error
+    formula = _FORMULAS[name]
     return lambda predictions, references: {name: formula(predictions, references)}
 
 
@@ -138,7 +127,7 @@ def _loaded(path: str, name: str, *, cached_only: bool = False) -> Compute:
         if cached_only:
             raise UserError(
                 f"run.metrics: cannot reach the Hugging Face hub for {name!r}; "
-                "allowed without it: accuracy, mse and a local script"
+                f"allowed without it: {_OWN} and a local script"
             ) from error
         raise UserError(f"run.metrics: cannot load {name!r}: {error}; {_ALLOWED}") from error
 

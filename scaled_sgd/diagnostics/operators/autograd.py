@@ -1,6 +1,6 @@
 """Hessian products of any network through ``torch.func``, on one process or data-parallel replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,11 @@ from torch.func import functional_call, grad, vjp
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import check_targets, get_loss
+from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.parallel import Ranks, is_sharded, unwrap
 from scaled_sgd.steps.scales import given_scales
+
+Product = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class GenericVectors:
@@ -17,6 +20,7 @@ class GenericVectors:
 
     Args:
         model: any module with full parameters on every process.
+        only: index of the one trainable parameter tensor that vectors have; None: all.
 
     Raises:
         UserError: no trainable parameters, or sharded ones.
@@ -24,7 +28,7 @@ class GenericVectors:
 
     identity_dual = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, only: int | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(f"model: {type(model).__name__} does not fit; allowed: a torch.nn.Module")
         self.network, self.ranks = unwrap(model), Ranks()
@@ -36,6 +40,8 @@ class GenericVectors:
             raise UserError(
                 f"model: sharded {name} is not available; allowed: HomogeneousMLP, or replicas of others"
             )
+        if only is not None:
+            self.parameters = dict([list(self.parameters.items())[only]])
         self.shapes = [p.shape for p in self.parameters.values()]
         self.sizes = [p.numel() for p in self.parameters.values()]
         first = next(iter(self.parameters.values()))
@@ -71,9 +77,10 @@ class GenericVectors:
 
 
 class GenericCurvature:
-    """Ξ^{1/2} H Ξ^{1/2} of a minibatch, on vectors over a network's trainable parameters.
+    """Ξ^{1/2} C Ξ^{1/2} of a minibatch, on vectors over a network's trainable parameters.
 
-    H is linear, so the derivative of the gradient is recorded once and replayed for every product. The
+    C is the Hessian H, its Gauss–Newton part G = Jᵀ ℓ'' J with the derivative J of all outputs, or H − G.
+    H and J are linear, so derivatives are recorded once and replayed for every product. The
     network runs in its current mode: call ``eval()`` first if it has dropout or batch statistics.
     Each process takes its own samples; the mean is over all samples, however unequally they are divided.
 
@@ -83,15 +90,26 @@ class GenericCurvature:
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
         scales: ξ, one number per trainable parameter tensor, or None.
+        part: C.
+        only: index of the one parameter tensor whose block is meant; None: all.
 
     Raises:
         UserError: sharded parameters, a rule's name as scales, or invalid targets.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, loss: str, scales: str | Tensor | None = None
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        loss: str,
+        scales: str | Tensor | None = None,
+        part: Part = "hessian",
+        only: int | None = None,
     ) -> None:
-        self.vectors = vectors = GenericVectors(model)
+        check_part(part)
+        self.vectors = vectors = GenericVectors(model, only=only)
         network, name = vectors.network, type(vectors.network).__name__
         if not isinstance(x, Tensor):
             raise UserError(f"x: {type(x).__name__} does not fit; allowed: a tensor of samples")
@@ -110,9 +128,19 @@ class GenericCurvature:
             return ell.value(f, y).sum() / total
 
         self._gradient: tuple[Tensor, ...] | None = None
-        if len(x):
-            recorded = vjp(grad(mean_loss), vectors.parameters)
-            self._gradient, self._pullback = tuple(recorded[0].values()), recorded[1]
+        self._terms: list[tuple[float, Product]] = []
+        if not len(x):
+            return
+        gradient = vjp(grad(mean_loss), vectors.parameters)
+        self._gradient = tuple(gradient[0].values())
+        if part != "gauss_newton":
+            self._terms.append((1.0, lambda v: gradient[1](v)[0]))
+        if part != "hessian":
+            outputs = vjp(lambda parameters: functional_call(network, parameters, (x,)), vectors.parameters)
+            f, pull = outputs[0], outputs[1]
+            push = vjp(lambda u: pull(u)[0], torch.zeros_like(f))[1]
+            sign = 1.0 if part == "gauss_newton" else -1.0
+            self._terms.append((sign, lambda v: pull(ell.hessian_product(f, push(v)[0]) / total)[0]))
 
     def start(self, seed: int) -> Tensor:
         """The gradient plus a random vector of the same norm."""
@@ -127,13 +155,12 @@ class GenericCurvature:
         return start
 
     def multiply(self, dual: Tensor, out: Tensor) -> Tensor:
-        """The product, into ``out``: one backward pass and one all-reduce."""
-        if self._gradient is None:
-            out.zero_()
-        else:
-            (products,) = self._pullback(self.vectors.named(dual * self._roots))
+        """The product, into ``out``: one backward pass for H, two for G, and one all-reduce."""
+        out.zero_()
+        for sign, product in self._terms:
+            products = product(self.vectors.named(dual * self._roots))
             parts = [products[key].detach().reshape(-1) for key in self.vectors.parameters]
-            torch.cat(parts, out=out)
+            out.add_(torch.cat(parts), alpha=sign)
         return self.vectors.ranks.sum(out).mul_(self._roots)
 
 
@@ -160,13 +187,14 @@ def generic_product(
     *,
     loss: str,
     scales: str | Tensor | None = None,
+    part: Part = "hessian",
 ) -> list[Tensor]:
-    """H V for tensors V with the shapes of the trainable parameters.
+    """C V for tensors V with the shapes of the trainable parameters.
 
     Raises:
         UserError: invalid arguments.
     """
-    operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+    operator = GenericCurvature(model, x, y, loss=loss, scales=scales, part=part)
     space = operator.vectors
     check_vectors(vectors)
     shapes = [tuple(shape) for shape in space.shapes]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scaled_sgd.diagnostics.operators.r_operator import Part
+from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.diagnostics.operators.samples import SampleVectors, choose_vectors
 from scaled_sgd.diagnostics.operators.weights import RowVectors, SpaceName
 from scaled_sgd.steps.minibatch import Minibatch
@@ -50,7 +50,11 @@ def curvature(
         part: H, G or H − G.
         space: how vectors are stored, see :class:`RowVectors`.
         layers: those whose block is meant, in ascending order; None: all.
+
+    Raises:
+        UserError: an unknown part or space.
     """
+    check_part(part)
     vectors = choose_vectors(batch, space=space, both=part != "gauss_newton", layers=layers)
     return Curvature(vectors, part, _roots(xi, batch))
 

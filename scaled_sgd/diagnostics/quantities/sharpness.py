@@ -2,37 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
-
-
-class SharpnessSettings(Protocol):
-    """Keys of the ``diagnostics.`` section."""
-
-    k: int
-    tolerance: float
+from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 
 
 class Sharpness:
-    """Top eigenvalues of H and, for steps by scalar rules, of Ξ^{1/2} H Ξ^{1/2} with their edge ratio.
+    """Top eigenvalues of H and, for steps by scalar rules, of Ξ^{1/2} H Ξ^{1/2} with their edge ratio."""
 
-    Every search starts from the vectors that the last one found.
-    """
-
-    def __init__(self, config: SharpnessSettings) -> None:
-        self._k, self._tolerance = config.k, config.tolerance
-        self._starts: dict[str, Tensor] = {}
+    def __init__(self, config: SearchSettings) -> None:
+        self._k, self._searches = config.k, Searches(config)
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``sharpness`` and its related columns."""
         taken = context.taken
         operator = curvature(context.probe)
-        plain = self._eigenpairs("plain", operator)
+        plain = self._searches.top("plain", operator)
+        context.found["hessian"] = (operator, plain)
         scaled = self._scaled(context, operator, plain)
         has_edge = scaled is not None and taken.known
         if not taken.known:
@@ -61,25 +52,14 @@ class Sharpness:
             return None
         xi = direction.numbers.to(context.probe.partition.dtype)
         if bool((xi == 1).all()):
-            self._starts["scaled"] = plain.vectors
+            self._searches.starts["scaled"] = plain.vectors
             return plain
-        return self._eigenpairs("scaled", replace(operator, roots=roots_of(xi)))
-
-    def _eigenpairs(self, name: str, operator: Curvature) -> Eigenpairs:
-        start = self._starts.get(name)
-        pairs = sharpness_of(
-            operator,
-            k=self._k,
-            tolerance=self._tolerance,
-            warm_start=start if start is not None and start.shape[1] == operator.vectors.size else None,
-        )
-        self._starts[name] = pairs.vectors
-        return pairs
+        return self._searches.top("scaled", replace(operator, roots=roots_of(xi)))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The start vectors of later searches."""
-        return {f"start.{name}": vectors for name, vectors in self._starts.items()}
+        return self._searches.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore :meth:`state_dict`."""
-        self._starts = {name.removeprefix("start."): vectors for name, vectors in state.items()}
+        self._searches.load_state_dict(state)

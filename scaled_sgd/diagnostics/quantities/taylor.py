@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from scaled_sgd.diagnostics.gates import gates_flipped
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.taylor import taylor_of
 
@@ -12,7 +13,7 @@ _TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
 
 
 class Taylor:
-    """c0..c3 of the minibatch loss, the predicted loss after the step, and ρ of the step.
+    """c0..c3 of the minibatch loss, the predicted loss after the step, ρ, and the signs that it changes.
 
     Along u = −U if the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
     """
@@ -21,13 +22,18 @@ class Taylor:
         del config
 
     def measure(self, context: Context) -> dict[str, Any]:
-        """``taylor``, ``predicted_loss`` and ``directional_edge_ratio``."""
+        """``taylor``, ``predicted_loss``, ``directional_edge_ratio`` and ``gates_flipped``."""
         taken = context.taken
         if not taken.known:
-            context.say("taylor, predicted_loss: null, for the optimizer does not step by −ηv")
+            context.say("taylor, predicted_loss, gates_flipped: null, for the optimizer does not step by −ηv")
             empty = dict.fromkeys(_TERMS)
-            return {"taylor": empty, "predicted_loss": None, "directional_edge_ratio": None}
-        terms = taylor_of(context.minibatch, taken.along(context.minibatch))
+            rest = dict.fromkeys(("predicted_loss", "directional_edge_ratio", "gates_flipped"))
+            return {"taylor": empty} | rest
+        along = taken.along(context.minibatch)
+        terms = taylor_of(context.minibatch, along)
+        flipped = gates_flipped(context.minibatch, along, taken.rate)
+        if flipped is None:
+            context.say("gates_flipped: null, for a smooth activation has no kink")
         ratio = terms.directional_edge_ratio(taken.rate)
         if ratio is None and taken.rate:
             context.say("directional_edge_ratio: null where not c1 < 0 < c2, where the step has no edge")
@@ -35,6 +41,7 @@ class Taylor:
             "taylor": {name: float(getattr(terms, name)) for name in _TERMS},
             "predicted_loss": float(terms.predicted_loss(taken.rate)),
             "directional_edge_ratio": ratio,
+            "gates_flipped": None if flipped is None else flipped.tolist(),
         }
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -6,15 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-import torch.distributed as dist
-
 from scaled_sgd.core.errors import USAGE_STATUS, UserError
 from scaled_sgd.parallel.launcher import rank
-from scaled_sgd.planning.doctor.launch import join
-from scaled_sgd.planning.doctor.machine import disk, machine
-from scaled_sgd.planning.doctor.network import network
-from scaled_sgd.planning.doctor.report import Report
-from scaled_sgd.planning.doctor.strategies import strategies
 
 _OTHER_WORLD_STATUS = 1
 _SECONDS_TO_SPEAK = 10.0
@@ -61,6 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         asked = options(arguments)
+        # Late, since they import torch.
+        from scaled_sgd.planning.doctor.launch import join, leave
+        from scaled_sgd.planning.doctor.machine import disk, machine
+        from scaled_sgd.planning.doctor.network import network
+        from scaled_sgd.planning.doctor.report import Report
+        from scaled_sgd.planning.doctor.strategies import strategies
+
         links = network()
         report = Report(machine(), links, strategies(), join(asked.processes), disk(asked.dir))
     except UserError as error:
@@ -73,6 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(report.json() if asked.json else report.text(), flush=True)
     elif report.problems:
         time.sleep(_SECONDS_TO_SPEAK)
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    leave()
     return _OTHER_WORLD_STATUS if report.problems else 0

@@ -68,6 +68,12 @@ class Launch:
     problem: str | None
 
 
+def leave() -> None:
+    """Leave the process group that :func:`join` has joined, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def launch_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The environment variables that decide how processes connect."""
     return {

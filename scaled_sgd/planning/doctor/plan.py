@@ -66,6 +66,10 @@ def make_table(config: Config, asked: argparse.Namespace) -> CostTable:
     for key in ("features", "outputs"):
         if getattr(asked, key) is not None:
             check_integer(key, getattr(asked, key))
+    if config.optim.batch_size == "all":
+        raise UserError(
+            "optim.batch_size: 'all' is a number for a run's data only; allowed here: integers from 1"
+        )
     work = Workload.of(config, *_features(config.data, asked.features, asked.outputs))
     device = asked.device or ("cpu" if config.run.device == "cpu" else "cuda")
     hardware = _hardware(config, asked, nominal(device, half=work.half))

@@ -28,5 +28,5 @@ def _problem(can: Capabilities, installed: Callable[[str], bool]) -> str | None:
     if not dist.is_available():
         return "this torch is built without torch.distributed"
     if can.zero_stage is not None and not installed("deepspeed"):
-        return "not installed: deepspeed (pip install deepspeed)"
+        return "not installed: deepspeed (pip install 'scaled-sgd[deepspeed]')"
     return None

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import Any
 
 import torch
 
-from scaled_sgd.config.parsing import read_key
 from scaled_sgd.core.errors import LOST_STATUS, UserError
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import make_folder
@@ -22,7 +22,7 @@ from scaled_sgd.study.execution.jobs import FOLDER
 from scaled_sgd.study.execution.schedule import default_workers, make_schedule, run_schedule
 from scaled_sgd.study.execution.submission import Submission, submit
 from scaled_sgd.study.folder import State, StudyFolder
-from scaled_sgd.study.grid import Run, Study, expand, find_study, read_study
+from scaled_sgd.study.grid import Run, Study, expand
 from scaled_sgd.study.grid.study_file import is_stored
 from scaled_sgd.study.options import ACCEPT, folder_name
 from scaled_sgd.study.small.attempt import DataShelf
@@ -31,7 +31,8 @@ from scaled_sgd.study.small.engine import train, unsuited
 
 def run_study(
     options: argparse.Namespace,
-    overrides: Mapping[str, Any],
+    study: Study,
+    path: Path,
     parameters: Mapping[str, Any],
     *,
     command: Command,
@@ -40,16 +41,14 @@ def run_study(
 
     Args:
         options: options of the command line.
-        overrides: keys of the study, and their values.
+        study: the study.
+        path: its file.
         parameters: parameters for Slurm.
         command: ``scaled-sgd study``, which jobs call.
 
     Returns:
         the exit status.
     """
-    path = find_study(options.study)
-    keys = {key: value for key, value in overrides.items() if key != ACCEPT}
-    study = read_study(path, keys, accepted=read_key(ACCEPT, overrides.get(ACCEPT, [])))
     folder = StudyFolder(_home(path, options))
     shelf = DataShelf()
     runs = expand(study, shelf)
@@ -114,7 +113,10 @@ def _execute(options: argparse.Namespace, study: Study, runs: Sequence[Run], fol
         schedule, folder, train, workers=workers, group=_grouped(options.batched, schedule.small)
     )
     ended = ", ".join(f"{counts[state]:,} {state}" for state in State if counts[state])
-    print(f"done: {ended or 'nothing'}; scaled-sgd study report {folder.path} shows it", file=sys.stderr)
+    report = ["scaled-sgd", "study", "report", str(folder.path)]
+    if plugins := study.base.get("run.plugins"):
+        report += [f"--{ACCEPT}", f"[{', '.join(plugins)}]"]
+    print(f"done: {ended or 'nothing'}; {shlex.join(report)} shows it", file=sys.stderr)
     return _told_what_is_left(counts[State.FAILED] + counts[State.RUNNING], folder)
 
 

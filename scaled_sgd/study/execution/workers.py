@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from scaled_sgd.parallel.endings import end_with
 from scaled_sgd.study.folder import State, StudyFolder
@@ -111,6 +112,8 @@ def _work(pipe: "Connection[Any, Any]", study: int, place: int, folder: StudyFol
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     end_with(study, signal.SIGKILL)
+    # Otherwise the first bar makes a named semaphore, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.set_device(place % torch.cuda.device_count())

@@ -45,7 +45,7 @@ class Run:
     @property
     def work(self) -> float:
         """Approximate number of multiplications."""
-        return 3.0 * self.weights * self.config.optim.batch_size * (self.config.optim.steps or 1)
+        return 3.0 * self.weights * self.config.optim.batch * (self.config.optim.steps or 1)
 
 
 def expand(study: Study, load: LoadData) -> list[Run]:

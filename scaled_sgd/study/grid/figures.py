@@ -16,6 +16,7 @@ for _name, _recipe in (
     ("methods", "methods:METHODS"),
     ("preconditioned_sharpness", "sharpness:PRECONDITIONED"),
     ("sharpness", "sharpness:RAW"),
+    ("curvatures", "curvatures:CURVATURES"),
     ("taylor", "taylor:TAYLOR"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")

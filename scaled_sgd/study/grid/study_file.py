@@ -17,6 +17,7 @@ from scaled_sgd.config.resumed import code_of, refuse_foreign_code
 from scaled_sgd.config.stored import renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.shipped import shipped
 from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.matching import MATCHINGS
@@ -59,18 +60,23 @@ class Study:
 
 
 def find_study(name: str) -> Path:
-    """The file of a study: ``configs/studies/NAME.yaml``, a path, or a folder in which a study was run.
+    """The file of a study: one of :func:`named_studies`, a path, or a folder in which a study was run.
 
     Raises:
         UserError: there is no such file.
     """
-    places = [Path("configs/studies") / f"{name}.yaml", Path(name), Path(name) / "study.yaml"]
-    for place in places:
-        if place.is_file():
+    known = named_studies()
+    for place in (known.get(name), Path(name), Path(name) / "study.yaml"):
+        if place is not None and place.is_file():
             return place
-    known = sorted(path.stem for path in Path("configs/studies").glob("*.yaml"))
-    shown = ", ".join(known) or "a YAML file"
-    raise UserError(f"study: no study {name!r}; allowed: {shown}, or the path of a YAML file")
+    raise UserError(f"study: no study {name!r}; allowed: {', '.join(known)}, or the path of a YAML file")
+
+
+def named_studies() -> dict[str, Path]:
+    """Files of studies by name; one of ``configs/studies`` here hides one that comes with the package."""
+    folders = shipped("configs") / "studies", Path("configs/studies")
+    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def is_stored(path: Path) -> bool:

@@ -26,7 +26,7 @@ from scaled_sgd.train.session import Session
 from scaled_sgd.train.stepper import OneNetwork
 from scaled_sgd.train.steps import AutogradStep, FusedStep
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
-from scaled_sgd.train.strategies.native import MakeOptimizer, set_rate
+from scaled_sgd.train.strategies.native import MakeOptimizer
 from scaled_sgd.train.strategies.shards import RowShard
 
 _PLACED_BYTES = 2**30
@@ -75,20 +75,6 @@ class OneProcessByGradients(GradientStrategy):
             RowShard(k, layer.weight, self.optimizer, self.kept, copies=1)
             for k, layer in enumerate(network.scaled_layers, start=1)
         ]
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of a microbatch's loss to those of the step."""
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def zero_grad(self) -> None:
-        """Start a step."""
-        self.optimizer.zero_grad()
-
-    def step(self, lr: float, factor: Tensor | None) -> None:
-        """Update the weights."""
-        self.scaling.factor = factor
-        set_rate(self.optimizer, lr)
-        self.optimizer.step()
 
 
 def small_session(config: Config, data: Data) -> Session:

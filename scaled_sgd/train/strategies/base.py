@@ -1,8 +1,9 @@
 """The interface between the training loop and strategies."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,17 +72,20 @@ class GradientStrategy(Strategy):
         """Context for the forward and backward pass of a microbatch."""
         return nullcontext()
 
-    @abstractmethod
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Add the gradients of a microbatch's loss to those of the step."""
+        self.scaling.overlap = last and self.data.size * self.tensor.size > 1
+        loss.backward()  # type: ignore[no-untyped-call]
 
-    @abstractmethod
     def zero_grad(self) -> None:
         """Start a step."""
+        self.optimizer.zero_grad()
 
-    @abstractmethod
     def step(self, lr: float, factor: Tensor | None) -> None:
         """Update the weights by ``factor`` () times the direction, 1 when None. Collective."""
+        self.scaling.factor = factor
+        set_rate(self.optimizer, lr)
+        self.optimizer.step()
 
     def gradient_squares(self) -> Tensor:
         """‖G_k‖_F² (l,) before scaling, float64. Collective if gradients are sharded."""
@@ -95,3 +99,9 @@ class FusedStrategy(Strategy):
         """This process's rows of v_k."""
         assert isinstance(self.optimizer, ScaledSGD)
         return self.optimizer.velocity(self.network.scaled_layers[k - 1].weight)
+
+
+def set_rate(optimizer: Any, lr: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -124,7 +124,7 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
     return choose_factors(
-        network.widths, config.optim.batch_size, ranks.size, link, itemsize=weight.element_size()
+        network.widths, config.optim.batch, ranks.size, link, itemsize=weight.element_size()
     )
 
 

@@ -15,6 +15,9 @@ from scaled_sgd.planning.choice import World
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_FSDP = {can.fsdp_version: can.name for can in STRATEGIES.entries if can.fsdp_version is not None}
+"""The strategy of each version of FSDP."""
+
 
 def is_set(variable: str) -> bool:
     """Whether an environment variable of the launcher is set to yes."""
@@ -49,7 +52,8 @@ def launched_strategy(accelerator: "Accelerator") -> str | None:
             allowed = ", ".join(map(str, stages))
             raise UserError(f"launch: its DeepSpeed configuration has ZeRO stage {stage}; allowed: {allowed}")
         return stages[stage]
-    return None if fsdp_plugin(accelerator) is None else "fsdp2"
+    plugin = fsdp_plugin(accelerator)
+    return None if plugin is None else _FSDP[plugin.fsdp_version]
 
 
 def fsdp_plugin(accelerator: "Accelerator") -> Any:
@@ -67,10 +71,11 @@ def fsdp_plugin(accelerator: "Accelerator") -> Any:
             plugin.set_mixed_precision(accelerator.mixed_precision)
     if plugin is None:
         return None
-    if plugin.fsdp_version != 2:
+    if plugin.fsdp_version not in _FSDP:
         raise UserError(
-            f"launch: FSDP version {plugin.fsdp_version} was launched; allowed: fsdp_version: 2, or a "
-            "launch without FSDP and --sharding.strategy fsdp2"
+            f"launch: FSDP version {plugin.fsdp_version} was launched; allowed: fsdp_version: "
+            f"{', '.join(map(str, _FSDP))}, or a launch without FSDP and --sharding.strategy "
+            f"{', '.join(_FSDP.values())}"
         )
     if plugin.activation_checkpointing:
         raise UserError(

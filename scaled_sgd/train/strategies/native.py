@@ -23,7 +23,7 @@ from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
 from scaled_sgd.steps.peers import build
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
+from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, set_rate
 from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
 if TYPE_CHECKING:
@@ -76,12 +76,6 @@ class MakeOptimizer:
     @property
     def _entry(self) -> "optimizers.Optimizer":
         return optimizers.OPTIMIZERS[self.config.optim.optimizer]
-
-
-def set_rate(optimizer: Any, lr: float) -> None:
-    """Set the learning rate of the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 class Replicas(GradientStrategy):
@@ -247,21 +241,6 @@ class Sharded(GradientStrategy, FusedStrategy):
         with self._autocast():
             f = super().forward(x)
         return f.float() if f.dtype == torch.bfloat16 else f
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of a microbatch's loss to those of the step."""
-        self.scaling.overlap = last and self.data.size * self.tensor.size > 1
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def zero_grad(self) -> None:
-        """Start a step."""
-        self.optimizer.zero_grad()
-
-    def step(self, lr: float, factor: Tensor | None) -> None:
-        """Update this process's rows."""
-        self.scaling.factor = factor
-        set_rate(self.optimizer, lr)
-        self.optimizer.step()
 
 
 def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:

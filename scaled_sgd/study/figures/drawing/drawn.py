@@ -45,7 +45,8 @@ class Drawn:
         layout = self.picture.get_layout_engine()
         if layout is not None:
             layout.execute(self.picture)
-            self.picture.set_layout_engine("none")
+            # Not "none", which is an engine, too: each file would be drawn twice.
+            self.picture.set_layout_engine(None)
         return self
 
     def png(self) -> bytes:

@@ -14,6 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from scaled_sgd.study.figures.reading.words import number
 
 STYLE: dict[str, Any] = {
+    "figure.autolayout": False,
+    "figure.constrained_layout.use": False,
     "font.family": "sans-serif",
     # The others are for readers of an SVG, whose text is text.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
@@ -63,8 +65,8 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 def set_mathtext(text: Text, written: str) -> None:
     """Show a text of the package with ``S_k`` and ``m^s`` as mathematics.
 
-    Other texts are not parsed: names that users choose may contain dollar signs, and parsed text is stored
-    letter by letter in an SVG.
+    Other texts are not parsed, since names that users choose may contain dollar signs, and an SVG has a
+    parsed text letter by letter.
     """
     symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)"
     if re.search(symbol, written):

@@ -1,0 +1,83 @@
+"""The span of the top eigenvectors of the Hessian on the probe: how it turns, and what happens in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scaled_sgd.diagnostics.directions import Factors, update_rows
+from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.steps.minibatch import gradient_rows
+
+
+class Subspace:
+    """The k top eigenvectors u_i: overlap with those of the last measurement, shares of gradient and step.
+
+    Holds k vectors of the size of this process's rows of the weights.
+    """
+
+    def __init__(self, config: SearchSettings) -> None:
+        self._searches = Searches(config)
+        self._last: Tensor | None = None
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        """``subspace_overlap``, ``gradient_in_subspace`` and ``step_in_subspace``."""
+        probe, partition = context.probe, context.probe.partition
+        if "hessian" in context.found:
+            _, pairs = context.found["hessian"]
+        else:
+            pairs = self._searches.top("hessian", curvature(probe))
+        found = [_flat(pairs.expand(i)) for i in range(len(pairs.values))]
+        U, before = torch.stack(found), self._last
+        self._last = U
+        gradient = _flat(list(gradient_rows(probe).values()))
+        return {
+            "subspace_overlap": None if before is None else overlap(partition, U, before),
+            "gradient_in_subspace": share(partition, U, gradient),
+            "step_in_subspace": share(partition, U, _step(context)) if context.taken.known else None,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The last eigenvectors and the start vectors of later searches, all this process's share."""
+        last = {} if self._last is None else {"start.last": self._last}
+        return last | {f"start.search.{name}": v for name, v in self._searches.starts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state_dict`."""
+        self._last = state.get("start.last")
+        starts = {n: v for n, v in state.items() if n.startswith("start.search.")}
+        self._searches.starts = {n.removeprefix("start.search."): v for n, v in starts.items()}
+
+
+def share(partition: Partition, U: Tensor, w: Tensor) -> float | None:
+    """Σ_i ⟨u_i, w⟩²/‖w‖² for orthonormal u_i, this process's rows of all layers; None for w = 0."""
+    sums = partition.sum(torch.cat([U @ w, torch.dot(w, w)[None]]).double())
+    return float(sums[:-1].square().sum() / sums[-1]) if sums[-1] else None
+
+
+def overlap(partition: Partition, U: Tensor, V: Tensor) -> float:
+    """The mean cos² of the principal angles of two spans: 1 if the smaller lies in the larger."""
+    inner = partition.sum((U @ V.T).double())
+    return float(inner.square().sum()) / min(len(U), len(V))
+
+
+def _step(context: Context) -> Tensor:
+    """This process's rows of the step, up to a factor."""
+    batch = context.minibatch
+    along = context.taken.along(batch)
+    rows = update_rows(batch, along) if isinstance(along, Direction) else along
+    found = []
+    for k in range(1, batch.partition.depth + 1):
+        update = rows(k)
+        update = update.rows if isinstance(update, Factors) else update
+        found.append(update / batch.partition.multiplier(k))
+    return _flat(found)
+
+
+def _flat(rows: list[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in rows])

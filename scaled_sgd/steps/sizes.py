@@ -1,0 +1,26 @@
+"""Which way a step takes, by the sizes of a layer and a minibatch. Does not import torch."""
+
+from scaled_sgd.steps.polynomials import Polar
+
+HELD = 1 << 20
+"""If δ_1..δ_l have at most this many elements, all are held at once and all directions computed together."""
+
+
+def in_sample_space(n: int, m_out: int, m_in: int, polar: Polar) -> bool:
+    """Whether K (n, n) takes fewer multiplications than the smaller side of a gradient (m_out, m_in) does.
+
+    Sample space: two Gram matrices, the iteration and the product with the narrower factor. The gradient's
+    own space: one Gram matrix, the iteration and the product with the gradient. In a sample space larger than
+    that, rounding grows from step to step.
+    """
+    sizes = m_out, m_in, polar
+    return 0 < n <= min(m_out, m_in) and multiplications(n, *sizes) <= multiplications(0, *sizes)
+
+
+def multiplications(n: int, m_out: int, m_in: int, polar: Polar) -> int:
+    """Of a layer's polar factor in the space of n samples; for n = 0 in the gradient's own."""
+    small, large = sorted((m_out, m_in))
+    products = 4 * polar.iterations - 2
+    if n:
+        return n * n * (m_out + m_in + small) + products * n**3
+    return 2 * small * small * large + products * small**3

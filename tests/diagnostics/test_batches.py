@@ -1,0 +1,108 @@
+"""Curvature along gradients of fresh minibatches, and minibatches and probes of all samples."""
+
+import pytest
+import torch
+
+from scaled_sgd.config import DiagnosticsConfig
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.train.main import main
+from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
+
+ROWS = ([0, 3, 5], [1, 2, 4, 6], [7, 8, 0])
+"""Samples of the minibatches that are drawn."""
+
+
+def drawn(p: Problem, rows: list[int]) -> Problem:
+    return Problem(p.model, p.x[rows], p.y[rows], p.loss)
+
+
+def measured(
+    p: Problem, *, chunk: int = 100, probe_is_all: bool = True, say: object = None
+) -> dict[str, object]:
+    config = DiagnosticsConfig(
+        every=1, taylor=False, sharpness=False, ranks=False, minibatches=3, chunk=chunk
+    )
+    config.quantities = ["batch_sharpness", "gradient_noise"]
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss, probe_is_all=probe_is_all, say=say)
+
+    def fresh(number: int) -> Minibatch:
+        part = drawn(p, ROWS[number])
+        return Minibatch(part.model, part.x, part.y, loss=part.loss, chunk_size=chunk)
+
+    taken = StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1)
+    return observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken, fresh)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_both_are_means_over_minibatches_of_dense_products(loss: str, chunk: int) -> None:
+    p = make_problem(samples=9, loss=loss)
+    row = measured(p, chunk=chunk)
+    H, ratios, curvatures = full_hessian(p), [], []
+    for rows in ROWS:
+        g = to_flat(gradients(drawn(p, rows)))
+        ratios.append(g @ full_hessian(drawn(p, rows)) @ g / (g @ g))
+        curvatures.append(g @ H @ g)
+    values, square = torch.stack(ratios), to_flat(gradients(p)).square().sum()
+    assert row["batch_sharpness"] == pytest.approx(float(values.mean()), rel=1e-10)
+    assert row["batch_sharpness_error"] == pytest.approx(float(values.std()) / 3**0.5, rel=1e-10)
+    wanted = float(torch.stack(curvatures).mean() / square)
+    assert row["gradient_noise_interaction"] == pytest.approx(wanted, rel=1e-10)
+
+
+def test_the_interaction_is_null_and_said_where_the_probe_is_a_part_of_the_samples() -> None:
+    said: list[str] = []
+    row = measured(make_problem(samples=9), probe_is_all=False, say=said.append)
+    assert row["gradient_noise_interaction"] is None
+    assert any(line.startswith("gradient_noise_interaction: null") for line in said)
+
+
+SMALL = ("--model.depth=3", "--model.base_width=4", "--optim.steps=3", "--run.log_every=1", "--loss=mse")
+QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise]"
+
+
+def rows_of(name: str, *options: str) -> list[dict[str, object]]:
+    assert main([*SMALL, "--model.dtype=float64", f"--run.name={name}", *options]) == 0
+    return list(read_metrics(f"runs/{name}/metrics.jsonl"))
+
+
+def test_a_run_of_all_samples_measures_the_batch_of_its_steps(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One minibatch of all samples: batch sharpness is that of the gradient, and both ratios are equal."""
+    monkeypatch.chdir(tmp_path)
+    every = ("--optim.batch_size=all", "--diagnostics.every=2", "--diagnostics.samples=all")
+    options = (*every, "--diagnostics.ranks=false", "--diagnostics.tolerance=1e-8", QUANTITIES)
+    measured = [row for row in rows_of("all", *options) if "batch_sharpness" in row]
+    assert [row["step"] for row in measured] == [0, 2]
+    for row in measured:
+        assert row["taylor"]["c0"] == pytest.approx(row["loss"], rel=1e-12)
+        assert row["gradient_noise_interaction"] == pytest.approx(row["batch_sharpness"], rel=1e-10)
+        assert row["batch_sharpness_error"] == pytest.approx(0, abs=1e-12)
+        assert row["batch_sharpness"] <= row["sharpness"] * (1 + 1e-9)
+
+
+def test_fresh_minibatches_do_not_change_a_run_and_are_the_same_when_it_is_repeated(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = ("--optim.batch_size=32", "--diagnostics.every=2", "--diagnostics.sharpness=false")
+    without, once, again = (
+        rows_of(name, *plain, *more)
+        for name, more in (("without", ()), ("once", (QUANTITIES,)), ("again", (QUANTITIES,)))
+    )
+    assert [row.get("loss") for row in once] == [row.get("loss") for row in without]
+    found = [row["batch_sharpness"] for row in once if "batch_sharpness" in row]
+    assert found == [row["batch_sharpness"] for row in again if "batch_sharpness" in row]
+    assert len(set(found)) == len(found) == 2
+
+
+def test_all_is_refused_where_no_data_say_how_many(capsys: pytest.CaptureFixture[str]) -> None:
+    from scaled_sgd.planning.doctor.plan import main as plan
+
+    assert plan(["--optim.batch_size=all"]) == 2
+    assert "error: optim.batch_size: 'all' is a number for a run's data only" in capsys.readouterr().err

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from scaled_sgd.config import DiagnosticsConfig
+from scaled_sgd.diagnostics import Minibatch, sharpness, taylor_coefficients
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.steps.direction import Direction
+from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
+
+
+def top(p: Problem, k: int) -> torch.Tensor:
+    return torch.linalg.eigh(full_hessian(p)).eigenvectors[:, -k:]
+
+
+def test_overlap_and_shares_are_those_of_dense_eigenvectors() -> None:
+    p, k = make_problem(samples=7, base_width=4), 2
+    config = DiagnosticsConfig(every=1, k=k, taylor=False, sharpness=False, ranks=False, tolerance=1e-9)
+    config.quantities = ["subspace"]
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss)
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+
+    def velocity(j: int) -> torch.Tensor:
+        return torch.ones_like(p.model.layers[j - 1].weight)
+
+    def measure() -> dict[str, float]:
+        taken = StepTaken(Direction(xi), 0.1, momentum=0.5, velocity=velocity)
+        return observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken)
+
+    assert measure()["subspace_overlap"] is None
+    before = top(p, k)
+    with torch.no_grad():
+        for weight, G in zip(p.model.parameters(), gradients(p), strict=True):
+            weight -= 0.3 * G
+    row, U, g = measure(), top(p, k), to_flat(gradients(p))
+    step = to_flat([0.5 + s * G for s, G in zip(xi, gradients(p), strict=True)])
+    assert row["subspace_overlap"] == pytest.approx(float((U.T @ before).square().sum()) / k, rel=1e-6)
+    for name, w in (("gradient_in_subspace", g), ("step_in_subspace", step)):
+        assert row[name] == pytest.approx(float((U.T @ w).square().sum() / w.square().sum()), rel=1e-6)
+
+
+def test_taylor_terms_along_an_eigenvector_have_its_eigenvalue() -> None:
+    p = make_problem(samples=7, base_width=4)
+    pairs = sharpness(p.model, p.x, p.y, loss=p.loss, tolerance=1e-10)
+    terms = taylor_coefficients(p.model, p.x, p.y, loss=p.loss, direction=pairs)
+    assert float(terms.c2) == pytest.approx(float(pairs.values[0]) / 2, rel=1e-9)
+    assert float(terms.c1) == pytest.approx(float(to_flat(gradients(p)) @ to_flat(pairs.expand())), rel=1e-9)

@@ -1,0 +1,94 @@
+"""Training from Python, and a plain command on a table, end in a network as good as other tools'."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.metrics import r2_score
+
+from scaled_sgd import load_run
+from scaled_sgd.cli import main
+from scaled_sgd.core.errors import UserError
+from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.train import train
+
+pytestmark = pytest.mark.usefixtures("fresh_world")
+
+SMALL = {"depth": 3, "base_width": 4}
+
+
+def houses(n: int) -> pd.DataFrame:
+    """Prices around 1e5 from columns of scales 1 to 1e4, one constant, one text, with gaps."""
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "income": draw.lognormal(1.2, 0.4, n),
+            "age": draw.integers(1, 52, n).astype(float),
+            "people": draw.lognormal(7, 0.7, n),
+            "north": draw.uniform(32, 42, n),
+            "one": 1.0,
+            "shore": draw.choice(["bay", "inland", "ocean"], n),
+        }
+    )
+    value = 5e4 * rows["income"] + 300 * rows["age"] - 3 * rows["people"] - 9e3 * (rows["north"] - 37) ** 2
+    rows["price"] = value + 4e4 * (rows["shore"] == "ocean") + draw.normal(0, 2e4, n)
+    rows.loc[draw.choice(n, n // 100, replace=False), "age"] = np.nan
+    return rows
+
+
+def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
+    rows = houses(400)
+    config = {"data": {"target": "price"}, "model": SMALL, "optim": {"steps": 60}, "run": {"name": "h"}}
+    run = train(config, data=rows)
+    predicted = run.predict(rows).values
+    figures = run.evaluate(rows)
+    assert figures["r2"] == pytest.approx(r2_score(rows["price"], predicted), rel=1e-6)
+    assert figures["mse"] == pytest.approx(np.mean((predicted - rows["price"]) ** 2), rel=1e-5)
+    assert figures["r2"] > 0.4
+    assert figures["loss"] == pytest.approx(
+        figures["mse"] / 2 / run.pipeline.scale.deviations[0] ** 2, rel=1e-5
+    )
+    *_, last = read_metrics(Path("runs/h/metrics.jsonl"))
+    assert set(last) >= {
+        "step",
+        "epoch",
+        "samples",
+        "train_loss",
+        "max_loss",
+        "eval_loss",
+        "mse",
+        "r2",
+        "seconds",
+    }
+    assert (last["step"], last["samples"]) == (60, 60 // 2 * 320)
+    assert load_run("runs/h").evaluate(rows) == figures
+    assert main(["train", "--config=runs/h/config.yaml", "--run.resume=auto"]) == 2
+
+
+def test_a_bunch_of_scikit_learn_has_its_names() -> None:
+    run = train({"model": SMALL, "optim": {"steps": 60}}, data=load_iris())
+    assert run.classes == ("setosa", "versicolor", "virginica")
+    assert (
+        np.mean(run.predict(load_iris().data).values == load_iris().target_names[load_iris().target]) > 0.85
+    )
+
+
+def test_a_source_beside_data_in_memory_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^data: a source beside data in memory; allowed: one of the two"):
+        train({"data": {"source": "digits"}}, data=houses(9))
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_a_plain_command_is_as_good_as_other_tools_on_a_table(tmp_path: Path) -> None:
+    rows = houses(4000)
+    rows.to_csv("houses.csv", index=False)
+    assert main(["train", "--data.source=houses.csv", "--data.target=price", "--run.name=h"]) == 0
+    *_, last = read_metrics(Path("runs/h/metrics.jsonl"))
+    numbers = rows.drop(columns=["shore", "price"]).assign(ocean=rows["shore"] == "ocean")
+    half = len(rows) // 5
+    best = HistGradientBoostingRegressor().fit(numbers[half:], rows["price"][half:])
+    assert last["r2"] > best.score(numbers[:half], rows["price"][:half]) - 0.01
