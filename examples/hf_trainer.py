@@ -4,7 +4,6 @@ import os
 import tempfile
 
 import torch
-from datasets import Dataset
 from sklearn.datasets import load_digits
 from torch import nn
 from transformers import Trainer, TrainingArguments
@@ -28,7 +27,7 @@ class Classifier(nn.Module):
 
 
 pixels, digits = load_digits(return_X_y=True)
-data = Dataset.from_dict({"pixels": pixels.astype("float32"), "labels": digits}).with_format("torch")
+data = [{"pixels": row, "labels": digit} for row, digit in zip(pixels.astype("float32"), digits, strict=True)]
 
 model = Classifier()
 optimizer = torch.optim.SGD(model.parameters(), lr=4.0, momentum=0.5)
@@ -40,6 +39,7 @@ with tempfile.TemporaryDirectory() as folder:
         folder,
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=128,
+        dataloader_drop_last=True,
         max_grad_norm=0,
         save_strategy="no",
         report_to="none",

@@ -35,7 +35,7 @@ class Digits(lightning.LightningModule):
 pixels, digits = load_digits(return_X_y=True)
 x = torch.tensor(pixels, dtype=torch.float32)
 x *= 8 / x.norm(dim=1, keepdim=True)
-data = DataLoader(TensorDataset(x, torch.tensor(digits)), batch_size=128, shuffle=True)
+data = DataLoader(TensorDataset(x, torch.tensor(digits)), batch_size=128, shuffle=True, drop_last=True)
 
 trainer = lightning.Trainer(
     max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, log_every_n_steps=5

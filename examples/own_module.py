@@ -27,7 +27,7 @@ class Pooled(nn.Module):
 
 torch.manual_seed(0)
 model = Pooled()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4)
 scaling = DepthwiseScaling(model, optimizer, rule="norm")
 
 tokens = torch.randn(512, 12, 16)

@@ -29,12 +29,4 @@ for step in range(STEPS + 1):
             f"(converged: {top.converged}), soft ranks {[round(s, 1) for s in soft.tolist()]}"
         )
     optimizer.step()
-
-with torch.no_grad():
-    h = x
-    for layer in model.scaled_layers[:-1]:
-        h = model.apply_activation(layer(h))
-ranks = feature_ranks(h)
-print(
-    f"features of the last hidden layer: stable rank {ranks.stable:.2f}, effective rank {ranks.effective:.2f}"
-)
+print("first hidden layer:", feature_ranks(model.apply_activation(model.layers[0](x))))

@@ -65,8 +65,8 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 def set_mathtext(text: Text, written: str) -> None:
     """Show a text of the package with ``S_k`` and ``m^s`` as mathematics.
 
-    Other texts are not parsed: names that users choose may contain dollar signs, and parsed text is stored
-    letter by letter in an SVG.
+    Other texts are not parsed, since names that users choose may contain dollar signs, and an SVG has a
+    parsed text letter by letter.
     """
     symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)"
     if re.search(symbol, written):
