@@ -100,14 +100,14 @@ def polar_kernels(T: Tensor, coefficients: tuple[Coefficients, ...]) -> tuple[Te
         coefficients: of the iteration.
 
     Returns:
-        K (L, n, n) and the ratios (L,), float64, to 5 %; the latter mean nothing where δᵀ h = 0.
+        K (L, n, n) and the ratios (L,), float64, to 5 %; the latter are 0 where squares of δᵀ h underflow.
     """
+    trace = _trace(T)
+    seen = trace > torch.finfo(T.dtype).tiny ** 0.8
     low, high = bounds(coefficients, T.shape[-1])
     measure = high > 1.1 * low
-    K, P = newton_schulz(T * _inverse(_trace(T)), coefficients, measure=measure)
-    if measure:
-        return K, largest_eigenvalue(P).sqrt()
-    return K, torch.full(T.shape[:1], (low * high) ** 0.5, device=T.device, dtype=torch.float64)
+    K, P = newton_schulz(T * _inverse(torch.where(seen, trace, 0.0)), coefficients, measure=measure)
+    return K, (largest_eigenvalue(P).sqrt() if measure else (low * high) ** 0.5) * seen.double()
 
 
 def _trace(matrices: Tensor) -> Tensor:

@@ -242,6 +242,7 @@ def test_a_run_records_diagnostics_at_their_steps_and_none_when_they_are_off(tmp
     small = [
         "--model.depth=3",
         "--model.base_width=6",
+        "--scaling.rule=norm",
         "--optim.steps=9",
         "--optim.lr=2",
         "--run.log_every=1",

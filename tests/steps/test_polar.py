@@ -155,6 +155,22 @@ def test_a_minibatch_without_gradient_or_with_equal_samples_gives_finite_steps(d
     )
 
 
+@pytest.mark.parametrize("polynomials", ["quintic", "polar_express"])
+def test_a_gradient_of_any_size_gives_its_polar_factor_or_nothing(polynomials):
+    """In float32, whose squares underflow below 1e-19."""
+    coefficients = Polar(polynomials, 3).coefficients
+    delta, h = (t.float() for t in factors(9, 12, 30))
+    wanted, ratio = polar_kernels((h @ h.T @ delta @ delta.T)[None], coefficients)
+    for size in torch.logspace(-30, 0, 61).tolist():
+        small = size * delta
+        K, found = polar_kernels((h @ h.T @ small @ small.T)[None], coefficients)
+        assert K.isfinite().all()
+        if found > 0:
+            torch.testing.assert_close(K, wanted, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(found, ratio, rtol=1e-4, atol=0)
+        assert bool(found > 0) == bool(size * delta.norm() * h.norm() > 1e-15) or 1e-17 < size < 1e-15
+
+
 def test_a_step_in_float32_is_that_in_float64():
     x, y = minibatch(12)
     wanted = taken(network(), RULES["spectral"], x, y)
