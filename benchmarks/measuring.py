@@ -64,7 +64,8 @@ class Work:
         update = "fused" if strategy.endswith("+fused") else "autograd"
         name = strategy.removesuffix("+fused")
         own = ("--run.device=cpu", f"--sharding.strategy={name}", f"--optim.update={update}")
-        return parse([*self.options, *own])
+        # A rule that every strategy has by autograd.
+        return parse(["--scaling.rule=norm", *self.options, *own])
 
     def workload(self, strategy: str) -> Workload:
         """The workload to plan for."""

@@ -1,13 +1,13 @@
-"""φ(s) = a·s + b·|s| (theory §1)."""
+"""φ(s) = a·s + b·|s| (theory §1). Imports torch on first use, since the planner only reads facts of φ."""
 
 from dataclasses import dataclass
 from functools import cached_property
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from scaled_sgd.core.activations import Activation, normalized
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,16 @@ class PiecewiseLinear(Activation):
         """Whether a slope is 0."""
         return self.positive_slope == 0 or self.negative_slope == 0
 
-    def value(self, z: Tensor) -> Tensor:
+    def value(self, z: "Tensor") -> "Tensor":
         """a·z + b·|z|."""
         if self.positive_slope == 0:
             return self.negative_slope * z.clamp(max=0)
-        h = F.leaky_relu(z, self.negative_slope / self.positive_slope)
+        from torch.nn.functional import leaky_relu
+
+        h = leaky_relu(z, self.negative_slope / self.positive_slope)
         return h if self.positive_slope == 1 else self.positive_slope * h
 
-    def pulled(self, t: Tensor, g: Tensor) -> Tensor:
+    def pulled(self, t: "Tensor", g: "Tensor") -> "Tensor":
         """D ∘ t with D = a + b where g is positive, else a − b.
 
         Implemented as the backward pass of a leaky ReLU, which is one fused pass over t; ``torch.where`` with
@@ -62,12 +64,16 @@ class PiecewiseLinear(Activation):
         """
         if self.positive_slope == 0:
             return (self.negative_slope * t).masked_fill_(g > 0, 0)
+        import torch
+
         slope = self.negative_slope / self.positive_slope
         chosen: Tensor = torch.ops.aten.leaky_relu_backward(t, g, slope, False)
         return chosen if self.positive_slope == 1 else chosen.mul_(self.positive_slope)
 
-    def derivatives(self, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def derivatives(self, g: "Tensor") -> "tuple[Tensor, Tensor, Tensor]":
         """D, 0 and 0."""
+        import torch
+
         zero = torch.zeros_like(g)
         return self.pulled(torch.ones_like(g), g), zero, zero
 

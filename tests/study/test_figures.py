@@ -202,6 +202,7 @@ def test_the_loss_is_drawn_for_every_method_at_its_best_rate(draw):
 def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
     rows = [
         diagnosed(step, lr=2.0, sharpness=0.5, batch_sharpness=1.0, gauss_newton_sharpness=0.25)
+        | {"feature_sharpness": None}
         for step in (0, 10, 20)
     ]
     figure = draw("curvatures", {"optim.lr": [2.0], "run.seed": [0]}, lambda _: finished(0.1, rows=rows))
@@ -211,7 +212,8 @@ def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
     )
     heights = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
     assert heights == [[0.5] * 3, [1.0] * 3, [0.25] * 3, [1.0] * 3]
-    plain = [diagnosed(step, sharpness=0.5) for step in (0, 10)]
+    lacking = dict.fromkeys(("batch_sharpness", "gauss_newton_sharpness", "feature_sharpness"))
+    plain = [diagnosed(step, sharpness=0.5) | lacking for step in (0, 10)]
     assert draw("curvatures", {"run.seed": [0]}, lambda _: finished(0.1, rows=plain)) is None
 
 
