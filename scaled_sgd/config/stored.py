@@ -43,8 +43,13 @@ ABSENT: Mapping[str, Any] = {
     "scaling.iterations": POLAR.iterations,
 }
 """What versions without a key did. A key not listed means its default."""
-FORMER: Mapping[str, Any] = {"scaling.rule": "norm", "optim.lr": 4.0}
-"""Keys whose default has changed, with the former default."""
+FORMER: Mapping[str, Any] = {
+    "scaling.rule": "norm",
+    "optim.lr": 4.0,
+    "data.standardize": False,
+    "data.eval_split": None,
+} | {name: value for name, value in ABSENT.items() if name.startswith("data.")}
+"""Keys whose default is not what versions did before, with what they did."""
 
 _said: set[str] = set()
 

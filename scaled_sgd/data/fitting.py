@@ -43,7 +43,8 @@ def settled(
         constant=table if config.constant is None else config.constant,
         categories=config.categories if table or texts else 0,
         missing=config.missing if table else "refuse",
-        eval_split=held_out,
+        # Null stays: it says where the split comes from.
+        eval_split=config.eval_split and held_out,
     )
 
 

@@ -52,6 +52,9 @@ def test_without_an_official_test_set_a_part_is_held_out(tmp_path: Path) -> None
         assert isinstance(data.train, Resident)
         assert (len(data.train), len(data.evaluation)) == (5, 1)
     pair(tmp_path, "t10k", "{}-idx{}-ubyte")
+    assert load(tmp_path).config.eval_split == "test"
+    assert load(tmp_path, eval_split=None).config.eval_split is None
+    assert len(load(tmp_path, eval_split=None).evaluation) == 6
     assert len(load(tmp_path, split="test").evaluation) == 1
     assert len(load(tmp_path, split="test", eval_split="train").evaluation) == 6
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from scaled_sgd.config.keys import KEYS
+from scaled_sgd.config.stored import FORMER
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study import command
 from scaled_sgd.study.command import main
@@ -132,11 +134,27 @@ def test_a_study_of_an_earlier_version_keeps_the_defaults_that_it_meant(folder):
     (run,) = expand(read_study(file), DataShelf())
     now.write_plan(read_study(file), [run])
     stored = yaml.safe_load((now.path / "study.yaml").read_text())
-    assert stored["defaults"] == {"scaling.rule": run.config.scaling.rule, "optim.lr": run.config.optim.lr}
+    assert stored["defaults"] == {key: KEYS[key].default for key in FORMER}
+    assert stored["defaults"]["scaling.rule"] == run.config.scaling.rule
+    assert stored["defaults"]["optim.lr"] == run.config.optim.lr
     del stored["defaults"]
     (now.path / "study.yaml").write_text(yaml.safe_dump(stored))
     (old,) = expand(read_study(now.path / "study.yaml"), DataShelf())
     assert (old.config.scaling.rule, old.config.optim.lr) == ("norm", 4.0)
+
+
+def test_a_study_of_a_table_keeps_the_inputs_that_it_had(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = pd.DataFrame({"a": [1.0, 2.0, 4.0, 8.0] * 3, "b": [3.0, 1.0, 2.0, 5.0] * 3, "y": [0, 1, 1, 0] * 3})
+    rows.to_csv("rows.csv", index=False)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/plan.jsonl").touch()
+    text = "base: {model: {depth: 2, base_width: 2}, data: {source: rows.csv}}\naxes: [{run.seed: [0]}]\n"
+    for name in ("s.yaml", "s/study.yaml"):
+        (tmp_path / name).write_text(text)
+    now, old = (expand(read_study(find_study(name)), DataShelf())[0].config for name in ("s.yaml", "s"))
+    assert (now.data.standardize, now.data.constant) == (True, True)
+    assert (old.data.standardize, old.data.constant, old.data.eval_split) == (False, False, None)
 
 
 def test_a_changed_plan_says_what_is_new_and_keeps_what_was_made(folder, capsys):

@@ -145,9 +145,10 @@ def read_study(
         base[key] = value
     # A folder keeps the defaults of the version that planned it first.
     now = FORMER if is_stored(path) else {key: KEYS[key].default for key in FORMER}
-    defaults = source.setdefault("defaults", dict(now))
-    if not isinstance(defaults, dict) or defaults.keys() != now.keys():
+    defaults = source.get("defaults", {})
+    if not isinstance(defaults, dict) or not defaults.keys() <= now.keys():
         raise UserError(f"defaults: {defaults!r} is not usable; allowed: values of {', '.join(now)}")
+    source["defaults"] = defaults = dict(now) | defaults
     source["base"] = base
     for key in ("run.name", "run.dir", "run.resume"):
         if key in base:
