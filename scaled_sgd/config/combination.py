@@ -22,18 +22,18 @@ class Combination:
         given: the limiting key.
         allowed: permitted values of ``key`` for a value of ``given``.
         reason: why.
-        also: a third key and the values of it for which this holds; None: always.
+        also: a third key, and whether this holds for a value of it; None: always.
     """
 
     key: str
     given: str
     allowed: Callable[[Any], Allowed]
     reason: str
-    also: tuple[str, tuple[Any, ...]] | None = None
+    also: tuple[str, Callable[[Any], bool]] | None = None
 
     def violation(self, config: Config) -> str | None:
         """One line about what is wrong with a configuration."""
-        if self.also is not None and value_of(config, self.also[0]) not in self.also[1]:
+        if self.also is not None and not self.also[1](value_of(config, self.also[0])):
             return None
         value, given = value_of(config, self.key), value_of(config, self.given)
         allowed = self.allowed(given)
@@ -60,7 +60,11 @@ class Combination:
             yield self.key, words, f"{self.given} {', '.join(given)}{self._third()}", self.reason
 
     def _third(self) -> str:
-        return "" if self.also is None else f" and {self.also[0]} {', '.join(map(_bare, self.also[1]))}"
+        if self.also is None:
+            return ""
+        key, holds = self.also
+        values = choices(KEYS[key].hint) or ()
+        return f" and {key} {', '.join(_bare(value) for value in values if holds(value))}"
 
     def _words(self, allowed: tuple[Any, ...] | Limit) -> str:
         if isinstance(allowed, tuple):

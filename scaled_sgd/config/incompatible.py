@@ -92,7 +92,7 @@ COMBINATIONS = (
         "optim.update",
         when("autograd", ("auto", *(name for name in _FUSED if not STRATEGIES[name].rows))),
         "part of a gradient does not have the singular values of the whole",
-        also=("scaling.rule", ("spectral",)),
+        also=("scaling.rule", lambda name: RULES[name].polar),
     ),
     Combination(
         "optim.update",
