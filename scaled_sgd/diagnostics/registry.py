@@ -4,68 +4,15 @@ Importing it imports neither torch nor the classes that measure.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from scaled_sgd.core.registry import Registry
+from scaled_sgd.diagnostics.columns import Column, Figure
+
+__all__ = ["QUANTITIES", "Column", "Figure", "Measured"]
 
 Need = Literal["minibatch", "probe", "step", "training"]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """How a study draws a column. What is empty follows from the column's name and meaning.
-
-    Attributes:
-        name: its name in ``report:`` of a study file, and of its files.
-        title: the question it answers.
-        axis: the y label.
-        subject: subject of the sentence of a figure against width.
-        meaning: what is drawn, for the caption.
-        against: what is drawn along x: steps, at the best learning rate, or widths, at the last step.
-        title_over_steps: the question where a study has one width only, so that a figure against width is
-            drawn over steps; empty: such a study lacks the figure.
-    """
-
-    name: str = ""
-    title: str = ""
-    axis: str = ""
-    subject: str = ""
-    meaning: str = ""
-    against: Literal["steps", "width"] = "steps"
-    title_over_steps: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One key of a row; nested keys are joined by dots.
-
-    Attributes:
-        name: its name, such as ``taylor.c1``.
-        meaning: what the number is, with its unit if it has one.
-        layers: whether it is one number, or a list with one per layer or hidden layer.
-        figure: how studies draw it; None: in tables only, or in a figure with others.
-    """
-
-    name: str
-    meaning: str
-    layers: Literal["none", "all", "hidden"] = "none"
-    figure: Figure | None = Figure()
-
-    @property
-    def drawn(self) -> Figure | None:
-        """The figure with everything filled in."""
-        if self.figure is None:
-            return None
-        figure, words = self.figure, self.name.replace("_", " ").replace(".", " ")
-        return replace(
-            figure,
-            name=figure.name or self.name.replace(".", "_"),
-            title=figure.title or f"What becomes of the {words} in training?",
-            axis=figure.axis or words,
-            subject=figure.subject or f"the {words}",
-            meaning=figure.meaning or self.meaning,
-        )
 
 
 @dataclass(frozen=True)

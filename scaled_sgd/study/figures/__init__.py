@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib import rc_context
 
 from scaled_sgd.core.registry import load
-from scaled_sgd.diagnostics.registry import Column
+from scaled_sgd.diagnostics.columns import Column
 from scaled_sgd.study.figures.columns import column_recipe
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.style import STYLE

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from scaled_sgd.diagnostics.registry import Column, Figure
+from scaled_sgd.diagnostics.columns import Column, Figure
 from scaled_sgd.study.figures.drawing.drawn import Drawn
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import draw_line, log_axis

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from scaled_sgd.diagnostics.registry import Column
+from scaled_sgd.diagnostics.columns import Column
 from scaled_sgd.study.figures import against_step, against_width
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.reading.view import WIDTH, View

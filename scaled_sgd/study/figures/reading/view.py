@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from scaled_sgd.diagnostics.registry import Column
+from scaled_sgd.diagnostics.columns import Column
 from scaled_sgd.study.figures.reading.words import value_label
 from scaled_sgd.study.tables.collect import Collected
 
