@@ -51,9 +51,6 @@ class CudaGraphs:
 
     def capture(self, function: Callable[[], Taken]) -> Callable[[], Taken]:
         """Capture ``function`` as a graph."""
-        torch.cuda.synchronize()
-        # The pool takes what earlier steps have left in the cache.
-        torch.cuda.empty_cache()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             taken = function()

@@ -13,12 +13,13 @@ def capture_for(config: Config, strategy: Strategy) -> Capture | None:
         config: resolved.
         strategy: the network in its layout.
     """
-    on_gpu = strategy.device.type == "cuda" and config.optim.update == "fused"
-    return CudaGraphs() if on_gpu and obstacle(config, strategy) is None else None
+    return CudaGraphs() if _could_be(config, strategy) and not why_not(config, strategy) else None
 
 
-def obstacle(config: Config, strategy: Strategy) -> str | None:
-    """Why fused steps on a GPU are not captured; None if they are."""
+def why_not(config: Config, strategy: Strategy) -> str | None:
+    """Why fused steps on a GPU are not captured; None if they are, or are no such steps."""
+    if not _could_be(config, strategy):
+        return None
     if config.run.cuda_graphs == "no":
         return "run.cuda_graphs is no"
     if strategy.data.size * strategy.tensor.size > 1:
@@ -26,3 +27,7 @@ def obstacle(config: Config, strategy: Strategy) -> str | None:
     if RULES[config.scaling.rule].polar and config.scaling.settings.coefficients is None:
         return f"scaling.polar {config.scaling.polar!r} factorises on the host"
     return None
+
+
+def _could_be(config: Config, strategy: Strategy) -> bool:
+    return strategy.device.type == "cuda" and config.optim.update == "fused"

@@ -21,7 +21,7 @@ from scaled_sgd.runs.summary import sizes_cut
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
-from scaled_sgd.train.capturing import capture_for, obstacle
+from scaled_sgd.train.capturing import capture_for, why_not
 from scaled_sgd.train.handshake import agree_on_places, agree_on_run
 from scaled_sgd.train.interrupts import Interrupts
 from scaled_sgd.train.loop import Loop
@@ -129,10 +129,8 @@ class Trainer:
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
-        if accelerator.device.type == "cuda" and config.optim.update == "fused":
-            reason = obstacle(config, self.strategy)
-            if reason is not None:
-                self._record.say(f"steps are not captured as CUDA graphs: {reason}")
+        if reason := why_not(config, self.strategy):
+            self._record.say(f"steps are not captured as CUDA graphs: {reason}")
         if self.strategy.exchange is not None:
             self._record.say(f"exchange: {described(self.strategy.exchange)}")
 
