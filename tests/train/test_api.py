@@ -9,6 +9,7 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
 
+from benchmarks import tables
 from scaled_sgd import load_run
 from scaled_sgd.cli import main
 from scaled_sgd.core.errors import UserError
@@ -22,21 +23,7 @@ SMALL = {"depth": 3, "base_width": 4}
 
 def houses(n: int) -> pd.DataFrame:
     """Prices around 1e5 from columns of scales 1 to 1e4, one constant, one text, with gaps."""
-    draw = np.random.default_rng(0)
-    rows = pd.DataFrame(
-        {
-            "income": draw.lognormal(1.2, 0.4, n),
-            "age": draw.integers(1, 52, n).astype(float),
-            "people": draw.lognormal(7, 0.7, n),
-            "north": draw.uniform(32, 42, n),
-            "one": 1.0,
-            "shore": draw.choice(["bay", "inland", "ocean"], n),
-        }
-    )
-    value = 5e4 * rows["income"] + 300 * rows["age"] - 3 * rows["people"] - 9e3 * (rows["north"] - 37) ** 2
-    rows["price"] = value + 4e4 * (rows["shore"] == "ocean") + draw.normal(0, 2e4, n)
-    rows.loc[draw.choice(n, n // 100, replace=False), "age"] = np.nan
-    return rows
+    return tables.houses(n).rename(columns={"target": "price"})
 
 
 def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:

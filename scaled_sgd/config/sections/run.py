@@ -62,7 +62,7 @@ class RunConfig:
     log_every: Annotated[Count, RECORDS] = 10
     """steps between lines of metrics.jsonl"""
     metrics: Annotated[list[str] | None, RECORDS] = None
-    """evaluate metrics by name or local script; null: accuracy for classes, mse for numbers"""
+    """evaluate metrics by name or local script; null: accuracy for classes, mse and r2 for numbers"""
     trackers: Annotated[list[str], NOTHING] = field(default_factory=list)
     """experiment trackers by Accelerate's names, such as [tensorboard]"""
 
