@@ -6,8 +6,11 @@ PROCESSES ?= 2
 CONFIG ?= configs/experiments/digits.yaml
 ARGS ?=
 
+# Set, it makes each of the many processes of the tests compile the package again.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train quick test full lint types wheel audit docs bench clean
+.PHONY: help setup train quick test full suite lint types wheel audit docs bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,16 +32,19 @@ train: $(VENV)/.trains  ## train on the embedded digits with two processes (PROC
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
-
 quick: setup  ## tests that stay in one process, in a minute or so
-	$(PYTEST) -m "not slow and not full"
+	$(MAKE) suite TESTS='-m "not slow and not full"'
 
-test: lint types  ## lint, type check and all tests but those that are long by nature
-	$(PYTEST) -m "not full"
+# Types are checked, on one core, beside the tests, which often wait.
+test: lint  ## lint, type check and all tests but those that are long by nature
+	$(MAKE) --jobs=2 types suite TESTS='-m "not full"'
 
-full: lint types  ## everything: also the soak, every kill point, whole tables and ten times the random examples
-	$(PYTEST) --hypothesis-profile full
+full: lint  ## everything: also the soak, every kill point, whole tables and ten times the random examples
+	$(MAKE) --jobs=2 types suite TESTS='--hypothesis-profile full'
+
+# In the order of tests/conftest.py: files with most tests are not those that take longest.
+suite: setup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,16 +12,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 from scaled_sgd.parallel.machine import cores
 from tests.examples import SUITE
 
-# Two or four processes share the machine in many tests; nothing here is large enough for threads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Two or four processes share the machine in many tests; nothing here is large enough for threads. torch reads
+# it; it is not imported here, as the process that hands out tests needs none.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)
 
 settings.load_profile(SUITE)
 
@@ -117,6 +116,15 @@ def nothing_outlives_the_tests():
     for process in started_by(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture
+def unseen_pictures(monkeypatch):
+    """Figures with their sentences and tables, without pictures, which take longer than all else."""
+    from scaled_sgd.study.figures.drawing.drawn import Drawn
+
+    monkeypatch.setattr(Drawn, "settled", lambda self: self)
+    monkeypatch.setattr(Drawn, "_rendered", lambda self, kind, **options: b"<svg/>")
 
 
 @pytest.fixture

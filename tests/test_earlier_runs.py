@@ -93,6 +93,7 @@ def test_no_run_of_a_study_is_repeated(old_study, capsys):
     assert "12 runs, 12 ended, 0 small and 0 large to do" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_a_study_is_reported(old_study):
     """Its tables have every run at the loss that its summary has."""
     assert study(["report", "tiny.yaml"]) == 0

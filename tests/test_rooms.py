@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,21 +25,26 @@ def module_of(path):
 MODULES = {module_of(path): path for path in FILES}
 
 
-def imported(path, *, late):
-    """Names of modules that a file imports; ``late``: inside functions and for types too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if late else tree.body
-    for node in nodes:
+@cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imported(path):
+    """Names of modules that a file imports, inside functions and for types too."""
+    found = []
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def named(path):
     """Modules that a file names in texts, to be imported on first use."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         text = node.value if isinstance(node, ast.Constant) else None
         if isinstance(text, str) and re.fullmatch(r"scaled_sgd(\.\w+){2,}(:\w+)?", text):
             yield text.partition(":")[0]
@@ -58,13 +64,13 @@ def test_there_is_nothing_at_the_top_but_the_doors():
 def test_imports_point_down(room):
     above = ROOMS[ROOMS.index(room) + 1 :]
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        up = [name for name in (*imported(path, late=True), *named(path)) if room_of(name) in above]
+        up = [name for name in (*imported(path), *named(path)) if room_of(name) in above]
         assert not up, f"{module_of(path)} imports {up}"
 
 
 def test_no_files_import_each_other_in_a_circle():
     edges = {
-        module: {name for name in imported(path, late=True) if name in MODULES and name != module}
+        module: {name for name in imported(path) if name in MODULES and name != module}
         for module, path in MODULES.items()
         # A room's own list of names is read by others, not part of what it lists.
         if path.name != "__init__.py"
@@ -88,7 +94,7 @@ def test_no_files_import_each_other_in_a_circle():
 def test_no_two_classes_share_a_name():
     homes = {}
     for path in FILES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(module_of(path))
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
@@ -97,5 +103,5 @@ def test_no_two_classes_share_a_name():
 def test_launchers_are_imported_where_processes_are_launched():
     for path in FILES:
         if room_of(module_of(path)) not in ("train", "planning", "study"):
-            found = {name.split(".")[0] for name in imported(path, late=True)}
+            found = {name.split(".")[0] for name in imported(path)}
             assert not found & {"accelerate", "deepspeed"}, module_of(path)

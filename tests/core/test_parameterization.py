@@ -72,7 +72,7 @@ def test_a_unit_step_moves_every_layer_alike_under_nup_and_mup(parameterization)
         assert reach == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS.names)
 def test_hidden_preactivations_start_with_unit_variance(parameterization):
     widths = width_pattern(64, 10, depth=4, base_width=8)
     for k in range(1, 4):

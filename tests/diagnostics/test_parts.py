@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
@@ -23,6 +23,7 @@ from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.trace import gauss_newton_trace
 from tests.diagnostics.strategies import problems, seeds
+from tests.examples import examples, pairwise
 from tests.oracles import Problem, full_gauss_newton, full_hessian, make_problem, to_flat
 
 
@@ -42,10 +43,11 @@ def scales(problem: Problem, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("part", ["gauss_newton", "feature"])
 @given(problem=problems(max_samples=8), seed=seeds())
-@settings(max_examples=25)
+@examples(12)
 def test_products_are_those_of_the_dense_parts(part: str, problem: Problem, seed: int) -> None:
     xi, generator = scales(problem, seed), torch.Generator().manual_seed(seed)
     V = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in problem.model.parameters()]
+    wanted = dense(problem, part, xi) @ to_flat(V)
     for chunk_size in (None, 3):
         found = hessian_vector_product(
             problem.model,
@@ -57,28 +59,27 @@ def test_products_are_those_of_the_dense_parts(part: str, problem: Problem, seed
             part=part,
             chunk_size=chunk_size,
         )
-        torch.testing.assert_close(
-            to_flat(found), dense(problem, part, xi) @ to_flat(V), rtol=1e-9, atol=1e-11
-        )
+        torch.testing.assert_close(to_flat(found), wanted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("part", ["gauss_newton", "feature"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-@pytest.mark.parametrize("samples", [4, 30])
+@pytest.mark.parametrize(
+    ("part", "loss", "samples"), pairwise(["gauss_newton", "feature"], ["cross_entropy", "mse"], [4, 30])
+)
 def test_top_eigenvalues_of_the_parts_in_every_space(part: str, loss: str, samples: int) -> None:
     p = make_problem(loss=loss, samples=samples, base_width=5)
-    wanted = torch.linalg.eigvalsh(dense(p, part)).flip(0)[:3]
+    matrix = dense(p, part)
+    wanted = torch.linalg.eigvalsh(matrix).flip(0)[:3]
     for space in ("dense", "factor", "auto"):
         found = sharpness(
             p.model, p.x, p.y, loss=loss, part=part, k=3, space=space, tolerance=1e-9, max_iterations=300
         )
         torch.testing.assert_close(found.values, wanted, rtol=1e-8, atol=0)
         v = to_flat(found.expand())
-        torch.testing.assert_close(dense(p, part) @ v, wanted[0] * v, rtol=0, atol=1e-7 * float(wanted[0]))
+        torch.testing.assert_close(matrix @ v, wanted[0] * v, rtol=0, atol=1e-7 * float(wanted[0]))
 
 
 @given(problem=problems(max_samples=8))
-@settings(max_examples=20)
+@examples(12)
 def test_the_trace_is_that_of_the_gauss_newton_part(problem: Problem) -> None:
     batch = Minibatch(problem.model, problem.x, problem.y, loss=problem.loss)
     found = gauss_newton_trace(batch, torch.ones(problem.model.depth, dtype=torch.float64)).sum()

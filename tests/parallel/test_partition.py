@@ -26,6 +26,7 @@ def test_half_precision_weights_come_out_as_float32() -> None:
     assert (partition.dtype, partition.local(1).dtype) == (torch.float32, torch.float32)
 
 
+@pytest.mark.slow
 def test_compiled_models_are_unwrapped_and_foreign_attributes_left_alone() -> None:
     model = make_problem().model
     assert unwrap(torch.compile(model)) is model

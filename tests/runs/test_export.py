@@ -65,6 +65,7 @@ def test_a_program_gives_the_predictions_of_the_run(folder, name, capsys):
     assert known["widths"] == list(run.model.widths)
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_the_predictions_of_the_run(folder):
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(export(folder, "kinds", "onnx"))

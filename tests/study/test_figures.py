@@ -506,6 +506,7 @@ def test_what_moves_together_is_seen_in_the_plan_and_not_in_the_runs_so_far(tmp_
     assert View.of(collect(folder)).varied == ("method", "model.base_width")
 
 
+@pytest.mark.usefixtures("without_layout")
 def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path):
     axes = {"method": ["a", "b"], "model.base_width": [4, 8], "optim.lr": [1.0, 2.0], "run.seed": [0, 1]}
     folder = make_study(tmp_path, axes, lambda a: diverged() | {"rows": [diagnosed(0)]})

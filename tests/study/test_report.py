@@ -9,6 +9,7 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import draw_figures
+from scaled_sgd.study.figures.drawing.style import STYLE
 from scaled_sgd.study.grid.figures import all_figures
 from scaled_sgd.study.page import report
 from scaled_sgd.study.page.report import write_report
@@ -59,6 +60,8 @@ def reported(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw_figures", draw)
+        # Parts of TrueType fonts take as long as all else; test_figures.py has them.
+        patch.setitem(STYLE, "pdf.fonttype", 3)
         return write_report(folder), drawn[0].figures
 
 
@@ -67,6 +70,7 @@ def page(reported):
     return reported[0]
 
 
+@pytest.mark.slow
 def test_every_figure_says_what_it_shows_and_how_to_read_it(reported):
     for figure in reported[1]:
         assert figure.title.endswith("?")
@@ -78,6 +82,7 @@ def test_every_figure_says_what_it_shows_and_how_to_read_it(reported):
         assert figure.sentence in figure.alt
 
 
+@pytest.mark.slow
 def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     text = page.read_text(encoding="utf-8")
     drawn = re.findall(r'<section id="(\w+)">', text)
@@ -93,6 +98,7 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
 
 
+@pytest.mark.slow
 def test_a_page_loads_nothing_and_runs_nothing(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"url\(|@import", text)
@@ -110,6 +116,7 @@ def test_a_page_loads_nothing_and_runs_nothing(page):
     assert all(re.fullmatch(r"#\w+|figures/\w+\.(png|svg|pdf|csv)", link) for link in links)
 
 
+@pytest.mark.slow
 def test_names_and_titles_are_shown_as_they_were_written(page):
     text = page.read_text(encoding="utf-8")
     assert "<h1>Does η·λ &lt;stay&gt; at 2? &lt;script&gt;document" in text
@@ -120,6 +127,7 @@ def test_names_and_titles_are_shown_as_they_were_written(page):
     assert "<img" not in summary
 
 
+@pytest.mark.slow
 def test_the_facts_of_a_study_head_its_page(page):
     text = page.read_text(encoding="utf-8")
     assert "24 planned: 19 finished, 2 diverged, 2 pending, 1 damaged" in text
@@ -131,6 +139,7 @@ def test_the_facts_of_a_study_head_its_page(page):
     assert f"runs/{identifier(LOST)}: left out: " in text
 
 
+@pytest.mark.slow
 def test_nothing_of_the_machine_is_in_what_one_commits(page):
     for file in (page, page.parent / "summary.md", *(page.parent / "figures").glob("*.svg")):
         assert str(page.parent.parent) not in file.read_text(encoding="utf-8")
@@ -145,6 +154,7 @@ def test_a_report_written_twice_is_the_same(tmp_path):
     assert [file.read_bytes() for file in files] == before
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_text_have_a_cell_a_column(page):
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", summary, flags=re.MULTILINE)
@@ -153,6 +163,7 @@ def test_the_tables_of_the_text_have_a_cell_a_column(page):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_a_study_names_its_figures_and_older_ones_go(tmp_path):
     study = {"report": ["methods", "loss_against_lr"]}
     folder = make_study(tmp_path / "s", AXES, outcome, study=study)
@@ -188,6 +199,7 @@ def test_a_folder_without_a_readable_study_file_is_no_study(tmp_path, text):
         write_report(tmp_path)
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 @pytest.mark.parametrize("how", ["nothing has ended", "all diverged", "one run"])
 def test_a_study_with_little_to_show_has_a_page_all_the_same(tmp_path, how):
     if how == "one run":
@@ -204,6 +216,7 @@ def test_a_study_with_little_to_show_has_a_page_all_the_same(tmp_path, how):
         assert "Every method diverged at every rate." in text
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_a_revision_that_differs_between_runs_is_counted(tmp_path):
     folder = make_study(
         tmp_path / "s",
@@ -213,6 +226,7 @@ def test_a_revision_that_differs_between_runs_is_counted(tmp_path):
     assert "r0 (2 runs), r1 (1 run)" in write_report(folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_networks_matched_by_their_weights_are_said_to_have_widths_of_their_own(tmp_path):
     axes = {"matching": ["equal_base_width", "equal_parameters"], "model.base_width": [8], "run.seed": [0]}
     folder = make_study(tmp_path / "s", axes, lambda _: finished(0.1))
@@ -224,6 +238,7 @@ def test_networks_matched_by_their_weights_are_said_to_have_widths_of_their_own(
     assert "equal base width and equal parameters" in text
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
     title = "`*a_b*` [x](y) \\ <i>"
     folder = make_study(tmp_path / "s", {"run.seed": [0]}, lambda _: None, study={"title": title})
@@ -232,6 +247,7 @@ def test_the_text_shows_marks_of_markdown_as_they_are(tmp_path):
     assert head == r"# \`\*a\_b\*\` \[x\](y) \\ &lt;i&gt;"
 
 
+@pytest.mark.usefixtures("unseen_pictures")
 def test_no_text_of_a_table_is_a_formula(tmp_path, capsys):
     labels = ['=HYPERLINK("x")', "+1", "-2", "@SUM(1)", "plain"]
     axes = {"method": labels, "optim.lr": [0.5, 1.0, 2.0]}
@@ -255,6 +271,7 @@ def test_the_documentation_names_every_figure():
     assert sorted(documented) == sorted(all_figures())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 def test_a_browser_shows_every_figure_and_sentence_within_wide_and_narrow_windows(page, tmp_path):
     seen = look(page, widths=(1280, 400), folder=tmp_path / "browser")
