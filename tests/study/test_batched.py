@@ -103,7 +103,7 @@ def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tm
 def test_runs_that_update_in_several_ways_have_the_numbers_of_each_alone(
     runs, activation, sharpness, tmp_path
 ):
-    """Searches for eigenvalues take longer than the runs: they are compared where φ is smooth and where not."""
+    """Eigenvalues, whose searches take longer than the runs, are compared for one φ of each family."""
     base = {"model.activation": activation, "diagnostics.sharpness": sharpness}
     compare(tmp_path, *({**base, **changes} for changes in runs))
 

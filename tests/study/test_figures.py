@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import View, draw_figures
+from scaled_sgd.study.figures.drawing import drawn
 from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
 from scaled_sgd.study.figures.drawing.style import set_mathtext
 from scaled_sgd.study.figures.reading.rates import best, largest_stable
@@ -507,7 +508,8 @@ def test_what_moves_together_is_seen_in_the_plan_and_not_in_the_runs_so_far(tmp_
 
 
 @pytest.mark.usefixtures("without_layout")
-def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path):
+def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(drawn, "PNG_DPI", 20)
     axes = {"method": ["a", "b"], "model.base_width": [4, 8], "optim.lr": [1.0, 2.0], "run.seed": [0, 1]}
     folder = make_study(tmp_path, axes, lambda a: diverged() | {"rows": [diagnosed(0)]})
     with warnings.catch_warnings():
