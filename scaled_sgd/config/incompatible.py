@@ -174,6 +174,9 @@ COMBINATIONS = (
     ),
     Combination("optim.steps", "data.streaming", when(True, _NUMBER), "the length of a stream is unknown"),
     Combination("data.eval_split", "data.streaming", when(True, _SPLIT), "a stream holds nothing out"),
+    Combination(
+        "model.centered", "data.streaming", when(True, (False,)), "f_0 is computed once for every sample"
+    ),
     Combination("data.limit", "data.streaming", when(True, (None,)), "optim.steps limits a stream"),
     Combination(
         "optim.warmup_steps",

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
@@ -102,7 +103,7 @@ class Observer:
         model: a HomogeneousMLP, possibly wrapped or sharded.
         x: the probe, the same on every rank.
         y: targets of the probe, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
         probe_is_all: whether the probe has all training samples.
 
@@ -121,7 +122,7 @@ class Observer:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         say: Say | None = None,
         probe_is_all: bool = False,
     ) -> None:

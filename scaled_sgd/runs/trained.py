@@ -213,6 +213,7 @@ def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     network = network_of(
         config, state["data"].get("in_features"), state["data"].get("out_features"), device="meta"
     )
+    network.centered = config.model.centered
     for k, layer in enumerate(network.scaled_layers, start=1):
         name, shape = f"weight.{k}", tuple(layer.weight.shape)
         if checkpoint.shape(name) != shape:

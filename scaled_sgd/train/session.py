@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config, OptimConfig
-from scaled_sgd.core.losses import get_loss
+from scaled_sgd.config.network import network_of
+from scaled_sgd.core.losses import Centered, get_loss
 from scaled_sgd.core.schedules import EdgeSchedule, Schedule
+from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
@@ -56,6 +58,10 @@ class Session:
         self.config, self.data, self.strategy = config, data, strategy
         self.samples = Samples(data, config, strategy.device)
         self.loss = get_loss(config.loss)
+        if config.model.centered:
+            network = network_of(config, data.in_features, data.out_features, device="meta")
+            self.loss = loss = Centered(self.loss)
+            self.samples.join(lambda x: outputs_at_start(network, x), loss.joined, strategy.data)
         self.steps, self._evaluation_interval, self._log_interval = optim.steps, run.eval_every, run.log_every
         self.schedule = schedule_of(optim, self.steps)
         self.evaluation: dict[str, float] = {}
@@ -69,7 +75,7 @@ class Session:
                 config.diagnostics,
                 strategy.module,
                 *probe,
-                loss=self.loss.name,
+                loss=self.loss,
                 probe_is_all=self.samples.probe_is_all,
             )
 
@@ -134,7 +140,7 @@ class Session:
     def _minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
         """Samples that every rank has."""
         chunk = self.config.diagnostics.chunk
-        return Minibatch(self.strategy.module, x, y, loss=self.loss.name, chunk_size=chunk, whole=True)
+        return Minibatch(self.strategy.module, x, y, loss=self.loss, chunk_size=chunk, whole=True)
 
     def train_loss(self) -> float | None:
         """Mean loss over all training samples; None for a stream. Collective."""
