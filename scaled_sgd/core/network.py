@@ -1,11 +1,9 @@
 """The homogeneous multilayer perceptron of theory §1."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,41 +15,11 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
 from scaled_sgd.core.registry import load
-from scaled_sgd.core.start import outputs_at_start
+from scaled_sgd.core.start import initial_rows, outputs_at_start
 
-_BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 23
 _HUB = "scaled_sgd.runs.hub"
 """Writes networks; imported when one is written."""
-
-
-def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
-    """Rows ``start`` to ``stop`` of W_k at step 0: float32, N(0, std²), shape (stop − start, fan_in).
-
-    Rows are drawn in fixed blocks, each from its own generator keyed by (seed, layer, block), so that any
-    process can make any slice of a layer without the rest, and weights do not depend on processes,
-    sharding, devices or precision.
-    """
-    rows_per_block = max(1, _BLOCK_ELEMENTS // fan_in)
-    rows = np.empty((stop - start, fan_in), dtype=np.float32)
-
-    def draw(block: int) -> None:
-        generator = np.random.default_rng([seed, k, block])
-        first = block * rows_per_block
-        # A block's first rows do not depend on how many follow.
-        drawn = min(rows_per_block, stop - first)
-        values = generator.standard_normal((drawn, fan_in), dtype=np.float32)
-        rows[max(first, start) - start : first + drawn - start] = values[max(start - first, 0) :]
-
-    blocks = range(start // rows_per_block, -(-stop // rows_per_block))
-    threads = min(len(blocks), torch.get_num_threads())
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(draw, blocks))
-    else:
-        for block in blocks:
-            draw(block)
-    return torch.from_numpy(rows).mul_(std)
 
 
 def _check_kind(device: object, dtype: object) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import initial_rows
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.operators.r_operator import Part, Slot, r_operator
 from scaled_sgd.parallel import Partition
