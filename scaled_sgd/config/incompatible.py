@@ -16,6 +16,13 @@ def _fits_gradients(rule: Rule) -> bool:
     return rule.scalar or rule.polar
 
 
+def _layers_to(depth: int) -> Holds:
+    def are_there(layers: object) -> bool:
+        return not isinstance(layers, list) or (bool(layers) and max(layers) <= depth)
+
+    return Holds(are_there, f"all, last or numbers of layers from 1 to {depth}")
+
+
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
     return tuple(
         can.name
@@ -156,6 +163,19 @@ COMBINATIONS = (
     ),
     Combination(
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
+    ),
+    Combination(
+        "optim.clip_layers",
+        "optim.clip_norm",
+        when(None, ("all",)),
+        "nothing is clipped",
+        also=("optim.normalize", lambda normalize: not normalize),
+    ),
+    Combination(
+        "optim.clip_layers",
+        "model.depth",
+        lambda depth: _layers_to(depth) if isinstance(depth, int) else None,
+        "they are layers of the network",
     ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
     *(

@@ -18,7 +18,7 @@ from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.step import Taken, take_step
-from scaled_sgd.steps.update import Number, Update, gradient_factor
+from scaled_sgd.steps.update import Number, Update, gradient_factors
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 from scaled_sgd.train.strategies.shards import gradient_squares
 
@@ -83,12 +83,17 @@ def step_taken(
 
     ``velocity`` gives this process's rows of v_k before the step.
     """
-    factor = 1.0
+    direction, factor = scaling.direction(minibatch.statistics), 1.0
     if optim.limits_gradient:
-        norm = minibatch.statistics.gradient_squares.sum().sqrt()
-        factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+        squares = minibatch.statistics.gradient_squares
+        factors = _factors(optim, squares)
+        if len(factors) == 1:
+            factor = float(factors)
+        else:
+            # Factors of single layers belong to the direction, and to what preconditions curvature.
+            direction = direction.times(factors)
     return StepTaken(
-        scaling.direction(minibatch.statistics),
+        direction,
         lr,
         factor=factor,
         momentum=optim.momentum,
@@ -96,6 +101,20 @@ def step_taken(
         velocity=velocity,
         known=OPTIMIZERS[optim.optimizer].fused,
     )
+
+
+def clipped_layers(optim: OptimConfig, depth: int, device: torch.device) -> Tensor | None:
+    """The layers (l,) that ``optim.clip_layers`` names; None: all."""
+    if optim.clip_layers == "all":
+        return None
+    named = [depth] if optim.clip_layers == "last" else optim.clip_layers
+    return torch.tensor([k in named for k in range(1, depth + 1)], device=device)
+
+
+def _factors(optim: OptimConfig, squares: Tensor) -> Tensor:
+    """c_k (l,), or (1,) for all layers, from ‖G_k‖_F² (l,)."""
+    clipped = clipped_layers(optim, len(squares), squares.device)
+    return gradient_factors(squares, clip_norm=optim.clip_norm, normalize=optim.normalize, clipped=clipped)
 
 
 class AutogradStep:
@@ -127,8 +146,8 @@ class AutogradStep:
         if measure or optim.limits_gradient:
             self._squares = strategy.gradient_squares()
             norm = self._squares.sum().sqrt()
-        if optim.limits_gradient and norm is not None:
-            factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
+        if optim.limits_gradient and self._squares is not None:
+            factor = _factors(optim, self._squares)
         strategy.step(lr, factor)
         # None where a step was skipped whose gradients overflowed.
         found = scaling.statistics if measure else None
@@ -159,6 +178,7 @@ class FusedStep:
         self.whole = STRATEGIES[strategy.name].rows
         ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks)
+        self._clipped = clipped_layers(optim, self._partition.depth, strategy.device)
         self._captured: CapturedStep | None = None
         if capture is not None:
             assert strategy.data.size == strategy.tensor.size == 1
@@ -197,6 +217,7 @@ class FusedStep:
                 velocity=strategy.velocity,
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
+                clipped=self._clipped,
             ),
             ranks=None if self.whole else data,
             sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],

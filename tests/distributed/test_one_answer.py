@@ -45,7 +45,7 @@ FEATURES = {
     "smooth": ("--optim.update=fused", "--model.activation=gelu"),
     "centered": (
         "--optim.update=fused", "--model.centered=true", "--model.output_scale=0.5", "--loss=mse",
-        "--optim.batch_size=100",
+        "--optim.batch_size=100", "--optim.clip_norm=0.02", "--optim.clip_layers=[2, 4]",
     ),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
 }  # fmt: skip

@@ -60,6 +60,8 @@ WITHOUT = (
     {},
     {"optim.weight_decay": 0.1, "optim.lr": 2},
     {"optim.clip_norm": 0.02, "scaling.rule": "gain"},
+    {"optim.clip_norm": 0.02, "optim.clip_layers": "last"},
+    {"optim.normalize": True, "optim.clip_layers": [1, 3]},
     {"optim.normalize": True, "scaling.rule": "none", "optim.accumulation": 2},
     {"optim.lr": 0},
     {"scaling.rule": "unit"},

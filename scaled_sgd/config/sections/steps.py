@@ -45,6 +45,9 @@ class OptimConfig:
     """microbatches a step; the step stays the same"""
     clip_norm: Annotated[Positive | None, STACKED] = None
     """largest norm of the whole gradient, before scaling; null: no clipping"""
+    clip_layers: Annotated[Literal["all", "last"] | list[Count], STACKED] = "all"
+    """layers whose gradient clip_norm and normalize look at and act on: all, the last (arXiv 2305.12125), or
+    their numbers from 1, such as [5, 6]; other layers step as without them"""
     normalize: Annotated[bool, STACKED] = False
     """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
 
