@@ -114,6 +114,12 @@ COMBINATIONS = (
         "the edge is that of the steps of SGD",
     ),
     Combination(
+        "optim.schedule",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge"),
+        "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
+    ),
+    Combination(
         "optim.momentum",
         "optim.optimizer",
         lambda name: None if OPTIMIZERS[name].momentum else (0.0,),

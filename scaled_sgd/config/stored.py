@@ -29,6 +29,7 @@ ABSENT: Mapping[str, Any] = {
     "optim.options": {},
     "optim.edge_ratio": 1.0,
     "optim.edge_every": 5,
+    "optim.drift_power": 1.0,
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,

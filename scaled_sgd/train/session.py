@@ -8,12 +8,13 @@ from torch import Tensor
 from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.config.network import network_of
 from scaled_sgd.core.losses import Centered, get_loss
-from scaled_sgd.core.schedules import EdgeSchedule, Schedule
+from scaled_sgd.core.schedules import DriftSchedule, EdgeSchedule, MeasuredSchedule, Schedule
 from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.operators.curvature import drift_along_gradient
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.parallel import Ranks, reshard
@@ -24,12 +25,13 @@ from scaled_sgd.train.steps import step_taken
 from scaled_sgd.train.strategies import Strategy
 
 
-def schedule_of(optim: OptimConfig, steps: int) -> Schedule | EdgeSchedule:
+def schedule_of(optim: OptimConfig, steps: int) -> Schedule | MeasuredSchedule:
     """η of each step."""
+    every, warmup_steps = optim.edge_every, optim.warmup_steps
     if optim.schedule == "edge":
-        return EdgeSchedule(
-            optim.lr, ratio=optim.edge_ratio, every=optim.edge_every, warmup_steps=optim.warmup_steps
-        )
+        return EdgeSchedule(optim.lr, ratio=optim.edge_ratio, every=every, warmup_steps=warmup_steps)
+    if optim.schedule == "drift_adjusted":
+        return DriftSchedule(optim.lr, power=optim.drift_power, every=every, warmup_steps=warmup_steps)
     return Schedule(optim.schedule, optim.lr, steps, optim.warmup_steps)
 
 
@@ -111,13 +113,18 @@ class Session:
         )
 
     def adapt(self, step: int, batch: Batch) -> None:
-        """Update the rate of ``step`` where the schedule goes by the loss along it. Collective."""
+        """Update the rate of ``step`` where the schedule goes by what is measured of it. Collective."""
         schedule = self.schedule
-        if not isinstance(schedule, EdgeSchedule) or not schedule.due(step):
+        if not isinstance(schedule, MeasuredSchedule) or not schedule.due(step):
             return
         minibatch, taken = self._coming(self._signals_of(batch), 1.0)
         if self.observes(step):
             self._measured = minibatch
+        if isinstance(schedule, DriftSchedule):
+            drift = float(drift_along_gradient(minibatch, taken.direction.numbers * taken.factor))
+            schedule.see(from_first_rank(lambda: drift))
+            return
+        assert isinstance(schedule, EdgeSchedule)
         terms = taylor_of(minibatch, taken.along(minibatch), order=2)
         assert terms.c2 is not None
         slope, curvature = float(terms.c1) * taken.rate, float(terms.c2) * taken.rate**2

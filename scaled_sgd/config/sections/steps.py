@@ -28,13 +28,16 @@ class OptimConfig:
     """number of steps; null: take epochs"""
     epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
     """passes over the training data; 20 when steps is null too, of tables up to 50, for 500 steps"""
-    schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
+    schedule: Annotated[Literal["constant", "linear", "cosine", "edge", "drift_adjusted"], STACKED] = "linear"
     """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
-    rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
+    rate follows the one that keeps the directional edge ratio at optim.edge_ratio; drift_adjusted: from
+    optim.lr on 2/‖H ĝ‖^p, H and ĝ = g/‖g‖ of the minibatch, at most twice what it was (arXiv 2302.01952)"""
     edge_ratio: Annotated[Positive, STACKED] = 1.0
     """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
     edge_every: Annotated[Count, STACKED] = 5
-    """with schedule edge: steps between measurements of c1 and c2"""
+    """with schedule edge or drift_adjusted: steps between measurements of c1 and c2, or of ‖H ĝ‖"""
+    drift_power: Annotated[float, Within(above=0, most=1), STACKED] = 1.0
+    """with schedule drift_adjusted: p; below 1 rates are larger where ‖H ĝ‖ is above 1"""
     warmup_steps: Annotated[Natural, STACKED] = 0
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
@@ -56,6 +59,11 @@ class OptimConfig:
         """``batch_size`` of a resolved configuration."""
         assert isinstance(self.batch_size, int)
         return self.batch_size
+
+    @property
+    def measures_rate(self) -> bool:
+        """Whether rates are not known before the run."""
+        return self.schedule in ("edge", "drift_adjusted")
 
     @property
     def limits_gradient(self) -> bool:
