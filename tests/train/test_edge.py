@@ -94,10 +94,7 @@ def test_drift_adjusted_rates_are_resumed_and_those_of_small_runs():
     rates = [row["lr"] for row in rows]
     assert len(set(rates)) == len(rates)
     assert all(after <= 2 * before for before, after in pairwise([4.0, *rates]))
-    again = train(
-        "resumed", *DRIFT, "--checkpoint.every_steps=6", "--run.resume=runs/whole/checkpoints/step-6"
-    )
-    assert again == rows
+    assert train("resumed", *DRIFT, "--run.resume=runs/whole/checkpoints/step-6") == rows
     config = parse(DRIFT)
     Path("small").mkdir()
     train_small([config], [load_data(config.data, seed=0)], [Path("small")])
@@ -107,7 +104,5 @@ def test_drift_adjusted_rates_are_resumed_and_those_of_small_runs():
 
 
 def test_steps_of_matrices_have_no_drift():
-    with pytest.raises(
-        UserError, match=r"^optim\.schedule: 'drift_adjusted' is not usable; allowed: constant"
-    ):
+    with pytest.raises(UserError, match=r"^optim\.schedule: 'drift_adjusted' is not usable; allowed: "):
         parse([*DRIFT, "--scaling.rule=spectral"])
