@@ -185,6 +185,19 @@ COMBINATIONS = (
     ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
     *(
+        Combination(f"data.{key}", "data.source", when(source, allowed), reason)
+        for source in ("parity", "teacher")
+        for key, allowed, reason in (
+            ("split", ("train",), "it is generated"),
+            ("eval_split", ("auto", None), "it is generated; data.eval_fraction of it is held out"),
+            ("inputs", (None,), "it has one column of inputs"),
+            ("target", (None,), "it has one target"),
+        )
+    ),
+    Combination(
+        "data.task", "data.source", when("teacher", ("auto", "regression")), "its targets are numbers"
+    ),
+    *(
         Combination(f"data.{key}", "data.source", when("digits", allowed), reason)
         for key, allowed, reason in (
             ("streaming", (False,), "it is in memory"),

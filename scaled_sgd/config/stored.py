@@ -36,6 +36,13 @@ ABSENT: Mapping[str, Any] = {
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,
+    "data.samples": 4096,
+    "data.features": 50,
+    "data.parity_bits": 3,
+    "data.spectrum": 1.5,
+    "data.signal": 2.0,
+    "data.noise": 0.0,
+    "data.seed": 0,
     "data.separator": ",",
     "data.header": True,
     "data.codes": "number",
@@ -52,7 +59,9 @@ FORMER: Mapping[str, Any] = {
     "optim.lr": 4.0,
     "data.standardize": False,
     "data.eval_split": None,
-} | {name: value for name, value in ABSENT.items() if name.startswith("data.")}
+} | {
+    name: value for name, value in ABSENT.items() if name.startswith("data.") and value != KEYS[name].default
+}
 """Keys whose default is not what versions did before, with what they did."""
 
 _said: set[str] = set()
