@@ -78,8 +78,8 @@ def load_generated(config: DataConfig, *, seed: int) -> Data:
     source = _checked(config)
     rows = _rows(source, config, _FIXED, config.samples)
     numbers = source.classes is None or config.task == "regression"
-    found = load_rows(replace(config, limit=None) if config.streaming else config,
-                      _as_numbers(rows) if numbers else rows, _encoding(source, numbers), seed=seed)  # fmt: skip
+    fixed = replace(config, limit=None) if config.streaming else config
+    found = load_rows(fixed, _as_numbers(rows) if numbers else rows, _encoding(source, numbers), seed=seed)
     if not config.streaming:
         return found
 
@@ -96,7 +96,8 @@ def load_generated(config: DataConfig, *, seed: int) -> Data:
 
     first = found.train
     empty = first.x[:0], first.y[:0]  # type: ignore[union-attr]
-    return replace(found, train=Stream(tables, decode, empty, digest=_named(config)))
+    settled = replace(found.config, eval_split=config.eval_split)
+    return replace(found, config=settled, train=Stream(tables, decode, empty, digest=_named(config)))
 
 
 def fresh_rows(config: DataConfig) -> Prepared:

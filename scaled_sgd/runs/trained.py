@@ -89,7 +89,7 @@ class TrainedRun:
 
     def _generated(self, source: str) -> Prepared:
         settings = self.config.get("configuration")
-        config = _config(settings).data if isinstance(settings, Mapping) else None
+        config = stored_config(settings).data if isinstance(settings, Mapping) else None
         if config is None or config.source != source:
             raise UserError(f"data.source: {source!r} is not what was trained on; allowed: a file or folder")
         return fresh_rows(config)

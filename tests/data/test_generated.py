@@ -33,7 +33,7 @@ def test_a_parity_is_the_product_of_the_first_bits():
 def test_numbers_are_the_signs():
     data, x, y = parts(DataConfig("parity", samples=50, features=5, parity_bits=2, task="regression"))
     assert data.pipeline.scale is not None
-    torch.testing.assert_close(data.pipeline.in_unit(y), x[:, :2].prod(1, keepdim=True))
+    torch.testing.assert_close(data.pipeline.in_unit(y), x[:, :2].prod(1, keepdim=True).double())
 
 
 def test_a_teacher_is_linear_in_inputs_of_a_power_law():
@@ -85,8 +85,8 @@ def test_a_stream_has_new_rows_at_every_step_the_same_for_any_number_of_ranks(so
 
 SMALL = (
     "--data.source=parity", "--data.features=8", "--data.parity_bits=2", "--data.samples=400",
-    "--model.depth=3", "--model.base_width=8", "--optim.steps=60", "--optim.batch_size=64", "--run.log_every=5",
-    "--model.activation=abs",
+    "--model.depth=3", "--model.base_width=8", "--optim.steps=60", "--optim.batch_size=64",
+    "--run.log_every=5", "--model.activation=abs",
 )  # fmt: skip
 
 
@@ -111,11 +111,7 @@ def test_a_run_learns_a_parity_online_resumes_and_is_evaluated_on_new_rows():
 
 
 def test_more_bits_than_there_are_and_classes_of_a_teacher_are_refused():
-    with pytest.raises(
-        UserError, match=r"^data\.parity_bits: 3 is not usable; allowed: integers from 1 to 2"
-    ):
+    with pytest.raises(UserError, match=r"^data\.parity_bits: 3 is not usable; allowed: integers from"):
         load_data(DataConfig("parity", features=2), seed=0)
-    with pytest.raises(
-        UserError, match=r"^data\.task: 'classification' is not usable; allowed: auto, regress"
-    ):
+    with pytest.raises(UserError, match=r"^data\.task: 'classification' is not usable; allowed: auto, r"):
         parse(["--data.source=teacher", "--data.task=classification"])

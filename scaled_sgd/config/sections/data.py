@@ -16,9 +16,9 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), "parity" or "teacher" (generated, see below), a local file of a known format such as parquet, CSV,
-    JSON or NumPy's, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a
-    name on the Hugging Face hub such as "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), "parity" or "teacher" (generated), a local file of a
+    known format such as parquet, CSV, JSON or NumPy's, a folder of such files, of images or of IDX files
+    (MNIST), a `save_to_disk` folder, or a name on the Hugging Face hub such as "ylecun/mnist\""""
     separator: Annotated[str, Holds(_separates, "one character, such as ;")] | None = None
     """of columns in CSV files; null: found: comma, semicolon, tab or |"""
     header: bool | None = None
@@ -62,8 +62,8 @@ class DataConfig:
     limit: Count | None = None
     """train on this many examples only, chosen by seed"""
     samples: Annotated[int, Within(2, 10**8)] = 4096
-    """source parity or teacher: number of rows, held-out ones included; with streaming every step has new rows,
-    and only these are evaluated on"""
+    """source parity or teacher: number of rows, held-out ones included; with streaming every step has new
+    rows, and only held-out ones are fixed"""
     features: Annotated[int, Within(1, 10**6)] = 50
     """source parity or teacher: numbers of a row, m_0"""
     parity_bits: Count = 3
