@@ -110,13 +110,13 @@ COMBINATIONS = (
     Combination(
         "optim.schedule",
         "optim.optimizer",
-        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine", "adas"),
         "the edge is that of the steps of SGD",
     ),
     Combination(
         "optim.schedule",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge"),
+        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge", "adas"),
         "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(

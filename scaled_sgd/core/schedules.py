@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ class MeasuredSchedule:
         """Whether ``step`` begins with a measurement."""
         return step % self._every == 0
 
+    def state(self) -> float | list[float | None]:
+        """What a resumed run needs, as JSON values."""
+        return self.rate
+
+    def load(self, state: Any) -> None:
+        """Restore :meth:`state`."""
+        self.rate = state
+
 
 class EdgeSchedule(MeasuredSchedule):
     """η that keeps the directional edge ratio ρ = η c2/|c1| of the steps near a target (arXiv 2407.06183).
@@ -102,3 +110,39 @@ class DriftSchedule(MeasuredSchedule):
         """Update η by ‖H ĝ‖; where that is 0 or not finite the rate stays."""
         if 0 < drift < math.inf:
             self.rate = min(2 / drift**self._power, 2 * self.rate)
+
+
+class AdasSchedule(MeasuredSchedule):
+    """η ← β η + ζ ΔG, G the mean knowledge gain of all layers, ΔG its change (arXiv 2006.06587, AdaS).
+
+    The paper keeps one η for each layer and updates once an epoch; here one η for all layers, so that
+    ξ_k alone says how layers differ (ours). The first measurement changes nothing; η stays at least 0.
+
+    Args:
+        start: η before the first update.
+        decay: β.
+        growth: ζ.
+        every: steps between updates.
+        warmup_steps: as for :class:`Schedule`.
+    """
+
+    def __init__(
+        self, start: float, *, decay: float, growth: float, every: int, warmup_steps: int = 0
+    ) -> None:
+        super().__init__(start, every=every, warmup_steps=warmup_steps)
+        self._decay, self._growth = decay, growth
+        self.gain: float | None = None
+
+    def state(self) -> float | list[float | None]:
+        """η and the last gain."""
+        return [self.rate, self.gain]
+
+    def load(self, state: Any) -> None:
+        """Restore :meth:`state`."""
+        self.rate, self.gain = state
+
+    def see(self, gain: float) -> None:
+        """Update η by the mean knowledge gain."""
+        if self.gain is not None:
+            self.rate = max(self._decay * self.rate + self._growth * (gain - self.gain), 0.0)
+        self.gain = gain

@@ -126,7 +126,7 @@ class _Table:
     rows: slice
 
     def __len__(self) -> int:
-        return self.rows.stop - self.rows.start
+        return int(self.rows.stop - self.rows.start)
 
     def slice(self, offset: int, length: int) -> "_Table":
         """Some of these rows."""

@@ -128,7 +128,7 @@ class Saver:
             numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
         if isinstance(self._schedule, MeasuredSchedule) and state.get("schedule") is not None:
-            self._schedule.rate = state["schedule"]
+            self._schedule.load(state["schedule"])
         if self._grad_scaler is not None and state.get("grad_scaler") is not None:
             with refused(checkpoint, "grad_scaler"):
                 self._grad_scaler.load_state_dict(state["grad_scaler"])
@@ -169,7 +169,7 @@ class Saver:
             "strategy": self._strategy.name,
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
-            "schedule": self._schedule.rate if isinstance(self._schedule, MeasuredSchedule) else None,
+            "schedule": self._schedule.state() if isinstance(self._schedule, MeasuredSchedule) else None,
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "optimizer": counts(self._strategy, self._kept.counts),
             "pipeline": self._data.pipeline.as_dict(),

@@ -8,16 +8,17 @@ from torch import Tensor
 from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.config.network import network_of
 from scaled_sgd.core.losses import Centered, get_loss
-from scaled_sgd.core.schedules import DriftSchedule, EdgeSchedule, MeasuredSchedule, Schedule
+from scaled_sgd.core.schedules import AdasSchedule, DriftSchedule, EdgeSchedule, MeasuredSchedule, Schedule
 from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.knowledge import knowledge_of
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.curvature import drift_along_gradient
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
-from scaled_sgd.parallel import Ranks, reshard
+from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
@@ -32,6 +33,10 @@ def schedule_of(optim: OptimConfig, steps: int) -> Schedule | MeasuredSchedule:
         return EdgeSchedule(optim.lr, ratio=optim.edge_ratio, every=every, warmup_steps=warmup_steps)
     if optim.schedule == "drift_adjusted":
         return DriftSchedule(optim.lr, power=optim.drift_power, every=every, warmup_steps=warmup_steps)
+    if optim.schedule == "adas":
+        return AdasSchedule(
+            optim.lr, decay=optim.adas_decay, growth=optim.adas_growth, every=every, warmup_steps=warmup_steps
+        )
     return Schedule(optim.schedule, optim.lr, steps, optim.warmup_steps)
 
 
@@ -116,6 +121,11 @@ class Session:
         """Update the rate of ``step`` where the schedule goes by what is measured of it. Collective."""
         schedule = self.schedule
         if not isinstance(schedule, MeasuredSchedule) or not schedule.due(step):
+            return
+        if isinstance(schedule, AdasSchedule):
+            found = knowledge_of(Partition.of(self.strategy.module))
+            gain = sum(one.gain for one in found) / len(found)
+            schedule.see(from_first_rank(lambda: gain))
             return
         minibatch, taken = self._coming(self._signals_of(batch), 1.0)
         if self.observes(step):

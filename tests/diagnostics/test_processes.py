@@ -160,7 +160,7 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace"]
+    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
     config = DiagnosticsConfig(
         every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
     )
@@ -173,6 +173,7 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
 
     taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
     row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
+    row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
     spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
     shares = torch.cat([shares, torch.tensor(spans[:2])])
