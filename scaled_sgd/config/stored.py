@@ -38,6 +38,7 @@ ABSENT: Mapping[str, Any] = {
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,
+    "diagnostics.keep_vectors": False,
     "data.samples": 4096,
     "data.features": 50,
     "data.parity_bits": 3,

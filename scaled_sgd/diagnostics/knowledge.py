@@ -1,7 +1,8 @@
-"""Knowledge gain and mapping condition of weights: how much of W stands out of noise (arXiv 2006.06587, AdaS)."""
+"""Knowledge gain and mapping condition: how much of a weight stands out of noise (arXiv 2006.06587)."""
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ def low_rank(values: Array, shape: tuple[int, int]) -> Array:
     """Singular values of the low-rank part: the global solution of empirical variational Bayes (EVBMF).
 
     Nakajima, Sugiyama, Babacan, Tomioka, JMLR 14 (2013), 1–37: W = A Bᵀ + noise of variance σ². Those above
-    a threshold remain, shrunk; σ² minimises the free energy, which is searched on a grid, refined three times.
+    a threshold remain, shrunk; σ² minimises the free energy, found on a grid that is refined three times.
 
     Args:
         values: all min(shape) singular values.
@@ -103,7 +104,7 @@ def singular_values(partition: Partition, k: int) -> Array:
         K = partition.sum(W.T @ W)
     else:
         bounds = partition.offsets[k]
-        whole = partition.ranks.gather(W, [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+        whole = partition.ranks.gather(W, [b - a for a, b in pairwise(bounds)])
         K = whole @ whole.T
     values: Tensor = torch.linalg.eigvalsh(K.nan_to_num(0, 0, 0)).clamp(min=0).sqrt() + 0 * K.sum()
     return values.cpu().numpy()
