@@ -255,9 +255,11 @@ def stored_config(stored: Mapping[str, Any], also: Collection[str] = ()) -> Conf
     Code (plugins, metrics) stays out.
     """
     sections: dict[str, Any] = {"model": {}, "data": {}, "run": {}}
+    # A stream is refused without a number of steps.
+    named = {"run.seed", "optim.steps", *also}
     for name, value in completed(stored).items():
         section, _, key = name.partition(".")
-        if name in KEYS and (section in ("model", "data") or name == "run.seed" or name in also):
+        if name in KEYS and (section in ("model", "data") or name in named):
             sections.setdefault(section, {})[key] = value
     return from_dict(sections | {"loss": stored.get("loss", "auto")})
 

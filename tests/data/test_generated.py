@@ -106,6 +106,7 @@ def test_a_run_learns_a_parity_online_resumes_and_is_evaluated_on_new_rows():
     figures = run.evaluate("parity")
     assert figures["accuracy"] > 0.95
     assert len(run.predict("parity").values) == 400
+    assert load_run("runs/whole/checkpoints/step-60").evaluate("parity") == figures
     with pytest.raises(UserError, match=r"^data\.source: 'teacher' is not what was trained on"):
         run.predict("teacher")
 
