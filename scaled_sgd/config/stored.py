@@ -41,6 +41,7 @@ ABSENT: Mapping[str, Any] = {
     "diagnostics.keep_vectors": False,
     "data.samples": 4096,
     "data.features": 50,
+    "data.random_features": None,
     "data.parity_bits": 3,
     "data.spectrum": 1.5,
     "data.signal": 2.0,

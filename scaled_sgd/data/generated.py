@@ -50,7 +50,10 @@ def _parity(config: DataConfig, generator: np.random.Generator, n: int) -> Examp
 
 
 def _teacher(config: DataConfig, generator: np.random.Generator, n: int) -> Examples:
-    """Inputs with variances ∝ k^−b, scaled to norm √m_0, and w·x with λ_k w_k² ∝ k^−a (arXiv 2402.01092)."""
+    """Inputs with variances ∝ k^−b and one norm, and w·x with λ_k w_k² ∝ k^−a (arXiv 2402.01092).
+
+    The network sees x, or random projections A x of it.
+    """
     k = np.arange(1, config.features + 1)
     variances = k**-config.spectrum
     signs = np.random.default_rng([config.seed, _TEACHER]).choice([-1.0, 1.0], config.features)
@@ -60,6 +63,11 @@ def _teacher(config: DataConfig, generator: np.random.Generator, n: int) -> Exam
     y = x @ w
     # The noise is relative to the teacher's own deviation, that of Gaussian inputs of this norm.
     size = np.sqrt(config.features * (k**-config.signal).sum() / variances.sum())
+    if config.random_features is not None:
+        A = np.random.default_rng([config.seed, _TEACHER, 1]).standard_normal(
+            (config.random_features, config.features)
+        )
+        x = x @ A.T
     return Examples(x.astype(np.float32), (y + config.noise * size * generator.standard_normal(n))[:, None])
 
 
@@ -144,7 +152,7 @@ def _checked(config: DataConfig) -> Source:
 
 def _named(config: DataConfig) -> str:
     """What decides further rows, as text."""
-    keys = ("source", "features", "parity_bits", "spectrum", "signal", "noise", "seed")
+    keys = ("source", "features", "random_features", "parity_bits", "spectrum", "signal", "noise", "seed")
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
 

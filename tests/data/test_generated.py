@@ -51,6 +51,18 @@ def test_a_teacher_is_linear_in_inputs_of_a_power_law():
     assert slope == pytest.approx(-1.0, abs=0.1)
 
 
+def test_random_features_are_one_projection_of_the_inputs():
+    shape = {"samples": 300, "features": 12, "standardize_target": False}
+    _, x, y = parts(DataConfig("teacher", **shape))
+    _, seen, same = parts(DataConfig("teacher", **shape, random_features=40))
+    assert torch.equal(y, same)
+    assert seen.shape == (300, 40)
+    assert int(torch.linalg.matrix_rank(seen, rtol=1e-4)) == 12
+    directions = torch.linalg.lstsq(x.double(), seen.double()).solution
+    cosine = torch.cosine_similarity(x.double() @ directions, seen.double(), dim=1)
+    assert float(cosine.min()) > 0.9
+
+
 def test_noise_is_relative_to_the_teacher():
     plain, noisy = (
         parts(DataConfig("teacher", samples=8000, noise=s, standardize_target=False))[2].double()

@@ -65,11 +65,13 @@ class DataConfig:
     """source parity or teacher: number of rows, held-out ones included; with streaming every step has new
     rows, and only held-out ones are fixed"""
     features: Annotated[int, Within(1, 10**6)] = 50
-    """source parity or teacher: numbers of a row, m_0"""
+    """source parity or teacher: numbers of a row, m_0 unless random_features is given"""
+    random_features: Annotated[int, Within(1, 10**6)] | None = None
+    """source teacher: the network sees so many random projections of the inputs, m_0; null: the inputs"""
     parity_bits: Count = 3
     """source parity: k; rows are bits ±1, the class is the sign of the product of the first k of them"""
     spectrum: Annotated[float, Within(0, 10)] = 1.5
-    """source teacher: b; inputs have variances ∝ k^−b, k = 1..m_0, and then norm √m_0"""
+    """source teacher: b; inputs have variances ∝ k^−b, k = 1, 2, …, and then one norm"""
     signal: Annotated[float, Within(0, 20)] = 2.0
     """source teacher: a; the target is w·x with (k-th variance) w_k² ∝ k^−a"""
     noise: NonNegative = 0.0
