@@ -61,11 +61,12 @@ def test_a_run_starts_at_0_and_is_stored_with_its_start(loss, tmp_path):
     torch.testing.assert_close(outputs, run.predict(rows_in.numpy()).outputs, rtol=1e-6, atol=1e-6)
 
 
-def test_lazy_networks_follow_one_path_at_rates_like_the_square_of_their_scale():
-    losses = [
-        [row["loss"] for row in train(f"s{i}", f"--model.output_scale={s}", f"--optim.lr={s * s}")[:6]]
-        for i, s in enumerate((1e-4, 1e-3))
-    ]
+@pytest.mark.parametrize(("rule", "power"), [("none", 2), ("norm", 1), ("spectral", 1)])
+def test_lazy_networks_follow_one_path_at_rates_like_a_power_of_their_scale(rule, power):
+    losses = []
+    for i, scale in enumerate((1e-4, 1e-3)):
+        options = (f"--model.output_scale={scale}", f"--optim.lr={scale**power}", f"--scaling.rule={rule}")
+        losses.append([row["loss"] for row in train(f"s{i}", *options)[:6]])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
     assert losses[0][-1] < 0.99 * losses[0][0]
 
