@@ -311,3 +311,39 @@ QUANTITIES.add(
         source="Gur-Ari, Roberts, Dyer, arXiv 1812.04754",
     ),
 )
+QUANTITIES.add(
+    "third_order",
+    Measured(
+        f"{_HERE}.third_order:ThirdOrder",
+        "the gradient of the top eigenvalue λ of H: progressive sharpening, self-stabilisation",
+        (
+            Column(
+                "progressive_sharpening",
+                "α = −⟨∇L, ∇λ⟩",
+                figure=Figure(
+                    title="Does gradient flow sharpen?",
+                    axis="−⟨∇L, ∇λ⟩",
+                    meaning="Rate −⟨∇L, ∇λ⟩ at which gradient flow on a fixed probe changes the largest "
+                    "eigenvalue λ of the Hessian",
+                ),
+            ),
+            Column(
+                "self_stabilization",
+                "β = ‖∇λ‖²",
+                figure=Figure(title="How strongly do oscillations flatten?", axis="‖∇λ‖²"),
+            ),
+            Column(
+                "progressive_sharpening_across", "α with ∇λ orthogonal to the eigenvector of λ", figure=None
+            ),
+            Column("self_stabilization_across", "β with ∇λ orthogonal to the eigenvector of λ", figure=None),
+            Column(
+                "sharpness_change_of_step", "⟨∇λ, step⟩: the change of λ by the step, first order", figure=None
+            ),
+            Column("sharpness_change", "λ − λ at the last measurement", figure=None),
+            Column("predicted_sharpness_change", "½⟨∇λ + ∇λ', θ − θ'⟩ since the last", figure=None),
+        ),
+        ("probe", "minibatch", "step"),
+        cost=5,
+        source="Damian, Nichani, Lee, arXiv 2209.15594",
+    ),
+)
