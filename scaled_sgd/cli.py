@@ -25,6 +25,7 @@ usage: scaled-sgd COMMAND [OPTIONS]
   runs          list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
   export        the network for other programs: scaled-sgd export RUN --format onnx --out wide.onnx
   study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
+  flow          gradient descent beside gradient and central flow: scaled-sgd flow RUN --lr 0.5 --length 300
   doctor        say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
                 or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
   launch-files  copy configs/ and launch/ into a folder: scaled-sgd launch-files FOLDER
@@ -74,6 +75,10 @@ def _command(arguments: list[str]) -> int:
         from scaled_sgd.study.command import main as study
 
         return study(rest)
+    if command == "flow":
+        from scaled_sgd.study.flow.command import main as flow
+
+        return flow(rest)
     if command == "launch-files":
         return _launch_files(rest)
     if command in ("predict", "evaluate", "export", "runs"):
@@ -82,7 +87,7 @@ def _command(arguments: list[str]) -> int:
         return use(command, rest)
     print(
         f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, study, "
-        "doctor, launch-files",
+        "flow, doctor, launch-files",
         file=sys.stderr,
     )
     return USAGE_STATUS

@@ -130,6 +130,7 @@ def test_points_of_a_network_are_those_of_automatic_differentiation() -> None:
     torch.testing.assert_close(point.third(vectors[0], vectors[1]), wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.full
 def test_at_the_edge_the_central_flow_predicts_the_mean_loss_of_gradient_descent() -> None:
     def landscape() -> NetworkLandscape:
         p = make_problem(
