@@ -9,7 +9,7 @@ from torch import Tensor
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.data import rank_rows
-from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.diagnostics.taken import AdamState, StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.captured import Capture, CapturedStep
@@ -17,6 +17,7 @@ from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Number, Update, gradient_factors
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
@@ -78,10 +79,12 @@ def step_taken(
     optim: OptimConfig,
     scaling: DepthwiseScaling,
     velocity: Callable[[int], Tensor | None],
+    adam: AdamState | None = None,
 ) -> StepTaken:
     """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
 
-    ``velocity`` gives this process's rows of v_k before the step.
+    ``velocity`` gives this process's rows of v_k before the step; ``adam`` is the state of AdamW, if that is
+    the optimizer.
     """
     direction, factor = scaling.direction(minibatch.statistics), 1.0
     if optim.limits_gradient:
@@ -100,6 +103,8 @@ def step_taken(
         weight_decay=optim.weight_decay,
         velocity=velocity,
         known=OPTIMIZERS[optim.optimizer].fused,
+        polar=RULES[scaling.rule].polar,
+        adam=adam,
     )
 
 

@@ -18,6 +18,8 @@ for _name, _recipe in (
     ("sharpness", "sharpness:RAW"),
     ("curvatures", "curvatures:CURVATURES"),
     ("taylor", "taylor:TAYLOR"),
+    ("edge_ratios", "together:EDGE_RATIOS"),
+    ("sharpness_change", "together:SHARPNESS_CHANGE"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")
 
