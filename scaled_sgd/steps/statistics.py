@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.products import matmul
+
 _TRIANGLE = 256
 """Least number of rows whose Gram matrix is computed by blocks of its lower triangle."""
 
@@ -126,7 +128,8 @@ def gram(t: Tensor) -> Tensor:
     """T tᵀ (…, n, n) for t (…, n, m); half of it is computed where that is faster."""
     n = t.shape[-2]
     if t.ndim > 2 or n < _TRIANGLE or t.device.type != "cpu":
-        return t @ t.transpose(-2, -1)
+        return matmul(t, t.transpose(-2, -1))
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
     product, bounds = t.new_empty(n, n), [n * i // 4 for i in range(5)]
     for start, stop in pairwise(bounds):
         torch.mm(t[start:stop], t[:stop].T, out=product[start:stop, :stop])
@@ -141,5 +144,5 @@ def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     """
     n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
     if n * (m_in + m_out) > m_in * m_out:
-        return square_norms([delta.transpose(-2, -1) @ h])[..., 0]
+        return square_norms([matmul(delta.transpose(-2, -1), h)])[..., 0]
     return torch.mul(*(gram(t) for t in (h, delta))).sum((-2, -1), dtype=torch.float64)
