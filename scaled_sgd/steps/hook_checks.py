@@ -38,6 +38,7 @@ def check_unchanged(model: nn.Module, trained: Sequence[nn.Parameter]) -> None:
 
 class StepChecks:
     """Checks the scales of every step where numbers are read for nothing, else those of steps 1, 2, 4, 8, ...
+    None while a CUDA graph is captured: check a network by steps before.
 
     Args:
         layers: the measured layers.
@@ -54,6 +55,8 @@ class StepChecks:
         Raises:
             UserError: layers took part in different numbers of passes, or a scale is out of range.
         """
+        if usable.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return
         self._steps += 1
         # A number that is read makes other devices than CPUs wait.
         rare = self._steps & (self._steps - 1) == 0
