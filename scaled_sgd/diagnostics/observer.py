@@ -14,6 +14,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
@@ -105,6 +106,7 @@ class Observer:
         loss: ``cross_entropy`` or ``mse``.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
         probe_is_all: whether the probe has all training samples.
+        graphs: whether products may be captured as CUDA graphs.
 
     Attributes:
         quantities: the measured quantities, by name.
@@ -124,7 +126,9 @@ class Observer:
         loss: str,
         say: Say | None = None,
         probe_is_all: bool = False,
+        graphs: bool = True,
     ) -> None:
+        self._graphs = graphs
         self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
@@ -150,8 +154,9 @@ class Observer:
         torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}
         try:
-            for quantity in self.quantities.values():
-                row |= quantity.measure(context)
+            with allow_graphs(self._graphs):
+                for quantity in self.quantities.values():
+                    row |= quantity.measure(context)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = shorter
         return row

@@ -71,6 +71,7 @@ class Session:
                 *probe,
                 loss=self.loss.name,
                 probe_is_all=self.samples.probe_is_all,
+                graphs=run.cuda_graphs != "no",
             )
 
     def evaluates(self, step: int) -> bool:
