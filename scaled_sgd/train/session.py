@@ -84,6 +84,7 @@ class Session:
                 *probe,
                 loss=self.loss,
                 probe_is_all=self.samples.probe_is_all,
+                graphs=run.cuda_graphs != "no",
             )
 
     def evaluates(self, step: int) -> bool:

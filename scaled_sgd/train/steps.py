@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
+from scaled_sgd.core.products import NARROW
 from scaled_sgd.data import rank_rows
 from scaled_sgd.diagnostics.taken import AdamState, StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
@@ -53,6 +54,7 @@ def make_step(
     loss: Loss,
     watch: DivergenceWatch,
     *,
+    precision: str = "no",
     capture: Capture | None = None,
     say: Callable[[str], object] = print,
 ) -> StepFunction:
@@ -63,12 +65,14 @@ def make_step(
         optim: resolved.
         loss: ℓ.
         watch: watches fused steps for divergence.
+        precision: ``run.precision``; of gradients the strategy knows it.
         capture: captures fused steps; None: they run as they are.
         say: called with one line if they cannot be captured.
     """
     if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
-        return FusedStep(strategy, optim, loss, watch, capture=capture, say=say)
+        factors = NARROW if precision == "bf16" else None
+        return FusedStep(strategy, optim, loss, watch, factors=factors, capture=capture, say=say)
     assert isinstance(strategy, GradientStrategy)
     return AutogradStep(strategy, optim, loss)
 
@@ -166,7 +170,10 @@ class AutogradStep:
 
 
 class FusedStep:
-    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.step`)."""
+    """Updates that are added to the weights as they are computed (:mod:`scaled_sgd.steps.step`).
+
+    ``factors`` is the type of the factors of its products; None: that of the weights.
+    """
 
     def __init__(
         self,
@@ -175,6 +182,7 @@ class FusedStep:
         loss: Loss,
         watch: DivergenceWatch,
         *,
+        factors: torch.dtype | None = None,
         capture: Capture | None = None,
         say: Callable[[str], object] = print,
     ) -> None:
@@ -182,7 +190,7 @@ class FusedStep:
         strategy.scaling.measure_elsewhere()
         self.whole = STRATEGIES[strategy.name].rows
         ranks = None if self.whole else Ranks.alone()
-        self._partition = Partition.of(strategy.network, ranks=ranks)
+        self._partition = Partition.of(strategy.network, ranks=ranks, factors=factors)
         self._clipped = clipped_layers(optim, self._partition.depth, strategy.device)
         self._captured: CapturedStep | None = None
         if capture is not None:
