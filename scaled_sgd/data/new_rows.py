@@ -57,7 +57,7 @@ def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> N
 
 def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, Prepared]:
     if not isinstance(source, str | Path):
-        prepared = given(source)
+        prepared = given(source, also="a path, an array, ")
     elif source == "digits":
         prepared = _digits()
     else:

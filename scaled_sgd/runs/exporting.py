@@ -68,10 +68,12 @@ class Predictor(nn.Module):
         h = (x / torch.where(peak > 0, peak, 1.0)).float()
         h = h * (h.shape[1] ** 0.5 / torch.linalg.vector_norm(h, dim=1, keepdim=True).clamp_min(1))
         f = self.network(h.to(self.network.scaled_layers[0].weight.dtype))
-        given = {"outputs": f, "probabilities": f.softmax(dim=1)}
+        given = [f]
+        if "probabilities" in self.names:
+            given.append(f.softmax(dim=1))
         if self.target_means is not None:
-            given["values"] = f.double() * self.target_deviations + self.target_means
-        return tuple(given[name] for name in self.names)
+            given.append(f.double() * self.target_deviations + self.target_means)
+        return tuple(given)
 
 
 def _numbers(values: Array | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Writes ``model/`` of a finished or interrupted run: the network with all that a prediction needs, and its card."""
+"""Writes ``model/`` of a run that ended: the network with all that a prediction needs, and its card."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
