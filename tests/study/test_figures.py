@@ -311,6 +311,18 @@ def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):
     assert figure.sentence.startswith("In the last half of training the median of η λ / 2 is 1.95 ")
 
 
+def test_late_ratios_of_rates_that_decay_are_said_to_be_such(draw):
+    rows = [diagnosed(s, edge_ratio=1.5) for s in (0, 10)]
+    axes = {"optim.schedule": ["linear"], "model.base_width": [4, 8], "optim.lr": [1, 2], "run.seed": [0]}
+    for name, said in (
+        ("preconditioned_sharpness", "n the last half of training, while η decays to 0, the median of"),
+        ("largest_stable_lr", " in the last half of a run, while η decays to 0."),
+    ):
+        assert said in draw(name, axes, lambda a: finished(0.1, rows=rows)).sentence
+        constant = draw(name, axes | {"optim.schedule": ["constant"]}, lambda a: finished(0.1, rows=rows))
+        assert "decays" not in constant.sentence
+
+
 def test_what_lines_stand_for_is_said_of_many_panels(draw):
     rows = [diagnosed(s) for s in (0, 10)]
     widths = {"model.base_width": [4, 8], "model.depth": [2, 3, 4, 5, 6], "run.seed": [0]}
