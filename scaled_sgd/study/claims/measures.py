@@ -1,0 +1,125 @@
+"""Measures: numbers over the runs of a study, from its tables.
+
+Each takes the rows of :attr:`~scaled_sgd.study.tables.collect.Collected.runs` and ``metrics`` of the runs it is
+of, ordered by step within a run, and a column's name. It returns NaN where no run has such a number.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+_RATE = "config.optim.lr"
+
+
+def first(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the first value."""
+    return _median(_known(metrics, column).groupby("id")[column].first())
+
+
+def last(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the last value."""
+    return _median(_known(metrics, column).groupby("id")[column].last())
+
+
+def largest(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the largest value."""
+    return _median(_known(metrics, column).groupby("id")[column].max())
+
+
+def late_median(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over all values in the last half of each run's steps."""
+    return _median(_late(metrics, column)[column])
+
+
+def late_edge(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """The same of η·column/2, with η of the step."""
+    rows = _late(metrics, column)
+    return _median(rows["lr"] * rows[column] / 2)
+
+
+def step_above_half(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the first step at which the column has passed the middle of first and largest."""
+    known = _known(metrics, column)
+    by_run = known.groupby("id")[column]
+    middle = (by_run.transform("first") + by_run.transform("max")) / 2
+    return _median(known[known[column] >= middle].groupby("id")["step"].first())
+
+
+def result(runs: pd.DataFrame, _metrics: pd.DataFrame, column: str) -> float:
+    """Median of a column of the table of runs."""
+    return _median(pd.to_numeric(runs[column])) if column in runs else math.nan
+
+
+def final_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """Median; a run that diverged counts as infinite."""
+    return _median(_final(runs))
+
+
+def loss_peak(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """Median over runs of the largest minibatch loss, logged or not, over the first."""
+    return _median(pd.to_numeric(runs["max_loss"]) / pd.to_numeric(runs["initial_loss"]))
+
+
+def rising_steps(_runs: pd.DataFrame, metrics: pd.DataFrame, _column: str) -> float:
+    """Share over all runs; only losses of consecutive steps are compared."""
+    known = _known(metrics, "loss")
+    change = known.groupby("id")[["step", "loss"]].diff()
+    change = change[change["step"] == 1]
+    return float((change["loss"] > 0).mean()) if len(change) else math.nan
+
+
+def best_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """The rate with the lowest median final loss; the lower of equals."""
+    losses = _losses(runs)
+    return float(losses.idxmin()) if len(losses) else math.nan
+
+
+def best_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """The lowest median final loss over rates."""
+    losses = _losses(runs)
+    return float(losses.min()) if len(losses) else math.nan
+
+
+def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """The largest rate that, like all lower ones, is stable for every run."""
+    return _largest_rate(runs, runs["stable"].fillna(False).astype(bool))
+
+
+def largest_trained_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """The largest rate that, like all lower ones, ends below the first loss in every run."""
+    return _largest_rate(runs, _final(runs) < pd.to_numeric(runs["initial_loss"]))
+
+
+def trained_rate_in_curvatures(runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """:func:`largest_trained_rate` times the first value of a curvature."""
+    return largest_trained_rate(runs, metrics, column) * first(runs, metrics, column)
+
+
+def _known(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    return metrics.dropna(subset=[column]) if column in metrics else metrics.iloc[:0].assign(**{column: 0.0})
+
+
+def _late(metrics: pd.DataFrame, column: str) -> pd.DataFrame:
+    end = metrics.groupby("id")["step"].transform("max")
+    return _known(metrics[2 * metrics["step"] >= end], column)
+
+
+def _final(runs: pd.DataFrame) -> pd.Series:
+    loss = pd.to_numeric(runs["train_loss"]).astype("float64")
+    return loss.where((runs["status"] == "finished") & loss.notna(), math.inf)
+
+
+def _losses(runs: pd.DataFrame) -> pd.Series:
+    losses = _final(runs).groupby(pd.to_numeric(runs[_RATE])).median().sort_index()
+    return losses[losses < math.inf]
+
+
+def _largest_rate(runs: pd.DataFrame, good: pd.Series) -> float:
+    unbroken = good.groupby(pd.to_numeric(runs[_RATE])).all().sort_index().cummin()
+    return float(unbroken[unbroken].index.max()) if unbroken.any() else math.nan
+
+
+def _median(values: pd.Series) -> float:
+    found = values.dropna().to_numpy(dtype="float64")
+    return float(np.median(found)) if len(found) else math.nan
