@@ -24,6 +24,7 @@ RUNS = pd.DataFrame(
         "initial_loss": [2.0, 4.0, 2.0, 2.0],
         "max_loss": [3.0, 4.0, 8.0, None],
         "train_loss": [1.0, 3.0, 1.5, None],
+        "accuracy": [0.9, 0.7, 0.5, None],  # medians 0.8, 0.5 by rate: 0.5 is above half
         "parameters": [10, 10, 30, 30],
     }
 )
@@ -44,13 +45,17 @@ METRICS = pd.DataFrame(
         ("first", "curve", 5.0),  # of 4 and 6
         ("last", "curve", 17.0),  # of 22 and 12
         ("largest", "curve", 17.0),
+        ("rise", "curve", 3.75),  # of 5.5 and 2
+        ("fall", "curve", 1.0),
+        ("last_over_first", "curve", 3.75),
+        ("loss_fall", "", 0.75),  # of 0.5, 0.75, 0.75, ∞
         ("late_median", "curve", 12.0),  # of 8, 18, 22, 10, 12
         ("late_edge", "curve", 0.6),  # 0.1 · 12 / 2
         ("step_above_half", "curve", 2.5),  # 13 is passed at step 3, 9 at step 2
         ("result", "parameters", 20.0),
         ("result", "nothing", math.nan),
         ("final_loss", "", 2.25),  # of 1, 3, 1.5, ∞
-        ("loss_peak", "", 1.5),  # of 1.5, 1, 4
+        ("loss_peak", "", 2.75),  # of 1.5, 1, 4, ∞
         ("rising_steps", "", 2 / 6),  # the step from 0 to 2 is not compared
         ("best_rate", "", 0.2),  # 2 at 0.1, 1.5 at 0.2
         ("best_loss", "", 1.5),
@@ -101,9 +106,9 @@ def test_a_verdict_says_what_agrees_and_what_was_not_run(tmp_path):
     ]
     judged = judge(read_claims(claims, collected.axes), collected)
     assert [one.value for one in judged] == pytest.approx([4.0, 1.0, math.nan], nan_ok=True)
-    assert [one.verdict for one in judged] == ["agrees", "does not", "not run"]
+    assert [one.verdict for one in judged] == ["agrees", "does not", "no number"]
     assert verdict_of(judged) == "partly"
-    assert [verdict_of(judged[1:]), verdict_of(judged[2:])] == ["does not", "not run"]
+    assert [verdict_of(judged[1:]), verdict_of(judged[2:])] == ["does not", "no number"]
 
 
 GOOD = {"says": "It is so.", "measure": "late_edge", "column": "sharpness", "expect": {"from": 0.9}}
@@ -146,8 +151,7 @@ def test_a_described_figure_draws_the_measure_along_the_axis_with_its_guides(tmp
     (figure,) = draw_figures(collected, [PLOT]).figures
     assert list(figure.table["value"]) == [4.0, 2.0, 1.0]
     (ax,) = figure.picture.axes
-    data, level, power = (list(line.get_ydata()) for line in (ax.get_lines()[0], ax.get_lines()[2],
-                                                            ax.get_lines()[1]))  # fmt: skip
+    data, power, level = (list(line.get_ydata()) for line in ax.get_lines())
     assert data == [4.0, 2.0, 1.0]
     assert power == pytest.approx(data)
     assert level == [1.0, 1.0]

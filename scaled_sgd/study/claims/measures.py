@@ -1,7 +1,7 @@
 """Measures: numbers over the runs of a study, from its tables.
 
-Each takes the rows of :attr:`~scaled_sgd.study.tables.collect.Collected.runs` and ``metrics`` of the runs it is
-of, ordered by step within a run, and a column's name. It returns NaN where no run has such a number.
+Each takes the rows of ``runs`` and ``metrics`` of a :class:`~scaled_sgd.study.tables.collect.Collected` of the
+runs it is of, ordered by step within a run, and a column's name. It returns NaN where no run has such a number.
 """
 
 import math
@@ -25,6 +25,24 @@ def last(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
 def largest(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
     """Median over runs of the largest value."""
     return _median(_known(metrics, column).groupby("id")[column].max())
+
+
+def rise(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of largest over first value."""
+    by_run = _known(metrics, column).groupby("id")[column]
+    return _median(by_run.max() / by_run.first())
+
+
+def fall(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of last over largest value."""
+    by_run = _known(metrics, column).groupby("id")[column]
+    return _median(by_run.last() / by_run.max())
+
+
+def last_over_first(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs."""
+    by_run = _known(metrics, column).groupby("id")[column]
+    return _median(by_run.last() / by_run.first())
 
 
 def late_median(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
@@ -56,9 +74,15 @@ def final_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> floa
     return _median(_final(runs))
 
 
+def loss_fall(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """Median over runs of the final training loss over the first minibatch's."""
+    return _median(_final(runs) / pd.to_numeric(runs["initial_loss"]))
+
+
 def loss_peak(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
-    """Median over runs of the largest minibatch loss, logged or not, over the first."""
-    return _median(pd.to_numeric(runs["max_loss"]) / pd.to_numeric(runs["initial_loss"]))
+    """Median over runs of the largest minibatch loss, logged or not, over the first; infinite where diverged."""
+    largest = pd.to_numeric(runs["max_loss"]).astype("float64").where(runs["status"] == "finished", math.inf)
+    return _median(largest / pd.to_numeric(runs["initial_loss"]))
 
 
 def rising_steps(_runs: pd.DataFrame, metrics: pd.DataFrame, _column: str) -> float:
@@ -83,12 +107,20 @@ def best_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float
 
 def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The largest rate that, like all lower ones, is stable for every run."""
-    return _largest_rate(runs, runs["stable"].fillna(False).astype(bool))
+    stable = runs["stable"].fillna(False).astype(bool).groupby(pd.to_numeric(runs[_RATE])).all()
+    unbroken = stable.sort_index().cummin()
+    return float(unbroken[unbroken].index.max()) if unbroken.any() else math.nan
 
 
 def largest_trained_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
-    """The largest rate that, like all lower ones, ends below the first loss in every run."""
-    return _largest_rate(runs, _final(runs) < pd.to_numeric(runs["initial_loss"]))
+    """The largest rate that, like all from the best accuracy on, has at least half of that accuracy."""
+    found = pd.to_numeric(runs["accuracy"]).where(runs["status"] == "finished")
+    accuracy = found.fillna(0.0).groupby(pd.to_numeric(runs[_RATE])).median().sort_index()
+    if not found.notna().any():
+        return math.nan
+    beyond = accuracy[accuracy.idxmax() :]
+    unbroken = (beyond >= accuracy.max() / 2).cummin()
+    return float(unbroken[unbroken].index.max())
 
 
 def trained_rate_in_curvatures(runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
@@ -113,11 +145,6 @@ def _final(runs: pd.DataFrame) -> pd.Series:
 def _losses(runs: pd.DataFrame) -> pd.Series:
     losses = _final(runs).groupby(pd.to_numeric(runs[_RATE])).median().sort_index()
     return losses[losses < math.inf]
-
-
-def _largest_rate(runs: pd.DataFrame, good: pd.Series) -> float:
-    unbroken = good.groupby(pd.to_numeric(runs[_RATE])).all().sort_index().cummin()
-    return float(unbroken[unbroken].index.max()) if unbroken.any() else math.nan
 
 
 def _median(values: pd.Series) -> float:

@@ -22,7 +22,7 @@ class Verdict(StrEnum):
     AGREES = "agrees"
     PARTLY = "partly"
     DOES_NOT = "does not"
-    UNKNOWN = "not run"
+    UNKNOWN = "no number"
 
 
 @dataclass(frozen=True)

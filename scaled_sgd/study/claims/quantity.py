@@ -29,6 +29,9 @@ for _name, _label, _needs in (
     ("first", "first {column}", True),
     ("last", "last {column}", True),
     ("largest", "largest {column}", True),
+    ("rise", "largest {column} over the first", True),
+    ("fall", "last {column} over the largest", True),
+    ("last_over_first", "last {column} over the first", True),
     ("late_median", "median of {column} in the last half of training", True),
     ("late_edge", "median of η · {column} / 2 in the last half of training", True),
     (
@@ -38,12 +41,13 @@ for _name, _label, _needs in (
     ),
     ("result", "{column} of the run", True),
     ("final_loss", "final training loss", False),
+    ("loss_fall", "final training loss over the first minibatch's", False),
     ("loss_peak", "largest minibatch loss over the first", False),
     ("rising_steps", "share of steps in which the loss rises", False),
     ("best_rate", "best learning rate", False),
     ("best_loss", "final training loss at the best learning rate", False),
     ("largest_stable_rate", "largest stable learning rate", False),
-    ("largest_trained_rate", "largest learning rate that ends below the first loss", False),
+    ("largest_trained_rate", "largest learning rate with half of the best accuracy", False),
     ("trained_rate_in_curvatures", "that rate times the first {column}", True),
 ):
     MEASURES.add(_name, Measure(_label, f"scaled_sgd.study.claims.measures:{_name}", _needs))

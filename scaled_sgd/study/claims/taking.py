@@ -39,10 +39,10 @@ def along(runs: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def measured(quantity: Quantity, runs: pd.DataFrame, metrics: pd.DataFrame) -> float:
-    """The measure of these runs; NaN of none."""
+    """The measure of these runs; NaN of none. Columns of the metrics are those of finished runs."""
     if runs.empty:
         return math.nan
-    own = metrics[metrics["id"].isin(runs["id"])]
+    own = metrics[metrics["id"].isin(runs.loc[runs["status"] == "finished", "id"])]
     value: float = load(MEASURES[quantity.measure].of)(runs.drop_duplicates("id"), own, quantity.column)
     return value
 

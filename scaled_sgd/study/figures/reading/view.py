@@ -107,7 +107,7 @@ class View:
 
         ``end`` is the last logged step of the run.
         """
-        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = self.metrics[list(dict.fromkeys(["id", "step", "lr", *columns]))]
         logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
         rows = logged.dropna(subset=list(columns), how="all")
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
