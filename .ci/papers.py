@@ -1,7 +1,7 @@
 """``python .ci/papers.py STUDIES``: docs/papers from the folders of studies that repeat papers.
 
-Every study of configs/studies/papers that was run in STUDIES (``scaled-sgd study run papers/NAME``) gets a page with
-its claims, its figures and how long it took; the index names each paper.
+Every study of configs/studies/papers that was run in STUDIES (``scaled-sgd study run papers/NAME``) gets a
+page with its claims, its figures and how long it took; the index names each paper.
 """
 
 import argparse
@@ -21,11 +21,14 @@ from scaled_sgd.study.tables.collect import Collected, collect
 PAGES = Path(__file__).resolve().parents[1] / "docs/papers"
 HEAD = """# Papers in one command each
 
-Each of these studies repeats what a paper found, in a setting that two cores train in seconds to minutes, on the embedded digits: `scaled-sgd study run papers/NAME`, then
-`scaled-sgd study report papers/NAME`. A page has the paper's own axes, the sentences that the paper claims, the number that came out here for each, and whether that number is in the range
-which the study file declared as agreement. A claim that did not come out stays here, with the reason where it is known. Options for the full size are in each study's file and on its page.
+Each of these studies repeats what a paper found, in a setting that two cores train in minutes, on the
+embedded digits: `scaled-sgd study run papers/NAME`, then `scaled-sgd study report papers/NAME`. A page has the paper's
+own axes, the sentences that the paper claims, the number that came out here for each, and whether it lies in
+the range that the study file declared as agreement. A claim that did not come out stays, with the reason where
+it is known. Options for the full size are in each study's file and on its page.
 
-This folder is made by `python .ci/papers.py studies` from the folders of the studies.
+This folder is made by `python .ci/papers.py studies` from the folders of the studies. Minutes are of
+training, summed over runs, on one core that other work kept busy: upper bounds.
 
 """
 

@@ -39,6 +39,24 @@ METRICS = pd.DataFrame(
 )  # fmt: skip
 
 
+JUMP = pd.DataFrame(
+    {
+        "id": ["a"] * 4,
+        "step": [0, 10, 20, 40],
+        "accuracy": [0.5, 0.5, 0.9, 1.0],
+        "drift": [0.0, 0.2, 0.3, 0.4],
+        "curve": [9.0, 8.0, 4.0, 2.0],
+    }
+)
+
+
+def test_progress_before_a_jump_and_powers_of_the_step_are_computed_by_hand():
+    progress, power = (load(MEASURES[name].of) for name in ("progress_at_half", "time_power"))
+    assert progress(RUNS, JUMP, "drift") == pytest.approx(0.75)  # of 0.4, at step 20
+    assert power(RUNS, JUMP, "curve") == pytest.approx(-1.0)  # from step 2 on: 80 / step
+    assert math.isnan(progress(RUNS, METRICS, "curve"))
+
+
 @pytest.mark.parametrize(
     ("measure", "column", "expected"),
     [
@@ -83,8 +101,15 @@ def narrowing(axes):
 
 @pytest.mark.parametrize(
     ("take", "expected"),
-    [("power", -1.0), ("ratio", 0.25), ("difference", -3.0), ("spread", 4.0), ("lowest", 1.0), ("highest", 4.0)],
-)  # fmt: skip
+    [
+        ("power", -1.0),
+        ("ratio", 0.25),
+        ("difference", -3.0),
+        ("spread", 4.0),
+        ("lowest", 1.0),
+        ("highest", 4.0),
+    ],
+)
 def test_a_measure_is_taken_along_an_axis(tmp_path, take, expected):
     collected = collect(make_study(tmp_path, GRID, narrowing))
     claim = {
@@ -131,7 +156,8 @@ GOOD = {"says": "It is so.", "measure": "late_edge", "column": "sharpness", "exp
 def test_a_mistake_in_a_claim_is_one_line(change, named):
     with pytest.raises(UserError, match=named) as raised:
         read_claims([GOOD | change], ["optim.lr"])
-    assert "\n" not in str(raised.value) and "allowed" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "allowed" in str(raised.value)
 
 
 @pytest.mark.parametrize("found", [[], {"cite": 3}, {"arxiv": "2103.00065"}, {"cite": "A", "url": "b"}])
@@ -169,7 +195,8 @@ def test_a_described_figure_draws_columns_along_steps(tmp_path):
     (figure,) = draw_figures(collected, [plot]).figures
     assert list(figure.table["value"]) == [2.0, 1.0, 6.0, 1.0]
     lacking = draw_figures(collected, [plot | {"column": "nothing"}])
-    assert lacking.figures == () and "nothing" in lacking.lacking[0][1]
+    assert lacking.figures == ()
+    assert "nothing" in lacking.lacking[0][1]
 
 
 @pytest.mark.parametrize(
@@ -207,5 +234,6 @@ def test_the_page_of_a_paper_has_its_claims_with_numbers_and_verdicts(tmp_path):
     for text in (page, (folder / "summary.md").read_text(encoding="utf-8")):
         assert "The rate falls like 1/m." in text
         assert "https://arxiv.org/abs/2001.00001" in text
-        assert "−1.2 to −0.8" in text and "agrees" in text
+        assert "−1.2 to −0.8" in text
+        assert "agrees" in text
     assert (folder / "figures/rates.png").is_file()

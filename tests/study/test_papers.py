@@ -1,4 +1,4 @@
-"""Studies that repeat papers: each runs in a tiny size, in this process, and its claims and figures are computed."""
+"""Studies that repeat papers: each runs in a tiny size, and its claims and figures are computed."""
 
 import re
 
@@ -61,4 +61,6 @@ def test_a_paper_says_how_its_setting_differs_and_how_to_run_it_in_full(name):
 
 def test_the_index_of_papers_names_each():
     index = (REPOSITORY / "docs/papers/README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\[(\w+)\]\(\w+\.md\)", index)) == {name.removeprefix("papers/") for name in PAPERS}
+    assert set(re.findall(r"\[(\w+)\]\(\w+\.md\)", index)) == {
+        name.removeprefix("papers/") for name in PAPERS
+    }

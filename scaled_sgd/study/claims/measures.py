@@ -1,7 +1,7 @@
 """Measures: numbers over the runs of a study, from its tables.
 
-Each takes the rows of ``runs`` and ``metrics`` of a :class:`~scaled_sgd.study.tables.collect.Collected` of the
-runs it is of, ordered by step within a run, and a column's name. It returns NaN where no run has such a number.
+Each takes the rows of the table of runs and of that of metrics (``docs/report.md``) of the runs that it is
+of, ordered by step within a run, and a column's name. It returns NaN where no run has such a number.
 """
 
 import math
@@ -64,6 +64,31 @@ def step_above_half(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> 
     return _median(known[known[column] >= middle].groupby("id")["step"].first())
 
 
+def progress_at_half(runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the column at :func:`step_above_half` of the accuracy, over its last value."""
+    shares = []
+    for _, rows in metrics.groupby("id"):
+        step, known = step_above_half(runs, rows, "accuracy"), _known(rows, column)
+        before = known[known["step"] <= step]
+        if len(before):
+            shares.append(before[column].iloc[-1] / known[column].iloc[-1])
+    return _median(pd.Series(shares, dtype="float64"))
+
+
+def time_power(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """Median over runs of the slope of a least-squares fit of log column against log step.
+
+    The first twentieth of the steps is left out.
+    """
+    slopes = []
+    for _, rows in metrics.groupby("id"):
+        known = _known(rows, column)
+        known = known[(20 * known["step"] >= known["step"].max()) & (known["step"] > 0) & (known[column] > 0)]
+        if len(known) > 1:
+            slopes.append(np.polyfit(np.log(known["step"]), np.log(known[column]), 1)[0])
+    return _median(pd.Series(slopes, dtype="float64"))
+
+
 def result(runs: pd.DataFrame, _metrics: pd.DataFrame, column: str) -> float:
     """Median of a column of the table of runs."""
     return _median(pd.to_numeric(runs[column])) if column in runs else math.nan
@@ -80,7 +105,7 @@ def loss_fall(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float
 
 
 def loss_peak(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
-    """Median over runs of the largest minibatch loss, logged or not, over the first; infinite where diverged."""
+    """Median over runs of the largest minibatch loss, logged or not, over the first; ∞ where diverged."""
     largest = pd.to_numeric(runs["max_loss"]).astype("float64").where(runs["status"] == "finished", math.inf)
     return _median(largest / pd.to_numeric(runs["initial_loss"]))
 

@@ -39,6 +39,8 @@ for _name, _label, _needs in (
         "step at which {column} is half of the way from its first to its largest value",
         True,
     ),
+    ("progress_at_half", "share of the last {column} at the step where accuracy is half of the way", True),
+    ("time_power", "power of the step in {column}", True),
     ("result", "{column} of the run", True),
     ("final_loss", "final training loss", False),
     ("loss_fall", "final training loss over the first minibatch's", False),
