@@ -22,10 +22,10 @@ PAGES = Path(__file__).resolve().parents[1] / "docs/papers"
 HEAD = """# Papers in one command each
 
 Each of these studies repeats what a paper found, in a setting that two cores train in minutes, on the
-embedded digits: `scaled-sgd study run papers/NAME`, then `scaled-sgd study report papers/NAME`. A page has the paper's
-own axes, the sentences that the paper claims, the number that came out here for each, and whether it lies in
-the range that the study file declared as agreement. A claim that did not come out stays, with the reason where
-it is known. Options for the full size are in each study's file and on its page.
+embedded digits: `scaled-sgd study run papers/NAME`, then `scaled-sgd study report papers/NAME`. A page has
+the paper's own axes, the sentences that the paper claims, the number that came out here for each, and whether
+it lies in the range that the study file declared as agreement. A claim that did not come out stays, with the
+reason where it is known. Options for the full size are in each study's file and on its page.
 
 This folder is made by `python .ci/papers.py studies` from the folders of the studies. Minutes are of
 training, summed over runs, on one core that other work kept busy: upper bounds.
@@ -56,7 +56,7 @@ def main() -> int:
         page(key, study, paper, judged, collected)
     PAGES.mkdir(exist_ok=True)
     minutes = sum(float(line[-1]) for line in rows)
-    lines = [["paper", "claims that agree", "numbers here", "verdict", "minutes"], ["---"] * 5, *rows]
+    lines = [["paper", "what it claims, and the number here", "verdict", "minutes"], ["---"] * 4, *rows]
     end = f"\nAll together: {number(minutes, 2)} minutes of training, summed over runs, on one core.\n"
     (PAGES / "README.md").write_text(HEAD + table(lines) + end, encoding="utf-8")
     return 0
@@ -64,11 +64,10 @@ def main() -> int:
 
 def row(key: str, paper: Paper, judged: list[Judged], collected: Collected) -> list[str]:
     """The paper in the index."""
-    agreeing = sum(one.verdict == "agrees" for one in judged)
-    numbers = "; ".join(cell_text(one.value) for one in judged)
+    said = "<br>".join(f"{one.claim.says} **{cell_text(one.value)}**: {one.verdict}" for one in judged)
     authors = paper.cite.split(",")[0] + (" et al." if paper.cite.count(",") > 2 else "")
     name = f"[{key}]({key}.md): {authors}, arXiv {paper.arxiv}"
-    return [name, f"{agreeing} of {len(judged)}", numbers, str(verdict_of(judged)), spent(collected)]
+    return [name, said, str(verdict_of(judged)), spent(collected)]
 
 
 def spent(collected: Collected) -> str:

@@ -25,6 +25,7 @@ RUNS = pd.DataFrame(
         "max_loss": [3.0, 4.0, 8.0, None],
         "train_loss": [1.0, 3.0, 1.5, None],
         "accuracy": [0.9, 0.7, 0.5, None],  # medians 0.8, 0.5 by rate: 0.5 is above half
+        "eval_loss": [2.0, 3.0, 4.5, None],
         "parameters": [10, 10, 30, 30],
     }
 )
@@ -72,6 +73,7 @@ def test_progress_before_a_jump_and_powers_of_the_step_are_computed_by_hand():
         ("step_above_half", "curve", 2.5),  # 13 is passed at step 3, 9 at step 2
         ("result", "parameters", 20.0),
         ("result", "nothing", math.nan),
+        ("held_out_gap", "", 2.0),  # of 2, 1, 3
         ("final_loss", "", 2.25),  # of 1, 3, 1.5, ∞
         ("loss_peak", "", 2.75),  # of 1.5, 1, 4, ∞
         ("rising_steps", "", 2 / 6),  # the step from 0 to 2 is not compared

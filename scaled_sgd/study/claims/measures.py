@@ -94,6 +94,11 @@ def result(runs: pd.DataFrame, _metrics: pd.DataFrame, column: str) -> float:
     return _median(pd.to_numeric(runs[column])) if column in runs else math.nan
 
 
+def held_out_gap(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """Median over runs."""
+    return _median(pd.to_numeric(runs["eval_loss"]) / pd.to_numeric(runs["train_loss"]))
+
+
 def final_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """Median; a run that diverged counts as infinite."""
     return _median(_final(runs))

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.claims.quantity import Quantity, read_quantity
+from scaled_sgd.study.claims.quantity import RunQuantity, read_quantity
 
 if TYPE_CHECKING:
     from scaled_sgd.study.tables.collect import Collected
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Claim:
+class PaperClaim:
     """A sentence of a paper, and the range of a quantity in which the runs agree with it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Claim:
     """
 
     says: str
-    quantity: Quantity
+    quantity: RunQuantity
     low: float
     high: float
 
@@ -46,7 +46,7 @@ class Claim:
 class Judged:
     """A claim with the number that came out, NaN where its runs are missing."""
 
-    claim: Claim
+    claim: PaperClaim
     value: float
 
     @property
@@ -84,7 +84,7 @@ def verdict_of(judged: Sequence[Judged]) -> Verdict:
     return verdicts.pop() if len(verdicts) == 1 else Verdict.PARTLY
 
 
-def judge(claims: Sequence[Claim], collected: "Collected") -> list[Judged]:
+def judge(claims: Sequence[PaperClaim], collected: "Collected") -> list[Judged]:
     """Every claim with its number."""
     from scaled_sgd.study.claims.taking import taken
 
@@ -109,7 +109,7 @@ def read_paper(found: object) -> Paper | None:
     return Paper(**{name: " ".join(found.get(name, "").split()) for name in _PAPER})
 
 
-def read_claims(found: object, axes: Sequence[str]) -> list[Claim]:
+def read_claims(found: object, axes: Sequence[str]) -> list[PaperClaim]:
     """The claims of a study file with these axes.
 
     Raises:
@@ -122,7 +122,7 @@ def read_claims(found: object, axes: Sequence[str]) -> list[Claim]:
     return [_claim(f"claims.{place}", one, axes) for place, one in enumerate(found, start=1)]
 
 
-def _claim(place: str, found: Mapping[str, Any], axes: Sequence[str]) -> Claim:
+def _claim(place: str, found: Mapping[str, Any], axes: Sequence[str]) -> PaperClaim:
     for key in found:
         if key not in _CLAIM:
             raise UserError(f"{place}.{key}: unknown key; allowed: {', '.join(_CLAIM)}")
@@ -138,4 +138,4 @@ def _claim(place: str, found: Mapping[str, Any], axes: Sequence[str]) -> Claim:
         raise UserError(f"{place}.expect: {expect!r} is not usable; allowed: {{from: 0.9, to: 1.1}}, or one")
     assert isinstance(expect, dict)
     low, high = expect.get("from", -math.inf), expect.get("to", math.inf)
-    return Claim(" ".join(says.split()), quantity, float(low), float(high))
+    return PaperClaim(" ".join(says.split()), quantity, float(low), float(high))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.claims.quantity import MEASURES, Quantity, read_quantity
+from scaled_sgd.study.claims.quantity import MEASURES, RunQuantity, is_axis, read_quantity
 
 STEP = "step"
 _KEYS = ("name", "title", "measure", "column", "where", "along", "lines", "levels", "powers")
@@ -28,7 +28,7 @@ class Plot:
 
     name: str
     title: str
-    curves: tuple[Quantity, ...]
+    curves: tuple[RunQuantity, ...]
     along: str
     lines: str
     levels: Mapping[str, float]
@@ -53,10 +53,10 @@ def read_plot(found: Mapping[str, Any], axes: Sequence[str] | None) -> Plot:
         if key not in _KEYS:
             raise UserError(f"{place}.{key}: unknown key; allowed: {', '.join(_KEYS)}")
     along, lines = found.get("along"), found.get("lines", "")
-    for key, axis in (("along", along), ("lines", lines)):
-        known = not axes or axis in axes or axis == (STEP if key == "along" else "")
-        if not isinstance(axis, str) or not known:
-            raise UserError(f"{place}.{key}: {axis!r} is not usable; allowed: {', '.join(axes or ())}, step")
+    for key, axis, also in (("along", along, STEP), ("lines", lines, "")):
+        if axis != also and not is_axis(axis, axes):
+            allowed = ", ".join((*(axes or ()), "config.KEY", STEP))
+            raise UserError(f"{place}.{key}: {axis!r} is not usable; allowed: {allowed}")
     columns = found.get("column", "")
     columns = columns if isinstance(columns, list) else [columns]
     if not columns or not all(isinstance(column, str) for column in columns):
@@ -83,7 +83,7 @@ def read_plot(found: Mapping[str, Any], axes: Sequence[str] | None) -> Plot:
     )
 
 
-def title_of(curve: Quantity) -> str:
+def title_of(curve: RunQuantity) -> str:
     """What a curve shows, as text."""
     return MEASURES[curve.measure].label.format(column=curve.column)
 

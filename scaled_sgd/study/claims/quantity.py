@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scaled_sgd.config import KEYS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
 
 
 @dataclass(frozen=True)
-class Measure:
+class RunMeasure:
     """A number over some runs.
 
     Attributes:
@@ -24,7 +25,7 @@ class Measure:
     needs_column: bool = True
 
 
-MEASURES: Registry[Measure] = Registry("measure")
+MEASURES: Registry[RunMeasure] = Registry("measure")
 for _name, _label, _needs in (
     ("first", "first {column}", True),
     ("last", "last {column}", True),
@@ -42,6 +43,7 @@ for _name, _label, _needs in (
     ("progress_at_half", "share of the last {column} at the step where accuracy is half of the way", True),
     ("time_power", "power of the step in {column}", True),
     ("result", "{column} of the run", True),
+    ("held_out_gap", "held-out over training loss at the end", False),
     ("final_loss", "final training loss", False),
     ("loss_fall", "final training loss over the first minibatch's", False),
     ("loss_peak", "largest minibatch loss over the first", False),
@@ -52,7 +54,7 @@ for _name, _label, _needs in (
     ("largest_trained_rate", "largest learning rate with half of the best accuracy", False),
     ("trained_rate_in_curvatures", "that rate times the first {column}", True),
 ):
-    MEASURES.add(_name, Measure(_label, f"scaled_sgd.study.claims.measures:{_name}", _needs))
+    MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.measures:{_name}", _needs))
 
 TAKES: Mapping[str, str] = {
     "power": "power of {axis}",
@@ -66,14 +68,14 @@ TAKES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Quantity:
+class RunQuantity:
     """A measure of the runs of some values of the axes.
 
     Attributes:
         measure: its name in :data:`MEASURES`.
         column: the column that it is of; empty for none.
-        where: the values of axes that are kept; all of other axes.
-        along: the axis for each of whose values the measure is taken; empty for none.
+        where: the values of axes, or of ``config.KEY``, that are kept; all of others.
+        along: the axis, or ``config.KEY``, for each of whose values the measure is taken; empty for none.
         take: what becomes of these, one of :data:`TAKES`; empty where ``along`` is.
     """
 
@@ -95,7 +97,7 @@ class Quantity:
         return said
 
 
-def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | None) -> Quantity:
+def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | None) -> RunQuantity:
     """The quantity of a claim or a figure.
 
     Args:
@@ -116,9 +118,17 @@ def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | No
     if not isinstance(where, dict):
         raise UserError(f"{place}.where: {where!r} is not usable; allowed: {{axis: value or list of values}}")
     for axis in (*where, *([along] if along else [])):
-        if axes is not None and axis not in axes:
-            raise UserError(f"{place}: {axis!r} is no axis of the study; allowed: {', '.join(axes)}")
+        if not is_axis(axis, axes):
+            allowed = ", ".join((*(axes or ()), "config.KEY"))
+            raise UserError(f"{place}: {axis!r} is no axis of the study; allowed: {allowed}")
     if take and take not in TAKES:
         raise UserError(f"{place}.take: {take!r} is unknown; allowed: {', '.join(TAKES)}")
     kept = {axis: tuple(values if isinstance(values, list) else [values]) for axis, values in where.items()}
-    return Quantity(measure, column, kept, along, take)
+    return RunQuantity(measure, column, kept, along, take)
+
+
+def is_axis(name: object, axes: Sequence[str] | None) -> bool:
+    """Whether this is one of ``axes`` (None: of any), or ``config.KEY``."""
+    if not isinstance(name, str):
+        return False
+    return axes is None or name in axes or (name.startswith("config.") and name[7:] in KEYS)

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.core.registry import load
-from scaled_sgd.study.claims.quantity import MEASURES, Quantity
+from scaled_sgd.study.claims.quantity import MEASURES, RunQuantity
 from scaled_sgd.study.tables.collect import Collected
 
 
-def taken(quantity: Quantity, collected: Collected) -> float:
+def taken(quantity: RunQuantity, collected: Collected) -> float:
     """The number; NaN where the study has not run what it is of."""
     runs = kept(collected.runs, quantity.where)
     if not quantity.take:
@@ -24,7 +24,10 @@ def taken(quantity: Quantity, collected: Collected) -> float:
 def kept(runs: pd.DataFrame, where: Mapping[str, tuple[Any, ...]]) -> pd.DataFrame:
     """The runs with these values of axes."""
     for axis, values in where.items():
-        runs = runs[runs[axis].isin(values)] if axis in runs else runs.iloc[:0]
+        if axis not in runs:
+            return runs.iloc[:0]
+        # An axis of numbers and texts, such as 16 and all, is one of texts.
+        runs = runs[runs[axis].isin(values) | runs[axis].astype(str).isin([str(value) for value in values])]
     return runs
 
 
@@ -38,7 +41,7 @@ def along(runs: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
     return [(value, runs[runs[axis] == value]) for value in values]
 
 
-def measured(quantity: Quantity, runs: pd.DataFrame, metrics: pd.DataFrame) -> float:
+def measured(quantity: RunQuantity, runs: pd.DataFrame, metrics: pd.DataFrame) -> float:
     """The measure of these runs; NaN of none. Columns of the metrics are those of finished runs."""
     if runs.empty:
         return math.nan

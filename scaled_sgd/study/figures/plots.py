@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from scaled_sgd.study.claims.plot import STEP, Plot, title_of
-from scaled_sgd.study.claims.quantity import Quantity
+from scaled_sgd.study.claims.quantity import RunQuantity
 from scaled_sgd.study.claims.taking import along, kept, measured
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
@@ -19,6 +19,11 @@ from scaled_sgd.study.figures.reading.over_steps import over_seeds
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import RATE, SEED, STEP_LOSS, View, label
 from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, shortened, span, spread
+
+_EDGE = "edge"
+"""The column of the edge of stability of each step: dashed, in the colour of the first column."""
+
+_DASHED = {"linestyle": (0, (4, 2)), "marker": "", "linewidth": 1.2}
 
 _LOG_FROM = 5.0
 """Positive numbers whose largest is so many times the smallest have a logarithmic axis."""
@@ -46,6 +51,7 @@ def _draw(view: View, plot: Plot) -> Drawn:
     taken = {plot.along, plot.lines}
     # A measure along an axis is over all rates that it has not along itself.
     rest = [axis for axis in view.varied if axis not in taken and runs[axis].nunique() > 1]
+    rest = [axis for axis in rest if not _determined(view, runs, axis, taken)]
     if plot.along == STEP and RATE not in taken and runs[RATE].nunique() > 1:
         rest = [axis for axis in rest if axis != RATE]
     panels = Panels.of(runs, rest)
@@ -67,11 +73,17 @@ def _draw(view: View, plot: Plot) -> Drawn:
         plot.name,
         plot.title,
         _sentence(rows, plot),
-        f"{'; '.join(_words(plot))}, against {axis_label(plot.along)}; {spread(view.seeds)}.",
+        _caption(view, plot),
         (*panels.notes, *(seed_note(seeds) if plot.along == STEP else ())),
         pd.DataFrame(rows),
         picture,
     )
+
+
+def _determined(view: View, runs: pd.DataFrame, axis: str, taken: set[str]) -> bool:
+    """Whether one of the axes that are drawn tells this one."""
+    plain = view.plain[view.plain["id"].isin(runs["id"])]
+    return any((plain.groupby(one)[axis].nunique() == 1).all() for one in taken if one in plain)
 
 
 def _of(view: View, plain: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +92,7 @@ def _of(view: View, plain: pd.DataFrame) -> pd.DataFrame:
 
 def _lines(
     view: View, plot: Plot, panel: Panel, several: bool
-) -> list[tuple[str, dict[str, Any], pd.DataFrame, Quantity]]:
+) -> list[tuple[str, dict[str, Any], pd.DataFrame, RunQuantity]]:
     """Name, look, plain runs and quantity of each line."""
     plain = view.plain[view.plain["id"].isin(panel.runs["id"])]
     split = along(plain, plot.lines) if plot.lines else [("", plain)]
@@ -89,14 +101,17 @@ def _lines(
     every = [value for value, _ in along(view.plain, plot.lines)] if plot.lines else [""]
     found = []
     for value, rows in split:
-        for place, quantity in enumerate(plot.curves):
+        for quantity in plot.curves:
             position, count = every.index(value), len(every)
+            shown = plot.curves[0] if quantity.column == _EDGE else quantity
+            place = plot.curves.index(shown)
             look = ordered(position, count) if ranked else category(position * len(plot.curves) + place)
+            look |= _DASHED if quantity.column == _EDGE else {}
             parts = [label(plot.lines, value)] if plot.lines else []
             if plot.lines and label(plot.lines, value) == str(value) and ranked:
                 parts = [f"{axis_label(plot.lines)} {number(value)}"]
             parts += [quantity.column.replace("_", " ")] if several else []
-            found.append((" · ".join(parts), look | {"markersize": 4.0}, rows, quantity))
+            found.append((" · ".join(parts), {"markersize": 4.0} | look, rows, quantity))
     return found
 
 
@@ -105,7 +120,7 @@ def _over_axis(
     view: View,
     plot: Plot,
     plain: pd.DataFrame,
-    quantity: Quantity,
+    quantity: RunQuantity,
     name: str,
     look: Mapping[str, Any],
     panel: Panel,
@@ -142,7 +157,7 @@ def _over_steps(
     ax: Axes,
     view: View,
     plain: pd.DataFrame,
-    quantity: Quantity,
+    quantity: RunQuantity,
     name: str,
     look: Mapping[str, Any],
     panel: Panel,
@@ -182,6 +197,11 @@ def _scales(ax: Axes, plot: Plot, rows: Sequence[Mapping[str, Any]]) -> None:
 def _wide(values: Sequence[Any]) -> bool:
     numbers = [v for v in values if not isinstance(v, str)]
     return len(numbers) == len(values) > 0 and min(numbers) > 0 and max(numbers) >= _LOG_FROM * min(numbers)
+
+
+def _caption(view: View, plot: Plot) -> str:
+    said = f"{'; '.join(_words(plot))}, against {axis_label(plot.along)}; {spread(view.seeds)}."
+    return f"{said[0].upper()}{said[1:]}"
 
 
 def _words(plot: Plot) -> list[str]:
