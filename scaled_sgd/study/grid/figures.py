@@ -18,6 +18,7 @@ for _name, _recipe in (
     ("sharpness", "sharpness:RAW"),
     ("curvatures", "curvatures:CURVATURES"),
     ("taylor", "taylor:TAYLOR"),
+    ("refined_coordinate_check", "refined_check:REFINED_CHECK"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")
 
