@@ -5,7 +5,7 @@ Importing it imports neither torch nor the classes that measure.
 
 from scaled_sgd.core.registry import Registry
 from scaled_sgd.diagnostics.columns import Column, Figure
-from scaled_sgd.diagnostics.entries import curvature, edges, features, step
+from scaled_sgd.diagnostics.entries import curvature, edges, features, labels, step
 from scaled_sgd.diagnostics.measured import Measured
 
 __all__ = ["QUANTITIES", "Column", "Figure", "Measured"]
@@ -28,3 +28,7 @@ QUANTITIES.add("third_order", edges.THIRD_ORDER)
 QUANTITIES.add("critical_rate", edges.CRITICAL_RATE)
 QUANTITIES.add("adam_sharpness", edges.ADAM_SHARPNESS)
 QUANTITIES.add("generalized_sharpness", edges.GENERALIZED_SHARPNESS)
+QUANTITIES.add("neural_collapse", labels.NEURAL_COLLAPSE)
+QUANTITIES.add("label_alignment", labels.LABEL_ALIGNMENT)
+QUANTITIES.add("feature_kernels", labels.FEATURE_KERNELS)
+QUANTITIES.add("from_start", labels.FROM_START)

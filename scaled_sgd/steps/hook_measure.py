@@ -36,7 +36,9 @@ class Measure(torch.autograd.Function):
         """∂L/∂z for z, and the sums of this pass for the probe."""
         h_square: Tensor | None = ctx.measured
         if h_square is None:
-            raise RuntimeError("the graph of this backward pass was freed by one before: retain_graph=True keeps it")
+            raise RuntimeError(
+                "the graph of this backward pass was freed by one before: retain_graph=True keeps it"
+            )
         if h_square.ndim:
             return delta, None, None, _completed(ctx, delta.detach())
         squares = torch.stack((h_square, square_norm(delta)))

@@ -103,9 +103,7 @@ def test_adamw_on_a_quadratic_is_unstable_just_beyond_its_edge(weight_decay: flo
         assert edge == pytest.approx(38 / lr)
     for factor, stable in ((0.999, True), (1.001, False)):
         h, keep = factor * edge, 1 - lr * weight_decay
-        step = torch.tensor(
-            [[keep - lr * 0.1 * h, -lr * 0.9], [0.1 * h, 0.9]], dtype=torch.float64
-        )
+        step = torch.tensor([[keep - lr * 0.1 * h, -lr * 0.9], [0.1 * h, 0.9]], dtype=torch.float64)
         assert (float(torch.linalg.eigvals(step).abs().max()) < 1) is stable
 
 

@@ -70,9 +70,7 @@ def fused(model, x, y, velocities, *, lr=LR, rule="norm"):
 
 def distance(ours, theirs, before):
     """Largest relative error of a layer's change."""
-    return max(
-        float((a - b).norm() / (b - c).norm()) for a, b, c in zip(ours, theirs, before, strict=True)
-    )
+    return max(float((a - b).norm() / (b - c).norm()) for a, b, c in zip(ours, theirs, before, strict=True))
 
 
 @pytest.mark.parametrize("activation", ["abs", "relu", "tanh"])

@@ -403,6 +403,25 @@ def test_a_coordinate_check_finds_the_power_of_the_width(draw):
     )
 
 
+def test_a_refined_coordinate_check_shows_both_parts_at_several_steps(draw):
+    def run(axes):
+        m = axes["model.base_width"]
+        parts = {"change_by_weights": [1.0, 2.0 / m], "change_by_features": [0.0, 0.25]}
+        nothing = {name: [0.0, 0.0] for name in parts}
+        rows = [diagnosed(0, **nothing), *(diagnosed(step, **parts) for step in (5, 10, 15, 20, 25, 30))]
+        return finished(0.1, rows=rows)
+
+    figure = draw("refined_coordinate_check", {"model.base_width": [4, 8], "run.seed": [0, 1]}, run)
+    assert list(dict.fromkeys(figure.table["panel"])) == ["step 5", "step 15", "step 20", "step 30"]
+    assert figure.sentence.endswith(
+        "the last layer's change goes from 0.5 to 0.25 by weights and from 0.25 to 0.25 by features at η = 1."
+    )
+    layers = {part: set(rows["layer"]) for part, rows in figure.table.groupby("part")}
+    assert layers == {"change_by_weights": {1, 2}, "change_by_features": {2}}
+    solid, _, dashed = figure.picture.axes[0].lines
+    assert figure.picture.axes[0].lines[1].get_color() == dashed.get_color() != solid.get_color()
+
+
 def test_one_rate_serves_all_widths_of_a_coordinate_check(draw):
     def run(axes):
         width, lr = axes["model.base_width"], axes["optim.lr"]
