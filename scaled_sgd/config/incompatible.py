@@ -49,8 +49,8 @@ COMBINATIONS = (
     Combination(
         "run.precision",
         "optim.update",
-        when("fused", ("no", "tf32")),
-        "updates have the weights' own precision",
+        when("fused", ("no", "tf32", "bf16")),
+        "loss scales are of gradients",
     ),
     Combination(
         "model.dtype",

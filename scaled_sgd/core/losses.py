@@ -41,6 +41,10 @@ class Loss(Protocol):
         """ℓ'''(f)(u, u, u), shape (n,)."""
         ...
 
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, ·), shape (n, m_l) for u of shape (n, m_l)."""
+        ...
+
 
 class CrossEntropy:
     """ℓ = −log softmax(f)_y."""
@@ -73,6 +77,12 @@ class CrossEntropy:
         centred = u - (p * u).sum(-1, keepdim=True)
         return (p * centred**3).sum(-1)
 
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """p∘(c² − Σpc²) with c = u − p·u."""
+        p = f.softmax(-1)
+        square = (u - (p * u).sum(-1, keepdim=True)).square()
+        return p * (square - (p * square).sum(-1, keepdim=True))
+
 
 class SquaredError:
     """ℓ = ½‖f − y‖², summed over outputs; the batch loss is its mean over samples."""
@@ -99,6 +109,10 @@ class SquaredError:
     def third(self, f: Tensor, u: Tensor) -> Tensor:
         """Zero."""
         return u.new_zeros(u.shape[0])
+
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(u)
 
 
 class Centered:

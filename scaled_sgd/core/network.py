@@ -16,10 +16,9 @@ from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
 from scaled_sgd.core.registry import load
 from scaled_sgd.core.start import initial_rows, outputs_at_start
+from scaled_sgd.core.storage import STORAGE
 
 _COPIED_ELEMENTS = 1 << 23
-_HUB = "scaled_sgd.runs.hub"
-"""Writes networks; imported when one is written."""
 
 
 def _check_kind(device: object, dtype: object) -> None:
@@ -227,7 +226,7 @@ class HomogeneousMLP(nn.Module):
             UserError: the weights are sharded.
             OSError: the folder cannot be written.
         """
-        address: str | None = load(f"{_HUB}:save_pretrained")(self, folder, **options)
+        address: str | None = load(STORAGE["save_pretrained"])(self, folder, **options)
         return address
 
     @classmethod
@@ -241,7 +240,7 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: there is none, or it is damaged.
         """
-        network: HomogeneousMLP = load("scaled_sgd.runs.pretrained:from_pretrained")(name, **options)
+        network: HomogeneousMLP = load(STORAGE["from_pretrained"])(name, **options)
         return network
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
@@ -254,7 +253,7 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: the weights are sharded.
         """
-        address: str = load(f"{_HUB}:push_to_hub")(self, repository, **options)
+        address: str = load(STORAGE["push_to_hub"])(self, repository, **options)
         return address
 
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:

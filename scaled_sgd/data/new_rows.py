@@ -59,7 +59,7 @@ def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, 
     if isinstance(source, Prepared):
         prepared = source
     elif not isinstance(source, str | Path):
-        prepared = given(source)
+        prepared = given(source, also="a path, an array, ")
     elif source == "digits":
         prepared = _digits()
     else:

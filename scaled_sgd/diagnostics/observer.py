@@ -15,6 +15,7 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
@@ -108,6 +109,7 @@ class Observer:
         loss: ``cross_entropy`` or ``mse``, or a loss.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
         probe_is_all: whether the probe has all training samples.
+        graphs: whether products may be captured as CUDA graphs.
 
     Attributes:
         quantities: the measured quantities, by name.
@@ -128,7 +130,9 @@ class Observer:
         loss: str | Loss,
         say: Say | None = None,
         probe_is_all: bool = False,
+        graphs: bool = True,
     ) -> None:
+        self._graphs = graphs
         self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
@@ -155,8 +159,9 @@ class Observer:
         torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}
         try:
-            for quantity in self.quantities.values():
-                row |= quantity.measure(context)
+            with allow_graphs(self._graphs):
+                for quantity in self.quantities.values():
+                    row |= quantity.measure(context)
             if self.keep is not None and "hessian" in context.found:
                 self.keep(context.probe.partition, context.found["hessian"][1])
         finally:

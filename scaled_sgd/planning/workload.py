@@ -108,7 +108,7 @@ class Workload:
 
     @property
     def signal_size(self) -> int:
-        """Bytes per element of h, z or δ."""
+        """Bytes per element of h, z or δ; of h and δ in a fused step."""
         return 2 if self.half else self.itemsize
 
     @cached_property

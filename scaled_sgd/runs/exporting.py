@@ -76,10 +76,12 @@ class Predictor(nn.Module):
         f = self.network.uncentered(h)
         if self.start is not None:
             f = f - self.start.uncentered(h)
-        given = {"outputs": f, "probabilities": f.softmax(dim=1)}
+        given = [f]
+        if "probabilities" in self.names:
+            given.append(f.softmax(dim=1))
         if self.target_means is not None:
-            given["values"] = f.double() * self.target_deviations + self.target_means
-        return tuple(given[name] for name in self.names)
+            given.append(f.double() * self.target_deviations + self.target_means)
+        return tuple(given)
 
 
 def _numbers(values: Array | None) -> Tensor | None:

@@ -49,5 +49,5 @@ class Direction:
         if K is None:
             return delta, h
         if delta.shape[-1] < h.shape[-1]:
-            return K.transpose(-1, -2) @ delta, h
-        return delta, K @ h
+            return (K.transpose(-1, -2) @ delta.to(K.dtype)).to(delta.dtype), h
+        return delta, (K @ h.to(K.dtype)).to(h.dtype)

@@ -103,8 +103,10 @@ def forward(
         if see is not None:
             see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
         if k < networks.depth:
-            h.append(phi.value(z))
-            gate[k] = h[k] if phi.from_value else z
+            value = phi.value(z)
+            h.append(networks.factor(value))
+            # Rounding keeps the sign, which is all that a piecewise linear φ needs.
+            gate[k] = (value if phi.curved else h[k]) if phi.from_value else z
     return h, gate, z
 
 
@@ -113,7 +115,7 @@ def backward(networks: Networks, delta: Tensor, gate: Tensor, k: int) -> Tensor:
 
     ``delta`` is (…, samples, width(k)) and ``gate`` (…, samples, m_{k−1}).
     """
-    return through_activation(networks, networks.pulled_back(delta, k), gate, k - 1)
+    return networks.factor(through_activation(networks, networks.pulled_back(delta, k), gate, k - 1))
 
 
 def through_activation(networks: Networks, t: Tensor, gate: Tensor, k: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.products import add_product_
+
 Number = float | Tensor
 """A number for one network, also as a tensor (), or numbers (B, 1, 1) for the networks of a stack."""
 
@@ -119,11 +121,13 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
         factor: one number per network; multiplies ``left`` if it is a tensor.
     """
     if isinstance(factor, Tensor):
-        left, factor = left * factor.to(left.dtype), 1.0
+        # One more dimension than () keeps the factor's own precision where ``left`` is narrower.
+        own = factor.to(target.dtype).reshape(factor.shape or (1,) * left.ndim)
+        left, factor = torch.mul(left, own, out=torch.empty_like(left)), 1.0
     if target.ndim == 2:
         if isinstance(keep, Tensor):
             target, keep = keep_scaled(target, keep), 1.0
-        target.addmm_(left.T, right, beta=keep, alpha=factor)
+        add_product_(target, left.T, right, beta=keep, alpha=factor)
         return
     keep_scaled(target, keep)
     target.baddbmm_(left.transpose(-2, -1), right, alpha=factor)

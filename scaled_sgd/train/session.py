@@ -84,6 +84,7 @@ class Session:
                 *probe,
                 loss=self.loss,
                 probe_is_all=self.samples.probe_is_all,
+                graphs=run.cuda_graphs != "no",
             )
 
     def evaluates(self, step: int) -> bool:
@@ -152,7 +153,8 @@ class Session:
     def _coming(self, minibatch: Minibatch, lr: float) -> tuple[Minibatch, StepTaken]:
         """``minibatch`` and the step that comes."""
         velocity = self.strategy.velocity_rows(minibatch.partition)
-        return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity)
+        adam = self.strategy.adam_state(minibatch.partition)
+        return minibatch, step_taken(minibatch, lr, self.config.optim, self.strategy.scaling, velocity, adam)
 
     def _minibatch(self, x: Tensor, y: Tensor) -> Minibatch:
         """Samples that every rank has."""

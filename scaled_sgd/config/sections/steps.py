@@ -82,8 +82,8 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Annotated[str, OneOf(RULES), STACKED] = "spectral"
-    """how ξ_k comes from forward and backward norms"""
+    rule: Annotated[str, OneOf(RULES, also=("auto",)), STACKED] = "auto"
+    """how ξ_k comes from forward and backward norms; auto: spectral with optim.optimizer sgd, else none"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
     polar: Annotated[str, OneOf(POLYNOMIALS)] = POLAR.polynomials

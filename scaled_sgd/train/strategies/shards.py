@@ -92,13 +92,15 @@ class RowShard:
         copy_range(held, self.start, read)
 
 
-def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[int], Tensor | None]:
-    """This process's rows of v_k before a step, by k; None while it is zero. Collective."""
+def state_rows(
+    shards: Sequence[Shard], partition: Partition, kind: Kind = "momentum"
+) -> Callable[[int], Tensor | None]:
+    """This process's rows of v_k, or another tensor, before a step, by k; None while it is zero. Collective."""
 
     def rows(k: int) -> Tensor | None:
         shard, own = shards[k - 1], partition.columns(k)
         fan_in = shard.shape[1]
-        values = shard.values("momentum")
+        values = shard.values(kind)
         if isinstance(shard, RowShard):
             if values is None:
                 return None
