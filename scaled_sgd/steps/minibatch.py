@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_device, check_samples
-from scaled_sgd.core.losses import Centered, Loss, apart, check_targets, get_loss
+from scaled_sgd.core.losses import Centered, Loss, check_targets, get_loss
 from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.parallel import Partition
@@ -62,10 +62,8 @@ class Minibatch:
     @cached_property
     def y(self) -> Tensor:
         """Targets in the form that ℓ takes, without f_0 of a centred network."""
-        targets, outputs = self.targets, self.partition.widths[-1]
-        return (
-            apart(self.loss, targets[:, :outputs], targets)[2] if isinstance(self.loss, Centered) else targets
-        )
+        loss, targets = self.loss, self.targets
+        return loss.own(targets, self.partition.widths[-1]) if isinstance(loss, Centered) else targets
 
     @property
     def total(self) -> int:
