@@ -21,8 +21,8 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.hook_forward import LayerHook, Order
 from scaled_sgd.steps.hook_gradients import Gradients
 from scaled_sgd.steps.hook_layers import MeasuredLayer
-from scaled_sgd.steps.hook_measure import Measure, in_backward, in_functional_transform
-from scaled_sgd.steps.statistics import square_norm
+from scaled_sgd.steps.hook_measure import Measure, begun, in_backward, in_functional_transform
+from scaled_sgd.steps.statistics import reads_are_free, square_norm
 
 
 class SignalNorms:
@@ -118,14 +118,18 @@ class SignalNorms:
         h_squares, delta_squares, n, passes = self._sums.unbind(1)
         # Processes that share a layer see all of h for the same samples, but only a part of δ.
         parts = getattr(self.layers[0].module, "parts", 1)
-        h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
+        if parts > 1:
+            h_squares, n = h_squares / parts, n / parts
+        n = n.clamp(min=1.0)
         averaged = (dist.get_world_size(self.group) if dist.is_initialized() else 1) / parts
-        scale = n / averaged**2
+        scale = n if averaged == 1 else n / averaged**2
         if self.grad_scaler is not None and self.grad_scaler.is_enabled():
             loss_scale = self.grad_scaler._scale
             if loss_scale is not None:
                 scale = scale / loss_scale.to(scale).square()
-        F = self._alpha.square() * h_squares / n + self._biases
+        F = self._alpha.square() * h_squares / n
+        if self._biases is not None:
+            F = F + self._biases
         D = delta_squares * scale
         return F, D, D[-1], passes
 
@@ -146,10 +150,16 @@ class SignalNorms:
         if not compiling and self._probes[k].device != h.device:
             self._move(k, h.device)
         rows = h.numel() // max(h.shape[-1], 1)
-        return cast(Tensor, Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
+        probe = self._probes[k]
+        short = not compiling and not reads_are_free(h)
+        measured = begun(h, rows, probe.dtype) if short else square_norm(h)
+        return cast(Tensor, Measure.apply(z, measured, rows, probe))  # type: ignore[no-untyped-call]
 
     def _probe(self, k: int, device: torch.device) -> Tensor:
-        probe = torch.zeros(4, dtype=torch.float64, device=device, requires_grad=True)
+        # Sums that other devices than CPUs complete in place are in the signals' own precision.
+        wide = device.type == "cpu" or self.layers[k].weight.dtype == torch.float64
+        dtype = torch.float64 if wide else torch.float32
+        probe = torch.zeros(4, dtype=dtype, device=device, requires_grad=True)
         probe.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
         if k == 0:
             probe.register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
@@ -159,13 +169,13 @@ class SignalNorms:
         """Move the probe of layer k to where its signals are; that of the first layer takes the constants."""
         old, self._probes[k] = self._probes[k], self._probe(k, device)
         if old.grad is not None and not old.is_meta:
-            self._probes[k].grad = old.grad.to(device)
+            self._probes[k].grad = old.grad.to(self._probes[k])
         if k == 0:
             self._place()
 
     def _place(self) -> None:
         """Move the layers' constants to the network's device."""
-        self._biases, self._alpha, self.omega = (
+        biases, self._alpha, self.omega = (
             torch.tensor(values, dtype=torch.float64, device=self.device)
             for values in (
                 [float(layer.has_bias) for layer in self.layers],
@@ -173,6 +183,7 @@ class SignalNorms:
                 [layer.layer_weight for layer in self.layers],
             )
         )
+        self._biases = biases if any(layer.has_bias for layer in self.layers) else None
 
     def _on_accumulation(self, k: int) -> Callable[[Tensor], None]:
         def before(_gradient: Tensor) -> None:
@@ -213,7 +224,7 @@ class SignalNorms:
                 "step; allowed: every layer once a microbatch"
             )
         device = self._probes[0].device
-        self._sums = torch.stack([p.grad.to(device) for p in self._probes if p.grad is not None])
+        self._sums = torch.stack([p.grad.to(device) for p in self._probes if p.grad is not None]).double()
         if dist.is_initialized() and dist.get_world_size(self.group) > 1:
             self._work = dist.all_reduce(self._sums, group=self.group, async_op=asynchronous)
 

@@ -77,3 +77,21 @@ CHANGE = Measured(
     source="Yang, Hu, arXiv 2011.14522 (coordinate checks)",
     always=True,
 )
+
+KNOWLEDGE = Measured(
+    f"{_HERE}.knowledge:KnowledgeGain",
+    "what of each W_k stands out of noise: its low-rank part by variational Bayes",
+    (
+        Column(
+            "knowledge_gain",
+            "Σ_i s_i / (s_1 min(m_k, m_{k−1})), s_i those of the low-rank part",
+            "all",
+            Figure(title="How much of the weights stands out of noise?", axis="knowledge gain"),
+        ),
+        Column("mapping_condition", "s_1/s_p of the low-rank part; null where it is 0", "all", None),
+        Column("low_rank", "p / min(m_k, m_{k−1})", "all", None),
+    ),
+    ("minibatch",),
+    cost=3,
+    source="Hosseini, Plataniotis, arXiv 2006.06587; Nakajima et al., JMLR 14 (2013)",
+)
