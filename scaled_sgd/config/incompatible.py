@@ -157,6 +157,21 @@ COMBINATIONS = (
     Combination(
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
     ),
+    Combination(
+        "optim.lr_in_edges",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else (None,),
+        "the edge is that of a number times each layer's gradient",
+    ),
+    Combination(
+        "optim.lr_in_edges",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else (None,),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.lr_in_edges", "optim.normalize", when(True, (None,)), "such a step does not know its curvature"
+    ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
     *(
         Combination(f"data.{key}", "data.source", when("digits", allowed), reason)

@@ -1,25 +1,34 @@
 """A training session on any number of processes: network, data, evaluation and diagnostics."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.config import Config, OptimConfig
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.schedules import EdgeSchedule, Schedule
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.precision import full_float32
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.parallel import Ranks, reshard
 from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
 from scaled_sgd.train.steps import step_taken
 from scaled_sgd.train.strategies import Strategy
+
+_START_TOLERANCE, _START_PRODUCTS = 1e-7, 1000
+"""Of the search for λ₀, so that a rate does not depend on the number of processes."""
 
 
 def schedule_of(optim: OptimConfig, steps: int) -> Schedule | EdgeSchedule:
@@ -72,6 +81,35 @@ class Session:
                 loss=self.loss.name,
                 probe_is_all=self.samples.probe_is_all,
             )
+
+    def find_rate(self) -> str | None:
+        """Set the peak rate by ``optim.lr_in_edges``; one line about it, or None. Before step 0. Collective.
+
+        In units of 2/λ₀ with λ₀ the largest eigenvalue of Ξ^{1/2} H Ξ^{1/2} on the probe, ξ the rule's there.
+
+        Raises:
+            UserError: there is no positive λ₀.
+        """
+        edges = self.config.optim.lr_in_edges
+        if edges is None:
+            return None
+        probe = self._minibatch(*self.samples.probe(Ranks.alone()))
+        with full_float32():
+            xi = RULES[self.config.scaling.rule](probe.statistics).numbers.to(probe.partition.dtype)
+            top = sharpness_of(
+                curvature(probe, xi), tolerance=_START_TOLERANCE, max_iterations=_START_PRODUCTS
+            )
+        found = from_first_rank(lambda: float(top.values[0]))
+        if not 0 < found < math.inf:
+            raise UserError(
+                f"optim.lr_in_edges: {edges:g} has no unit, for the sharpness at the start is {found:g}; "
+                "allowed: null, with optim.lr"
+            )
+        self.schedule.peak = 2 * edges / found
+        return (
+            f"optim.lr_in_edges: the rate is {self.schedule.peak:.6g}, {edges:g} times 2/λ₀ with λ₀ = "
+            f"{found:.6g} on {probe.total:,} samples"
+        )
 
     def evaluates(self, step: int) -> bool:
         """Whether ``step`` begins with an evaluation."""

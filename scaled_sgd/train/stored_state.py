@@ -38,6 +38,7 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     _check("scaling.scales", state["scaling"].get("scales"), _or_none(_list_of(_is_number, depth)))
     _check("exchange", state.get("exchange"), _or_none(_list_of(_is_flag, depth)))
     _check("schedule", state.get("schedule"), _or_none(_is_number))
+    _check("peak", state.get("peak"), _or_none(_is_number))
     _check("grad_scaler", state.get("grad_scaler"), numbers)
     _check("optimizer", state.get("optimizer"), numbers)
 

@@ -4,7 +4,7 @@ None of them uses ``pyplot``: drawing leaves no global state.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib import rc_context
 
@@ -18,6 +18,8 @@ from scaled_sgd.study.grid.figures import all_figures, check_figures
 from scaled_sgd.study.tables.collect import Collected
 
 __all__ = ["Drawings", "Drawn", "Recipe", "View", "draw_figures"]
+
+_UNIT = "Rates η are in units of 2/λ₀, λ₀ the preconditioned sharpness of each run at its start."
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def draw_figures(collected: Collected, names: Sequence[str] | None = None) -> Dr
             if reason:
                 lacking.append((recipe.title, reason))
             else:
-                figures.append(recipe.draw(view).settled())
+                drawn = recipe.draw(view)
+                notes = (*drawn.notes, _UNIT) if view.in_edges else drawn.notes
+                figures.append(replace(drawn, notes=notes).settled())
     return Drawings(tuple(figures), tuple(lacking))
 
 
