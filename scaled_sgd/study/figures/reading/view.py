@@ -30,6 +30,7 @@ class View:
     """A study in the form that figures use.
 
     Attributes:
+        plain: the table of runs as collected, with plain values of axes.
         runs: the table of runs. Columns RATE, WIDTH, DEPTH, SEED and FINAL always exist, as numbers;
             other varied axes are ordered categories of labels.
         metrics: the table of metric streams, with STEP_LOSS for ``loss``.
@@ -39,6 +40,7 @@ class View:
         in_edges: whether RATE is in units of 2/λ₀ of each run (``optim.lr_in_edges``).
     """
 
+    plain: pd.DataFrame
     runs: pd.DataFrame
     metrics: pd.DataFrame
     varied: tuple[str, ...]
@@ -69,7 +71,7 @@ class View:
         runs["stable"] = runs["stable"].fillna(False).astype(bool)
         # The loss of a step and the axis named loss are in one table.
         metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
-        return cls(runs, metrics, varied, objective, in_edges)
+        return cls(collected.runs, runs, metrics, varied, objective, in_edges)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ class View:
 
         ``end`` is the last logged step of the run.
         """
-        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = self.metrics[list(dict.fromkeys(["id", "step", "lr", *columns]))]
         logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
         rows = logged.dropna(subset=list(columns), how="all")
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
