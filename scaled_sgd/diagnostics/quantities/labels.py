@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.losses import apart
 from scaled_sgd.diagnostics.features import kernel_alignment
 from scaled_sgd.diagnostics.kernels import traced_kernel
 from scaled_sgd.diagnostics.labels import (
@@ -30,7 +29,7 @@ class NeuralCollapse:
     def measure(self, context: Context) -> dict[str, Any]:
         """``neural_collapse``."""
         probe = context.probe
-        classes = classes_of(_targets(probe))
+        classes = classes_of(probe.y)
         if classes is None:
             context.say("neural_collapse: null, for the targets are not classes")
             return {"neural_collapse": None}
@@ -53,7 +52,7 @@ class LabelAlignment:
     def measure(self, context: Context) -> dict[str, Any]:
         """``label_alignment``."""
         probe = context.probe
-        Y = label_matrix(_targets(probe), probe.partition.widths[-1])
+        Y = label_matrix(probe.y, probe.partition.widths[-1])
         found: dict[str, float | None] = {"kernel": None}
         found["features"] = _defined(feature_alignment(hidden(probe)[-1], Y))
         if probe.chunked:
@@ -94,11 +93,6 @@ class FeatureKernels:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """No state."""
-
-
-def _targets(probe: Minibatch) -> Tensor:
-    """Those of the data, also where the network is centred."""
-    return apart(probe.loss, probe.x.new_zeros(probe.total, probe.partition.widths[-1]), probe.y)[2]
 
 
 def _defined(value: Tensor) -> float | None:
