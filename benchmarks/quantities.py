@@ -2,9 +2,9 @@
 
     python -m benchmarks.quantities [--rounds 3] [--json results.json]
 
-One thread, float32, cross-entropy. ``first``: of a run's first measurement, signals included; ``later``: after
-a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole runs on digits with
-measurements every 20 steps, over the run without.
+One thread, float32, cross-entropy. ``first``: of a run's first measurement, signals included; ``later``:
+after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole runs on digits
+with measurements every 20 steps, over the run without.
 """
 
 import argparse
