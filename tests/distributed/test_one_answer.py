@@ -23,7 +23,7 @@ BASE = (
     "--run.log_every=1", "--run.eval_every=6", "--diagnostics.every=6", "--diagnostics.samples=23",
     "--diagnostics.tolerance=1e-2", "--optim.schedule=cosine",
 )  # fmt: skip
-"""An epoch and two steps, a ragged minibatch among them, diagnosed at the start and before the last step.
+"""An epoch and two steps, a ragged minibatch among them, diagnosed at the start and at the last step.
 
 Sharpness to the last digit, in every layout, is the claim of tests/diagnostics/test_processes.py.
 """
