@@ -337,7 +337,9 @@ QUANTITIES.add(
             ),
             Column("self_stabilization_across", "β with ∇λ orthogonal to the eigenvector of λ", figure=None),
             Column(
-                "sharpness_change_of_step", "⟨∇λ, step⟩: the change of λ by the step, first order", figure=None
+                "sharpness_change_of_step",
+                "⟨∇λ, step⟩: the change of λ by the step, first order",
+                figure=None,
             ),
             Column("sharpness_change", "λ − λ at the last measurement", figure=None),
             Column("predicted_sharpness_change", "½⟨∇λ + ∇λ', θ − θ'⟩ since the last", figure=None),
@@ -360,7 +362,9 @@ QUANTITIES.add(
             ),
             Column("critical_sharpness", "λ_c = 2/η_c", figure=None),
             Column("critical_edge_ratio", "η/η_c", figure=None),
-            Column("predicted_critical_rate", "η_c of the polynomial c0..c3; null if it has none", figure=None),
+            Column(
+                "predicted_critical_rate", "η_c of the polynomial c0..c3; null if it has none", figure=None
+            ),
         ),
         ("minibatch", "step"),
         cost=10,
@@ -398,8 +402,8 @@ QUANTITIES.add(
                 figure=Figure(
                     title="How sharp is the loss in the norm of the steps?",
                     axis="generalised sharpness",
-                    meaning="A stationary value of dᵀHd over ‖d‖ ≤ 1 in the norm of the step on a fixed probe, a "
-                    "lower bound of the largest",
+                    meaning="A stationary value of dᵀHd over ‖d‖ ≤ 1 in the norm of the step on a fixed probe, "
+                    "a lower bound of the largest",
                 ),
             ),
             Column("generalized_sharpness_bound", "an upper bound; null for polar factors", figure=None),

@@ -103,9 +103,7 @@ def test_adamw_on_a_quadratic_is_unstable_just_beyond_its_edge(weight_decay: flo
         assert edge == pytest.approx(38 / lr)
     for factor, stable in ((0.999, True), (1.001, False)):
         h, keep = factor * edge, 1 - lr * weight_decay
-        step = torch.tensor(
-            [[keep - lr * 0.1 * h, -lr * 0.9], [0.1 * h, 0.9]], dtype=torch.float64
-        )
+        step = torch.tensor([[keep - lr * 0.1 * h, -lr * 0.9], [0.1 * h, 0.9]], dtype=torch.float64)
         assert (float(torch.linalg.eigvals(step).abs().max()) < 1) is stable
 
 
@@ -205,5 +203,5 @@ def test_no_step_of_the_norm_meets_more_curvature_than_the_generalised_sharpness
 
 def _polar(G: Tensor) -> Tensor:
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
-    kept = S > 1e-12 * S[0]
+    kept = 1e-12 * S[0] < S
     return U[:, kept] @ Vh[kept]

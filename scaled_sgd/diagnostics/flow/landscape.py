@@ -27,7 +27,7 @@ class Point(Protocol):
         ...
 
     def eigenpairs(self, k: int, start: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The k largest eigenvalues of H(w), largest first, and eigenvectors (k, N); ``start`` is near them."""
+        """The k largest eigenvalues of H(w), best first, and eigenvectors (k, N); ``start`` is near them."""
         ...
 
     def third(self, u: Tensor, v: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from scaled_sgd.diagnostics.taken import AdamState
 class AdamSharpness:
     """The largest eigenvalue of P^{−1/2} cΞH P^{−1/2}, P the denominators of AdamW's coming step.
 
-    P has the coming minibatch's squared gradient in it, so that it is there from the first step on. The edge
+    P includes the coming minibatch's squared gradient, so that it exists at the first step. The edge
     is that of full batches with P at rest. Vectors are as large as the weights.
     """
 

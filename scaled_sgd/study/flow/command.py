@@ -33,7 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("scaled_sgd"):
             raise
-        print(f"error: flow: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'", file=sys.stderr)
+        print(
+            f"error: flow: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'",
+            file=sys.stderr,
+        )
         return USAGE_STATUS
     except KeyboardInterrupt:
         print("interrupted: the rows so far are kept", file=sys.stderr)
@@ -44,12 +47,16 @@ def main(arguments: Sequence[str]) -> int:
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(prog="scaled-sgd flow", allow_abbrev=False, description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument("--step", type=_natural, metavar="N", help="checkpoint; 0: initial weights; default: last")
+    parser.add_argument(
+        "--step", type=_natural, metavar="N", help="checkpoint; 0: initial weights; default: last"
+    )
     parser.add_argument("--length", type=_positive, default=200, metavar="N", help="steps to follow (200)")
     parser.add_argument("--lr", type=_rate, metavar="η", help="default: that of a run of plain SGD")
     parser.add_argument("--samples", type=_positive, metavar="N", help="training samples; default: all")
     parser.add_argument("--eigenvalues", type=_positive, default=3, metavar="N", help="to measure (3)")
-    parser.add_argument("--substeps", type=_positive, default=4, metavar="N", help="of the flows per step (4)")
+    parser.add_argument(
+        "--substeps", type=_positive, default=4, metavar="N", help="of the flows per step (4)"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="default: the run's name and -flow")
     return parser.parse_args(arguments)
 

@@ -28,7 +28,9 @@ def draw_paths(rows: Sequence[dict[str, Any]], lr: float, path: Path) -> None:
             _line(losses, [(row["step"], row[key]["loss"]) for row in rows], color, name, thin)
             for i in range(max(len(row[key]["eigenvalues"]) for row in rows)):
                 values = [
-                    (row["step"], row[key]["eigenvalues"][i]) for row in rows if len(row[key]["eigenvalues"]) > i
+                    (row["step"], row[key]["eigenvalues"][i])
+                    for row in rows
+                    if len(row[key]["eigenvalues"]) > i
                 ]
                 _line(curvatures, values, color, None, thin | ({} if i == 0 else {"alpha": 0.4}))
         means = [(row["step"], row["central_flow"].get("descent_loss")) for row in rows]
@@ -45,7 +47,9 @@ def draw_paths(rows: Sequence[dict[str, Any]], lr: float, path: Path) -> None:
         picture.savefig(path, dpi=PNG_DPI)
 
 
-def _line(ax: Axes, points: Sequence[tuple[int, Any]], color: str, name: str | None, look: dict[str, Any]) -> None:
+def _line(
+    ax: Axes, points: Sequence[tuple[int, Any]], color: str, name: str | None, look: dict[str, Any]
+) -> None:
     known = [(step, value) for step, value in points if value is not None]
     if known:
         ax.plot(*zip(*known, strict=True), color=color, label=name, **look)
