@@ -25,6 +25,7 @@ COMMANDS = {
     "flow runs/wide --lr=0": 2,
     "runs": 0,
     "launch-files --help": 0,
+    "line --help": 0,
     "doctor --help": 0,
     "doctor --processes=none": 2,
     "doctor --plan --help": 0,

@@ -402,8 +402,8 @@ QUANTITIES.add(
                 figure=Figure(
                     title="How sharp is the loss in the norm of the steps?",
                     axis="generalised sharpness",
-                    meaning="A stationary value of dᵀHd over ‖d‖ ≤ 1 in the norm of the step on a fixed probe, "
-                    "a lower bound of the largest",
+                    meaning="A stationary value of dᵀHd over ‖d‖ ≤ 1 in the norm of the step on a fixed "
+                    "probe, a lower bound of the largest",
                 ),
             ),
             Column("generalized_sharpness_bound", "an upper bound; null for polar factors", figure=None),

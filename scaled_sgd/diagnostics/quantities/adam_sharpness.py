@@ -29,8 +29,8 @@ class AdamSharpness:
         taken, adam = context.taken, context.taken.adam
         if adam is None or not taken.direction.is_scalar:
             context.say(
-                "adam_sharpness: null, for the steps are not those of optim.optimizer adamw, without amsgrad, "
-                "on a number times each layer's gradient"
+                "adam_sharpness: null, for the steps are not those of optim.optimizer adamw, without "
+                "amsgrad, on a number times each layer's gradient"
             )
             return dict.fromkeys(("adam_sharpness", "adam_edge", "adam_edge_ratio"))
         operator = Diagonal(curvature(context.probe, space="dense"), _roots(context, adam))

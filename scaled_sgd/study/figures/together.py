@@ -113,8 +113,8 @@ _EDGES = Together(
     1.0,
     True,
     "Edge ratios of the same runs against step, as far as measured: of the sharpness λ, of the curvature "
-    "along the step, of the critical rate η_c, of the curvature in the norm of the step, of AdamW's sharpness. The "
-    "dashed line is 1, the edge of each",
+    "along the step, of the critical rate η_c, of the curvature in the norm of the step, of AdamW's "
+    "sharpness. The dashed line is 1, the edge of each",
     "two edge ratios in the metrics (diagnostics.every; critical_rate, generalized_sharpness or "
     "adam_sharpness in diagnostics.quantities)",
 )
