@@ -25,8 +25,8 @@ usage: scaled-sgd COMMAND [OPTIONS]
   runs          list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
   export        the network for other programs: scaled-sgd export RUN --format onnx --out wide.onnx
   line          draw the loss along a line through a run's weights: scaled-sgd line RUN --along eigenvector
-  study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   flow          gradient descent beside gradient and central flow: scaled-sgd flow RUN --lr 0.5 --length 300
+  study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   doctor        say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
                 or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
   launch-files  copy configs/ and launch/ into a folder: scaled-sgd launch-files FOLDER

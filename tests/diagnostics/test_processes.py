@@ -107,6 +107,7 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "observed": observed(model, p.x, p.y, loss),
         "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
         **laboratory(model, loss),
+        "features and labels": features_and_labels(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -169,7 +170,7 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace"]
+    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
     config = DiagnosticsConfig(
         every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
     )
@@ -182,9 +183,10 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
 
     taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
     row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
+    row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
-    spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
-    shares = torch.cat([shares, torch.tensor(spans[:2])])
+    spans = ("gradient_in_subspace", "step_in_subspace", "oscillation", "subspace_overlap")
+    shares = torch.cat([shares, torch.tensor([row.pop(name) for name in spans][:3])])
     numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
     return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
 
@@ -212,6 +214,19 @@ def at_the_edge(model: nn.Module, batch: Minibatch, p: Problem) -> dict[str, Ten
         )
         for name, row in rows.items()
     }
+
+
+def features_and_labels(model: nn.Module, loss: str) -> Tensor:
+    """What a run measures of features, with another seed's weights as those of step 0."""
+    names = ["neural_collapse", "label_alignment", "feature_kernels", "from_start"]
+    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, quantities=names)
+    p = problem(loss)
+    observer = Observer(config, model, p.x, p.y, loss=loss, say=lambda line: None)
+    observer.load_state_dict({"from_start.began": torch.ones(())})
+    batch = Minibatch(model, p.x, p.y, loss=loss, whole=True)
+    batch.partition.model.seed = 7
+    row = flat(observer.measure(batch, StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)))
+    return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:

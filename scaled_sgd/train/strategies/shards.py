@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scaled_sgd.core.network import HomogeneousMLP, initial_rows
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.parallel import Partition
 from scaled_sgd.parallel.agreement import gather
 from scaled_sgd.parallel.layout import local_shard, row_range
