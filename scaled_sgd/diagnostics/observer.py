@@ -11,16 +11,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
 Say = Callable[[str], object]
 Draw = Callable[[int], Minibatch]
+Keep = Callable[[Partition, Eigenpairs], object]
 
 _NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
 """The quantity of each state that earlier checkpoints name without a quantity."""
@@ -102,13 +106,15 @@ class Observer:
         model: a HomogeneousMLP, possibly wrapped or sharded.
         x: the probe, the same on every rank.
         y: targets of the probe, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
         probe_is_all: whether the probe has all training samples.
+        graphs: whether products may be captured as CUDA graphs.
 
     Attributes:
         quantities: the measured quantities, by name.
         say: as above.
+        keep: called at each measurement with the eigenpairs of H on the probe, if they were found; or None.
 
     Raises:
         UserError: ``config.quantities`` has a name that is not registered.
@@ -121,13 +127,16 @@ class Observer:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         say: Say | None = None,
         probe_is_all: bool = False,
+        graphs: bool = True,
     ) -> None:
+        self._graphs = graphs
         self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
+        self.keep: Keep | None = None
         self._said: set[str] = set()
         self.quantities: dict[str, Quantity] = {
             name: load(QUANTITIES[name].make)(config) for name in switched_on(config)
@@ -150,8 +159,11 @@ class Observer:
         torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}
         try:
-            for quantity in self.quantities.values():
-                row |= quantity.measure(context)
+            with allow_graphs(self._graphs):
+                for quantity in self.quantities.values():
+                    row |= quantity.measure(context)
+            if self.keep is not None and "hessian" in context.found:
+                self.keep(context.probe.partition, context.found["hessian"][1])
         finally:
             torch.backends.cuda.matmul.allow_tf32 = shorter
         return row

@@ -53,6 +53,7 @@ def write_model(
     settings = as_dict(config)
     figures = {name: value for name, value in summary.items() if type(value) is float and name != "seconds"}
     facts = {
+        "centered": config.model.centered,
         "loss": config.loss,
         "pipeline": data.pipeline.as_dict(),
         "versions": summary["versions"],

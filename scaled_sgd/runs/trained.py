@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import load_data
 from scaled_sgd.data.facts import changed_fact, data_facts
+from scaled_sgd.data.generated import SOURCES, fresh_rows
 from scaled_sgd.data.loaded import Task
 from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.data.new_rows import NewRows, read_rows
 from scaled_sgd.data.pipeline import Pipeline
+from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.runs.checkpoint import Checkpoint, open_checkpoint
 from scaled_sgd.runs.checkpoint.folders import steps_in
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
@@ -77,8 +79,20 @@ class TrainedRun:
         return self.pipeline.encoding.class_names
 
     def read(self, source: Any, *, split: str | None = None) -> NewRows:
-        """The rows of a table, data set or file, for several calls; raises as :func:`read_rows`."""
+        """The rows of a table, data set or file, for several calls; raises as :func:`read_rows`.
+
+        Of a generated source, such as ``"parity"``, new rows like those of training.
+        """
+        if isinstance(source, str) and source in SOURCES:
+            source = self._generated(source)
         return source if isinstance(source, NewRows) else read_rows(source, self.pipeline, split=split)
+
+    def _generated(self, source: str) -> Prepared:
+        settings = self.config.get("configuration")
+        config = stored_config(settings).data if isinstance(settings, Mapping) else None
+        if config is None or config.source != source:
+            raise UserError(f"data.source: {source!r} is not what was trained on; allowed: a file or folder")
+        return fresh_rows(config)
 
     def predict(self, source: Any, *, split: str | None = None, progress: bool = False) -> Predictions:
         """Predictions of all rows.
@@ -164,7 +178,7 @@ def load_run(path: str | Path) -> TrainedRun:
             if place.is_symlink() and not follow:
                 raise damaged(place, "it is a link")
             return _from_model(place, follow=follow)
-    return _from_checkpoint(_checkpoint(folder))
+    return from_checkpoint(find_checkpoint(folder))
 
 
 def _from_model(folder: Path, *, follow: bool) -> TrainedRun:
@@ -185,7 +199,12 @@ def _fitting(
     return TrainedRun(network, pipeline, loss, config)
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def find_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint at ``folder``, or the newest intact one of a run directory.
+
+    Raises:
+        UserError: there is none.
+    """
     if (folder / MANIFEST).is_file():
         return open_checkpoint(folder, _check)
     store = folder / "checkpoints"
@@ -205,14 +224,20 @@ def _check(state: Mapping[str, Any], _step: int) -> None:
             raise ValueError(f"its state has no {name}")
 
 
-def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
+def from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
+    """The network of a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or was stored without what predictions need.
+    """
     state, path = checkpoint.state, checkpoint.path
-    config = _config(state["config"])
+    config = stored_config(state["config"])
     if config.model.depth != sum(name.startswith("weight.") for name in checkpoint.names):
         raise damaged(path, f"it has not {config.model.depth} weights")
     network = network_of(
         config, state["data"].get("in_features"), state["data"].get("out_features"), device="meta"
     )
+    network.centered = config.model.centered
     for k, layer in enumerate(network.scaled_layers, start=1):
         name, shape = f"weight.{k}", tuple(layer.weight.shape)
         if checkpoint.shape(name) != shape:
@@ -224,13 +249,18 @@ def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     return _fitting(path, network, _pipeline(checkpoint, config), config.loss, known)
 
 
-def _config(stored: Mapping[str, Any]) -> Config:
-    """The part of a stored configuration that decides predictions; code (plugins, metrics) stays out."""
+def stored_config(stored: Mapping[str, Any], also: Collection[str] = ()) -> Config:
+    """The part of a stored configuration that decides predictions, and the keys in ``also``.
+
+    Code (plugins, metrics) stays out.
+    """
     sections: dict[str, Any] = {"model": {}, "data": {}, "run": {}}
+    # A stream is refused without a number of steps.
+    named = {"run.seed", "optim.steps", *also}
     for name, value in completed(stored).items():
         section, _, key = name.partition(".")
-        if name in KEYS and (section in ("model", "data") or name == "run.seed"):
-            sections[section][key] = value
+        if name in KEYS and (section in ("model", "data") or name in named):
+            sections.setdefault(section, {})[key] = value
     return from_dict(sections | {"loss": stored.get("loss", "auto")})
 
 

@@ -290,9 +290,9 @@ TOGETHER = [
         ("--optim.update=fused", "--optim.accumulation=2"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.update fused "
-        "(updates have the weights' own precision)",
-        ("--optim.update=fused", "--run.precision=bf16"),
+        "run.precision: 'fp16' is not usable; allowed: no, tf32, bf16 with optim.update fused "
+        "(loss scales are of gradients)",
+        ("--optim.update=fused", "--run.precision=fp16"),
     ),
     Row(
         "sharding.activation_checkpointing: true is not usable; allowed: false with "
@@ -791,7 +791,7 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
     assert_refused(row, capfd)
 
 
-COMMANDS = "train, predict, evaluate, runs, export, study, doctor, launch-files"
+COMMANDS = "train, predict, evaluate, runs, export, line, study, doctor, launch-files"
 
 
 @pytest.mark.parametrize(
