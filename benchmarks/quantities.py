@@ -2,13 +2,14 @@
 
     python -m benchmarks.quantities [--rounds 3] [--json results.json]
 
-One thread, float32, cross-entropy. ``first``: of a run's first measurement, signals included; ``later``:
-after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole runs on digits
-with measurements every 20 steps, over the run without.
+One thread, float32, cross-entropy, by processor time. ``first``: of a run's first measurement, with signals.
+``later``: after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole
+runs on digits with measurements every 20 steps, over the run without.
 """
 
 import argparse
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,7 @@ def costs(shape: str, rounds: int) -> dict[str, Figure]:
         kept = make(name)
         candidates[f"{name}, first"] = partial(measure, partial(make, name))
         candidates[f"{name}, later"] = partial(measure, lambda kept=kept: kept)
-    return paired(candidates, unit="gradient", rounds=rounds)
+    return paired(candidates, unit="gradient", rounds=rounds, clock=time.process_time)
 
 
 def runs(rounds: int) -> dict[str, Figure]:
@@ -93,7 +94,7 @@ def runs(rounds: int) -> dict[str, Figure]:
             engine.train([from_dict(DIGITS | {"diagnostics": diagnostics})], [data], [Path(folder)])
 
     candidates = {name: partial(run, own) for name, own in settings.items()}
-    timed = paired(candidates, unit="digits, no diagnostics", rounds=rounds)
+    timed = paired(candidates, unit="digits, no diagnostics", rounds=rounds, clock=time.process_time)
     return {name: Figure(f.value, f.seconds, most=TARGETS.get(name)) for name, f in timed.items()}
 
 
