@@ -57,6 +57,9 @@ def costs(shape: str, rounds: int) -> dict[str, Figure]:
         config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, quantities=[name])
         observer = Observer(config, model, x, y, loss="cross_entropy", probe_is_all=True, say=lambda _: None)
         observer.quantities = {name: observer.quantities[name]}
+        if name == "from_start":
+            # The network has left its start, from which a run would have measured.
+            observer.load_state_dict({"from_start.began": torch.ones(())})
         return observer
 
     def batch(_number: int = 0) -> Minibatch:
