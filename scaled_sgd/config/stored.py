@@ -32,6 +32,7 @@ ABSENT: Mapping[str, Any] = {
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,
+    "diagnostics.keep_vectors": False,
     "data.separator": ",",
     "data.header": True,
     "data.codes": "number",
