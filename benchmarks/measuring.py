@@ -170,7 +170,8 @@ def prepared(
     """
     built = build_strategy(Request(config, accelerator, in_features, out_features))
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
-    step = make_step(built, config.optim, loss, DivergenceWatch(built.network.depth, built.device))
+    watch = DivergenceWatch(built.network.depth, built.device)
+    step = make_step(built, config.optim, loss, watch, precision=config.run.precision)
     rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))

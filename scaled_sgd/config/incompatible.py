@@ -16,6 +16,13 @@ def _fits_gradients(rule: Rule) -> bool:
     return rule.scalar or rule.polar
 
 
+def _layers_to(depth: int) -> Holds:
+    def are_there(layers: object) -> bool:
+        return not isinstance(layers, list) or (bool(layers) and max(layers) <= depth)
+
+    return Holds(are_there, f"all, last or numbers of layers from 1 to {depth}")
+
+
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
     return tuple(
         can.name
@@ -42,8 +49,8 @@ COMBINATIONS = (
     Combination(
         "run.precision",
         "optim.update",
-        when("fused", ("no", "tf32")),
-        "updates have the weights' own precision",
+        when("fused", ("no", "tf32", "bf16")),
+        "loss scales are of gradients",
     ),
     Combination(
         "model.dtype",
@@ -103,8 +110,14 @@ COMBINATIONS = (
     Combination(
         "optim.schedule",
         "optim.optimizer",
-        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine", "adas"),
         "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.schedule",
+        "scaling.rule",
+        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge", "adas"),
+        "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(
         "optim.momentum",
@@ -157,7 +170,33 @@ COMBINATIONS = (
     Combination(
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
     ),
+    Combination(
+        "optim.clip_layers",
+        "optim.clip_norm",
+        when(None, ("all",)),
+        "nothing is clipped",
+        also=("optim.normalize", lambda normalize: not normalize),
+    ),
+    Combination(
+        "optim.clip_layers",
+        "model.depth",
+        lambda depth: _layers_to(depth) if isinstance(depth, int) else None,
+        "they are layers of the network",
+    ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
+    *(
+        Combination(f"data.{key}", "data.source", when(source, allowed), reason)
+        for source in ("parity", "teacher")
+        for key, allowed, reason in (
+            ("split", ("train",), "it is generated"),
+            ("eval_split", ("auto", None), "it is generated; data.eval_fraction of it is held out"),
+            ("inputs", (None,), "it has one column of inputs"),
+            ("target", (None,), "it has one target"),
+        )
+    ),
+    Combination(
+        "data.task", "data.source", when("teacher", ("auto", "regression")), "its targets are numbers"
+    ),
     *(
         Combination(f"data.{key}", "data.source", when("digits", allowed), reason)
         for key, allowed, reason in (
@@ -174,6 +213,9 @@ COMBINATIONS = (
     ),
     Combination("optim.steps", "data.streaming", when(True, _NUMBER), "the length of a stream is unknown"),
     Combination("data.eval_split", "data.streaming", when(True, _SPLIT), "a stream holds nothing out"),
+    Combination(
+        "model.centered", "data.streaming", when(True, (False,)), "f_0 is computed once for every sample"
+    ),
     Combination("data.limit", "data.streaming", when(True, (None,)), "optim.steps limits a stream"),
     Combination(
         "optim.warmup_steps",

@@ -13,6 +13,7 @@ from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.operators.r_operator import Part
+from scaled_sgd.diagnostics.operators.replayed import ReplayedOperator, capture_of
 from scaled_sgd.diagnostics.operators.space import Vectors, WeightOperator, WeightVectors
 from scaled_sgd.diagnostics.operators.weights import SpaceName, check_space
 from scaled_sgd.diagnostics.precision import without_autocast
@@ -137,12 +138,12 @@ def sharpness_of(
     Raises:
         UserError: invalid numbers, or a warm start with other vectors.
     """
-    vectors = operator.vectors
+    vectors, capture = operator.vectors, capture_of(operator)
     check_integer("k", k, most=vectors.weight_bytes // (torch.finfo(vectors.dtype).bits // 8))
     check_integer("seed", seed, least=0, most=2**63 - 1)
     with torch.no_grad():
         ritz = lanczos(
-            operator,
+            operator if capture is None else ReplayedOperator(operator, capture),
             operator.start(seed) if warm_start is None else warm_vector(vectors, warm_start),
             k=k,
             which=which,

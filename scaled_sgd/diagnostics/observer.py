@@ -11,9 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
@@ -104,9 +106,10 @@ class Observer:
         model: a HomogeneousMLP, possibly wrapped or sharded.
         x: the probe, the same on every rank.
         y: targets of the probe, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         say: called once on every rank with the reason why something is absent; by default rank 0 prints it.
         probe_is_all: whether the probe has all training samples.
+        graphs: whether products may be captured as CUDA graphs.
 
     Attributes:
         quantities: the measured quantities, by name.
@@ -124,10 +127,12 @@ class Observer:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         say: Say | None = None,
         probe_is_all: bool = False,
+        graphs: bool = True,
     ) -> None:
+        self._graphs = graphs
         self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
@@ -154,8 +159,9 @@ class Observer:
         torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}
         try:
-            for quantity in self.quantities.values():
-                row |= quantity.measure(context)
+            with allow_graphs(self._graphs):
+                for quantity in self.quantities.values():
+                    row |= quantity.measure(context)
             if self.keep is not None and "hessian" in context.found:
                 self.keep(context.probe.partition, context.found["hessian"][1])
         finally:

@@ -56,15 +56,19 @@ def measure_link(ranks: "Ranks", device: "torch.device", dtype: "torch.dtype") -
     return Link(sent / exchange, 2 * t.numel() * square.shape[0] / product)
 
 
-def choose_factors(widths: Sequence[int], n: int, ranks: int, link: Link, *, itemsize: int) -> list[bool]:
+def choose_factors(
+    widths: Sequence[int], n: int, ranks: int, link: Link, *, itemsize: int, factor_size: int | None = None
+) -> list[bool]:
     """For each layer, whether exchanging the factors of n samples is faster than exchanging its gradient.
 
     A gathered factor costs n (W − 1)/W · (m_k + m_{k−1}) numbers and the products of all ranks' samples;
-    a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's.
+    a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's. A number of a gradient
+    has ``itemsize`` bytes, one of a factor ``factor_size``, by default as many.
     """
     share, number = (ranks - 1) / ranks, itemsize / link.bandwidth
+    factor = number if factor_size is None else factor_size / link.bandwidth
     return [
-        share * n * (fan_in + fan_out) * number + 2 * n * fan_in * fan_out / link.rate
+        share * n * (fan_in + fan_out) * factor + 2 * n * fan_in * fan_out / link.rate
         < 2 * share * fan_in * fan_out * number + 2 * n / ranks * fan_in * fan_out / link.rate
         for fan_in, fan_out in pairwise(widths)
     ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
+from scaled_sgd.core.products import scaled_product
 from scaled_sgd.parallel import zero_weights
 from scaled_sgd.parallel.family import foreign_part
 from scaled_sgd.parallel.layout import (
@@ -50,15 +51,20 @@ class Partition:
         ranks: the processes, in the order of their slices.
         offsets: for each k = 0..l, the bounds of the slices of the m_k columns.
         dtype: type of all computations: that of the weights, at least float32.
+        factors: type of signals and weights as factors of products: ``dtype``, or bfloat16, whose products
+            are accumulated in float32.
     """
 
     model: HomogeneousMLP
     ranks: Ranks
     offsets: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
+    factors: torch.dtype
 
     @classmethod
-    def of(cls, model: nn.Module, *, ranks: Ranks | None = None) -> "Partition":
+    def of(
+        cls, model: nn.Module, *, ranks: Ranks | None = None, factors: torch.dtype | None = None
+    ) -> "Partition":
         """The partition of ``model`` in its current layout over ``ranks``; all processes if None.
 
         Raises:
@@ -77,7 +83,8 @@ class Partition:
         for width, weight in zip(network.widths[1:], weights, strict=True):
             rows = row_offsets(weight) if holds_rows(weight, ranks) else even_offsets(width, ranks.size)
             offsets.append(rows)
-        return cls(network, ranks, tuple(offsets), torch.promote_types(weights[0].dtype, torch.float32))
+        dtype = torch.promote_types(weights[0].dtype, torch.float32)
+        return cls(network, ranks, tuple(offsets), dtype, factors or dtype)
 
     @property
     def depth(self) -> int:
@@ -185,16 +192,24 @@ class Partition:
         return self.ranks.sum(t)
 
     def start(self, x: Tensor) -> Tensor:
-        """h_0 in the dtype of all computations."""
-        return x.to(self.dtype)
+        """h_0 as a factor of products."""
+        return self.factor(x)
+
+    def factor(self, t: Tensor) -> Tensor:
+        """``t`` as a factor of products."""
+        return t.to(self.factors)
 
     def preactivation(self, h: Tensor, k: int) -> Tensor:
         """z_k = α_k h W_kᵀ (n, m_k), complete on every process."""
-        return self.gather(self._product(h, self.local(k).T, k), k)
+        W = self.factor(self.local(k))
+        if k > 1 and self.factors != self.dtype:
+            self._waiting[k] = W
+        return self.gather(self._product(h, W.T, k), k)
 
     def pulled_back(self, delta: Tensor, k: int) -> Tensor:
         """This process's columns of α_k δ_k W_k, (…, n, width(k − 1)), from its columns of δ_k."""
-        return self.own(self.sum(self._product(delta, self.local(k), k)), k - 1)
+        W = self._waiting.pop(k) if k in self._waiting else self.factor(self.local(k))
+        return self.own(self.sum(self._product(delta, W, k)), k - 1)
 
     def check_in_place(self) -> None:
         """Refuse weights that :meth:`local` can only return as a copy.
@@ -224,4 +239,9 @@ class Partition:
         if rows.ndim > 2:
             product = self._product(rows.flatten(0, -2), matrix, k)
             return product.view(*rows.shape[:-1], matrix.shape[1])
-        return torch.addmm(self.blank, rows, matrix, beta=0, alpha=self.multiplier(k))
+        return scaled_product(rows, matrix, self.multiplier(k), self.blank)
+
+    @cached_property
+    def _waiting(self) -> dict[int, Tensor]:
+        """Weights as factors, by layer, that the forward pass rounded and the backward pass takes."""
+        return {}

@@ -16,7 +16,8 @@ def fused_peak(
 
     The inputs of a layer's update (δ_k, h_{k−1}, gathered factors or the summed gradient) live until those of
     the next layer exist; in small steps, and if the whole gradient is limited, until all exist. Logged steps
-    measure ‖G_k‖ by a product of a layer's factors or by their Gram matrices.
+    measure ‖G_k‖ by a product of a layer's factors or by their Gram matrices. Under bf16 h, δ and copies of
+    the weights have 16 bits; z and δ_k W_k, sums of their products, have the weights' own.
 
     Args:
         work: the network and the minibatch.
@@ -26,21 +27,30 @@ def fused_peak(
         factors: for each layer, whether its factors are gathered instead of its gradient summed.
     """
     depth, size, several = work.depth, work.itemsize, hardware.ranks // parts
-    whole = [rows * width * size for width in work.widths]
-    own = [rows * -(-width // parts) * size for width in work.widths]
+    wide = [rows * width * size for width in work.widths]
+    whole = [rows * width * work.signal_size for width in work.widths]
+    own = [rows * -(-width // parts) * work.signal_size for width in work.widths]
+    own_wide = [rows * -(-width // parts) * size for width in work.widths]
     copies = 2 if hardware.gloo else 1
-    gates = 1 if work.activation.from_value else 2
+    phi = work.activation
+    gate = 0 if phi.from_value and not (work.half and phi.curved) else 1
+    rounded = work.rows_of_weights(parts) if work.half else (0,) * depth
     at_once = work.limited or work.batch * sum(work.widths[1:]) <= HELD
-    outputs, waiting, turned = 2 * whole[-1], 0, 0.0
-    inputs = whole[0] + gates * sum(whole[1:-1])
-    moments: dict[str, float] = {"loss": inputs + whole[-1] * (3 if work.loss == "mse" else 2)}
+    outputs, waiting, turned = 2 * wide[-1], 0, 0.0
+
+    def kept(k: int) -> int:
+        """Bytes that the forward pass up to h_k has left: h, gates and rounded weights."""
+        weights = work.signal_size * sum(rounded[1 : k + 1])
+        return whole[0] + sum(whole[1 : k + 1]) + gate * sum(wide[1 : k + 1]) + weights
+
+    moments: dict[str, float] = {"loss": kept(depth - 1) + wide[-1] * (3 if work.loss == "mse" else 2)}
     for k in reversed(range(depth)):
-        inputs = whole[0] + gates * sum(whole[1 : k + 1])
+        inputs = kept(k)
         if parts > 1:
-            before = whole[k] if k and gates == 1 else 0
-            moments[f"forward pass, layer {k + 1}"] = inputs + before + 2 * (1 + parts) * own[k + 1]
+            before = wide[k] if k and not gate else 0
+            moments[f"forward pass, layer {k + 1}"] = inputs + before + 2 * (1 + parts) * own_wide[k + 1]
         delta = own[k + 1] if parts > 1 or k + 1 < depth else 0
-        flowing = whole[k] + own[k] if k else 0
+        flowing = wide[k] + own_wide[k] if k else 0
         moved = gathering = 0
         if factors[k]:
             gathered = several * (whole[k] + whole[k + 1])
@@ -51,6 +61,12 @@ def fused_peak(
             gathering = max(flowing, (own[k] if k else 0) + moved)
         else:
             gathering = flowing
+        if work.half and hardware.gloo:
+            # A CPU multiplies copies of the factors in float32.
+            gathering = max(
+                gathering + (size * rounded[k] + own_wide[k + 1] if k else 0),
+                (own[k] if k else 0) + moved + wide[k] + own_wide[k + 1],
+            )
         moments[f"backward pass, layer {k + 1}"] = inputs + outputs + waiting + delta + gathering
         needed = delta + moved + (whole[k] if k else 0)
         waiting = waiting + needed if at_once else needed

@@ -92,14 +92,17 @@ def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
         return [work.exchange == "factors" and hardware.ranks > 1] * work.depth
     gigabyte = all_gather(1e9, hardware.everyone, hardware)
     link = Link(gigabyte.sent / gigabyte.seconds, hardware.rate)
-    return choose_factors(work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize)
+    return choose_factors(
+        work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize, factor_size=work.signal_size
+    )
 
 
 def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: bool) -> Traffic:
     """Traffic of layer k + 1 between replicas: its factors or its gradient."""
-    everyone, size = hardware.everyone, work.itemsize
+    everyone, size = hardware.everyone, work.signal_size
     if not by_factors:
-        return all_reduce(work.sizes[k] * size, everyone, hardware) + all_reduce(16, everyone, hardware)
+        gradient = all_reduce(work.sizes[k] * work.itemsize, everyone, hardware)
+        return gradient + all_reduce(16, everyone, hardware)
     rows = hardware.ranks * work.samples_of_a_rank(hardware.ranks)
     h, delta = (all_gather(rows * width * size, everyone, hardware) for width in work.widths[k : k + 2])
     return h + delta

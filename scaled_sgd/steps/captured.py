@@ -7,12 +7,14 @@ run was resumed.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.steps.step import Taken
+
+T = TypeVar("T")
 
 WARM_UP = 2
 """Steps of a shape before it is captured; they fill what is computed once."""
@@ -24,11 +26,11 @@ Body = Callable[[Tensor, Tensor, Tensor, bool], Taken]
 class Capture(Protocol):
     """Captures the work of a function on a device."""
 
-    def warm_up(self, function: Callable[[], Taken]) -> Taken:
+    def warm_up(self, function: Callable[[], T]) -> T:
         """Run ``function`` before it is captured."""
         ...
 
-    def capture(self, function: Callable[[], Taken]) -> Callable[[], Taken]:
+    def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Capture ``function`` without running it. The returned call runs it, with results in place.
 
         Raises:
@@ -40,7 +42,7 @@ class Capture(Protocol):
 class CudaGraphs:
     """Captures CUDA graphs, each in a memory pool of its own."""
 
-    def warm_up(self, function: Callable[[], Taken]) -> Taken:
+    def warm_up(self, function: Callable[[], T]) -> T:
         """Run ``function`` on a side stream, as capturing does."""
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
@@ -49,13 +51,13 @@ class CudaGraphs:
         here.wait_stream(side)
         return taken
 
-    def capture(self, function: Callable[[], Taken]) -> Callable[[], Taken]:
+    def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Capture ``function`` as a graph."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             taken = function()
 
-        def replay() -> Taken:
+        def replay() -> T:
             graph.replay()
             return taken
 

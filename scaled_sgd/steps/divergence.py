@@ -13,13 +13,16 @@ from scaled_sgd.core.network import HomogeneousMLP
 def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     """One number per index of the other dimensions that is finite if and only if all of ``z`` is.
 
-    The sum if that suffices: on a CPU it costs a tenth of any exact test.
+    On a CPU the sum if that suffices: it costs a tenth of any exact test. Elsewhere the largest size of an
+    element, in one pass without a copy of z.
     """
     dims = tuple(range(z.ndim)) if dim is None else dim
     if z.device.type == "cpu":
         total = z.sum(dims, dtype=torch.promote_types(z.dtype, torch.float32))
         if math.isfinite(total if dim is None else total.sum()):
             return total
+    else:
+        return torch.linalg.vector_norm(z, torch.inf, dims)
     # A float64 sum of narrower numbers cannot overflow; 0 · ∞ is nan.
     return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)
 

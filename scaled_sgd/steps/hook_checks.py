@@ -36,8 +36,14 @@ def check_unchanged(model: nn.Module, trained: Sequence[nn.Parameter]) -> None:
     )
 
 
+def is_captured(t: Tensor) -> bool:
+    """Whether work on ``t`` is being captured as a CUDA graph, where nothing can be read."""
+    return t.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 class StepChecks:
     """Checks the scales of every step where numbers are read for nothing, else those of steps 1, 2, 4, 8, ...
+    None while a CUDA graph is captured: check a network by steps before.
 
     Args:
         layers: the measured layers.
@@ -54,6 +60,8 @@ class StepChecks:
         Raises:
             UserError: layers took part in different numbers of passes, or a scale is out of range.
         """
+        if is_captured(usable):
+            return
         self._steps += 1
         # A number that is read makes other devices than CPUs wait.
         rare = self._steps & (self._steps - 1) == 0

@@ -6,16 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaled_sgd.steps.statistics import square_norm
+from scaled_sgd.steps.statistics import square_into, square_norm
+
+
+def begun(h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    """(‖h‖², 0, rows, 1) in ``dtype``: the sums of a pass where launches are dear, to be completed in place."""
+    sums = _blank(rows, h.device, dtype).clone()
+    square_into(h, sums.select(0, 0))
+    return sums
 
 
 class Measure(torch.autograd.Function):
-    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows, 1) in float64."""
+    """Identity on z; the probe's gradient is (‖h‖², ‖∂L/∂z‖², rows, 1)."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, h_square: Tensor, rows: int, probe: Tensor) -> Tensor:
-        """z; ‖h‖² () and the rows of h are kept."""
-        ctx.h_square = h_square
+    def forward(ctx: Any, z: Tensor, measured: Tensor, rows: int, probe: Tensor) -> Tensor:
+        """z; ``measured``, ‖h‖² () or the sums (4,) that are :func:`begun`, and the rows of h are kept."""
+        ctx.measured = measured
         ctx.rows = rows
         if torch.compiler.is_compiling():
             return z.view_as(z)
@@ -27,15 +34,38 @@ class Measure(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor, None, None, Tensor]:
         """∂L/∂z for z, and the sums of this pass for the probe."""
-        h_square: Tensor = ctx.h_square
+        h_square: Tensor | None = ctx.measured
+        if h_square is None:
+            raise RuntimeError(
+                "the graph of this backward pass was freed by one before: retain_graph=True keeps it"
+            )
+        if h_square.ndim:
+            return delta, None, None, _completed(ctx, delta.detach())
         squares = torch.stack((h_square, square_norm(delta)))
         if torch.compiler.is_compiling():
             counts = torch.stack((torch.full_like(h_square, ctx.rows), torch.ones_like(h_square)))
             return delta, None, None, torch.cat((squares, counts))
         sums = torch.cat((squares, _counts(ctx.rows, h_square.device)))
-        if ctx.earlier is not None or torch._C._autograd._get_current_graph_task_keep_graph():
+        if _may_come_again(ctx):
             sums = _with_earlier(ctx, delta.detach(), sums)
         return delta, None, None, sums
+
+
+def _completed(ctx: Any, delta: Tensor) -> Tensor:
+    """The sums of this pass, in the tensor that the forward pass began."""
+    sums: Tensor = ctx.measured
+    if not _may_come_again(ctx):
+        square_into(delta, sums.select(0, 1))
+        # As nothing else holds them they become the probe's gradient without a copy.
+        ctx.measured = None
+        return sums
+    sums = sums.clone()
+    square_into(delta, sums.select(0, 1))
+    return _with_earlier(ctx, delta, sums)
+
+
+def _may_come_again(ctx: Any) -> bool:
+    return ctx.earlier is not None or torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def _with_earlier(ctx: Any, delta: Tensor, sums: Tensor) -> Tensor:
@@ -49,7 +79,7 @@ def _with_earlier(ctx: Any, delta: Tensor, sums: Tensor) -> Tensor:
     if earlier is None:
         return sums
     ctx.earlier = earlier + delta
-    added = square_norm(ctx.earlier) - square_norm(earlier)
+    added = (square_norm(ctx.earlier) - square_norm(earlier)).to(sums.dtype)
     return torch.stack((torch.zeros_like(added), added, *torch.zeros_like(sums[2:])))
 
 
@@ -57,6 +87,12 @@ def _with_earlier(ctx: Any, delta: Tensor, sums: Tensor) -> Tensor:
 def _counts(rows: int, device: torch.device) -> Tensor:
     """(rows, 1), kept since moving numbers to a device makes it wait."""
     return torch.tensor([rows, 1.0], dtype=torch.float64, device=device)
+
+
+@lru_cache(maxsize=64)
+def _blank(rows: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(0, 0, rows, 1)."""
+    return torch.tensor([0.0, 0.0, rows, 1.0], dtype=dtype, device=device)
 
 
 def in_backward() -> bool:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import unwrap
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.hook_checks import StepChecks, checked_scales
+from scaled_sgd.steps.hook_checks import StepChecks, checked_scales, is_captured
 from scaled_sgd.steps.hook_gradients import Gradients, gradient_squares
 from scaled_sgd.steps.hook_layers import MeasuredLayer, measured_layers
 from scaled_sgd.steps.hook_polar import joined_shape, replace_gradients, smaller_side
@@ -173,7 +173,11 @@ class MeasuredScales:
             return
         if self.static and not bool((scales.isfinite() & (scales > 0)).all() & (usable is None or usable)):
             return
-        self._scales = scales
+        if self._scales is not None and is_captured(scales):
+            # A replay reads the scales of the last one where it left its own.
+            self._scales.copy_(scales)
+        else:
+            self._scales = scales
 
     @property
     def settling(self) -> bool:

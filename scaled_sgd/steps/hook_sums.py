@@ -9,48 +9,20 @@ gradient of a layer is gone or zero, the layer's sums start anew.
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.hook_forward import LayerHook, Order
 from scaled_sgd.steps.hook_gradients import Gradients
 from scaled_sgd.steps.hook_layers import MeasuredLayer
-from scaled_sgd.steps.hook_measure import Measure, in_backward, in_functional_transform
-from scaled_sgd.steps.statistics import square_norm
-
-
-class LayerHook:
-    """Measures layer k after its forward pass. Copies and pickles of a network get one that does nothing."""
-
-    def __init__(self, norms: "SignalNorms", k: int) -> None:
-        self._norms = norms
-        self._k = k
-        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True, prepend=True)
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
-    ) -> Tensor | None:
-        """z, measured; None if this pass is not."""
-        h = args[0] if args else next(iter(kwargs.values()))
-        return self._norms.measure(self._k, h, z)
-
-    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
-        return _unmeasured, (self.handle.id,)
-
-
-def _unmeasured(handle: int) -> Callable[..., None]:
-    """A hook that does nothing, in the place ``handle`` of a module's hooks."""
-    # As torch does where it restores handles: later hooks must not get its place.
-    RemovableHandle.next_id = max(RemovableHandle.next_id, handle + 1)
-    return _pass
-
-
-def _pass(*_arguments: object) -> None:
-    """Do nothing."""
+from scaled_sgd.steps.hook_measure import Measure, begun, in_backward, in_functional_transform
+from scaled_sgd.steps.statistics import reads_are_free, square_norm
 
 
 class SignalNorms:
@@ -78,7 +50,7 @@ class SignalNorms:
         self._passes = [-1] * len(layers)
         self._left: list[tuple[Callable[[], Tensor | None], int]] = [(lambda: None, 0)] * len(layers)
         self._handles: list[RemovableHandle] = []
-        self._next_layer = 0
+        self._order = Order(layers)
         self._sums: Tensor | None = None
         self._work: Any = None
         for k in range(len(layers)):
@@ -99,7 +71,7 @@ class SignalNorms:
         """Start measuring with the next forward pass."""
         if not self._handles:
             for k, layer in enumerate(self.layers):
-                self._handles.append(LayerHook(self, k).handle)
+                self._handles.append(LayerHook(layer.module, partial(self.measure, k)).handle)
                 # Compiled networks accumulate into weights before probes, others after.
                 if layer.weight.requires_grad:
                     handle = layer.weight.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
@@ -146,14 +118,18 @@ class SignalNorms:
         h_squares, delta_squares, n, passes = self._sums.unbind(1)
         # Processes that share a layer see all of h for the same samples, but only a part of δ.
         parts = getattr(self.layers[0].module, "parts", 1)
-        h_squares, n = h_squares / parts, (n / parts).clamp(min=1.0)
+        if parts > 1:
+            h_squares, n = h_squares / parts, n / parts
+        n = n.clamp(min=1.0)
         averaged = (dist.get_world_size(self.group) if dist.is_initialized() else 1) / parts
-        scale = n / averaged**2
+        scale = n if averaged == 1 else n / averaged**2
         if self.grad_scaler is not None and self.grad_scaler.is_enabled():
             loss_scale = self.grad_scaler._scale
             if loss_scale is not None:
                 scale = scale / loss_scale.to(scale).square()
-        F = self._alpha.square() * h_squares / n + self._biases
+        F = self._alpha.square() * h_squares / n
+        if self._biases is not None:
+            F = F + self._biases
         D = delta_squares * scale
         return F, D, D[-1], passes
 
@@ -167,17 +143,23 @@ class SignalNorms:
         if not compiling and in_functional_transform():
             return None
         if not compiling and not in_backward():
-            self._follow(k, h)
+            self._order.follow(k, h, self._probes)
         if not torch.is_grad_enabled() or not self.layers[k].weight.requires_grad:
             return None
         h = h.detach()
         if not compiling and self._probes[k].device != h.device:
             self._move(k, h.device)
         rows = h.numel() // max(h.shape[-1], 1)
-        return cast(Tensor, Measure.apply(z, square_norm(h), rows, self._probes[k]))  # type: ignore[no-untyped-call]
+        probe = self._probes[k]
+        short = not compiling and not reads_are_free(h)
+        measured = begun(h, rows, probe.dtype) if short else square_norm(h)
+        return cast(Tensor, Measure.apply(z, measured, rows, probe))  # type: ignore[no-untyped-call]
 
     def _probe(self, k: int, device: torch.device) -> Tensor:
-        probe = torch.zeros(4, dtype=torch.float64, device=device, requires_grad=True)
+        # Sums that other devices than CPUs complete in place are in the signals' own precision.
+        wide = device.type == "cpu" or self.layers[k].weight.dtype == torch.float64
+        dtype = torch.float64 if wide else torch.float32
+        probe = torch.zeros(4, dtype=dtype, device=device, requires_grad=True)
         probe.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
         if k == 0:
             probe.register_post_accumulate_grad_hook(self._first_layer_done)  # type: ignore[no-untyped-call]
@@ -187,13 +169,13 @@ class SignalNorms:
         """Move the probe of layer k to where its signals are; that of the first layer takes the constants."""
         old, self._probes[k] = self._probes[k], self._probe(k, device)
         if old.grad is not None and not old.is_meta:
-            self._probes[k].grad = old.grad.to(device)
+            self._probes[k].grad = old.grad.to(self._probes[k])
         if k == 0:
             self._place()
 
     def _place(self) -> None:
         """Move the layers' constants to the network's device."""
-        self._biases, self._alpha, self.omega = (
+        biases, self._alpha, self.omega = (
             torch.tensor(values, dtype=torch.float64, device=self.device)
             for values in (
                 [float(layer.has_bias) for layer in self.layers],
@@ -201,6 +183,7 @@ class SignalNorms:
                 [layer.layer_weight for layer in self.layers],
             )
         )
+        self._biases = biases if any(layer.has_bias for layer in self.layers) else None
 
     def _on_accumulation(self, k: int) -> Callable[[Tensor], None]:
         def before(_gradient: Tensor) -> None:
@@ -241,7 +224,7 @@ class SignalNorms:
                 "step; allowed: every layer once a microbatch"
             )
         device = self._probes[0].device
-        self._sums = torch.stack([p.grad.to(device) for p in self._probes if p.grad is not None])
+        self._sums = torch.stack([p.grad.to(device) for p in self._probes if p.grad is not None]).double()
         if dist.is_initialized() and dist.get_world_size(self.group) > 1:
             self._work = dist.all_reduce(self._sums, group=self.group, async_op=asynchronous)
 
@@ -254,32 +237,3 @@ class SignalNorms:
         if self.overlap:
             self.overlap = False
             self._launch(asynchronous=True)
-
-    def _follow(self, k: int, h: Tensor) -> None:
-        """Refuse layers that are applied in another order than they were registered in, or again."""
-        if torch.is_grad_enabled():
-            if k not in (0, self._next_layer):
-                expected = self.layers[self._next_layer % len(self.layers)].name
-                raise UserError(
-                    f"model: layer {self.layers[k].name} ran where {expected} was expected; allowed: "
-                    "linear layers applied once each, in registration order"
-                )
-            if k == 0 and h.grad_fn is not None and self._gave(h.grad_fn):
-                raise UserError(
-                    f"model: layer {self.layers[k].name} ran again on what it had given; allowed: "
-                    "linear layers applied once each, in registration order"
-                )
-        self._next_layer = k + 1
-
-    def _gave(self, node: Any) -> bool:
-        """Whether a layer measured here is among what ``node`` was computed from."""
-        own = {id(probe) for probe in self._probes}
-        waiting, found = [node], {node}
-        while waiting:
-            node = waiting.pop()
-            if id(getattr(node, "variable", None)) in own:
-                return True
-            new = {before for before, _ in node.next_functions if before is not None} - found
-            found |= new
-            waiting.extend(new)
-        return False

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.products import matmul
 from scaled_sgd.steps.networks import Networks
 from scaled_sgd.steps.statistics import Gradient, Statistics, gradient_square, gram, square_norms
 
@@ -93,7 +94,7 @@ class Layer:
 
 
 def _product(delta: Tensor, h: Tensor) -> Tensor:
-    return delta.transpose(-2, -1) @ h
+    return matmul(delta.transpose(-2, -1), h)
 
 
 def statistics_of(

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_device, check_samples
-from scaled_sgd.core.losses import check_targets, get_loss
+from scaled_sgd.core.losses import Centered, Loss, check_targets, get_loss
 from scaled_sgd.core.numbers import check_integer
+from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.layer import Layer, statistics_of
 from scaled_sgd.steps.signals import Signals, run_signals
@@ -25,7 +26,7 @@ class Minibatch:
         model: a HomogeneousMLP, possibly wrapped or sharded.
         x: this process's samples, which are gathered, or all samples if ``whole``.
         y: their targets, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         chunk_size: largest number of samples at a time; None: all.
         whole: every process passes the same, full minibatch.
     """
@@ -36,18 +37,22 @@ class Minibatch:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         chunk_size: int | None = None,
         whole: bool = False,
     ) -> None:
         self.partition = Partition.of(model)
         self.loss = get_loss(loss)
-        widths = self.partition.model.widths
+        network = self.partition.model
+        widths = network.widths
         check_samples(x, widths[0], self.partition.device)
         if chunk_size is not None:
             check_integer("chunk_size", chunk_size)
         check_targets(self.loss, y, len(x), widths[-1])
         check_device("y", y, self.partition.device)
+        if network.centered and not isinstance(self.loss, Centered):
+            self.loss = Centered(self.loss)
+            y = self.loss.joined(outputs_at_start(network, x), y)
         self.x, self.y = x.detach(), y.detach()
         if not whole:
             self.x, self.y = self.partition.ranks.gather_samples(self.x, self.y)

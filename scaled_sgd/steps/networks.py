@@ -43,6 +43,10 @@ class Networks(Protocol):
         """h_0 (…, n, m_0) from samples."""
         ...
 
+    def factor(self, t: Tensor) -> Tensor:
+        """A signal ``t`` as a factor of products, rounded if they are of bfloat16 factors."""
+        ...
+
     def preactivation(self, h: Tensor, k: int) -> Tensor:
         """z_k = α_k h W_kᵀ (…, n, m_k), complete on every process."""
         ...

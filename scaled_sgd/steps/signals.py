@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.losses import Loss
+from scaled_sgd.core.losses import Loss, apart
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
 from scaled_sgd.steps.networks import Networks
@@ -25,7 +25,7 @@ class Signals:
         h: h_0..h_{l−1}, each (samples, m_k), complete on every process.
         gate: for k = 1..l−1, what the derivatives of φ at z_k are computed from, (samples, m_k): h_k itself
             if it determines them, else z_k. Where φ is piecewise linear it is positive where z_k is.
-        f: the output z_l, complete on every process.
+        f: the output z_l, complete on every process; z_l − f_0 of a centred network.
         delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
         above: for k = 1..l−1, this process's columns of ∂ℓ_i/∂h_k = α_{k+1} δ_{k+1} W_{k+1}; empty where φ is
             piecewise linear.
@@ -76,6 +76,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
     h, gate, f = forward(partition, x)
     if y.is_floating_point():
         y = y.to(partition.dtype)
+    loss, f, y = apart(loss, f, y)
     r = loss.gradient(f, y)
     delta = {partition.depth: partition.own(r, partition.depth).contiguous()}
     above: dict[int, Tensor] = {}
@@ -102,8 +103,10 @@ def forward(
         if see is not None:
             see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
         if k < networks.depth:
-            h.append(phi.value(z))
-            gate[k] = h[k] if phi.from_value else z
+            value = phi.value(z)
+            h.append(networks.factor(value))
+            # Rounding keeps the sign, which is all that a piecewise linear φ needs.
+            gate[k] = (value if phi.curved else h[k]) if phi.from_value else z
     return h, gate, z
 
 
@@ -112,7 +115,7 @@ def backward(networks: Networks, delta: Tensor, gate: Tensor, k: int) -> Tensor:
 
     ``delta`` is (…, samples, width(k)) and ``gate`` (…, samples, m_{k−1}).
     """
-    return through_activation(networks, networks.pulled_back(delta, k), gate, k - 1)
+    return networks.factor(through_activation(networks, networks.pulled_back(delta, k), gate, k - 1))
 
 
 def through_activation(networks: Networks, t: Tensor, gate: Tensor, k: int) -> Tensor:

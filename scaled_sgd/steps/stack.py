@@ -74,6 +74,10 @@ class Stack:
         """h_0 (B, n, m_0) from samples of each network, or from samples (n, m_0) for all."""
         return x if x.ndim == 3 else x.expand(len(self), *x.shape)
 
+    def factor(self, t: Tensor) -> Tensor:
+        """``t`` itself: products are in the weights' precision."""
+        return t
+
     def preactivation(self, h: Tensor, k: int) -> Tensor:
         """z_k = α_k h W_kᵀ (B, n, m_k)."""
         return self._product(h, self.weights[k - 1].transpose(1, 2), k)

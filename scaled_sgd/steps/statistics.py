@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.products import matmul
+
 _TRIANGLE = 256
 """Least number of rows whose Gram matrix is computed by blocks of its lower triangle."""
 
@@ -80,41 +82,60 @@ class Statistics:
 
 
 def square_norm(signal: Tensor) -> Tensor:
-    """‖signal‖² () as float64, for finite signals of any magnitude.
+    """‖signal‖² () as float64, summed in the signal's own precision, at least float32.
 
-    On a CPU summed in the signal's own precision where its squares keep to the range of float32.
+    On a CPU right for finite signals of any magnitude. Elsewhere a sum of float32 squares from 1e-38 to 3e38
+    is; a smaller one is 0 and a larger one inf: float64 sums would first copy the signal, and cannot be chosen
+    by a number that nobody waits for.
     """
-    if signal.dtype == torch.float64 or _reads_are_free(signal):
-        if signal.dtype in _DOTTED and signal.is_contiguous():
-            square = torch.dot(signal.view(-1), signal.view(-1)).double()
-        else:
-            square = _norm(signal, torch.promote_types(signal.dtype, torch.float32)).double().square()
-        if signal.dtype == torch.float64 or _SAFE[0] < float(square) < _SAFE[1]:
-            return square
+    if signal.dtype in _DOTTED and signal.is_contiguous() and not torch.compiler.is_compiling():
+        square = torch.dot(signal.view(-1), signal.view(-1)).double()
+    else:
+        square = _norm(signal, _summed(signal)).double().square()
+    if signal.dtype == torch.float64 or not reads_are_free(signal) or _SAFE[0] < float(square) < _SAFE[1]:
+        return square
     return _norm(signal, torch.float64).square()
 
 
+def square_into(signal: Tensor, out: Tensor) -> None:
+    """‖signal‖² into ``out`` (), in its precision and range, with as few launches as there can be."""
+    if signal.dtype == out.dtype and signal.is_contiguous():
+        torch.dot(signal.view(-1), signal.view(-1), out=out)
+    else:
+        torch.linalg.vector_norm(signal, dtype=out.dtype, out=out)
+        out.square_()
+
+
 def square_norms(signals: Sequence[Tensor]) -> Tensor:
-    """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64."""
+    """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64; as :func:`square_norm`."""
     wide = all(signal.dtype == torch.float64 for signal in signals)
+    if not reads_are_free(signals[0]):
+        if signals[0].ndim == 2:
+            norms = torch._foreach_norm(list(signals), 2, _summed(signals[0]))
+        else:
+            norms = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=_summed(t)) for t in signals]
+        return torch.stack(norms, -1).double().square()
     if signals[0].ndim == 2 and not all(s.is_contiguous() and s.dtype in _DOTTED for s in signals):
         return torch.stack([square_norm(signal) for signal in signals])
-    if wide or _reads_are_free(signals[0]):
-        if signals[0].ndim == 2:
-            flat = [signal.view(-1) for signal in signals]
-            squares = torch.stack([torch.dot(row, row) for row in flat]).double()
-        else:
-            norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
-            squares = torch.stack(norms, -1).double().square()
-        if wide or (squares.min() > _SAFE[0] and squares.max() < _SAFE[1]):
-            return squares
+    if signals[0].ndim == 2:
+        flat = [signal.view(-1) for signal in signals]
+        squares = torch.stack([torch.dot(row, row) for row in flat]).double()
+    else:
+        norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
+        squares = torch.stack(norms, -1).double().square()
+    if wide or (squares.min() > _SAFE[0] and squares.max() < _SAFE[1]):
+        return squares
     norms = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=torch.float64) for t in signals]
     return torch.stack(norms, -1).square()
 
 
-def _reads_are_free(signal: Tensor) -> bool:
+def reads_are_free(signal: Tensor) -> bool:
     """Whether a number can be read without waiting for a device or leaving a compiled graph."""
     return signal.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _summed(signal: Tensor) -> torch.dtype:
+    return torch.promote_types(signal.dtype, torch.float32)
 
 
 def _norm(signal: Tensor, dtype: torch.dtype) -> Tensor:
@@ -126,7 +147,8 @@ def gram(t: Tensor) -> Tensor:
     """T tᵀ (…, n, n) for t (…, n, m); half of it is computed where that is faster."""
     n = t.shape[-2]
     if t.ndim > 2 or n < _TRIANGLE or t.device.type != "cpu":
-        return t @ t.transpose(-2, -1)
+        return matmul(t, t.transpose(-2, -1))
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
     product, bounds = t.new_empty(n, n), [n * i // 4 for i in range(5)]
     for start, stop in pairwise(bounds):
         torch.mm(t[start:stop], t[:stop].T, out=product[start:stop, :stop])
@@ -141,5 +163,5 @@ def gradient_square(h: Tensor, delta: Tensor) -> Tensor:
     """
     n, m_in, m_out = h.shape[-2], h.shape[-1], delta.shape[-1]
     if n * (m_in + m_out) > m_in * m_out:
-        return square_norms([delta.transpose(-2, -1) @ h])[..., 0]
+        return square_norms([matmul(delta.transpose(-2, -1), h)])[..., 0]
     return torch.mul(*(gram(t) for t in (h, delta))).sum((-2, -1), dtype=torch.float64)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import Loss
+from scaled_sgd.core.products import matmul
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
@@ -102,7 +103,7 @@ def take_step(
 
     def layers() -> Iterator[Layer]:
         """Layers from the last to the first, each once δ_{k−1} is known and W_k no longer needed."""
-        delta = networks.own(residual, depth).contiguous()
+        delta = networks.factor(networks.own(residual, depth).contiguous())
         for k in range(depth, 0, -1):
             signal, own = h.pop(), delta
             factors = ranks.size > 1 and (by_factors is None or by_factors[k - 1])
@@ -112,7 +113,7 @@ def take_step(
             if factors:
                 signal, own = (wait() for wait in later)
             whole = factors or ranks.size == 1
-            gradient = None if whole else ranks.sum(own.T @ signal)
+            gradient = None if whole else ranks.sum(matmul(own.T, signal))
             yield Layer(networks, k, signal, own, gradient, whole)
 
     def groups() -> Iterator[list[Layer]]:
@@ -136,7 +137,7 @@ def take_step(
         if measure:
             soft_ranks.insert(0, statistics.soft_ranks)
         if update.needs_norm:
-            direction = direction.times(update.factor(squares[0].sum(-1).sqrt()))
+            direction = direction.times(update.factors(squares[0]))
         _apply(group, networks, update, direction, statistics.layers, n)
         # What was used is freed before the next layer's is made.
         group.clear()
@@ -162,7 +163,7 @@ def _statistics(group: list[Layer], networks: Networks, ranks: Ranks, n: int, R:
             squares[column] = total
     squares /= n
     F, D = squares[..., :count].mul_(entries(span, networks.alpha_squares)), squares[..., count:]
-    dtype, whole = h[0].dtype, not here
+    dtype, whole = torch.promote_types(h[0].dtype, torch.float32), not here
     return statistics_of(lambda: group, networks, span, n, F, D, R=R, dtype=dtype, whole=whole)
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from scaled_sgd.config import Config, as_dict
 from scaled_sgd.config.stored import completed
 from scaled_sgd.core.errors import CheckpointError, UserError
-from scaled_sgd.core.schedules import EdgeSchedule, Schedule
+from scaled_sgd.core.schedules import MeasuredSchedule, Schedule
 from scaled_sgd.data import Data
 from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.diagnostics.observer import Observer
@@ -66,7 +66,7 @@ class Saver:
         data: Data,
         strategy: Strategy,
         observer: Observer | None,
-        schedule: Schedule | EdgeSchedule,
+        schedule: Schedule | MeasuredSchedule,
         grad_scaler: "torch.amp.GradScaler | None",
     ) -> None:
         self._config, self._data, self._strategy = config, data, strategy
@@ -127,8 +127,8 @@ class Saver:
             scales = state["scaling"]["scales"]
             numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
-        if isinstance(self._schedule, EdgeSchedule) and state.get("schedule") is not None:
-            self._schedule.rate = state["schedule"]
+        if isinstance(self._schedule, MeasuredSchedule) and state.get("schedule") is not None:
+            self._schedule.load(state["schedule"])
         if self._grad_scaler is not None and state.get("grad_scaler") is not None:
             with refused(checkpoint, "grad_scaler"):
                 self._grad_scaler.load_state_dict(state["grad_scaler"])
@@ -169,7 +169,7 @@ class Saver:
             "strategy": self._strategy.name,
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
-            "schedule": self._schedule.rate if isinstance(self._schedule, EdgeSchedule) else None,
+            "schedule": self._schedule.state() if isinstance(self._schedule, MeasuredSchedule) else None,
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "optimizer": counts(self._strategy, self._kept.counts),
             "pipeline": self._data.pipeline.as_dict(),

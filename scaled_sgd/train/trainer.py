@@ -80,6 +80,7 @@ class Trainer:
             config.optim,
             self.session.loss,
             watch,
+            precision=config.run.precision,
             capture=capture_for(config, self.strategy),
             say=lambda line: self._record.say(line),
         )

@@ -107,6 +107,15 @@ def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
         check_changes(before(), as_dict(resolved({"model": {"depth": 2}})), ["model"])
 
 
+def test_the_start_of_a_centred_network_does_not_change():
+    saved = as_dict(resolved({"model": {"centered": True}}))
+    now = as_dict(resolved({"model": {"centered": True}, "run": {"seed": 1}}))
+    with pytest.raises(UserError, match=r"^run\.seed: 1 differs .* model\.centered subtracts; allowed: "):
+        check_changes(saved, now, ["run.seed"])
+    plain = as_dict(resolved({"run": {"seed": 1}}))
+    assert check_changes(as_dict(resolved({})), plain, ["run.seed"]) == ["run.seed 0 → 1"]
+
+
 @pytest.mark.parametrize(
     ("values", "name"),
     [

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from scaled_sgd.core.schedules import EdgeSchedule, Schedule
+from scaled_sgd.core.schedules import DriftSchedule, EdgeSchedule, Schedule
 
 
 def test_warm_up_grows_linearly_and_reaches_the_peak_at_its_end():
@@ -34,3 +34,14 @@ def test_the_edge_is_followed_and_the_rate_held_where_there_is_none():
     assert (schedule(0), schedule(3)) == (1.0, 2.0)
     schedule.see(-1e9, 1.0)
     assert schedule(6) == 4.0
+
+
+def test_the_drift_sets_the_rate_which_at_most_doubles():
+    schedule = DriftSchedule(1.0, power=0.5, every=2, warmup_steps=1)
+    schedule.see(16.0)
+    assert (schedule(0), schedule(2)) == (0.25, 0.5)
+    for drift in (0.0, math.nan, math.inf):
+        schedule.see(drift)
+        assert schedule(2) == 0.5
+    schedule.see(1e-9)
+    assert schedule(2) == 1.0

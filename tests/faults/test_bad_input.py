@@ -290,9 +290,9 @@ TOGETHER = [
         ("--optim.update=fused", "--optim.accumulation=2"),
     ),
     Row(
-        "run.precision: 'bf16' is not usable; allowed: no, tf32 with optim.update fused "
-        "(updates have the weights' own precision)",
-        ("--optim.update=fused", "--run.precision=bf16"),
+        "run.precision: 'fp16' is not usable; allowed: no, tf32, bf16 with optim.update fused "
+        "(loss scales are of gradients)",
+        ("--optim.update=fused", "--run.precision=fp16"),
     ),
     Row(
         "sharding.activation_checkpointing: true is not usable; allowed: false with "

@@ -104,7 +104,6 @@ def test_a_strategy_that_needs_a_launch_of_its_own_says_which():
 @pytest.mark.parametrize(
     ("option", "key", "missing"),
     [
-        ("--run.precision=bf16", "run.precision", {"ddp+fused", "fsdp2+fused"}),
         ("--optim.accumulation=2", "optim.accumulation", {"ddp+fused", "fsdp2+fused"}),
         (
             "--sharding.activation_checkpointing=true",

@@ -43,7 +43,7 @@ places = st.builds(hardware, st.integers(1, 9), st.just(None), device=st.sampled
 
 def plans(work, where):
     parts = max(d for d in range(1, where.ranks + 1) if where.ranks % d == 0 and d < max(where.ranks, 2))
-    exact = not work.half and not work.checkpointing and work.accumulation == 1
+    exact = not work.checkpointing and work.accumulation == 1
     return [
         predict(name, work, where, fused=fused, parts=parts)
         for name, fused in rows(where, parts=parts)

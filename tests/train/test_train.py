@@ -230,8 +230,10 @@ def test_tensorboard_gets_the_metrics_in_groups(tmp_path):
     assert {"loss", "scales/1", "scales/2", "minibatch_soft_ranks/1"} <= found
 
 
-def test_bfloat16_trains():
+@pytest.mark.parametrize("update", ["autograd", "fused"])
+def test_bfloat16_trains(update):
     options = ["--run.precision=bf16", "--optim.steps=90", "--model.base_width=8", "--run.name=bf16"]
+    options.append(f"--optim.update={update}")
     assert main([*options, "--optim.lr=6", "--model.depth=4", "--model.activation=abs"]) == 0
     assert rows("bf16")[-1]["accuracy"] > 0.8
 

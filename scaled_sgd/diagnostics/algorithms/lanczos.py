@@ -4,6 +4,7 @@ K. Wu, H. Simon, SIAM J. Matrix Anal. Appl. 22 (2000). A step takes one product 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer
-from scaled_sgd.diagnostics.algorithms.krylov import Basis
+from scaled_sgd.diagnostics.algorithms.krylov import Basis, products_ahead
 from scaled_sgd.diagnostics.operators.space import Operator, Vectors
 
 Which = Literal["largest", "magnitude"]
@@ -77,29 +78,77 @@ def lanczos(
     fresh = grown.begin(start) or grown.begin(vectors.random(seed))
     if not fresh:
         return _nothing(vectors, grown.beta)
-    iterations = 0
-    theta, S, residuals = grown.T.new_empty(0), grown.T.new_empty(0, 0), grown.T.new_empty(0)
-    scale = 0.0
+    search = _Search(grown, k, which, tolerance)
+    ahead, iterations = products_ahead(vectors.device), 0
     while fresh:
-        grown.step()
-        iterations += 1
+        first = grown.count
+        betas = grown.grow(min(ahead, grown.capacity - first, max_iterations - iterations))
+        search.look(first, betas)
+        iterations += grown.count - first
         if not math.isfinite(grown.beta):
             return _nothing(vectors, math.nan, iterations)
-        theta, S, residuals = ritz_pairs(grown, which)
-        scale = max(scale, float(theta.abs().max()))
-        floor = torch.finfo(vectors.dtype).eps * scale
-        exhausted = grown.beta <= 10 * floor
-        within = residuals[:k] <= torch.clamp(tolerance * theta[:k].abs(), min=floor)
-        if (len(theta) >= k and bool(within.all())) or iterations == max_iterations:
+        if search.converged or iterations == max_iterations:
             break
+        theta, S = search.theta, search.S
         if grown.count == grown.capacity:
             kept = max(k, min(k + (basis - k) // 2, basis - 2))
             grown.restart(S[:, :kept], theta[:kept], S[-1, :kept])
-        if exhausted:
+        if search.exhausted:
             fresh = any(grown.begin(vectors.random(seed + 1 + attempt)) for attempt in range(2))
         else:
             grown.advance()
-    return _ritz(grown, theta[:k], S[:, :k], residuals[:k], iterations, tolerance)
+    return _ritz(grown, search.theta[:k], search.S[:, :k], search.residuals[:k], iterations, tolerance)
+
+
+class _Search:
+    """The Ritz pairs of a growing basis, looked at where they may have converged.
+
+    Attributes:
+        theta: Ritz values, wanted ones first.
+        S: Ritz vectors in the basis, columns.
+        residuals: norms of the residuals.
+        converged: whether the k first are within the tolerance.
+        exhausted: whether the basis spans an invariant subspace.
+    """
+
+    def __init__(self, basis: Basis, k: int, which: Which, tolerance: float) -> None:
+        self._basis, self._k, self._which, self._tolerance = basis, k, which, tolerance
+        self._scale = 0.0
+        self.theta, self.S, self.residuals = (basis.T.new_empty(shape) for shape in (0, (0, 0), 0))
+        self.converged = self.exhausted = False
+
+    def look(self, first: int, betas: Sequence[float]) -> None:
+        """Look at the last of the products that the basis grew by since it had ``first`` vectors, with norms β.
+
+        If there is nothing to find after one before, the basis is cut after the first such.
+        """
+        products = list(enumerate(betas, start=first + 1))
+        T = self._basis.T[: first + len(betas), : first + len(betas)]
+        # A β of 0 leaves noise behind it; not all comparisons with nan are true.
+        sound = len(betas) > 1 and all(beta > 10 * self._eps * float(T.abs().max()) for beta in betas)
+        if sound:
+            self._take(*products[-1])
+        if not sound or self.converged:
+            for product in products:
+                self._take(*product)
+                if self.converged or self.exhausted or not math.isfinite(product[1]):
+                    break
+
+    def _take(self, count: int, beta: float) -> None:
+        self._basis.cut(count, beta)
+        if not math.isfinite(beta):
+            return
+        self.theta, self.S, self.residuals = ritz_pairs(self._basis, self._which)
+        self._scale = max(self._scale, float(self.theta.abs().max()))
+        floor = self._eps * self._scale
+        self.exhausted = beta <= 10 * floor
+        found = self.theta[: self._k]
+        within = self.residuals[: self._k] <= torch.clamp(self._tolerance * found.abs(), min=floor)
+        self.converged = len(found) == self._k and bool(within.all())
+
+    @property
+    def _eps(self) -> float:
+        return torch.finfo(self._basis.vectors.dtype).eps
 
 
 def ritz_pairs(basis: Basis, which: Which) -> tuple[Tensor, Tensor, Tensor]:

@@ -127,6 +127,15 @@ class SampleVectors:
         whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
         return list(zip(whole[::2], whole[1::2], strict=True))
 
+    @torch.no_grad()
+    def gradient(self, roots: Sequence[float]) -> Tensor:
+        """Ξ^{1/2} times the gradient."""
+        flat, s = torch.zeros(self.size, dtype=self.dtype, device=self.device), self._signals
+        for block, v in zip(self.blocks, self.split(flat), strict=True):
+            scale = roots[block.k - 1] * self.partition.multiplier(block.k) / s.total
+            block.put_backward(s, v, s.delta[block.k], scale, 0.0)
+        return flat
+
     def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
         """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor."""
         square = self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())

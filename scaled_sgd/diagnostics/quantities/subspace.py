@@ -1,6 +1,6 @@
 """The span of the top eigenvectors of the Hessian on the probe: how it turns, and what happens in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +32,14 @@ class Subspace:
             _, pairs = context.found["hessian"]
         else:
             pairs = self._searches.top("hessian", curvature(probe))
-        found = [_flat(pairs.expand(i)) for i in range(len(pairs.values))]
+        found = [flat_rows(pairs.expand(i)) for i in range(len(pairs.values))]
         U, before = torch.stack(found), self._last
         self._last = U
-        gradient = _flat(list(gradient_rows(probe).values()))
+        gradient = flat_rows(list(gradient_rows(probe).values()))
         return {
             "subspace_overlap": None if before is None else overlap(partition, U, before),
             "gradient_in_subspace": share(partition, U, gradient),
-            "step_in_subspace": share(partition, U, _step(context)) if context.taken.known else None,
+            "step_in_subspace": share(partition, U, step_rows(context)) if context.taken.known else None,
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -66,8 +66,8 @@ def overlap(partition: Partition, U: Tensor, V: Tensor) -> float:
     return float(inner.square().sum()) / min(len(U), len(V))
 
 
-def _step(context: Context) -> Tensor:
-    """This process's rows of the step, up to a factor."""
+def step_rows(context: Context) -> Tensor:
+    """This process's rows of u of the step W + rate · u, flat."""
     batch = context.minibatch
     along = context.taken.along(batch)
     rows = update_rows(batch, along) if isinstance(along, Direction) else along
@@ -76,8 +76,9 @@ def _step(context: Context) -> Tensor:
         update = rows(k)
         update = update.rows if isinstance(update, Factors) else update
         found.append(update / batch.partition.multiplier(k))
-    return _flat(found)
+    return flat_rows(found)
 
 
-def _flat(rows: list[Tensor]) -> Tensor:
+def flat_rows(rows: Sequence[Tensor]) -> Tensor:
+    """This process's rows of all layers as one vector."""
     return torch.cat([t.reshape(-1) for t in rows])

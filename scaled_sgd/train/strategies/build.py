@@ -123,8 +123,10 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
     if asked != "auto":
         return [asked == "factors"] * network.depth
     link = measure_link(ranks, weight.device, weight.dtype)
+    size = weight.element_size()
+    factor_size = 2 if config.run.precision == "bf16" else size
     return choose_factors(
-        network.widths, config.optim.batch, ranks.size, link, itemsize=weight.element_size()
+        network.widths, config.optim.batch, ranks.size, link, itemsize=size, factor_size=factor_size
     )
 
 

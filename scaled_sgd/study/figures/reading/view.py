@@ -29,6 +29,7 @@ class View:
     """A study in the form that figures use.
 
     Attributes:
+        plain: the table of runs as collected, with plain values of axes.
         runs: the table of runs. Columns RATE, WIDTH, DEPTH, SEED and FINAL always exist, as numbers;
             other varied axes are ordered categories of labels.
         metrics: the table of metric streams, with STEP_LOSS for ``loss``.
@@ -37,6 +38,7 @@ class View:
         objective: the meaning of FINAL as text.
     """
 
+    plain: pd.DataFrame
     runs: pd.DataFrame
     metrics: pd.DataFrame
     varied: tuple[str, ...]
@@ -63,7 +65,7 @@ class View:
         runs["stable"] = runs["stable"].fillna(False).astype(bool)
         # The loss of a step and the axis named loss are in one table.
         metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
-        return cls(runs, metrics, varied, objective)
+        return cls(collected.runs, runs, metrics, varied, objective)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ class View:
 
         ``end`` is the last logged step of the run.
         """
-        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = self.metrics[list(dict.fromkeys(["id", "step", "lr", *columns]))]
         logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
         rows = logged.dropna(subset=list(columns), how="all")
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")
