@@ -116,7 +116,7 @@ COMBINATIONS = (
     Combination(
         "optim.schedule",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge", "adas"),
+        by_rule(lambda rule: None if rule.scalar else ("constant", "linear", "cosine", "edge", "adas")),
         "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(
