@@ -60,8 +60,8 @@ class MeasuredSchedule:
         return self.rate
 
     def load(self, state: Any) -> None:
-        """Restore :meth:`state`."""
-        self.rate = state
+        """Restore :meth:`state`, that of another schedule as far as it fits."""
+        self.rate = state[0] if isinstance(state, list) else state
 
 
 class EdgeSchedule(MeasuredSchedule):
@@ -138,8 +138,9 @@ class AdasSchedule(MeasuredSchedule):
         return [self.rate, self.gain]
 
     def load(self, state: Any) -> None:
-        """Restore :meth:`state`."""
-        self.rate, self.gain = state
+        """Restore :meth:`state`, that of another schedule as far as it fits."""
+        super().load(state)
+        self.gain = state[1] if isinstance(state, list) else None
 
     def see(self, gain: float) -> None:
         """Update η by the mean knowledge gain."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.network import initial_rows
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
