@@ -171,6 +171,21 @@ COMBINATIONS = (
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
     ),
     Combination(
+        "optim.lr_in_edges",
+        "scaling.rule",
+        by_rule(lambda rule: None if rule.scalar else (None,)),
+        "the edge is that of a number times each layer's gradient",
+    ),
+    Combination(
+        "optim.lr_in_edges",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else (None,),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.lr_in_edges", "optim.normalize", when(True, (None,)), "such a step does not know its curvature"
+    ),
+    Combination(
         "optim.clip_layers",
         "optim.clip_norm",
         when(None, ("all",)),

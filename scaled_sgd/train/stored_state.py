@@ -39,6 +39,7 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     _check("exchange", state.get("exchange"), _or_none(_list_of(_is_flag, depth)))
     pair = _list_of(_or_none(_is_number), 2)
     _check("schedule", state.get("schedule"), _or_none(lambda value: _is_number(value) or pair(value)))
+    _check("peak", state.get("peak"), _or_none(_is_number))
     _check("grad_scaler", state.get("grad_scaler"), numbers)
     _check("optimizer", state.get("optimizer"), numbers)
 
