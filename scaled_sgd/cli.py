@@ -24,6 +24,7 @@ usage: scaled-sgd COMMAND [OPTIONS]
   evaluate      loss and metric on other data: scaled-sgd evaluate RUN --data.source FILE
   runs          list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
   export        the network for other programs: scaled-sgd export RUN --format onnx --out wide.onnx
+  line          draw the loss along a line through a run's weights: scaled-sgd line RUN --along eigenvector
   study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   doctor        say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
                 or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
@@ -74,6 +75,10 @@ def _command(arguments: list[str]) -> int:
         from scaled_sgd.study.command import main as study
 
         return study(rest)
+    if command == "line":
+        from scaled_sgd.study.line.command import main as line
+
+        return line(rest)
     if command == "launch-files":
         return _launch_files(rest)
     if command in ("predict", "evaluate", "export", "runs"):
@@ -81,8 +86,8 @@ def _command(arguments: list[str]) -> int:
 
         return use(command, rest)
     print(
-        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, study, "
-        "doctor, launch-files",
+        f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, line, "
+        "study, doctor, launch-files",
         file=sys.stderr,
     )
     return USAGE_STATUS

@@ -23,6 +23,7 @@ COMMANDS = {
     "export --help": 0,
     "runs": 0,
     "launch-files --help": 0,
+    "line --help": 0,
     "doctor --help": 0,
     "doctor --processes=none": 2,
     "doctor --plan --help": 0,

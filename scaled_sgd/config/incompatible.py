@@ -181,5 +181,11 @@ COMBINATIONS = (
         lambda steps: None if steps is None else Within(0, steps - 1),
         "warm-up ends before training",
     ),
+    Combination(
+        "diagnostics.sharpness",
+        "diagnostics.keep_vectors",
+        when(True, (True,)),
+        "the vectors are those of that search",
+    ),
     Combination("run.resume", "run.name", when(None, _LATER), "auto finds a run by its name"),
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from scaled_sgd.diagnostics.hessian import hessian_vector_product
     from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
+    from scaled_sgd.diagnostics.line import loss_along
     from scaled_sgd.diagnostics.operators.curvature import HessianSpace
     from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
     from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
@@ -41,6 +42,7 @@ __all__ = [
     "hidden_features",
     "kernel_alignment",
     "kernel_drift",
+    "loss_along",
     "sharpness",
     "spectral_density",
     "tangent_kernel",
@@ -58,6 +60,7 @@ _HOMES = {
     "block_sharpness": "diagnostics.blocks",
     "hessian_trace": "diagnostics.trace",
     "hessian_vector_product": "diagnostics.hessian",
+    "loss_along": "diagnostics.line",
     "sharpness": "diagnostics.eigenpairs",
     "spectral_density": "diagnostics.density",
     "tangent_kernel": "diagnostics.kernels",

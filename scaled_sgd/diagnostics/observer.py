@@ -18,10 +18,12 @@ from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
 Say = Callable[[str], object]
 Draw = Callable[[int], Minibatch]
+Keep = Callable[[Partition, Eigenpairs], object]
 
 _NAMES_BEFORE = {"start": "sharpness", "kernel": "ranks"}
 """The quantity of each state that earlier checkpoints name without a quantity."""
@@ -111,6 +113,7 @@ class Observer:
     Attributes:
         quantities: the measured quantities, by name.
         say: as above.
+        keep: called at each measurement with the eigenpairs of H on the probe, if they were found; or None.
 
     Raises:
         UserError: ``config.quantities`` has a name that is not registered.
@@ -132,6 +135,7 @@ class Observer:
         self._every, self._probe_is_all = config.every, probe_is_all
         self._make_probe = lambda: Minibatch(model, x, y, loss=loss, chunk_size=config.chunk, whole=True)
         self.say = say or print_on_first_rank
+        self.keep: Keep | None = None
         self._said: set[str] = set()
         self.quantities: dict[str, Quantity] = {
             name: load(QUANTITIES[name].make)(config) for name in switched_on(config)
@@ -157,6 +161,8 @@ class Observer:
             with allow_graphs(self._graphs):
                 for quantity in self.quantities.values():
                     row |= quantity.measure(context)
+            if self.keep is not None and "hessian" in context.found:
+                self.keep(context.probe.partition, context.found["hessian"][1])
         finally:
             torch.backends.cuda.matmul.allow_tf32 = shorter
         return row

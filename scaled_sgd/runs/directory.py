@@ -132,9 +132,9 @@ def clear(path: Path) -> None:
     """
     _delete_ours(path, _FILES)
     delete_model(path / "model")
-    checkpoints = path / "checkpoints"
-    if checkpoints.is_dir() and not checkpoints.is_symlink():
-        delete_all(checkpoints)
+    for folder in (path / "checkpoints", path / "eigenvectors"):
+        if folder.is_dir() and not folder.is_symlink():
+            delete_all(folder)
 
 
 def delete_model(folder: Path) -> None:

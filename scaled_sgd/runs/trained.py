@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,7 @@ def load_run(path: str | Path) -> TrainedRun:
             if place.is_symlink() and not follow:
                 raise damaged(place, "it is a link")
             return _from_model(place, follow=follow)
-    return _from_checkpoint(_checkpoint(folder))
+    return from_checkpoint(find_checkpoint(folder))
 
 
 def _from_model(folder: Path, *, follow: bool) -> TrainedRun:
@@ -185,7 +185,12 @@ def _fitting(
     return TrainedRun(network, pipeline, loss, config)
 
 
-def _checkpoint(folder: Path) -> Checkpoint:
+def find_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint at ``folder``, or the newest intact one of a run directory.
+
+    Raises:
+        UserError: there is none.
+    """
     if (folder / MANIFEST).is_file():
         return open_checkpoint(folder, _check)
     store = folder / "checkpoints"
@@ -205,9 +210,14 @@ def _check(state: Mapping[str, Any], _step: int) -> None:
             raise ValueError(f"its state has no {name}")
 
 
-def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
+def from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
+    """The network of a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or was stored without what predictions need.
+    """
     state, path = checkpoint.state, checkpoint.path
-    config = _config(state["config"])
+    config = stored_config(state["config"])
     if config.model.depth != sum(name.startswith("weight.") for name in checkpoint.names):
         raise damaged(path, f"it has not {config.model.depth} weights")
     network = network_of(
@@ -224,13 +234,16 @@ def _from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     return _fitting(path, network, _pipeline(checkpoint, config), config.loss, known)
 
 
-def _config(stored: Mapping[str, Any]) -> Config:
-    """The part of a stored configuration that decides predictions; code (plugins, metrics) stays out."""
+def stored_config(stored: Mapping[str, Any], also: Collection[str] = ()) -> Config:
+    """The part of a stored configuration that decides predictions, and the keys in ``also``.
+
+    Code (plugins, metrics) stays out.
+    """
     sections: dict[str, Any] = {"model": {}, "data": {}, "run": {}}
     for name, value in completed(stored).items():
         section, _, key = name.partition(".")
-        if name in KEYS and (section in ("model", "data") or name == "run.seed"):
-            sections[section][key] = value
+        if name in KEYS and (section in ("model", "data") or name == "run.seed" or name in also):
+            sections.setdefault(section, {})[key] = value
     return from_dict(sections | {"loss": stored.get("loss", "auto")})
 
 

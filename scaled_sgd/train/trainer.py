@@ -6,11 +6,12 @@ from typing import Any, cast
 from accelerate import Accelerator
 
 from scaled_sgd.config import Config, as_dict
-from scaled_sgd.core.errors import LostError, printable
+from scaled_sgd.core.errors import CheckpointError, LostError, printable
 from scaled_sgd.core.smooth import Smooth
 from scaled_sgd.data import load_data
 from scaled_sgd.data.metrics import load_metrics
-from scaled_sgd.parallel import threads
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.parallel import Partition, threads
 from scaled_sgd.parallel.agreement import from_first_rank, on_every_rank, on_first_rank
 from scaled_sgd.parallel.exchange import described
 from scaled_sgd.runs import rows
@@ -18,6 +19,7 @@ from scaled_sgd.runs.checkpoint import Checkpoint
 from scaled_sgd.runs.directory import RunDirectory
 from scaled_sgd.runs.records import read_metrics, tracked
 from scaled_sgd.runs.summary import sizes_cut
+from scaled_sgd.runs.vectors import write_vectors
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.rules import RULES
@@ -89,6 +91,8 @@ class Trainer:
             accelerator.project_configuration.logging_dir = str(self.folder)
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
         self._record = RunRecord(self.session, self.directory, accelerator)
+        if self.session.observer is not None and config.diagnostics.keep_vectors:
+            self.session.observer.keep = self._keep_vectors
         self._record.say(f"data: {data.describe()}")
         network = self.strategy.network
         if isinstance(network.activation, Smooth) and network.depth > 1:
@@ -154,6 +158,16 @@ class Trainer:
         if saving.problem is not None and self._saver.due(self.session.steps):
             raise LostError(f"{saving.problem}; the run is done, but not saved")
         return summary
+
+    def _keep_vectors(self, partition: Partition, pairs: Eigenpairs) -> None:
+        """Write the eigenvectors of H before the coming step; a warning where that fails. Collective."""
+        if not bool(pairs.values.isfinite().all()):
+            return
+        vectors = [pairs.expand(i) for i in range(len(pairs.values))]
+        try:
+            write_vectors(self.folder, self._start.step, partition, pairs.values.tolist(), vectors)
+        except CheckpointError as error:
+            self._record.say(f"warning: {error}; the run continues")
 
     def _resume(self, checkpoint: Checkpoint, changes: list[str]) -> None:
         at = self._start = self._saver.restore(checkpoint)

@@ -18,6 +18,7 @@ from scaled_sgd.diagnostics import (
     hessian_trace,
     hessian_vector_product,
     hidden_features,
+    loss_along,
     sharpness,
     spectral_density,
     tangent_kernel,
@@ -95,6 +96,10 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "along matrices": along(model, x, y, loss, matrices()),
         "along tensors": along(model, x, y, loss, vectors),
         "along own rows": along(model, x, y, loss, own_rows(model, vectors)),
+        "loss along matrices": loss_along(model, x, y, loss=loss, direction=matrices(), at=(-1, 0.5)),
+        "loss along own rows": loss_along(
+            model, x, y, loss=loss, direction=own_rows(model, vectors), at=(-1, 0.5), chunk_size=4
+        ),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
         "observed": observed(model, p.x, p.y, loss),

@@ -26,6 +26,8 @@ class DiagnosticsConfig:
     """names of further quantities, those of plugins among them"""
     k: Count = 1
     """how many eigenvalues"""
+    keep_vectors: bool = False
+    """store the k top eigenvectors of H at each measurement, k times the weights' bytes"""
     minibatches: Count = 4
     """with batch_sharpness or gradient_noise: how many fresh minibatches they average over"""
     tolerance: Fraction = 1e-3

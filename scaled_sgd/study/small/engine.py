@@ -54,6 +54,7 @@ _SUITED: dict[str, tuple[object, ...]] = {
     "sharding.strategy": ("auto", *(one.name for one in STRATEGIES.entries if one.fused and not one.rows)),
     "sharding.exchange": ("auto",),
     "sharding.activation_checkpointing": (False,),
+    "diagnostics.keep_vectors": (False,),
     "checkpoint.every_steps": (),
     "checkpoint.keep_steps": (),
 }
