@@ -92,7 +92,9 @@ def exchanged(work: Workload, hardware: Hardware) -> list[bool]:
         return [work.exchange == "factors" and hardware.ranks > 1] * work.depth
     gigabyte = all_gather(1e9, hardware.everyone, hardware)
     link = Link(gigabyte.sent / gigabyte.seconds, hardware.rate)
-    return choose_factors(work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize, factor_size=work.signal_size)
+    return choose_factors(
+        work.widths, work.batch, hardware.ranks, link, itemsize=work.itemsize, factor_size=work.signal_size
+    )
 
 
 def layer_traffic(work: Workload, hardware: Hardware, k: int, *, by_factors: bool) -> Traffic:

@@ -10,7 +10,7 @@ from scaled_sgd.steps.statistics import square_into, square_norm
 
 
 def begun(h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """(‖h‖², 0, rows, 1) in ``dtype``: the sums of a pass where launches are dear, to be completed in place."""
+    """(‖h‖², 0, rows, 1) in ``dtype``: a pass's sums where launches are dear, to be completed in place."""
     sums = _blank(rows, h.device, dtype).clone()
     square_into(h, sums.select(0, 0))
     return sums
@@ -36,7 +36,9 @@ class Measure(torch.autograd.Function):
         """∂L/∂z for z, and the sums of this pass for the probe."""
         h_square: Tensor | None = ctx.measured
         if h_square is None:
-            raise RuntimeError("the graph of this backward pass was freed by one before: retain_graph=True keeps it")
+            raise RuntimeError(
+                "the graph of this backward pass was freed by one before: retain_graph=True keeps it"
+            )
         if h_square.ndim:
             return delta, None, None, _completed(ctx, delta.detach())
         squares = torch.stack((h_square, square_norm(delta)))

@@ -110,7 +110,11 @@ def test_nodes_and_weights_of_a_density_are_those_of_looking_at_every_product(di
 
 class NoReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.name().partition(".")[0] not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal")
+        assert func.name().partition(".")[0] not in (
+            "aten::_local_scalar_dense",
+            "aten::nonzero",
+            "aten::equal",
+        )
         return func(*args, **(kwargs or {}))
 
 

@@ -45,7 +45,8 @@ FEATURES = {
     "smooth": ("--optim.update=fused", "--model.activation=gelu"),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
     "bf16_fused": (
-        "--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3", "--optim.update=fused",
+        "--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3",
+        "--optim.update=fused",
     ),
 }  # fmt: skip
 NARROW = ("bf16", "bf16_fused")

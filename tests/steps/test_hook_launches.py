@@ -13,7 +13,18 @@ from scaled_sgd.steps import hook_sums, statistics
 from scaled_sgd.steps.hook_checks import StepChecks
 from scaled_sgd.steps.statistics import square_into, square_norm, square_norms
 
-VIEWS = {"view", "select", "detach", "t", "unbind", "expand", "alias", "slice", "unsqueeze", "new_empty_strided"}
+VIEWS = {
+    "view",
+    "select",
+    "detach",
+    "t",
+    "unbind",
+    "expand",
+    "alias",
+    "slice",
+    "unsqueeze",
+    "new_empty_strided",
+}
 """Operations that launch nothing."""
 
 

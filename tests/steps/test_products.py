@@ -29,7 +29,7 @@ def rounded(t):
 
 
 def reference(model, x, y, velocities, round_=rounded):
-    """A step of ``norm`` with squared error by the formulas of theory §1 to §3, in float64, rounding factors."""
+    """A step of ``norm`` with squared error by theory §1 to §3, in float64, rounding factors."""
     weights = [layer.weight.detach().double() for layer in model.scaled_layers]
     alpha = [layer.multiplier for layer in model.scaled_layers]
     omega = [layer.layer_weight for layer in model.scaled_layers]
@@ -70,9 +70,7 @@ def fused(model, x, y, velocities, *, lr=LR, rule="norm"):
 
 def distance(ours, theirs, before):
     """Largest relative error of a layer's change."""
-    return max(
-        float((a - b).norm() / (b - c).norm()) for a, b, c in zip(ours, theirs, before, strict=True)
-    )
+    return max(float((a - b).norm() / (b - c).norm()) for a, b, c in zip(ours, theirs, before, strict=True))
 
 
 @pytest.mark.parametrize("activation", ["abs", "relu", "tanh"])
