@@ -75,11 +75,17 @@ def filled(markdown: str) -> str:
 
 
 def linked(markdown: str, page: str, repository: str) -> str:
-    """A page whose links to files outside docs/ lead to the repository, or nowhere without one."""
+    """A page whose links to files outside docs/ lead to the repository, or nowhere without one.
+
+    A link to another page that is called by its file's name gets the page's title.
+    """
 
     def link(found: re.Match[str]) -> str:
         text, target = found[1], found[2]
         path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), target))
+        if re.fullmatch(r"[\w-]+\.md", text) and path.startswith("docs/"):
+            title = (ROOT / path.partition("#")[0]).read_text(encoding="utf-8").partition("\n")[0]
+            return f"[{title.removeprefix('# ')}]({target})"
         if re.match(r"\w+:|#", target) or path.startswith("docs/"):
             return found[0]
         return f"[{text}]({repository.rstrip('/')}/blob/main/{path})" if repository else text

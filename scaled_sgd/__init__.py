@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from scaled_sgd.core.lazy import attach
+from scaled_sgd.core.storage import STORAGE
 
 if TYPE_CHECKING:
     from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
@@ -55,4 +56,10 @@ _HOMES = {
 }
 __getattr__, __dir__ = attach(
     __name__, {name: _HOMES.get(name, "diagnostics") for name in __all__ if name != "__version__"}
+)
+
+STORAGE.update(
+    save_pretrained="scaled_sgd.runs.hub:save_pretrained",
+    push_to_hub="scaled_sgd.runs.hub:push_to_hub",
+    from_pretrained="scaled_sgd.runs.pretrained:from_pretrained",
 )

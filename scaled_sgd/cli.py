@@ -25,6 +25,7 @@ usage: scaled-sgd COMMAND [OPTIONS]
   runs          list runs, how they ended and how to go on: scaled-sgd runs [--run.dir runs]
   export        the network for other programs: scaled-sgd export RUN --format onnx --out wide.onnx
   line          draw the loss along a line through a run's weights: scaled-sgd line RUN --along eigenvector
+  flow          gradient descent beside gradient and central flow: scaled-sgd flow RUN --lr 0.5 --length 300
   study         run grids of networks and report on them: scaled-sgd study list | run NAME | report NAME
   doctor        say what this machine and this launch can do: scaled-sgd doctor [--processes N] [--json]
                 or what a network would take on a cluster: scaled-sgd doctor --plan [--plan.ranks 1024 ...]
@@ -79,6 +80,10 @@ def _command(arguments: list[str]) -> int:
         from scaled_sgd.study.line.command import main as line
 
         return line(rest)
+    if command == "flow":
+        from scaled_sgd.study.flow.command import main as flow
+
+        return flow(rest)
     if command == "launch-files":
         return _launch_files(rest)
     if command in ("predict", "evaluate", "export", "runs"):
@@ -87,7 +92,7 @@ def _command(arguments: list[str]) -> int:
         return use(command, rest)
     print(
         f"error: command: {command!r} is unknown; allowed: train, predict, evaluate, runs, export, line, "
-        "study, doctor, launch-files",
+        "flow, study, doctor, launch-files",
         file=sys.stderr,
     )
     return USAGE_STATUS

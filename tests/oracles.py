@@ -31,6 +31,7 @@ def make_problem(
     width_exponent: float = 1.0,
     activation: str | tuple[float, float] = "relu",
     parameterization: str = "ntp",
+    output_scale: float = 1.0,
     loss: str = "cross_entropy",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -45,6 +46,7 @@ def make_problem(
         width_exponent=width_exponent,
         activation=activation,
         parameterization=parameterization,
+        output_scale=output_scale,
         seed=seed,
         dtype=dtype,
     )

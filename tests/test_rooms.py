@@ -1,6 +1,7 @@
 """The package's rooms: imports point down, in no circle, and launchers are imported in few places."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def imported(path, *, late):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def named(path):
+    """Modules that a file names in texts, to be imported on first use."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and re.fullmatch(r"scaled_sgd(\.\w+){2,}(:\w+)?", text):
+            yield text.partition(":")[0]
+
+
 def room_of(module):
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[0] == "scaled_sgd" and parts[1] in ROOMS else None
@@ -49,7 +58,7 @@ def test_there_is_nothing_at_the_top_but_the_doors():
 def test_imports_point_down(room):
     above = ROOMS[ROOMS.index(room) + 1 :]
     for path in sorted((PACKAGE / room).rglob("*.py")):
-        up = [name for name in imported(path, late=True) if room_of(name) in above]
+        up = [name for name in (*imported(path, late=True), *named(path)) if room_of(name) in above]
         assert not up, f"{module_of(path)} imports {up}"
 
 
@@ -88,5 +97,5 @@ def test_no_two_classes_share_a_name():
 def test_launchers_are_imported_where_processes_are_launched():
     for path in FILES:
         if room_of(module_of(path)) not in ("train", "planning", "study"):
-            found = {name.split(".")[0] for name in imported(path, late=False)}
+            found = {name.split(".")[0] for name in imported(path, late=True)}
             assert not found & {"accelerate", "deepspeed"}, module_of(path)

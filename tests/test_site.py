@@ -99,6 +99,25 @@ def test_links_to_source_files_lead_to_the_repository_or_nowhere(site):
     assert site.linked(text, "design.md", "") == text.replace("[code](../scaled_sgd/cli.py)", "code")
 
 
+def test_links_called_by_a_file_name_get_the_title_of_the_page(site):
+    assert site.linked("[data.md](data.md#tables), [it](data.md)", "models.md", "") == (
+        "[Data](data.md#tables), [it](data.md)"
+    )
+
+
+@pytest.mark.parametrize("page", ["../README.md", *PAGES])
+def test_underscores_of_formulas_are_no_emphasis_and_lists_begin_after_a_blank_line(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    text = re.sub(r"^(?: *```.*?``` *$| {4}.*$)", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`\n]*`|\]\([^)\s]*\)", "code", text)
+    for paragraph in re.split(r"\n\s*\n", text):
+        opening = re.search(r"(?<![\w\\])_(?=[\w{])", paragraph)
+        assert opening is None or not re.search(r"[^\s\\]_(?!\w)", paragraph[opening.end() :]), paragraph
+        lines = paragraph.strip("\n").split("\n")
+        first = next((i for i, line in enumerate(lines) if line.startswith("- ")), 0)
+        assert first == 0 or lines[first - 1].startswith("#"), paragraph
+
+
 def test_every_public_name_is_in_the_reference():
     text = (DOCS / "reference/python.md").read_text(encoding="utf-8")
     named = re.findall(r"^::: scaled_sgd\.(\w+)$", text, re.MULTILINE)

@@ -35,6 +35,9 @@ COMMANDS = {
     "study status none": 2,
     "study run none": 2,
     "study run smoke --model.deph=3": 2,
+    "-m scaled_sgd.train --help": 0,
+    "-m scaled_sgd.train --print_config": 0,
+    "-m scaled_sgd.train --optim.lr=fast": 2,
 }
 HEAVY = (
     "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow",
@@ -43,11 +46,13 @@ HEAVY = (
 CODE = f"""
 import contextlib, io, json, sys
 from scaled_sgd.cli import main
+from scaled_sgd.train.main import main as module
 found = {{}}
 for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
-            status = main(command.split())
+            of_module, own = command.startswith("-m "), command.split()
+            status = module(own[2:]) if of_module else main(own)
         except SystemExit as leaving:
             status = leaving.code
     found[command] = [status, [name for name in {HEAVY} if name in sys.modules]]

@@ -136,7 +136,7 @@ def _examined(trainer: Trainer, start: list[_Piece]) -> dict[str, Any]:
         torch.randn(m_out, m_in, generator=generator, dtype=torch.float64).to(x.dtype)
         for m_in, m_out in itertools.pairwise(strategy.network.widths)
     ]
-    product = hessian_vector_product(strategy.module, x, y, vectors, loss=trainer.session.loss.name)
+    product = hessian_vector_product(strategy.module, x, y, vectors, loss=trainer.session.loss)
     return {
         "folder": trainer.folder,
         "pieces": [*start, *_held(trainer)],

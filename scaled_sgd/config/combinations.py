@@ -1,4 +1,4 @@
-"""Refuses incompatible keys, and resolves ``optim.update: auto`` by them."""
+"""Refuses incompatible keys, and resolves ``scaling.rule`` and ``optim.update: auto``."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Literal
 from scaled_sgd.config.incompatible import COMBINATIONS
 from scaled_sgd.config.sections import Config, DataConfig
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.optimizers import OPTIMIZERS
 
 
 def violations(config: Config) -> Iterator[str]:
@@ -41,6 +42,14 @@ def check_data(data: DataConfig) -> None:
         )
         if line is not None:
             raise UserError(line)
+
+
+def with_rule(config: Config) -> Config:
+    """The configuration with ``scaling.rule: auto`` resolved: the optimizer's own."""
+    if config.scaling.rule != "auto":
+        return config
+    rule = OPTIMIZERS[config.optim.optimizer].rule
+    return replace(config, scaling=replace(config.scaling, rule=rule))
 
 
 def with_update(config: Config) -> Config:

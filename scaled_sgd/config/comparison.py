@@ -35,10 +35,15 @@ def check_changes(saved: Mapping[str, Any], now: Mapping[str, Any], accepted: Se
     Raises:
         UserError: a change was not accepted by name, or cannot be accepted.
     """
-    said = []
+    said, centered = [], completed(now)["model.centered"]
     for key, before, after in changed_keys(saved, now):
         if key in KEYS and KEYS[key].decides is Decides.SHAPES:
             raise UserError(f"{key}: {after!r} differs from the checkpoint's {before!r}; allowed: the same")
+        if key == "run.seed" and centered:
+            raise UserError(
+                f"run.seed: {after!r} differs from the checkpoint's {before!r}, whose outputs at its start "
+                "model.centered subtracts; allowed: the same"
+            )
         if not any(key == name or key.startswith(f"{name}.") for name in accepted):
             raise UserError(
                 f"{key}: {after!r} differs from the checkpoint's {before!r}; allowed: the same, or its "

@@ -1,6 +1,6 @@
 """Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
 
-from scaled_sgd.config.combination import Combination, by_strategy, unless, when
+from scaled_sgd.config.combination import Combination, by_rule, by_strategy, unless, when
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
@@ -14,6 +14,13 @@ _SPLIT = Holds(lambda split: split is not None, "a split")
 
 def _fits_gradients(rule: Rule) -> bool:
     return rule.scalar or rule.polar
+
+
+def _layers_to(depth: int) -> Holds:
+    def are_there(layers: object) -> bool:
+        return not isinstance(layers, list) or (bool(layers) and max(layers) <= depth)
+
+    return Holds(are_there, f"all, last or numbers of layers from 1 to {depth}")
 
 
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
@@ -78,13 +85,13 @@ COMBINATIONS = (
     Combination(
         "optim.update",
         "scaling.rule",
-        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "fused"),
+        by_rule(lambda rule: None if _fits_gradients(rule) else ("auto", "fused")),
         "a gradient of autograd is scaled by a number only",
     ),
     Combination(
         "sharding.strategy",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else OneOf(_FUSED, also=("auto",)),
+        by_rule(lambda rule: None if rule.scalar else OneOf(_FUSED, also=("auto",))),
         "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
@@ -92,7 +99,7 @@ COMBINATIONS = (
         "optim.update",
         when("autograd", ("auto", *(name for name in _FUSED if not STRATEGIES[name].rows))),
         "part of a gradient does not have the singular values of the whole",
-        also=("scaling.rule", lambda name: RULES[name].polar),
+        also=("scaling.rule", lambda name: name in RULES and RULES[name].polar),
     ),
     Combination(
         "optim.update",
@@ -103,8 +110,14 @@ COMBINATIONS = (
     Combination(
         "optim.schedule",
         "optim.optimizer",
-        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine"),
+        lambda name: None if OPTIMIZERS[name].fused else ("constant", "linear", "cosine", "adas"),
         "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.schedule",
+        "scaling.rule",
+        by_rule(lambda rule: None if rule.scalar else ("constant", "linear", "cosine", "edge", "adas")),
+        "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(
         "optim.momentum",
@@ -145,19 +158,60 @@ COMBINATIONS = (
     Combination(
         "scaling.static",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else (False,),
+        by_rule(lambda rule: None if rule.scalar else (False,)),
         "matrices belong to their minibatch",
     ),
     Combination(
         "sharding.exchange",
         "scaling.rule",
-        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "factors"),
+        by_rule(lambda rule: None if _fits_gradients(rule) else ("auto", "factors")),
         "a gradient alone does not tell its factors",
     ),
     Combination(
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
     ),
+    Combination(
+        "optim.lr_in_edges",
+        "scaling.rule",
+        by_rule(lambda rule: None if rule.scalar else (None,)),
+        "the edge is that of a number times each layer's gradient",
+    ),
+    Combination(
+        "optim.lr_in_edges",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else (None,),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.lr_in_edges", "optim.normalize", when(True, (None,)), "such a step does not know its curvature"
+    ),
+    Combination(
+        "optim.clip_layers",
+        "optim.clip_norm",
+        when(None, ("all",)),
+        "nothing is clipped",
+        also=("optim.normalize", lambda normalize: not normalize),
+    ),
+    Combination(
+        "optim.clip_layers",
+        "model.depth",
+        lambda depth: _layers_to(depth) if isinstance(depth, int) else None,
+        "they are layers of the network",
+    ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
+    *(
+        Combination(f"data.{key}", "data.source", when(source, allowed), reason)
+        for source in ("parity", "teacher")
+        for key, allowed, reason in (
+            ("split", ("train",), "it is generated"),
+            ("eval_split", ("auto", None), "it is generated; data.eval_fraction of it is held out"),
+            ("inputs", (None,), "it has one column of inputs"),
+            ("target", (None,), "it has one target"),
+        )
+    ),
+    Combination(
+        "data.task", "data.source", when("teacher", ("auto", "regression")), "its targets are numbers"
+    ),
     *(
         Combination(f"data.{key}", "data.source", when("digits", allowed), reason)
         for key, allowed, reason in (
@@ -174,6 +228,9 @@ COMBINATIONS = (
     ),
     Combination("optim.steps", "data.streaming", when(True, _NUMBER), "the length of a stream is unknown"),
     Combination("data.eval_split", "data.streaming", when(True, _SPLIT), "a stream holds nothing out"),
+    Combination(
+        "model.centered", "data.streaming", when(True, (False,)), "f_0 is computed once for every sample"
+    ),
     Combination("data.limit", "data.streaming", when(True, (None,)), "optim.steps limits a stream"),
     Combination(
         "optim.warmup_steps",

@@ -52,6 +52,7 @@ def network_of(
         width_exponent=model.width_exponent,
         activation=model.activation,
         parameterization=model.parameterization,
+        output_scale=model.output_scale,
         seed=config.run.seed,
         device=device,
         dtype=getattr(torch, model.dtype),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scaled_sgd.config.combinations import check_combinations
+from scaled_sgd.config.combinations import check_combinations, with_rule
 from scaled_sgd.config.dotted import leaves
 from scaled_sgd.config.help import PRINTING, help_text, printed
 from scaled_sgd.config.keys import KEYS, build
@@ -90,7 +90,8 @@ def read_key(name: str, value: Any) -> Any:
 def _checked(sources: Sequence[Mapping[str, Any]]) -> Config:
     """The checked configuration from values by dotted key; later sources win, but all of them are checked."""
     _load_plugins(sources)
-    config = build({name: read_key(name, value) for source in sources for name, value in source.items()})
+    values = {name: read_key(name, value) for source in sources for name, value in source.items()}
+    config = with_rule(build(values))
     check_combinations(config)
     return config
 

@@ -29,9 +29,24 @@ ABSENT: Mapping[str, Any] = {
     "optim.options": {},
     "optim.edge_ratio": 1.0,
     "optim.edge_every": 5,
+    "optim.drift_power": 1.0,
+    "optim.adas_decay": 0.8,
+    "optim.adas_growth": 1.0,
+    "optim.clip_layers": "all",
+    "model.output_scale": 1.0,
+    "model.centered": False,
     "run.plugins": [],
     "diagnostics.quantities": [],
     "diagnostics.minibatches": 4,
+    "diagnostics.keep_vectors": False,
+    "data.samples": 4096,
+    "data.features": 50,
+    "data.random_features": None,
+    "data.parity_bits": 3,
+    "data.spectrum": 1.5,
+    "data.signal": 2.0,
+    "data.noise": 0.0,
+    "data.seed": 0,
     "data.separator": ",",
     "data.header": True,
     "data.codes": "number",
@@ -48,7 +63,9 @@ FORMER: Mapping[str, Any] = {
     "optim.lr": 4.0,
     "data.standardize": False,
     "data.eval_split": None,
-} | {name: value for name, value in ABSENT.items() if name.startswith("data.")}
+} | {
+    name: value for name, value in ABSENT.items() if name.startswith("data.") and value != KEYS[name].default
+}
 """Keys whose default is not what versions did before, with what they did."""
 
 _said: set[str] = set()

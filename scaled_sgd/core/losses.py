@@ -41,6 +41,10 @@ class Loss(Protocol):
         """ℓ'''(f)(u, u, u), shape (n,)."""
         ...
 
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, ·), shape (n, m_l) for u of shape (n, m_l)."""
+        ...
+
 
 class CrossEntropy:
     """ℓ = −log softmax(f)_y."""
@@ -73,6 +77,12 @@ class CrossEntropy:
         centred = u - (p * u).sum(-1, keepdim=True)
         return (p * centred**3).sum(-1)
 
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """p∘(c² − Σpc²) with c = u − p·u."""
+        p = f.softmax(-1)
+        square = (u - (p * u).sum(-1, keepdim=True)).square()
+        return p * (square - (p * square).sum(-1, keepdim=True))
+
 
 class SquaredError:
     """ℓ = ½‖f − y‖², summed over outputs; the batch loss is its mean over samples."""
@@ -100,16 +110,78 @@ class SquaredError:
         """Zero."""
         return u.new_zeros(u.shape[0])
 
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(u)
+
+
+class Centered:
+    """ℓ(f − f_0, y), whose targets (…, n, m_l + d) hold f_0 and behind it y, class ids as numbers.
+
+    f_0 is a constant of each sample, so that derivatives in f are those of ℓ at f − f_0; what needs them
+    takes :func:`apart` first.
+
+    Args:
+        inner: ℓ.
+    """
+
+    def __init__(self, inner: Loss) -> None:
+        self.inner, self.name = inner, inner.name
+
+    def joined(self, f_0: Tensor, y: Tensor) -> Tensor:
+        """Targets of samples with outputs f_0 (n, m_l) at step 0 and targets y of ℓ."""
+        return torch.cat([f_0, y.to(f_0.dtype).reshape(len(f_0), -1)], dim=1)
+
+    def apart(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """F − f_0, and the targets of ℓ."""
+        return f - y[..., : f.shape[-1]], self.own(y, f.shape[-1])
+
+    def own(self, y: Tensor, outputs: int) -> Tensor:
+        """The targets of ℓ, which lie behind the ``outputs`` numbers of f_0."""
+        own = y[..., outputs:]
+        return own.squeeze(-1).long() if self.name == "cross_entropy" else own
+
+    def value(self, f: Tensor, y: Tensor) -> Tensor:
+        """ℓ_i, shape (n,)."""
+        return self.inner.value(*self.apart(f, y))
+
+    def gradient(self, f: Tensor, y: Tensor) -> Tensor:
+        """The residual r_i, shape (n, m_l)."""
+        return self.inner.gradient(*self.apart(f, y))
+
+    def value_and_gradient(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once."""
+        return self.inner.value_and_gradient(*self.apart(f, y))
+
+    def hessian_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ''(f) u for f that is centred already."""
+        return self.inner.hessian_product(f, u)
+
+    def third(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, u) for f that is centred already."""
+        return self.inner.third(f, u)
+
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, ·) for f that is centred already."""
+        return self.inner.third_product(f, u)
+
+
+def apart(loss: Loss, f: Tensor, y: Tensor) -> tuple[Loss, Tensor, Tensor]:
+    """ℓ with the outputs that it sees and its targets: of :class:`Centered`, f − f_0."""
+    return (loss.inner, *loss.apart(f, y)) if isinstance(loss, Centered) else (loss, f, y)
+
 
 _LOSSES: dict[str, Loss] = {"cross_entropy": CrossEntropy(), "mse": SquaredError()}
 
 
-def get_loss(name: str) -> Loss:
-    """The loss called ``name``.
+def get_loss(name: str | Loss) -> Loss:
+    """The loss called ``name``, or ``name`` itself if it is a loss.
 
     Raises:
         UserError: the name is neither ``cross_entropy`` nor ``mse``.
     """
+    if isinstance(name, Centered | CrossEntropy | SquaredError):
+        return name
     if not isinstance(name, str) or name not in _LOSSES:
         raise UserError(f"loss: {name!r} is unknown; allowed: {', '.join(get_args(LossName))}")
     return _LOSSES[name]
@@ -126,7 +198,10 @@ def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
     """
     if not isinstance(y, Tensor):
         raise UserError(f"y: {type(y).__name__} does not fit; allowed: a tensor of {n} targets")
-    if loss.name == "cross_entropy":
+    if isinstance(loss, Centered):
+        fits = y.ndim == 2 and len(y) == n and y.shape[1] > out_features and y.is_floating_point()
+        wanted = f"f_0 and targets, shape ({n}, …)"
+    elif loss.name == "cross_entropy":
         fits = y.shape == (n,) and y.dtype == torch.int64
         wanted = f"int64 class ids of shape ({n},)"
     else:
@@ -134,7 +209,7 @@ def check_targets(loss: Loss, y: Tensor, n: int, out_features: int) -> None:
         wanted = f"floating point targets of shape ({n}, {out_features})"
     if not fits:
         raise UserError(f"y: {y.dtype} of shape {tuple(y.shape)} does not fit; allowed: {wanted}")
-    if loss.name == "cross_entropy" and n and y.device.type == "cpu":
+    if isinstance(loss, CrossEntropy) and n and y.device.type == "cpu":
         first, last = int(y.min()), int(y.max())
         if first < 0 or last >= out_features:
             raise UserError(f"y: class ids from {first} to {last}; allowed: 0 to {out_features - 1}")

@@ -1,11 +1,9 @@
 """The homogeneous multilayer perceptron of theory §1."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,40 +15,10 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
 from scaled_sgd.core.registry import load
+from scaled_sgd.core.start import initial_rows, outputs_at_start
+from scaled_sgd.core.storage import STORAGE
 
-_BLOCK_ELEMENTS = 1 << 18
 _COPIED_ELEMENTS = 1 << 23
-_HUB = "scaled_sgd.runs.hub"
-"""Writes networks; imported when one is written."""
-
-
-def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: float) -> Tensor:
-    """Rows ``start`` to ``stop`` of W_k at step 0: float32, N(0, std²), shape (stop − start, fan_in).
-
-    Rows are drawn in fixed blocks, each from its own generator keyed by (seed, layer, block), so that any
-    process can make any slice of a layer without the rest, and weights do not depend on processes,
-    sharding, devices or precision.
-    """
-    rows_per_block = max(1, _BLOCK_ELEMENTS // fan_in)
-    rows = np.empty((stop - start, fan_in), dtype=np.float32)
-
-    def draw(block: int) -> None:
-        generator = np.random.default_rng([seed, k, block])
-        first = block * rows_per_block
-        # A block's first rows do not depend on how many follow.
-        drawn = min(rows_per_block, stop - first)
-        values = generator.standard_normal((drawn, fan_in), dtype=np.float32)
-        rows[max(first, start) - start : first + drawn - start] = values[max(start - first, 0) :]
-
-    blocks = range(start // rows_per_block, -(-stop // rows_per_block))
-    threads = min(len(blocks), torch.get_num_threads())
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(draw, blocks))
-    else:
-        for block in blocks:
-            draw(block)
-    return torch.from_numpy(rows).mul_(std)
 
 
 def _check_kind(device: object, dtype: object) -> None:
@@ -135,12 +103,15 @@ class HomogeneousMLP(nn.Module):
         activation: a registered name: ``"relu"``, ``"abs"``, ``"linear"``, ``"tanh"``, ``"gelu"``,
             ``"softplus"``, ``"swish"``, …, or a pair (a, b), normalised to a² + b² = 1.
         parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
+        output_scale: γ; the network is f/γ, as the last multiplier is α_l/γ (theory §1).
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
             torch's global generator.
         device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.
         dtype: of the weights; torch's default dtype when None.
 
     Attributes:
+        centered: subtract the outputs f_0 at step 0, whose weights are drawn again for each call; set it
+            before training.
         activation_checkpointing: keep the signals of every √l-th layer only and recompute the others in the
             backward pass; set it before training.
 
@@ -158,6 +129,7 @@ class HomogeneousMLP(nn.Module):
         width_exponent: float = 2.0,
         activation: str | tuple[float, float] | Activation = "relu",
         parameterization: str = "nup",
+        output_scale: float = 1.0,
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -169,13 +141,15 @@ class HomogeneousMLP(nn.Module):
         self.base_width, self.width_exponent = base_width, width_exponent
         self.activation = Activation.of(activation)
         self.parameterization = parameterization
+        check_number("output_scale", output_scale, positive=True)
+        self.output_scale = output_scale
         if seed is None:
             seed = int(torch.randint(2**63 - 1, ()))
         check_integer("seed", seed, least=0, most=2**63 - 1)
         self.seed = seed
         layers: list[ScaledLinear] = []
         for k in range(1, depth + 1):
-            constants = layer_constants(parameterization, k, self.widths)
+            constants = layer_constants(parameterization, k, self.widths, output_scale)
             layers.append(
                 ScaledLinear(
                     self.widths[k - 1],
@@ -188,7 +162,7 @@ class HomogeneousMLP(nn.Module):
                 )
             )
         self.layers = nn.ModuleList(layers)
-        self.activation_checkpointing = False
+        self.activation_checkpointing = self.centered = False
         if not layers[0].weight.is_meta:
             self.reset_parameters()
 
@@ -222,9 +196,14 @@ class HomogeneousMLP(nn.Module):
         return phi.pulled(torch.ones_like(z), phi.value(z) if phi.from_value else z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs f (…, m_l) of samples x (…, m_0)."""
+        """Outputs f (…, m_l), f − f_0 if ``centered``, of samples x (…, m_0)."""
         if not x.ndim or x.shape[-1] != self.widths[0]:
             raise UserError(f"x: shape {tuple(x.shape)} does not fit; allowed: (n, {self.widths[0]})")
+        f = self.uncentered(x)
+        return f - outputs_at_start(self, x) if self.centered else f
+
+    def uncentered(self, x: Tensor) -> Tensor:
+        """Outputs f (…, m_l) of samples x (…, m_0)."""
         if not (self.activation_checkpointing and torch.is_grad_enabled()):
             return self._run(x, 0, self.depth)
         segment = math.ceil(math.sqrt(self.depth))
@@ -247,7 +226,7 @@ class HomogeneousMLP(nn.Module):
             UserError: the weights are sharded.
             OSError: the folder cannot be written.
         """
-        address: str | None = load(f"{_HUB}:save_pretrained")(self, folder, **options)
+        address: str | None = load(STORAGE["save_pretrained"])(self, folder, **options)
         return address
 
     @classmethod
@@ -261,7 +240,7 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: there is none, or it is damaged.
         """
-        network: HomogeneousMLP = load("scaled_sgd.runs.pretrained:from_pretrained")(name, **options)
+        network: HomogeneousMLP = load(STORAGE["from_pretrained"])(name, **options)
         return network
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
@@ -274,7 +253,7 @@ class HomogeneousMLP(nn.Module):
         Raises:
             UserError: the weights are sharded.
         """
-        address: str = load(f"{_HUB}:push_to_hub")(self, repository, **options)
+        address: str = load(STORAGE["push_to_hub"])(self, repository, **options)
         return address
 
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:

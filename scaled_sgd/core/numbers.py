@@ -14,8 +14,10 @@ def check_integer(name: str, value: object, *, least: int = 1, most: int | None 
         raise UserError(f"{name}: {value!r} is not usable; allowed: integers from {least}{upto}")
 
 
-def check_number(name: str, value: object, *, below: float = math.inf) -> None:
-    """Refuse anything but finite numbers from 0 to below ``below``."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < below:
-        allowed = "finite numbers from 0" if below == math.inf else f"numbers from 0 to below {below:g}"
+def check_number(name: str, value: object, *, below: float = math.inf, positive: bool = False) -> None:
+    """Refuse anything but finite numbers from 0, or above 0 if ``positive``, to below ``below``."""
+    usable = not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) < below
+    if not usable or (positive and value == 0):
+        least = "above 0" if positive else "from 0"
+        allowed = f"finite numbers {least}" if below == math.inf else f"numbers {least} to below {below:g}"
         raise UserError(f"{name}: {value!r} is not usable; allowed: {allowed}")

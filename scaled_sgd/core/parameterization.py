@@ -5,7 +5,7 @@ Terjék, arXiv 2502.13110; the νP table is our own derivation and matches the p
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from scaled_sgd.core.errors import UserError
@@ -91,8 +91,12 @@ class Parameterization:
     remark: str = ""
 
 
-def layer_constants(parameterization: str, k: int, widths: tuple[int, ...]) -> LayerConstants:
+def layer_constants(
+    parameterization: str, k: int, widths: tuple[int, ...], output_scale: float = 1.0
+) -> LayerConstants:
     """Constants of layer k (1 ≤ k ≤ l) of a network with ``widths`` (m_0, …, m_l), theory §1.
+
+    ``output_scale`` γ divides the multiplier of the last layer.
 
     Raises:
         UserError: an unknown parameterization.
@@ -100,7 +104,8 @@ def layer_constants(parameterization: str, k: int, widths: tuple[int, ...]) -> L
     entry, depth = PARAMETERIZATIONS[parameterization], len(widths) - 1
     if not 1 <= k <= depth:
         raise UserError(f"layer: {k} is out of range; allowed: 1 to {depth}")
-    return entry.constants(widths[k - 1], widths[k], k == 1, k == depth)
+    constants = entry.constants(widths[k - 1], widths[k], k == 1, k == depth)
+    return replace(constants, multiplier=constants.multiplier / output_scale) if k == depth else constants
 
 
 def _nup(fan_in: int, fan_out: int, _is_input: bool, is_output: bool) -> LayerConstants:

@@ -28,11 +28,6 @@ def hold_out(n: int, fraction: float, generator: np.random.Generator) -> tuple[A
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def lost_constants(train: Examples) -> list[int]:
-    """Features that standardising turns from a constant other than 0 into 0."""
-    return [int(i) for i in np.flatnonzero((train.x == train.x[:1]).all(axis=0) & (train.x[0] != 0))]
-
-
 def collapsed(targets: Array) -> tuple[int, int] | None:
     """Number of different targets, and of those that still differ in float32; None if most do."""
     rounded = targets.astype(np.float32)

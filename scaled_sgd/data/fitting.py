@@ -124,6 +124,24 @@ def fit_normalization(
     )
 
 
+def lost(normalization: Normalization, layout: Sequence[str]) -> Iterator[str]:
+    """A line about constants that standardising makes 0, unless another one is appended.
+
+    Args:
+        normalization: of a row's numbers.
+        layout: for each of them the column that it comes from.
+    """
+    z = normalization.standardization
+    if z is None or normalization.constant is not None:
+        return
+    found = np.flatnonzero((z.deviations == 0) & (z.means != 0))
+    if len(found):
+        names = (
+            f"{len(found)} features" if len(set(layout)) < len(layout) else listed(layout[i] for i in found)
+        )
+        yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
+
+
 def filled_note(moments: Moments, names: Sequence[str], config: DataConfig) -> Iterator[str]:
     """A line about empty cells that are filled, if there are any.
 

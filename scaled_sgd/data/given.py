@@ -12,19 +12,20 @@ from scaled_sgd.data.reading import reading
 GIVEN = "(in memory)"
 """``data.source`` of a run whose data were given in Python."""
 
-_ALLOWED = (
-    "a path, an array, a pair (x, y) of arrays or of pandas, a table of pandas or pyarrow, "
-    "columns by name, a datasets.Dataset or DatasetDict"
+ALLOWED = (
+    "a pair (x, y) of arrays, lists or pandas, a table of pandas or pyarrow, columns by name, a Bunch of "
+    "scikit-learn, a datasets.Dataset or DatasetDict"
 )
 
 
-def given(source: Any) -> Prepared:
+def given(source: Any, *, also: str = "") -> Prepared:
     """The splits of data in memory.
 
     Args:
         source: a ``datasets.Dataset`` or ``DatasetDict``, a table of pandas or pyarrow, columns by name,
-            a pair (x, y), x a table of pandas or an array with columns as :func:`columns_of` makes them, or
-            a Bunch of scikit-learn with its feature names and ``target``.
+            a pair (x, y), x a table of pandas, an array with columns as :func:`columns_of` makes them or a
+            list of rows, or a Bunch of scikit-learn with its feature names and ``target``.
+        also: what else is allowed, for messages.
 
     Raises:
         UserError: it is something else.
@@ -35,16 +36,16 @@ def given(source: Any) -> Prepared:
     folders = (os.sep,)
     if isinstance(source, datasets.DatasetDict):
         return Prepared(dict(source), {}, folders)
-    return Prepared({"train": _dataset(source)}, {}, folders)
+    return Prepared({"train": _dataset(source, also + ALLOWED)}, {}, folders)
 
 
-def _dataset(source: Any) -> Any:
+def _dataset(source: Any, allowed: str) -> Any:
     import datasets
     import pyarrow as pa
 
     if isinstance(source, datasets.Dataset):
         return source
-    with reading("source", f"the {type(source).__name__}"):
+    with reading("source", f"the {type(source).__name__}", allowed):
         if isinstance(source, Mapping):
             source = _of_bunch(source) if {"data", "target"} <= source.keys() else _columns(source)
         elif isinstance(source, tuple) and len(source) == 2:
@@ -53,7 +54,7 @@ def _dataset(source: Any) -> Any:
             source = pa.Table.from_pandas(source, preserve_index=False)
         if isinstance(source, pa.Table):
             return datasets.Dataset(source)
-    raise UserError(f"source: type {type(source).__name__} does not fit; allowed: {_ALLOWED}")
+    raise UserError(f"source: type {type(source).__name__} does not fit; allowed: {allowed}")
 
 
 def _of_pair(x: Any, y: Any) -> Any:
@@ -63,12 +64,28 @@ def _of_pair(x: Any, y: Any) -> Any:
     if len(x) != len(y):
         raise UserError(f"source: {len(x)} rows of x and {len(y)} of y; allowed: as many of both")
     if not (type(x).__module__.startswith("pandas") and hasattr(x, "columns")):
-        return _columns({"x": x, "y": y})
+        return _columns({**(_of_rows(x) or {"x": x}), "y": y})
     if "y" in x.columns:
         raise UserError("source: column 'y' of x has the target's name; allowed: other names")
     table = pa.Table.from_pandas(x, preserve_index=False)
     target = _columns({"y": y.to_numpy() if hasattr(y, "to_numpy") else y})
     return table.append_column("y", target.column("y"))
+
+
+def _of_rows(x: Any) -> dict[str, Any] | None:
+    """Columns x_1, …, x_d of a list of rows, as of an array (n, d); None if it is none.
+
+    Raises:
+        UserError: the rows have different lengths.
+    """
+    if not isinstance(x, list | tuple) or not all(isinstance(row, list | tuple) for row in x):
+        return None
+    if any(isinstance(value, list | tuple) for row in x for value in row):
+        return None
+    lengths = sorted({len(row) for row in x})
+    if len(lengths) > 1:
+        raise UserError(f"source: rows of {lengths[0]} and of {lengths[-1]} values in x; allowed: one length")
+    return {f"x_{i}": list(values) for i, values in enumerate(zip(*x, strict=True), start=1)}
 
 
 def _of_bunch(bunch: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from scaled_sgd.data.columns import Columns
 from scaled_sgd.data.dialect import Asked
 from scaled_sgd.data.encoding import Encoding
 from scaled_sgd.data.examples import Examples
+from scaled_sgd.data.generated import SOURCES, load_generated
 from scaled_sgd.data.given import given
 from scaled_sgd.data.loaded import Data
 from scaled_sgd.data.resident import load_rows, load_table
@@ -44,6 +45,8 @@ def load_data(config: DataConfig, *, seed: int, quiet: bool = False, source: Any
         return load_table(config, given(source), seed=seed)
     if config.source == "digits":
         return _load_digits(config, seed=seed)
+    if config.source in SOURCES:
+        return load_generated(config, seed=seed)
     opened = open_source(config.source, streaming=config.streaming, quiet=quiet, asked=Asked.of(config))
     if config.streaming:
         return load_stream(config, opened)

@@ -35,7 +35,7 @@ def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> N
 
     Args:
         source: what ``data.source`` takes, a ``datasets.Dataset``, a table of pyarrow or pandas, or columns
-            by name.
+            by name, or splits that are open.
         pipeline: of the trained network.
         split: of a file, folder or data set on the hub; None: ``train``, or the only one.
 
@@ -56,8 +56,10 @@ def read_rows(source: Any, pipeline: Pipeline, *, split: str | None = None) -> N
 
 
 def _opened(source: Any, pipeline: Pipeline, split: str | None) -> tuple[Split, Prepared]:
-    if not isinstance(source, str | Path):
-        prepared = given(source)
+    if isinstance(source, Prepared):
+        prepared = source
+    elif not isinstance(source, str | Path):
+        prepared = given(source, also="a path, an array, ")
     elif source == "digits":
         prepared = _digits()
     else:

@@ -9,8 +9,13 @@ from scaled_sgd.data.formats import allowed
 
 
 @contextmanager
-def reading(key: str, what: str) -> Iterator[None]:
+def reading(key: str, what: str, others: str | None = None) -> Iterator[None]:
     """Context for reading `what`, which the configuration's `key` names.
+
+    Args:
+        key: as in messages.
+        what: likewise.
+        others: what is allowed instead; None: files.
 
     Raises:
         UserError: it is damaged, missing or empty.
@@ -22,7 +27,9 @@ def reading(key: str, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        raise UserError(f"{key}: cannot read {what}: {_reason(error)}; allowed: {allowed()}") from error
+        raise UserError(
+            f"{key}: cannot read {what}: {_reason(error)}; allowed: {others or allowed()}"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

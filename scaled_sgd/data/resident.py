@@ -10,10 +10,10 @@ import torch
 from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.batches import Resident
-from scaled_sgd.data.columns import Columns, find_columns, is_table, listed
+from scaled_sgd.data.columns import Columns, find_columns, is_table
 from scaled_sgd.data.encoding import Encoding, fit_encoding
-from scaled_sgd.data.examples import Array, Examples, collapsed, hold_out, lost_constants
-from scaled_sgd.data.fitting import filled_note, fit_normalization, settled, usable
+from scaled_sgd.data.examples import Array, Examples, collapsed, hold_out
+from scaled_sgd.data.fitting import filled_note, fit_normalization, lost, settled, usable
 from scaled_sgd.data.loaded import Data
 from scaled_sgd.data.normalization import Moments, Standardization
 from scaled_sgd.data.pipeline import Pipeline
@@ -145,20 +145,11 @@ def _data(
         y = pipeline.scaled(part.y) if numbers else torch.from_numpy(part.y)
         return Resident(normalization.apply(part.x), y)
 
-    warnings = [*lost(train, encoding.columns, config)]
+    warnings = [*lost(normalization, layout)]
     if numbers:
         warnings += same_in_float32(train.y if scale is None else scale.apply(train.y), encoding.columns)
     parts = tensors(train), tensors(evaluation)
     return Data(*parts, pipeline, config, notes=tuple(notes), warnings=tuple(warnings))
-
-
-def lost(train: Examples, columns: Columns, config: DataConfig) -> Iterator[str]:
-    """A line about constants that standardising removes, unless another one is appended."""
-    found = lost_constants(train) if config.standardize and not config.constant else []
-    if found:
-        one_each = len(columns.inputs) == train.x.shape[1]
-        names = listed(columns.inputs[i] for i in found) if one_each else f"{len(found)} features"
-        yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
 
 
 def same_in_float32(targets: Array, columns: Columns) -> Iterator[str]:

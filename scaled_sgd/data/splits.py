@@ -9,6 +9,7 @@ from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.columns import Columns, kind_of, listed
 from scaled_sgd.data.examples import Examples
+from scaled_sgd.data.given import ALLOWED
 from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.data.reading import reading
 
@@ -23,7 +24,7 @@ class Split:
         rows: `datasets.Dataset` or `datasets.IterableDataset`.
         name: Name of the split.
         key: Configuration key, for messages.
-        files: Files that hold it.
+        files: Files that hold it; none of data in memory.
     """
 
     rows: Any
@@ -86,7 +87,7 @@ class Split:
         return rows.with_format("arrow")
 
     def _reading(self) -> AbstractContextManager[None]:
-        return reading(self.key, f"split {self.name!r}")
+        return reading(self.key, f"split {self.name!r}", None if self.files else ALLOWED)
 
     def _refuse_empty(self) -> Any:
         raise UserError(f"{self.key}: split {self.name!r} has no rows; allowed: at least one")

@@ -19,7 +19,7 @@ from scaled_sgd.data.columns import Columns, find_columns, is_table, kind_of, li
 from scaled_sgd.data.encoding import Encoding, fit_encoding
 from scaled_sgd.data.examples import Examples
 from scaled_sgd.data.files import digest
-from scaled_sgd.data.fitting import filled_note, fit_normalization, settled, usable
+from scaled_sgd.data.fitting import filled_note, fit_normalization, lost, settled, usable
 from scaled_sgd.data.loaded import Data
 from scaled_sgd.data.normalization import Moments, Normalization, Standardization
 from scaled_sgd.data.pipeline import Pipeline
@@ -156,7 +156,12 @@ def _data(
     x, y = tensors(first)
     tables = partial(split.shuffled_tables, columns, config.shuffle_buffer)
     train = Stream(tables, decode, (x[:0], y[:0]), digest=digest(split.files))
-    warnings = [*warnings, *encoding.unknown(table), *_same(evaluation, scale, columns)]
+    warnings = [
+        *warnings,
+        *lost(normalization, layout),
+        *encoding.unknown(table),
+        *_same(evaluation, scale, columns),
+    ]
     held_out = Resident(*tensors(evaluation))
     return Data(train, held_out, pipeline, config, notes=notes, warnings=tuple(warnings))
 

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.piecewise_linear import PiecewiseLinear
-from scaled_sgd.diagnostics.directions import Updates, push
+from scaled_sgd.diagnostics.moved import moved_preactivations
 from scaled_sgd.diagnostics.taylor import Along, updates_for
 from scaled_sgd.steps.minibatch import Minibatch
-from scaled_sgd.steps.signals import Signals
 
 
 @torch.no_grad()
@@ -25,20 +24,10 @@ def gates_flipped(batch: Minibatch, along: Along, rate: float) -> Tensor | None:
     if not isinstance(phi, PiecewiseLinear):
         return None
     flipped = torch.zeros(len(widths) - 2, dtype=torch.float64, device=batch.partition.device)
-    if phi.positive_slope != phi.negative_slope:
+    if phi.positive_slope != phi.negative_slope and len(flipped):
         updates = updates_for(batch, along)
-        for signals in batch:
-            flipped += _counts(signals, updates(signals), rate)
+        for s in batch:
+            hidden = zip(range(1, s.depth), moved_preactivations(s, updates(s), rate), strict=False)
+            counts = [((z > 0) != (s.gate[k] > 0)).sum(dtype=torch.float64) for k, z in hidden]
+            flipped += torch.stack(counts)
     return flipped / batch.total / flipped.new_tensor(widths[1:-1])
-
-
-def _counts(s: Signals, updates: Updates, rate: float) -> Tensor:
-    """The number of signs of z_k that change, (l − 1,)."""
-    partition, h, found = s.partition, s.h[0], []
-    for k in range(1, s.depth):
-        moved = push(partition, updates(k), h, k).mul_(rate)
-        moved.addmm_(h, partition.local(k).T, alpha=partition.multiplier(k))
-        z = partition.gather(moved, k)
-        found.append(((z > 0) != (s.gate[k] > 0)).sum(dtype=torch.float64))
-        h = partition.activation.value(z)
-    return torch.stack(found) if found else s.f.new_zeros(0, dtype=torch.float64)

@@ -40,13 +40,34 @@ def tangent_kernel(
     xi = given_scales(scales, partition.depth, dtype=partition.dtype, device=partition.device)
     samples, _ = partition.ranks.gather_samples(x.detach(), x.new_empty(len(x)))
     h, gate, f = forward(partition, samples)
+    if trace_outputs:
+        return traced_kernel(partition, h, gate, xi)
     outputs = torch.eye(widths[-1], dtype=f.dtype, device=f.device)
-    groups = outputs[:, None] if trace_outputs else outputs[None]
     theta = f.new_zeros(())
-    for group in groups:
-        for k, kernel in layer_kernels(partition, h, gate, group[:, None].expand(-1, *f.shape)):
-            theta = theta + xi[k - 1] * kernel
+    for k, kernel in layer_kernels(partition, h, gate, outputs[:, None].expand(-1, *f.shape)):
+        theta = theta + xi[k - 1] * kernel
     return partition.sum(theta)
+
+
+@torch.no_grad()
+def traced_kernel(
+    partition: Partition, h: Sequence[Tensor], gate: Mapping[int, Tensor], xi: Tensor
+) -> Tensor:
+    """Σ_c Θ_{(i,c),(j,c)}, (n, n), of given signals; holds those of one output and l matrices (n, n)."""
+    n, outputs = len(h[0]), partition.widths[-1]
+    pairs = h[0].new_zeros(partition.depth, n, n)
+    for c in range(outputs):
+        root = h[0].new_zeros(n, outputs)
+        root[:, c] = 1
+        delta = partition.own(root, partition.depth)
+        for k in range(partition.depth, 0, -1):
+            pairs[k - 1].addmm_(delta, delta.T)
+            if k > 1:
+                delta = backward(partition, delta, gate[k - 1], k)
+    theta = h[0].new_zeros(n, n)
+    for k, pair in enumerate(partition.sum(pairs), start=1):
+        theta += (xi[k - 1] * partition.multiplier(k) ** 2) * pair * (h[k - 1] @ h[k - 1].T)
+    return theta
 
 
 def layer_kernels(

@@ -11,6 +11,45 @@ from scaled_sgd.steps.minibatch import Minibatch
 
 
 @dataclass(frozen=True)
+class AdamState:
+    """What AdamW holds before a step: m ← β1 m + (1 − β1) g, ν ← β2 ν + (1 − β2) g².
+
+    W ← (1 − ηλ_w) W − η m / P, P = (1 − β1^t)(√(ν/(1 − β2^t)) + ε) at step t from 1 (arXiv 2207.14484).
+
+    Attributes:
+        betas: (β1, β2).
+        epsilon: ε.
+        steps: number of steps taken.
+        squares: gives this process's rows of ν, (width(k), m_{k−1}), or None before the first step. Called
+            once per layer, by all processes.
+    """
+
+    betas: tuple[float, float]
+    epsilon: float
+    steps: int
+    squares: Callable[[int], Tensor | None]
+
+    def denominator(self, k: int, gradient: Tensor) -> Tensor:
+        """P of the coming step with this gradient of layer k, as it reaches the optimizer: in rows."""
+        (beta1, beta2), t = self.betas, self.steps + 1
+        squares = gradient.square().mul_(1 - beta2)
+        before = self.squares(k)
+        if before is not None:
+            squares.add_(before.to(squares.dtype), alpha=beta2)
+        return squares.div_(1 - beta2**t).sqrt_().add_(self.epsilon).mul_(1 - beta1**t)
+
+    def edge(self, lr: float, weight_decay: float) -> float | None:
+        """The λ of P^{−1/2} H P^{−1/2} where steps at rate η on a fixed quadratic become unstable.
+
+        (1 + β1)(2 − ηλ_w)/((1 − β1)η): with frozen P the step is heavy ball of a decaying average, whose
+        characteristic polynomial z² − (1 − ηλ_w + β1 − η(1 − β1)λ) z + β1(1 − ηλ_w) has the root −1 there.
+        38/η at β1 = 0.9 without weight decay. None for η = 0.
+        """
+        beta1 = self.betas[0]
+        return (1 + beta1) * (2 - lr * weight_decay) / ((1 - beta1) * lr) if lr else None
+
+
+@dataclass(frozen=True)
 class StepTaken:
     """W_k ← W_k − η v_k with v_k = μ v_k + c U_k + λ_w W_k.
 
@@ -23,6 +62,8 @@ class StepTaken:
         velocity: gives this process's rows of v_k before the step, (width(k), m_{k−1}), or None if zero;
             needed if μ > 0. Called once per layer, by all processes.
         known: False if the optimizer takes another step than this one.
+        polar: whether U_k are polar factors of G_k, up to ω_k/l.
+        adam: the state of AdamW if that is the optimizer, which then divides c U by √ν.
     """
 
     direction: Direction
@@ -32,6 +73,8 @@ class StepTaken:
     weight_decay: float = 0.0
     velocity: Callable[[int], Tensor | None] | None = None
     known: bool = True
+    polar: bool = False
+    adam: AdamState | None = None
 
     @property
     def is_along_direction(self) -> bool:

@@ -24,6 +24,7 @@ class Workload:
         batch: n, number of samples of the global minibatch.
         activation: φ.
         parameterization: determines which multipliers α_k are 1, whose products α_k h need no memory.
+        output_scale: γ, likewise.
         dtype: type of the weights.
         precision: precision of products, as in ``run.precision``.
         states: number of tensors of each weight's size that the optimizer keeps.
@@ -39,6 +40,7 @@ class Workload:
     batch: int
     activation: Activation = Activation.of("relu")  # noqa: RUF009 (frozen)
     parameterization: str = "nup"
+    output_scale: float = 1.0
     dtype: str = "float32"
     precision: str = "no"
     states: int = 0
@@ -63,6 +65,7 @@ class Workload:
             optim.batch,
             Activation.of(model.activation),
             model.parameterization,
+            model.output_scale,
             dtype=model.dtype,
             precision=config.run.precision,
             states=OPTIMIZERS[optim.optimizer].kept(optim).held,
@@ -111,7 +114,10 @@ class Workload:
     @cached_property
     def multiplied(self) -> tuple[bool, ...]:
         """Whether α_k ≠ 1, for k = 1..l."""
-        constants = (layer_constants(self.parameterization, k, self.widths) for k in range(1, self.depth + 1))
+        constants = (
+            layer_constants(self.parameterization, k, self.widths, self.output_scale)
+            for k in range(1, self.depth + 1)
+        )
         return tuple(layer.multiplier != 1 for layer in constants)
 
     def samples_of_a_rank(self, ranks: int) -> int:

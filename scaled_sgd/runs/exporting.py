@@ -44,6 +44,11 @@ class Predictor(nn.Module):
     def __init__(self, run: TrainedRun, network: HomogeneousMLP | None = None) -> None:
         super().__init__()
         self.network = network or run.model
+        self.start: HomogeneousMLP | None = None
+        if self.network.centered:
+            # A program draws no weights, so it holds those of step 0.
+            self.start = copy.deepcopy(self.network)
+            self.start.reset_parameters()
         normalization, scale = run.pipeline.normalization, run.pipeline.scale
         self.constant = normalization.constant
         self.in_features = self.network.widths[0] - (self.constant is not None)
@@ -67,11 +72,16 @@ class Predictor(nn.Module):
         peak = x.abs().amax(dim=1, keepdim=True)
         h = (x / torch.where(peak > 0, peak, 1.0)).float()
         h = h * (h.shape[1] ** 0.5 / torch.linalg.vector_norm(h, dim=1, keepdim=True).clamp_min(1))
-        f = self.network(h.to(self.network.scaled_layers[0].weight.dtype))
-        given = {"outputs": f, "probabilities": f.softmax(dim=1)}
+        h = h.to(self.network.scaled_layers[0].weight.dtype)
+        f = self.network.uncentered(h)
+        if self.start is not None:
+            f = f - self.start.uncentered(h)
+        given = [f]
+        if "probabilities" in self.names:
+            given.append(f.softmax(dim=1))
         if self.target_means is not None:
-            given["values"] = f.double() * self.target_deviations + self.target_means
-        return tuple(given[name] for name in self.names)
+            given.append(f.double() * self.target_deviations + self.target_means)
+        return tuple(given)
 
 
 def _numbers(values: Array | None) -> Tensor | None:

@@ -69,6 +69,8 @@ def architecture(network: HomogeneousMLP) -> dict[str, Any]:
         "width_exponent": network.width_exponent,
         "activation": network.activation.given,
         "parameterization": network.parameterization,
+        "output_scale": network.output_scale,
+        "centered": network.centered,
         "seed": network.seed,
         "dtype": str(network.scaled_layers[0].weight.dtype).removeprefix("torch."),
         "widths": list(network.widths),
@@ -135,8 +137,12 @@ def network_in(folder: Path, config: Mapping[str, Any], *, follow: bool = True) 
             if len(file.keys()) != config["depth"]:
                 raise damaged(folder, f"{WEIGHTS} has {len(file.keys())} tensors, not {config['depth']!r}")
             network = HomogeneousMLP(
-                **{name: config[name] for name in _ARGUMENTS}, device="meta", dtype=dtype
+                **{name: config[name] for name in _ARGUMENTS},
+                output_scale=config.get("output_scale", 1.0),
+                device="meta",
+                dtype=dtype,
             )
+            network.centered = config.get("centered", False) is True
             for k, layer in enumerate(network.scaled_layers, start=1):
                 held = file.get_slice(_name(k))
                 found, shape = DTYPES.get(held.get_dtype()), held.get_shape()

@@ -1,4 +1,4 @@
-"""Writes ``model/`` of a finished run: the network with all that a prediction needs, and its card."""
+"""Writes ``model/`` of a run that ended: the network with all that a prediction needs, and its card."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,6 +53,7 @@ def write_model(
     settings = as_dict(config)
     figures = {name: value for name, value in summary.items() if type(value) is float and name != "seconds"}
     facts = {
+        "centered": config.model.centered,
         "loss": config.loss,
         "pipeline": data.pipeline.as_dict(),
         "versions": summary["versions"],
@@ -79,6 +80,8 @@ def _card(
 ) -> str:
     """The model card, with texts of the data on one line."""
     rows = "\n".join(f"| {printable(name)} | {value:.6g} |" for name, value in figures.items())
+    table = f"| figure | value |\n| --- | --- |\n{rows}\n" if rows else ""
+    trained = "for" if summary["status"] == "finished" else "and interrupted after"
     name = printable(folder.absolute().parent.name)
     return f"""---
 library_name: scaled_sgd
@@ -88,14 +91,11 @@ tags: [scaled_sgd]
 # {name}
 
 A {kind} of widths {" × ".join(map(str, summary["widths"]))}
-({summary["parameters"]:,} weights), trained for {summary["steps"]:,} steps with `scaled_sgd`.
+({summary["parameters"]:,} weights), trained with `scaled_sgd` {trained} {summary["steps"]:,} steps.
 
 Data: {data.describe().replace("<", "&lt;")}.
 
-| figure | value |
-| --- | --- |
-{rows}
-{"" if curve is None else f"{chr(10)}![Loss over steps]({FIGURE}){chr(10)}"}
+{table}{"" if curve is None else f"{chr(10)}![Loss over steps]({FIGURE}){chr(10)}"}
 ```python
 from scaled_sgd import load_run
 

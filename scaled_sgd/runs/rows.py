@@ -107,9 +107,9 @@ def diverged(step: int, layer: int | None, *, initial_loss: float | None, second
     }
 
 
-def interrupted(step: int) -> dict[str, Any]:
+def interrupted(step: int, *, seconds: float) -> dict[str, Any]:
     """The outcome of a run that a signal ended after ``step`` updates."""
-    return {"status": "interrupted", "step": step}
+    return {"status": "interrupted", "step": step, "steps": step, "seconds": seconds}
 
 
 def numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -26,10 +26,12 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.data import load_data
 from scaled_sgd.data.facts import changed_fact, data_facts
+from scaled_sgd.data.generated import SOURCES, fresh_rows
 from scaled_sgd.data.loaded import Task
 from scaled_sgd.data.metrics import built_in_metrics
 from scaled_sgd.data.new_rows import NewRows, read_rows
 from scaled_sgd.data.pipeline import Pipeline
+from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.runs.checkpoint import Checkpoint, open_checkpoint
 from scaled_sgd.runs.checkpoint.folders import steps_in
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
@@ -77,8 +79,20 @@ class TrainedRun:
         return self.pipeline.encoding.class_names
 
     def read(self, source: Any, *, split: str | None = None) -> NewRows:
-        """The rows of a table, data set or file, for several calls; raises as :func:`read_rows`."""
+        """The rows of a table, data set or file, for several calls; raises as :func:`read_rows`.
+
+        Of a generated source, such as ``"parity"``, new rows like those of training.
+        """
+        if isinstance(source, str) and source in SOURCES:
+            source = self._generated(source)
         return source if isinstance(source, NewRows) else read_rows(source, self.pipeline, split=split)
+
+    def _generated(self, source: str) -> Prepared:
+        settings = self.config.get("configuration")
+        config = stored_config(settings).data if isinstance(settings, Mapping) else None
+        if config is None or config.source != source:
+            raise UserError(f"data.source: {source!r} is not what was trained on; allowed: a file or folder")
+        return fresh_rows(config)
 
     def predict(self, source: Any, *, split: str | None = None, progress: bool = False) -> Predictions:
         """Predictions of all rows.
@@ -223,6 +237,7 @@ def from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     network = network_of(
         config, state["data"].get("in_features"), state["data"].get("out_features"), device="meta"
     )
+    network.centered = config.model.centered
     for k, layer in enumerate(network.scaled_layers, start=1):
         name, shape = f"weight.{k}", tuple(layer.weight.shape)
         if checkpoint.shape(name) != shape:
@@ -240,9 +255,11 @@ def stored_config(stored: Mapping[str, Any], also: Collection[str] = ()) -> Conf
     Code (plugins, metrics) stays out.
     """
     sections: dict[str, Any] = {"model": {}, "data": {}, "run": {}}
+    # A stream is refused without a number of steps.
+    named = {"run.seed", "optim.steps", *also}
     for name, value in completed(stored).items():
         section, _, key = name.partition(".")
-        if name in KEYS and (section in ("model", "data") or name == "run.seed" or name in also):
+        if name in KEYS and (section in ("model", "data") or name in named):
             sections.setdefault(section, {})[key] = value
     return from_dict(sections | {"loss": stored.get("loss", "auto")})
 

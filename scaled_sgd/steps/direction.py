@@ -24,8 +24,8 @@ class Direction:
     dense: Sequence[Tensor | None] | None = None
 
     def times(self, factor: Tensor) -> "Direction":
-        """Every K_k multiplied by ``factor`` (…)."""
-        return replace(self, numbers=self.numbers * factor[..., None])
+        """Every K_k multiplied by ``factor`` (…, layers), or (…, 1)."""
+        return replace(self, numbers=self.numbers * factor)
 
     def matrix(self, i: int) -> Tensor | None:
         """The matrix of the i-th layer, without its number; None for a number or dense rows."""

@@ -57,7 +57,7 @@ class DepthwiseScaling(MeasuredScales):
 
     Attributes:
         statistics: statistics of the last step; None if nothing was measured.
-        factor: () multiplies the direction of the next step, such as a clip factor; None: 1.
+        factor: () or (l,), multiplies the direction of the next step, such as a clip factor; None: 1.
         squares: measures ‖G_k‖_F² (l,) at a step; by default from the gradients' shards.
 
     Raises:

@@ -9,48 +9,20 @@ gradient of a layer is gone or zero, the layer's sums start anew.
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.steps.hook_forward import LayerHook, Order
 from scaled_sgd.steps.hook_gradients import Gradients
 from scaled_sgd.steps.hook_layers import MeasuredLayer
 from scaled_sgd.steps.hook_measure import Measure, begun, in_backward, in_functional_transform
 from scaled_sgd.steps.statistics import reads_are_free, square_norm
-
-
-class LayerHook:
-    """Measures layer k after its forward pass. Copies and pickles of a network get one that does nothing."""
-
-    def __init__(self, norms: "SignalNorms", k: int) -> None:
-        self._norms = norms
-        self._k = k
-        self.handle = norms.layers[k].module.register_forward_hook(self, with_kwargs=True, prepend=True)
-
-    def __call__(
-        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], z: Tensor
-    ) -> Tensor | None:
-        """z, measured; None if this pass is not."""
-        h = args[0] if args else next(iter(kwargs.values()))
-        return self._norms.measure(self._k, h, z)
-
-    def __reduce__(self) -> tuple[Callable[[int], object], tuple[int]]:
-        return _unmeasured, (self.handle.id,)
-
-
-def _unmeasured(handle: int) -> Callable[..., None]:
-    """A hook that does nothing, in the place ``handle`` of a module's hooks."""
-    # As torch does where it restores handles: later hooks must not get its place.
-    RemovableHandle.next_id = max(RemovableHandle.next_id, handle + 1)
-    return _pass
-
-
-def _pass(*_arguments: object) -> None:
-    """Do nothing."""
 
 
 class SignalNorms:
@@ -78,7 +50,7 @@ class SignalNorms:
         self._passes = [-1] * len(layers)
         self._left: list[tuple[Callable[[], Tensor | None], int]] = [(lambda: None, 0)] * len(layers)
         self._handles: list[RemovableHandle] = []
-        self._next_layer = 0
+        self._order = Order(layers)
         self._sums: Tensor | None = None
         self._work: Any = None
         for k in range(len(layers)):
@@ -99,7 +71,7 @@ class SignalNorms:
         """Start measuring with the next forward pass."""
         if not self._handles:
             for k, layer in enumerate(self.layers):
-                self._handles.append(LayerHook(self, k).handle)
+                self._handles.append(LayerHook(layer.module, partial(self.measure, k)).handle)
                 # Compiled networks accumulate into weights before probes, others after.
                 if layer.weight.requires_grad:
                     handle = layer.weight.register_hook(self._on_accumulation(k))  # type: ignore[no-untyped-call]
@@ -171,7 +143,7 @@ class SignalNorms:
         if not compiling and in_functional_transform():
             return None
         if not compiling and not in_backward():
-            self._follow(k, h)
+            self._order.follow(k, h, self._probes)
         if not torch.is_grad_enabled() or not self.layers[k].weight.requires_grad:
             return None
         h = h.detach()
@@ -265,32 +237,3 @@ class SignalNorms:
         if self.overlap:
             self.overlap = False
             self._launch(asynchronous=True)
-
-    def _follow(self, k: int, h: Tensor) -> None:
-        """Refuse layers that are applied in another order than they were registered in, or again."""
-        if torch.is_grad_enabled():
-            if k not in (0, self._next_layer):
-                expected = self.layers[self._next_layer % len(self.layers)].name
-                raise UserError(
-                    f"model: layer {self.layers[k].name} ran where {expected} was expected; allowed: "
-                    "linear layers applied once each, in registration order"
-                )
-            if k == 0 and h.grad_fn is not None and self._gave(h.grad_fn):
-                raise UserError(
-                    f"model: layer {self.layers[k].name} ran again on what it had given; allowed: "
-                    "linear layers applied once each, in registration order"
-                )
-        self._next_layer = k + 1
-
-    def _gave(self, node: Any) -> bool:
-        """Whether a layer measured here is among what ``node`` was computed from."""
-        own = {id(probe) for probe in self._probes}
-        waiting, found = [node], {node}
-        while waiting:
-            node = waiting.pop()
-            if id(getattr(node, "variable", None)) in own:
-                return True
-            new = {before for before, _ in node.next_functions if before is not None} - found
-            found |= new
-            waiting.extend(new)
-        return False

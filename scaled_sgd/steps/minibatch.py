@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_device, check_samples
-from scaled_sgd.core.losses import check_targets, get_loss
+from scaled_sgd.core.losses import Centered, Loss, check_targets, get_loss
 from scaled_sgd.core.numbers import check_integer
+from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.layer import Layer, statistics_of
 from scaled_sgd.steps.signals import Signals, run_signals
@@ -25,7 +26,7 @@ class Minibatch:
         model: a HomogeneousMLP, possibly wrapped or sharded.
         x: this process's samples, which are gathered, or all samples if ``whole``.
         y: their targets, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         chunk_size: largest number of samples at a time; None: all.
         whole: every process passes the same, full minibatch.
     """
@@ -36,23 +37,33 @@ class Minibatch:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         chunk_size: int | None = None,
         whole: bool = False,
     ) -> None:
         self.partition = Partition.of(model)
         self.loss = get_loss(loss)
-        widths = self.partition.model.widths
+        network = self.partition.model
+        widths = network.widths
         check_samples(x, widths[0], self.partition.device)
         if chunk_size is not None:
             check_integer("chunk_size", chunk_size)
         check_targets(self.loss, y, len(x), widths[-1])
         check_device("y", y, self.partition.device)
-        self.x, self.y = x.detach(), y.detach()
+        if network.centered and not isinstance(self.loss, Centered):
+            self.loss = Centered(self.loss)
+            y = self.loss.joined(outputs_at_start(network, x), y)
+        self.x, self.targets = x.detach(), y.detach()
         if not whole:
-            self.x, self.y = self.partition.ranks.gather_samples(self.x, self.y)
+            self.x, self.targets = self.partition.ranks.gather_samples(self.x, self.targets)
         self.chunk_size = chunk_size or len(self.x)
         self._whole: Signals | None = None
+
+    @cached_property
+    def y(self) -> Tensor:
+        """Targets in the form that ℓ takes, without f_0 of a centred network."""
+        loss, targets = self.loss, self.targets
+        return loss.own(targets, self.partition.widths[-1]) if isinstance(loss, Centered) else targets
 
     @property
     def total(self) -> int:
@@ -80,7 +91,7 @@ class Minibatch:
 
     def __iter__(self) -> Iterator[Signals]:
         if self.chunked:
-            for x, y in zip(*(torch.split(t, self.chunk_size) for t in (self.x, self.y)), strict=True):
+            for x, y in zip(*(torch.split(t, self.chunk_size) for t in (self.x, self.targets)), strict=True):
                 yield run_signals(self.partition, x, y, loss=self.loss, total=self.total)
         else:
             yield self.first
@@ -91,7 +102,7 @@ class Minibatch:
         if self.chunked:
             return next(iter(self))
         if self._whole is None:
-            self._whole = run_signals(self.partition, self.x, self.y, loss=self.loss, total=self.total)
+            self._whole = run_signals(self.partition, self.x, self.targets, loss=self.loss, total=self.total)
         return self._whole
 
 

@@ -33,6 +33,7 @@ class Optimizer:
         options: whether ``build`` takes ``optim.options``.
         momentum: whether it has the momentum of ``optim.momentum``.
         divides: whether its steps do not change with the length of a layer's gradients.
+        rule: what ``scaling.rule: auto`` means with it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Optimizer:
     options: bool = False
     momentum: bool = True
     divides: bool = False
+    rule: str = "none"
 
     def kept(self, optim: Any) -> "Kept":
         """What of its state checkpoints hold for a section ``optim.``."""
@@ -126,6 +128,7 @@ register_optimizer(
         stacked=True,
         sharded=True,
         zero=True,
+        rule="spectral",
     )
 )
 register_optimizer(

@@ -137,7 +137,7 @@ def take_step(
         if measure:
             soft_ranks.insert(0, statistics.soft_ranks)
         if update.needs_norm:
-            direction = direction.times(update.factor(squares[0].sum(-1).sqrt()))
+            direction = direction.times(update.factors(squares[0]))
         _apply(group, networks, update, direction, statistics.layers, n)
         # What was used is freed before the next layer's is made.
         group.clear()

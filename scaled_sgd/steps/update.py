@@ -28,8 +28,9 @@ class Update:
         weight_decay: λ, not scaled by the direction; likewise.
         momentum: μ; likewise.
         velocity: gives this process's rows of v_k; needed if μ > 0.
-        clip_norm: largest norm of the whole gradient; (B,) for a stack, inf for no clipping.
-        normalize: divide by the norm of the whole gradient; (B,) for a stack.
+        clip_norm: largest norm of the gradient; (B,) for a stack, inf for no clipping.
+        normalize: divide by the norm of the gradient; (B,) for a stack.
+        clipped: (…, l), the layers whose gradient these two look at and act on; None: all.
     """
 
     lr: Number
@@ -38,15 +39,18 @@ class Update:
     velocity: Callable[[int], Tensor] | None = None
     clip_norm: Number | None = None
     normalize: bool | Tensor = False
+    clipped: Tensor | None = None
 
     @property
     def needs_norm(self) -> bool:
         """Whether every update needs the norm of the whole gradient; δ_1..δ_l are then held at once."""
         return self.clip_norm is not None or self.normalize is not False
 
-    def factor(self, norm: Tensor) -> Tensor:
-        """c (…), the factor on U for a gradient of norm ``norm`` (…)."""
-        return gradient_factor(norm, clip_norm=self.clip_norm, normalize=self.normalize)
+    def factors(self, squares: Tensor) -> Tensor:
+        """c_k (…, l), or (…, 1) if it is one for all layers, from ‖G_k‖_F² (…, l)."""
+        return gradient_factors(
+            squares, clip_norm=self.clip_norm, normalize=self.normalize, clipped=self.clipped
+        )
 
     def apply(self, k: int, W: Tensor, add: AddTo) -> None:
         """Update this process's rows of W_k by the direction that ``add`` adds; ``k`` selects v_k."""
@@ -62,7 +66,27 @@ class Update:
         add_scaled(W, v, -self.lr)
 
 
-def gradient_factor(norm: Tensor, *, clip_norm: Number | None, normalize: bool | Tensor) -> Tensor:
+def gradient_factors(
+    squares: Tensor, *, clip_norm: Number | None, normalize: bool | Tensor, clipped: Tensor | None = None
+) -> Tensor:
+    """The factor on each layer's direction: c on those that are ``clipped``, from their norm, else 1.
+
+    Args:
+        squares: ‖G_k‖_F² (…, l).
+        clip_norm: see :class:`Update`.
+        normalize: likewise.
+        clipped: likewise.
+
+    Returns:
+        (…, l), or (…, 1) if all layers are clipped.
+    """
+    if clipped is None:
+        return _factor(squares.sum(-1).sqrt(), clip_norm, normalize)[..., None]
+    norm = (squares * clipped).sum(-1).sqrt()
+    return torch.where(clipped, _factor(norm, clip_norm, normalize)[..., None], 1.0)
+
+
+def _factor(norm: Tensor, clip_norm: Number | None, normalize: bool | Tensor) -> Tensor:
     """1/‖G‖ for normalised SGD, else min(1, clip_norm / (‖G‖ + 1e-6)); 1 without clipping; shape of norm."""
     normalized = 1 / norm.clamp(min=1e-30)
     if normalize is True:

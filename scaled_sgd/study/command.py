@@ -74,13 +74,13 @@ def _folder(options: argparse.Namespace) -> StudyFolder:
 
 
 def _list(_options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
-    for path in named_studies().values():
+    for name, path in named_studies().items():
         try:
             study = read_study(path)
         except UserError as error:
             print(f"warning: {path}: {error}", file=sys.stderr)
             continue
-        print(f"{study.name:<18} {study.size:>6} runs  {study.title}")
+        print(f"{name:<21} {study.size:>6} runs  {study.title}")
     return 0
 
 

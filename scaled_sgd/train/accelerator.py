@@ -14,9 +14,10 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 
 from scaled_sgd.config import Config, RunConfig
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.parallel import launcher, zero_weights
+from scaled_sgd.parallel import launcher
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.train.resolution import check_launched
+from scaled_sgd.train.strategies import zero_parts
 from scaled_sgd.train.strategies.launched import is_set, world_of
 
 _INSTALLABLE = ", or tensorboard after pip install 'scaled-sgd[tensorboard]'"
@@ -134,7 +135,7 @@ def _deepspeed(config: Config, use_cpu: bool) -> DeepSpeedPlugin | None:
     if use_cpu and torch.cuda.is_available():
         raise UserError("run.device: 'cpu' with ZeRO where DeepSpeed sees a GPU; allowed: auto, cuda")
     if use_cpu:
-        zero_weights.without_compiled_communication()
+        zero_parts.without_compiled_communication()
     if config.optim.batch_size == "all":
         raise UserError(
             "optim.batch_size: 'all' is not known before DeepSpeed starts; allowed: integers from 1"

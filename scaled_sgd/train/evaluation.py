@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.losses import Loss
+from scaled_sgd.core.losses import Loss, apart
 from scaled_sgd.data import Resident, rank_rows
 from scaled_sgd.parallel import Ranks
 
@@ -17,7 +17,8 @@ ROWS = 4096
 def mean_loss(
     model: Callable[[Tensor], Tensor], samples: Resident, *, loss: Loss, ranks: Ranks
 ) -> tuple[float, Tensor]:
-    """Mean loss over ``samples`` and this rank's outputs f (rows of this rank, m_l). Collective.
+    """Mean loss over ``samples`` and this rank's outputs f (rows of this rank, m_l), f − f_0 of a
+    centred network. Collective.
 
     Args:
         model: maps (n, m_0) to (n, m_l).
@@ -34,7 +35,7 @@ def mean_loss(
         rows = slice(min(start, own.stop), min(start + ROWS, own.stop))
         f = model(samples.x[rows])
         total += loss.value(f, samples.y[rows]).sum()
-        outputs.append(f)
+        outputs.append(apart(loss, f, samples.y[rows])[1])
     return float(ranks.sum(total)) / len(samples), torch.cat(outputs)
 
 

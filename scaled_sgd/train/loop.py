@@ -137,8 +137,12 @@ class Loop:
 
     def _minibatches(self, steps: int) -> Iterator[list[Batch]]:
         """The minibatch of each session, for every step; sessions with equal data and seed share theirs."""
-        sources: dict[tuple[int, int], Iterator[Batch]] = {}
-        keys = [(id(run.session.data), run.session.config.run.seed) for run in self._runs]
+        sources: dict[tuple[int, int, int], Iterator[Batch]] = {}
+        # Targets of centred networks have their own f_0.
+        keys = [
+            (id(session.data), session.config.run.seed, session.config.model.centered * id(session))
+            for session in (run.session for run in self._runs)
+        ]
         for key, run in zip(keys, self._runs, strict=True):
             if key not in sources:
                 samples, ranks = run.session.samples, run.session.strategy.data

@@ -6,10 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
-
-import torch
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, NoReturn
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.parsing import parse
@@ -27,9 +24,9 @@ from scaled_sgd.core.errors import (
 from scaled_sgd.parallel import launcher
 from scaled_sgd.parallel.endings import end_with, stopped_by_signals
 from scaled_sgd.parallel.streams import prepare_streams
-from scaled_sgd.runs.summary import summary_text
-from scaled_sgd.train.accelerator import create_accelerator
-from scaled_sgd.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _PRINTING = ("-h", "--help", "--print_config")
 _STATUS = {DivergedError: DIVERGED_STATUS, LostError: LOST_STATUS}
@@ -63,6 +60,9 @@ def _show_warning(message: Warning | str, *_where: object, **_more: object) -> N
 def _run(arguments: Sequence[str]) -> int:
     try:
         config = parse(arguments)
+        # After parsing: what only prints does not import torch.
+        from scaled_sgd.train.accelerator import create_accelerator
+
         accelerator = create_accelerator(config)
         summary = train(config, accelerator)
     except (UserError, DivergedError, LostError, OSError) as error:
@@ -83,11 +83,19 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         _leave_the_lost(error)
     finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        _leave_the_world()
     if summary is not None:
         _print_summary(summary)
     return 0
+
+
+def _leave_the_world() -> None:
+    """Destroy the process group, if there is one; without torch there is none."""
+    if "torch" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _print_summary(text: str) -> None:
@@ -100,10 +108,12 @@ def _print_summary(text: str) -> None:
 
 def _lost_another(error: RuntimeError) -> bool:
     """Whether a collective failed because another process is gone or hangs."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
         return False
     signs = ("closed by peer", "reset by peer", "Broken pipe", "imed out", "timeout", "Socket", "NCCL")
-    return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in signs)
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def _leave_the_lost(error: RuntimeError) -> NoReturn:
@@ -125,16 +135,21 @@ def _leave_the_lost(error: RuntimeError) -> NoReturn:
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed; torch has a separate class for that only on GPUs."""
+    import torch
+
     signs = ("allocate memory", "Storage size calculation overflowed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(s in str(error) for s in signs)
 
 
-def train(config: Config, accelerator: Accelerator) -> str | None:
+def train(config: Config, accelerator: "Accelerator") -> str | None:
     """Train to the end; returns the text of the summary on rank 0, None elsewhere.
 
     Raises:
         UserError: :class:`Trainer` refuses, or memory is insufficient.
     """
+    from scaled_sgd.runs.summary import summary_text
+    from scaled_sgd.train.trainer import Trainer
+
     try:
         trainer = Trainer(config, accelerator)
         summary = trainer.run()

@@ -85,7 +85,7 @@ class RunRecord:
         session, summary = self._session, outcome
         unwritten: OSError | None = None
         strategy = session.strategy
-        layers = whole_weights(strategy.shards) if outcome["status"] == "finished" else None
+        layers = None if outcome["status"] == "diverged" else whole_weights(strategy.shards)
         if self._directory is not None:
             summary = outcome | run_facts(
                 session.config,

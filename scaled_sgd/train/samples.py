@@ -1,7 +1,8 @@
 """A run's samples for training, evaluation and diagnostics, in the order given by its seed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,28 @@ class Samples:
                 return F.one_hot(y, classes).to(dtype)
 
             self.train, self.held_out = self.train.with_targets(one_hot), self.held_out.with_targets(one_hot)
+
+    def join(
+        self,
+        constant: Callable[[Tensor], Tensor],
+        joined: Callable[[Tensor, Tensor], Tensor],
+        ranks: Ranks,
+    ) -> None:
+        """Make the targets y of every sample ``joined(constant(x), y)``. Collective.
+
+        Args:
+            constant: computes numbers (n, d) of samples (n, m_0).
+            joined: puts them and targets together.
+            ranks: the processes that share the work.
+        """
+        assert isinstance(self.train, Resident)
+        both = []
+        for samples in (self.train, self.held_out):
+            parts = [rank_rows(len(samples), rank, ranks.size) for rank in range(ranks.size)]
+            own = constant(samples.x[parts[ranks.rank]])
+            found = ranks.gather(own, [part.stop - part.start for part in parts])
+            both.append(samples.with_targets(partial(joined, found)))
+        self.train, self.held_out = both
 
     def minibatches(self, ranks: Ranks, *, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
         """The global minibatches, epoch after epoch, starting with minibatch ``start`` of ``epoch``.

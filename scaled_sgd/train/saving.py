@@ -62,5 +62,5 @@ class Saving:
             if path
             else "not saved"
         )
-        self._record.end(rows.interrupted(step))
+        self._record.end(rows.interrupted(step, seconds=self._record.seconds))
         raise StoppedError(f"{wish.signal.name} after step {step}, {saved}", wish.signal)

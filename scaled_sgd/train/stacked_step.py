@@ -16,6 +16,7 @@ from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.statistics import Statistics
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update
+from scaled_sgd.train.steps import clipped_layers
 
 
 class StackedStep:
@@ -59,6 +60,11 @@ class StackedStep:
         self._normalize: Tensor | bool = (
             column([optim.normalize for optim in optims], torch.bool) if limited else False
         )
+        masks = [clipped_layers(optim, stack.depth, device) for optim in optims]
+        every = torch.ones(stack.depth, dtype=torch.bool, device=device)
+        self._clipped: Tensor | None = None
+        if any(mask is not None for mask in masks):
+            self._clipped = torch.stack([every if mask is None else mask for mask in masks])
         has_momentum = isinstance(self._momentum, Tensor)
         self._velocities = [torch.zeros_like(W) for W in stack.weights] if has_momentum else []
         names = list(dict.fromkeys(config.scaling.rule for config in configs))
@@ -70,7 +76,7 @@ class StackedStep:
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some networks only, in the same order."""
         index = self.stack.keep(rows)
-        for name in ("_momentum", "_weight_decay", "_clip_norm", "_normalize", "_frozen"):
+        for name in ("_momentum", "_weight_decay", "_clip_norm", "_normalize", "_clipped", "_frozen"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
@@ -118,6 +124,7 @@ class StackedStep:
                 velocity=lambda k: self._velocities[k - 1],
                 clip_norm=self._clip_norm,
                 normalize=self._normalize,
+                clipped=self._clipped,
             ),
             sizes=[n],
             measure=measure,

@@ -10,7 +10,7 @@ from scaled_sgd.config import OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.products import NARROW
 from scaled_sgd.data import rank_rows
-from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.diagnostics.taken import AdamState, StepTaken
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.captured import Capture, CapturedStep
@@ -18,8 +18,9 @@ from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import Taken, take_step
-from scaled_sgd.steps.update import Number, Update, gradient_factor
+from scaled_sgd.steps.update import Number, Update, gradient_factors
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy, Strategy
 from scaled_sgd.train.strategies.shards import gradient_squares
 
@@ -82,24 +83,47 @@ def step_taken(
     optim: OptimConfig,
     scaling: DepthwiseScaling,
     velocity: Callable[[int], Tensor | None],
+    adam: AdamState | None = None,
 ) -> StepTaken:
     """The step that a run is about to take on ``minibatch``, for diagnostics. Collective.
 
-    ``velocity`` gives this process's rows of v_k before the step.
+    ``velocity`` gives this process's rows of v_k before the step; ``adam`` is the state of AdamW, if that is
+    the optimizer.
     """
-    factor = 1.0
+    direction, factor = scaling.direction(minibatch.statistics), 1.0
     if optim.limits_gradient:
-        norm = minibatch.statistics.gradient_squares.sum().sqrt()
-        factor = float(gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize))
+        squares = minibatch.statistics.gradient_squares
+        factors = _factors(optim, squares)
+        if len(factors) == 1:
+            factor = float(factors)
+        else:
+            # Factors of single layers belong to the direction, and to what preconditions curvature.
+            direction = direction.times(factors)
     return StepTaken(
-        scaling.direction(minibatch.statistics),
+        direction,
         lr,
         factor=factor,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         velocity=velocity,
         known=OPTIMIZERS[optim.optimizer].fused,
+        polar=RULES[scaling.rule].polar,
+        adam=adam,
     )
+
+
+def clipped_layers(optim: OptimConfig, depth: int, device: torch.device) -> Tensor | None:
+    """The layers (l,) that ``optim.clip_layers`` names; None: all."""
+    if optim.clip_layers == "all":
+        return None
+    named = [depth] if optim.clip_layers == "last" else optim.clip_layers
+    return torch.tensor([k in named for k in range(1, depth + 1)], device=device)
+
+
+def _factors(optim: OptimConfig, squares: Tensor) -> Tensor:
+    """c_k (l,), or (1,) for all layers, from ‖G_k‖_F² (l,)."""
+    clipped = clipped_layers(optim, len(squares), squares.device)
+    return gradient_factors(squares, clip_norm=optim.clip_norm, normalize=optim.normalize, clipped=clipped)
 
 
 class AutogradStep:
@@ -131,8 +155,8 @@ class AutogradStep:
         if measure or optim.limits_gradient:
             self._squares = strategy.gradient_squares()
             norm = self._squares.sum().sqrt()
-        if optim.limits_gradient and norm is not None:
-            factor = gradient_factor(norm, clip_norm=optim.clip_norm, normalize=optim.normalize)
+        if optim.limits_gradient and self._squares is not None:
+            factor = _factors(optim, self._squares)
         strategy.step(lr, factor)
         # None where a step was skipped whose gradients overflowed.
         found = scaling.statistics if measure else None
@@ -167,6 +191,7 @@ class FusedStep:
         self.whole = STRATEGIES[strategy.name].rows
         ranks = None if self.whole else Ranks.alone()
         self._partition = Partition.of(strategy.network, ranks=ranks, factors=factors)
+        self._clipped = clipped_layers(optim, self._partition.depth, strategy.device)
         self._captured: CapturedStep | None = None
         if capture is not None:
             assert strategy.data.size == strategy.tensor.size == 1
@@ -205,6 +230,7 @@ class FusedStep:
                 velocity=strategy.velocity,
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
+                clipped=self._clipped,
             ),
             ranks=None if self.whole else data,
             sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],

@@ -6,7 +6,7 @@ import yaml
 from scaled_sgd.config import as_dict
 from scaled_sgd.config.comparison import changed_keys, check_changes
 from scaled_sgd.config.parsing import from_dict, parse
-from scaled_sgd.config.sections import OptimConfig, ScalingConfig
+from scaled_sgd.config.sections import OptimConfig
 from scaled_sgd.config.stored import ABSENT, FORMER, RENAMED, completed
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.grid.identity import run_id
@@ -88,7 +88,7 @@ def test_a_named_run_keeps_the_defaults_that_it_began_with(parent, tmp_path, mon
     given = parse([*parent, "--run.name=wide", "--run.resume=auto", "--scaling.rule=unit"])
     assert (given.scaling.rule, given.optim.lr) == ("unit", 4.0)
     for other in (["--run.name=wide"], ["--run.name=new", "--run.resume=auto"]):
-        assert parse([*parent, *other]).scaling == ScalingConfig()
+        assert parse([*parent, *other]).scaling == from_dict({}).scaling
 
 
 def test_nothing_has_changed_since_an_earlier_version():
@@ -105,6 +105,15 @@ def test_what_decides_the_weights_may_change_by_name_and_shapes_never():
         UserError, match=r"^model\.depth: 2 differs from the checkpoint's 6; allowed: the same$"
     ):
         check_changes(before(), as_dict(resolved({"model": {"depth": 2}})), ["model"])
+
+
+def test_the_start_of_a_centred_network_does_not_change():
+    saved = as_dict(resolved({"model": {"centered": True}}))
+    now = as_dict(resolved({"model": {"centered": True}, "run": {"seed": 1}}))
+    with pytest.raises(UserError, match=r"^run\.seed: 1 differs .* model\.centered subtracts; allowed: "):
+        check_changes(saved, now, ["run.seed"])
+    plain = as_dict(resolved({"run": {"seed": 1}}))
+    assert check_changes(as_dict(resolved({})), plain, ["run.seed"]) == ["run.seed 0 → 1"]
 
 
 @pytest.mark.parametrize(

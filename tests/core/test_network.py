@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import initial_rows
+from scaled_sgd.core.start import initial_rows
 from tests.examples import examples
 
 ACTIVATIONS = ["relu", "abs", (0.3, -0.8), (1.0, -1.0)]

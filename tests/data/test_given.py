@@ -1,5 +1,7 @@
 """Pairs (x, y) in memory."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,3 +25,22 @@ def test_pairs_that_do_not_fit_are_one_line() -> None:
         given((np.zeros((5, 2)), np.zeros(4)))
     with pytest.raises(UserError, match="column 'y' of x"):
         given((pd.DataFrame({"y": [1.0]}), [1]))
+    with pytest.raises(UserError, match="rows of 1 and of 2 values in x"):
+        given(([[1.0, 2.0], [3.0]], [0, 1]))
+
+
+def test_pairs_of_lists_are_those_of_their_arrays() -> None:
+    x, y = [[1.0, 2.0], [3.0, 4.0]], [0, 1]
+    expected = given((np.array(x), np.array(y))).splits["train"].to_dict()
+    assert given((x, y)).splits["train"].to_dict() == expected
+    mixed = given((((1.0, "a"), (None, "b")), y)).splits["train"].to_dict()
+    assert mixed == {"x_1": [1.0, None], "x_2": ["a", "b"], "y": [0, 1]}
+    images = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    assert given((images, y)).splits["train"].to_dict()["x"] == images
+
+
+@pytest.mark.parametrize("source", [{1, 2}, {"x": [1.0], "y": [1.0, 2.0]}, ([1.0, "a"], [1, 2])])
+def test_messages_for_data_in_memory_name_no_files(source: Any) -> None:
+    with pytest.raises(UserError, match=r"^source: .*; allowed: a pair \(x, y\)") as refused:
+        given(source)
+    assert "parquet" not in str(refused.value)

@@ -180,11 +180,14 @@ def test_two_classes_that_float32_makes_one_target_are_counted(tmp_path: Path) -
     assert load(path).warnings[0].startswith("data.target: 2 different values of 'label' are 1 in float32")
 
 
-def test_a_constant_that_standardizing_removes_is_named(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "t.parquet", table(20, const=[1.0] * 20, zero=[0.0] * 20))
-    (warning,) = load(path, standardize=True).warnings
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_constant_that_standardizing_removes_is_named(tmp_path: Path, streaming: bool) -> None:
+    for split in ("train", "test"):
+        parquet(tmp_path / f"{split}.parquet", table(20, const=[0.1] * 20, zero=[0.0] * 20))
+    (warning,) = load(tmp_path, standardize=True, streaming=streaming).warnings
     assert warning == "data.standardize: true makes constants 0, so no row keeps its magnitude by them: const"
-    assert load(path).warnings == ()
+    assert load(tmp_path, streaming=streaming).warnings == ()
+    assert load(tmp_path, standardize=True, constant=True, streaming=streaming).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,9 @@ def test_data_in_memory_are_those_of_a_file(source: Any, tmp_path: Path) -> None
 
 
 def test_other_objects_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^source: type int does not fit; allowed: a path, an array"):
+    with pytest.raises(
+        UserError, match=r"^source: type int does not fit; allowed: a pair \(x, y\) of arrays"
+    ):
         load_data(DataConfig(), seed=0, source=3)
     with pytest.raises(UserError, match=r"^data.streaming: true does not fit data in memory"):
         load_data(DataConfig(source="x", streaming=True), seed=0, source=houses())

@@ -1,5 +1,6 @@
 """Every diagnostic in 2 and 4 processes with unequal local batches, against one process, in float64."""
 
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -27,10 +28,11 @@ from scaled_sgd.diagnostics import (
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.samples import SampleVectors, choose_vectors
-from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.diagnostics.taken import AdamState, StepTaken
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.steps.rules import RULES
 from tests.oracles import Problem, make_problem
 from tests.processes import run_processes
 
@@ -105,6 +107,7 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "observed": observed(model, p.x, p.y, loss),
         "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
         **laboratory(model, loss),
+        "features and labels": features_and_labels(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -120,7 +123,7 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
                 model, x, y, loss=loss, scales="gain", part=part, space=space, tolerance=1e-8, basis=8
             )
             found[f"{part}, {space}"] = top.values
-    return found
+    return found | at_the_edge(model, Minibatch(model, p.x, p.y, loss=loss, whole=True), p)
 
 
 def matrices() -> Direction:
@@ -139,6 +142,18 @@ def along(model: nn.Module, x: Tensor, y: Tensor, loss: str, direction: object, 
     return torch.stack([t.c0, t.c1, t.c2, t.c3])
 
 
+def ramp(batch: Minibatch) -> Callable[[int], Tensor]:
+    """Own rows of a vector that grows from −1 to 1 within each layer."""
+
+    def rows(k: int) -> Tensor:
+        m_in, m_out = batch.partition.model.widths[k - 1 : k + 1]
+        return torch.linspace(-1, 1, m_in * m_out, dtype=torch.float64).view(m_out, m_in)[
+            batch.partition.columns(k)
+        ]
+
+    return rows
+
+
 def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     """What a run measures before a step with momentum and decay, as one vector."""
     config = DiagnosticsConfig(every=1, sharpness=False)
@@ -147,20 +162,15 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
     observer.load_state_dict({f"change.first.{k}": z for k, z in enumerate(first, start=1)})
 
-    def velocity(k: int) -> Tensor:
-        m_in, m_out = batch.partition.model.widths[k - 1 : k + 1]
-        ramp = torch.linspace(-1, 1, m_in * m_out, dtype=torch.float64).view(m_out, m_in)
-        return ramp[batch.partition.columns(k)]
-
     xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
-    taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=velocity)
+    taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=ramp(batch))
     row = flat(observer.measure(batch, taken))
     return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
 
 
 def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace"]
+    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
     config = DiagnosticsConfig(
         every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
     )
@@ -173,11 +183,50 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
 
     taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
     row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
+    row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
-    spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
-    shares = torch.cat([shares, torch.tensor(spans[:2])])
+    spans = ("gradient_in_subspace", "step_in_subspace", "oscillation", "subspace_overlap")
+    shares = torch.cat([shares, torch.tensor([row.pop(name) for name in spans][:3])])
     numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
     return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
+
+
+def at_the_edge(model: nn.Module, batch: Minibatch, p: Problem) -> dict[str, Tensor]:
+    """What a run measures of third derivatives and edges, twice, with other weights for the second time."""
+    names = ["third_order", "critical_rate", "adam_sharpness", "generalized_sharpness"]
+    config = DiagnosticsConfig(
+        every=1, taylor=False, sharpness=False, ranks=False, quantities=names, tolerance=1e-9
+    )
+    observer = Observer(config, model, p.x, p.y, loss=p.loss, say=lambda line: None)
+    adam = AdamState((0.9, 0.99), 1e-3, 2, lambda k: ramp(batch)(k).abs())
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
+    taken = StepTaken(Direction(xi), 0.1, factor=0.8, adam=adam)
+    observer.measure(batch, taken)
+    with torch.no_grad():
+        for layer in batch.partition.layers:
+            layer.weight.mul_(1.01)
+    moved = Minibatch(model, p.x, p.y, loss=p.loss, whole=True)
+    polar = StepTaken(RULES["spectral"](moved.statistics), 0.1, polar=True)
+    rows = {"scalar": observer.measure(moved, taken), "polar": observer.measure(moved, polar)}
+    return {
+        f"along a vector, {name}": torch.tensor(
+            [v for v in flat(row).values() if v is not None], dtype=torch.float64
+        )
+        for name, row in rows.items()
+    }
+
+
+def features_and_labels(model: nn.Module, loss: str) -> Tensor:
+    """What a run measures of features, with another seed's weights as those of step 0."""
+    names = ["neural_collapse", "label_alignment", "feature_kernels", "from_start"]
+    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, quantities=names)
+    p = problem(loss)
+    observer = Observer(config, model, p.x, p.y, loss=loss, say=lambda line: None)
+    observer.load_state_dict({"from_start.began": torch.ones(())})
+    batch = Minibatch(model, p.x, p.y, loss=loss, whole=True)
+    batch.partition.model.seed = 7
+    row = flat(observer.measure(batch, StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)))
+    return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:

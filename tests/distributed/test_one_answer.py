@@ -43,6 +43,11 @@ FEATURES = {
         "--optim.batch_size=40", "--diagnostics.sharpness=false",
     ),
     "smooth": ("--optim.update=fused", "--model.activation=gelu"),
+    "centered": (
+        "--optim.update=fused", "--model.centered=true", "--model.output_scale=0.5", "--loss=mse",
+        "--optim.batch_size=100", "--optim.clip_norm=0.02", "--optim.clip_layers=[2, 4]",
+        "--optim.schedule=drift_adjusted", "--optim.edge_every=5",
+    ),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
     "bf16_fused": (
         "--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3",
@@ -66,7 +71,7 @@ CASES = [
     for strategy in (*EXACT, *ZERO)
     for processes in (1, 2, 4)
     for feature in FEATURES
-    if not (strategy in ZERO and feature in ("fused", "spectral", "smooth", "bf16_fused"))
+    if not (strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "bf16_fused"))
 ]
 """ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
 

@@ -191,6 +191,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
     assert "death signal" not in text
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     assert (summary["status"], summary["step"]) == ("interrupted", step)
+    assert (tmp_path / "runs/run/model/config.json").is_file()
 
 
 @pytest.mark.usefixtures("fresh_world")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from scaled_sgd import HomogeneousMLP
-from scaled_sgd.config import Config
+from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.parallel import chunk_offsets, even_offsets, full_weight, local_shard, row_range
 from scaled_sgd.train.strategies.native import MakeOptimizer, Policy, Sharded
 from tests.processes import run_processes
@@ -41,7 +41,7 @@ def held(name: str, tensor_processes: int) -> list[tuple[tuple[int, int], Tensor
         name,
         torch.device("cpu"),
         network,
-        MakeOptimizer(Config()),
+        MakeOptimizer(from_dict({})),
         tensor_processes=tensor_processes,
         policy=None if name == "tensor" else Policy(MixedPrecisionPolicy()),
     )

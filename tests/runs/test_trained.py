@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ from accelerate.state import AcceleratorState
 from scaled_sgd import HomogeneousMLP, load_run
 from scaled_sgd.cli import main
 from scaled_sgd.config.parsing import parse
-from scaled_sgd.core.errors import LostError, UserError
+from scaled_sgd.core.errors import LostError, StoppedError, UserError
 from scaled_sgd.runs.pretrained import CONFIG, WEIGHTS
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.evaluation import mean_loss
+from scaled_sgd.train.progress import Progress
 from scaled_sgd.train.saver import Saver
 from scaled_sgd.train.snapshot import Progressed
 from scaled_sgd.train.trainer import Trainer
@@ -315,6 +317,26 @@ def test_a_model_that_cannot_be_written_is_said_at_the_end(monkeypatch: pytest.M
     with pytest.raises(LostError, match=r"end of the run cannot be written: No space left"):
         train()
     assert not Path("runs/run/model", CONFIG).exists()
+
+
+def test_an_interrupted_run_has_its_network_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_self: Progress, step: int) -> None:
+        if step == 2:
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(Progress, "after_step", interrupt)
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with pytest.raises(StoppedError, match="SIGUSR1 after step 2, saved in"):
+            train()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    model, checkpoint = load_run("runs/run/model"), load_run("runs/run/checkpoints/step-2")
+    for mine, theirs in zip(model.model.parameters(), checkpoint.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert model.pipeline == checkpoint.pipeline
+    assert model.config["training"]["steps"] == 2
+    assert "interrupted after 2 steps" in Path("runs/run/model/README.md").read_text()
 
 
 def test_a_resumed_run_has_no_model_until_it_ends(tmp_path: Path) -> None:

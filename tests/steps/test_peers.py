@@ -16,6 +16,8 @@ from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.muon import Muon
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.peers import NormalizedSGD, build
+from scaled_sgd.study.grid import expand, read_study
+from scaled_sgd.study.small.attempt import DataShelf
 from scaled_sgd.study.small.batched import can_be_stacked
 from scaled_sgd.study.small.engine import train as train_small
 from scaled_sgd.train.main import main
@@ -150,6 +152,25 @@ def test_a_small_run_has_the_numbers_of_the_trainer(name):
 def test_the_planner_counts_what_most_weights_keep():
     counted = {name: Workload.of(parse([*SMALL, *PEERS[name]]), 64, 10).states for name in PEERS}
     assert counted == {"adamw": 2, "muon": 1, "nsgd": 1, "by path": 2}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rule"),
+    [("sgd", "spectral"), ("adamw", "none"), ("nsgd", "none"), ("torch.optim.RMSprop", "none")],
+)
+def test_depthwise_scaling_is_the_default_of_sgd_only(optimizer, rule, tmp_path):
+    optim = {"optimizer": optimizer}
+    assert from_dict({"optim": optim}).scaling.rule == rule
+    assert from_dict({"optim": optim, "scaling": {"rule": "norm"}}).scaling.rule == "norm"
+    text = {"axes": [{"optim.optimizer": [optimizer]}]}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(text))
+    (run,) = expand(read_study(file), DataShelf())
+    assert run.config.scaling.rule == rule
+    # A folder that was planned before the rule depended on the optimizer keeps its rule.
+    file.write_text(yaml.safe_dump(text | {"defaults": {"scaling.rule": "spectral"}}))
+    (run,) = expand(read_study(file), DataShelf())
+    assert run.config.scaling.rule == "spectral"
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ def diagnosed(step: int, *, lr: float = 1.0, layers: int = 3, **numbers: Any) ->
         "subspace_overlap": 0.9,
         "gradient_in_subspace": 0.3,
         "step_in_subspace": 0.2,
+        "knowledge_gain": [0.1] * layers,
         "seconds": 0.01 * step,
     }
     return row | numbers

@@ -47,6 +47,10 @@ SEEDS_AND_RULES = (
     {"run.seed": 2, "scaling.rule": "kernel", "scaling.static": True, "model.parameterization": "mup"},
     {"run.seed": 0, "scaling.static": True, "optim.schedule": "cosine", "optim.warmup_steps": 3},
 )
+CENTERED = tuple(
+    {"model.centered": True, "model.output_scale": scale, "run.seed": seed}
+    for scale, seed in ((0.5, 0), (2.0, 0), (2.0, 1))
+)
 WITH_MOMENTUM = (
     {"optim.momentum": 0.8},
     {"optim.momentum": 0.4, "optim.weight_decay": 0.05, "optim.clip_norm": 0.02},
@@ -56,6 +60,8 @@ WITHOUT = (
     {},
     {"optim.weight_decay": 0.1, "optim.lr": 2},
     {"optim.clip_norm": 0.02, "scaling.rule": "gain"},
+    {"optim.clip_norm": 0.02, "optim.clip_layers": "last"},
+    {"optim.normalize": True, "optim.clip_layers": [1, 3]},
     {"optim.normalize": True, "scaling.rule": "none", "optim.accumulation": 2},
     {"optim.lr": 0},
     {"scaling.rule": "unit"},
@@ -95,6 +101,7 @@ def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tm
         (WITH_MOMENTUM, "abs"),
         (WITHOUT, (1.0, 0.3)),
         (WITH_MATRICES, "relu"),
+        (CENTERED, "relu"),
         (WITH_MOMENTUM, "tanh"),
         (WITHOUT, "gelu"),
     ],

@@ -66,6 +66,17 @@ def test_the_best_rate_is_the_same_at_every_width_when_it_is(draw):
     assert "in steps of 2×" in figure.caption
 
 
+def test_rates_in_units_of_the_edge_take_the_place_of_rates_and_say_so(draw):
+    grid = {"model.base_width": [4, 8], "optim.lr_in_edges": [0.25, 0.5, 1.0, 2.0]}
+
+    def run(axes):
+        return bowl(axes | {"optim.lr": axes["optim.lr_in_edges"]}, 0.5)
+
+    figure = draw("best_lr_against_width", grid, run)
+    assert figure.sentence == "The best learning rate is 0.5 at every width from 4 to 8."
+    assert any(note.startswith("Rates η are in units of 2/λ₀") for note in figure.notes)
+
+
 def test_a_best_rate_that_moves_is_said_to_move(draw):
     figure = draw("best_lr_against_width", GRID, lambda a: bowl(a, 16 / a["model.base_width"]))
     assert figure.sentence == "The best learning rate moves by 4×, from 4 at width 4 to 1 at width 16."
@@ -217,6 +228,30 @@ def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
     assert draw("curvatures", {"run.seed": [0]}, lambda _: finished(0.1, rows=plain)) is None
 
 
+def test_ratios_of_one_run_are_shown_with_their_edge(draw):
+    ratios = {"edge_ratio": 0.5, "directional_edge_ratio": 1.5, "critical_edge_ratio": 2.0}
+    rows = [diagnosed(step, **ratios) for step in (0, 10, 20)]
+    figure = draw("edge_ratios", {"optim.lr": [2.0], "run.seed": [0]}, lambda _: finished(0.1, rows=rows))
+    assert figure.sentence == (
+        "In the last half of training they are in the median 0.5 (edge ratio of λ), 1.5 (ρ along the step), "
+        "2 (η/η_c) at η = 2."
+    )
+    heights = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
+    assert heights == [[1.0] * 2, [0.5] * 3, [1.5] * 3, [2.0] * 3]
+
+
+def test_measured_and_predicted_changes_of_sharpness_are_shown_together(draw):
+    rows = [
+        diagnosed(step, sharpness_change=change, predicted_sharpness_change=change)
+        for step, change in ((0, None), (10, 0.5), (20, -0.25))
+    ]
+    axes = {"optim.lr": [2.0], "run.seed": [0]}
+    figure = draw("sharpness_change", axes, lambda _: finished(0.1, rows=rows))
+    heights = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
+    assert heights == [[0.0] * 2, [0.5, -0.25], [0.5, -0.25]]
+    assert draw("sharpness_change", axes, lambda _: finished(0.1)) is None
+
+
 def test_widths_are_lines_where_each_method_has_one_rate_of_its_own(draw):
     rows = [diagnosed(step, preconditioned_sharpness=2.0) for step in (0, 10, 20)]
     axes = [
@@ -285,6 +320,18 @@ def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):
     rows.append({"step": 60, "eval_loss": 0.1})
     figure = draw("preconditioned_sharpness", {"run.seed": [0]}, lambda a: finished(0.1, rows=rows))
     assert figure.sentence.startswith("In the last half of training the median of η λ / 2 is 1.95 ")
+
+
+def test_late_ratios_of_rates_that_decay_are_said_to_be_such(draw):
+    rows = [diagnosed(s, edge_ratio=1.5) for s in (0, 10)]
+    axes = {"optim.schedule": ["linear"], "model.base_width": [4, 8], "optim.lr": [1, 2], "run.seed": [0]}
+    for name, said in (
+        ("preconditioned_sharpness", "n the last half of training, while η decays to 0, the median of"),
+        ("largest_stable_lr", " in the last half of a run, while η decays to 0."),
+    ):
+        assert said in draw(name, axes, lambda a: finished(0.1, rows=rows)).sentence
+        constant = draw(name, axes | {"optim.schedule": ["constant"]}, lambda a: finished(0.1, rows=rows))
+        assert "decays" not in constant.sentence
 
 
 def test_what_lines_stand_for_is_said_of_many_panels(draw):
@@ -365,6 +412,25 @@ def test_a_coordinate_check_finds_the_power_of_the_width(draw):
         "Between m = 4 and 16, the relative change of preactivations goes like mˢ with s from −0.50 "
         "(layer 2) to 0.25 (layer 3) at η = 1."
     )
+
+
+def test_a_refined_coordinate_check_shows_both_parts_at_several_steps(draw):
+    def run(axes):
+        m = axes["model.base_width"]
+        parts = {"change_by_weights": [1.0, 2.0 / m], "change_by_features": [0.0, 0.25]}
+        nothing = {name: [0.0, 0.0] for name in parts}
+        rows = [diagnosed(0, **nothing), *(diagnosed(step, **parts) for step in (5, 10, 15, 20, 25, 30))]
+        return finished(0.1, rows=rows)
+
+    figure = draw("refined_coordinate_check", {"model.base_width": [4, 8], "run.seed": [0, 1]}, run)
+    assert list(dict.fromkeys(figure.table["panel"])) == ["step 5", "step 15", "step 20", "step 30"]
+    assert figure.sentence.endswith(
+        "the last layer's change goes from 0.5 to 0.25 by weights and from 0.25 to 0.25 by features at η = 1."
+    )
+    layers = {part: set(rows["layer"]) for part, rows in figure.table.groupby("part")}
+    assert layers == {"change_by_weights": {1, 2}, "change_by_features": {2}}
+    solid, _, dashed = figure.picture.axes[0].lines
+    assert figure.picture.axes[0].lines[1].get_color() == dashed.get_color() != solid.get_color()
 
 
 def test_one_rate_serves_all_widths_of_a_coordinate_check(draw):

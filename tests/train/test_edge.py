@@ -84,3 +84,42 @@ def test_a_diagnostic_step_shares_the_signals_of_its_rate(monkeypatch):
 def test_an_optimizer_with_other_steps_has_no_edge():
     with pytest.raises(UserError, match=r"^optim\.schedule: 'edge' is not usable; allowed: constant, linear"):
         parse([*EDGE, "--optim.optimizer=adamw"])
+
+
+DRIFT = (*EDGE, "--optim.schedule=drift_adjusted", "--optim.edge_every=1", "--optim.drift_power=0.5")
+
+
+def test_drift_adjusted_rates_are_resumed_and_those_of_small_runs():
+    rows = train("whole", *DRIFT, "--checkpoint.every_steps=6")
+    rates = [row["lr"] for row in rows]
+    assert len(set(rates)) == len(rates)
+    assert all(after <= 2 * before for before, after in pairwise([4.0, *rates]))
+    assert train("resumed", *DRIFT, "--run.resume=runs/whole/checkpoints/step-6") == rows
+    config = parse(DRIFT)
+    Path("small").mkdir()
+    train_small([config], [load_data(config.data, seed=0)], [Path("small")])
+    small = [row["lr"] for row in read_metrics("small/metrics.jsonl") if "loss" in row]
+    assert small == pytest.approx(rates, rel=1e-9)
+    assert not can_be_stacked(config)
+
+
+def test_steps_of_matrices_have_no_drift():
+    with pytest.raises(UserError, match=r"^optim\.schedule: 'drift_adjusted' is not usable; allowed: "):
+        parse([*DRIFT, "--scaling.rule=spectral"])
+
+
+ADAS = (
+    *EDGE, "--optim.schedule=adas", "--optim.edge_every=2", "--optim.lr=1",
+    "--diagnostics.quantities=[knowledge]",
+)  # fmt: skip
+
+
+def test_adas_rates_follow_the_knowledge_gain_and_are_resumed():
+    rows = train("whole", *ADAS, "--checkpoint.every_steps=6")
+    gains = [sum(row["knowledge_gain"]) / 4 for row in rows]
+    rate = 1.0
+    for step, row in enumerate(rows):
+        if step % 2 == 0 and step:
+            rate = max(0.8 * rate + gains[step] - gains[step - 2], 0)
+        assert row["lr"] == pytest.approx(rate, rel=1e-12)
+    assert train("resumed", *ADAS, "--run.resume=runs/whole/checkpoints/step-6") == rows

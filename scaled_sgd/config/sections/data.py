@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from scaled_sgd.config.sections.marks import Count, Fraction, Natural
+from scaled_sgd.config.sections.marks import Count, Fraction, Natural, NonNegative
 from scaled_sgd.config.values import Holds, Within
 
 
@@ -16,9 +16,9 @@ class DataConfig:
     """Where examples come from and how they become tensors."""
 
     source: str = "digits"
-    """"digits" (1,797 handwritten digits, embedded), a local file of a known format such as parquet, CSV,
-    JSON or NumPy's, a folder of such files, of images or of IDX files (MNIST), a `save_to_disk` folder, or a
-    name on the Hugging Face hub such as "ylecun/mnist\""""
+    """"digits" (1,797 handwritten digits, embedded), "parity" or "teacher" (generated), a local file of a
+    known format such as parquet, CSV, JSON or NumPy's, a folder of such files, of images or of IDX files
+    (MNIST), a `save_to_disk` folder, or a name on the Hugging Face hub such as "ylecun/mnist\""""
     separator: Annotated[str, Holds(_separates, "one character, such as ;")] | None = None
     """of columns in CSV files; null: found: comma, semicolon, tab or |"""
     header: bool | None = None
@@ -61,3 +61,20 @@ class DataConfig:
     """examples among which a stream is shuffled"""
     limit: Count | None = None
     """train on this many examples only, chosen by seed"""
+    samples: Annotated[int, Within(2, 10**8)] = 4096
+    """source parity or teacher: number of rows, held-out ones included; with streaming every step has new
+    rows, and only held-out ones are fixed"""
+    features: Annotated[int, Within(1, 10**6)] = 50
+    """source parity or teacher: numbers of a row, m_0 unless random_features is given"""
+    random_features: Annotated[int, Within(1, 10**6)] | None = None
+    """source teacher: the network sees so many random projections of the inputs, m_0; null: the inputs"""
+    parity_bits: Count = 3
+    """source parity: k; rows are bits ±1, the class is the sign of the product of the first k of them"""
+    spectrum: Annotated[float, Within(0, 10)] = 1.5
+    """source teacher: b; inputs have variances ∝ k^−b, k = 1, 2, …, and then one norm"""
+    signal: Annotated[float, Within(0, 20)] = 2.0
+    """source teacher: a; the target is w·x with (k-th variance) w_k² ∝ k^−a"""
+    noise: NonNegative = 0.0
+    """source teacher: deviation of Gaussian noise on targets, relative to that of w·x"""
+    seed: Natural = 0
+    """source parity or teacher: fixes the rows and the teacher, whatever run.seed"""

@@ -36,5 +36,11 @@ class ModelConfig:
     only, tanh f(−x) = −f(x)"""
     parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
     """how multipliers and initial weights depend on widths"""
+    output_scale: Annotated[float, Within(1e-6, 1e6), STACKED] = 1.0
+    """γ: the network is f/γ; small: lazy, its features hardly move; large: rich. Best rates with scaling.rule
+    none, mse and cross_entropy alike: ∝ γ² below 1, γ^(2/l) above; ∝ γ below 1 with norm, unit, spectral"""
+    centered: bool = False
+    """the network is f − f_0, f_0 its outputs at its initial weights, computed once for every sample; with a
+    small output_scale its changes, not its start, are what is learned"""
     dtype: Literal["float32", "float64"] = "float32"
     """of weights and inputs"""

@@ -22,19 +22,31 @@ class OptimConfig:
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
     lr: Annotated[NonNegative, STACKED] = 0.5
     """learning rate η at its peak; rates to start from: 0.5 to 1 with spectral, 2 with unit, 8 with norm"""
+    lr_in_edges: Annotated[Positive | None, STACKED] = None
+    """instead of optim.lr, in units of 2/λ₀; λ₀: preconditioned sharpness on the probe at the start"""
     batch_size: Count | Literal["all"] = 256
     """samples of one step over all processes; all: all training samples"""
     steps: Count | None = None
     """number of steps; null: take epochs"""
     epochs: Annotated[float, Within(above=0, most=1e9)] | None = None
     """passes over the training data; 20 when steps is null too, of tables up to 50, for 500 steps"""
-    schedule: Annotated[Literal["constant", "linear", "cosine", "edge"], STACKED] = "linear"
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine", "edge", "drift_adjusted", "adas"], STACKED
+    ] = "linear"
     """decay of the learning rate to 0 after warm-up; edge: no decay; from optim.lr on the
-    rate follows the one that keeps the directional edge ratio at optim.edge_ratio"""
+    rate follows the one that keeps the directional edge ratio at optim.edge_ratio; drift_adjusted: from
+    optim.lr on 2/‖H ĝ‖^p, H and ĝ = g/‖g‖ of the minibatch, at most twice what it was (arXiv 2302.01952);
+    adas: η ← β η + ζ ΔG, G the mean knowledge gain of the weights (arXiv 2006.06587)"""
     edge_ratio: Annotated[Positive, STACKED] = 1.0
     """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
     edge_every: Annotated[Count, STACKED] = 5
-    """with schedule edge: steps between measurements of c1 and c2"""
+    """with schedule edge, drift_adjusted or adas: steps between measurements of c1 and c2, ‖H ĝ‖ or G"""
+    drift_power: Annotated[float, Within(above=0, most=1), STACKED] = 1.0
+    """with schedule drift_adjusted: p; below 1 rates are larger where ‖H ĝ‖ is above 1"""
+    adas_decay: Annotated[float, Within(0, most=1), STACKED] = 0.8
+    """with schedule adas: β"""
+    adas_growth: Annotated[Positive, STACKED] = 1.0
+    """with schedule adas: ζ, in units of the learning rate; the paper's rates are about 0.03 at first"""
     warmup_steps: Annotated[Natural, STACKED] = 0
     """steps over which the learning rate grows linearly from 0"""
     momentum: Annotated[float, Within(0, below=1), STACKED] = 0.0
@@ -45,6 +57,9 @@ class OptimConfig:
     """microbatches a step; the step stays the same"""
     clip_norm: Annotated[Positive | None, STACKED] = None
     """largest norm of the whole gradient, before scaling; null: no clipping"""
+    clip_layers: Annotated[Literal["all", "last"] | list[Count], STACKED] = "all"
+    """layers whose gradient clip_norm and normalize look at and act on: all, the last (arXiv 2305.12125), or
+    their numbers from 1, such as [5, 6]; other layers step as without them"""
     normalize: Annotated[bool, STACKED] = False
     """divide the whole gradient by its norm, before scaling: with scaling.rule none, normalised SGD"""
 
@@ -53,6 +68,11 @@ class OptimConfig:
         """``batch_size`` of a resolved configuration."""
         assert isinstance(self.batch_size, int)
         return self.batch_size
+
+    @property
+    def measures_rate(self) -> bool:
+        """Whether rates are not known before the run."""
+        return self.schedule in ("edge", "drift_adjusted", "adas")
 
     @property
     def limits_gradient(self) -> bool:
@@ -64,8 +84,8 @@ class OptimConfig:
 class ScalingConfig:
     """Depthwise gradient scaling."""
 
-    rule: Annotated[str, OneOf(RULES), STACKED] = "spectral"
-    """how ξ_k comes from forward and backward norms"""
+    rule: Annotated[str, OneOf(RULES, also=("auto",)), STACKED] = "auto"
+    """how ξ_k comes from forward and backward norms; auto: spectral with optim.optimizer sgd, else none"""
     static: Annotated[bool, STACKED] = False
     """keep the scales of the first step"""
     polar: Annotated[str, OneOf(POLYNOMIALS)] = POLAR.polynomials

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
@@ -57,6 +58,22 @@ def curvature(
     check_part(part)
     vectors = choose_vectors(batch, space=space, both=part != "gauss_newton", layers=layers)
     return Curvature(vectors, part, _roots(xi, batch))
+
+
+@torch.no_grad()
+def drift_along_gradient(batch: Minibatch, xi: Tensor) -> Tensor:
+    """‖Ξ^{1/2} H Ξ g‖ / ‖Ξ^{1/2} g‖ () of the minibatch; nan without gradient. Collective.
+
+    That is ‖H ĝ‖ in the coordinates Ξ^{−1/2} θ of scaled steps (arXiv 2302.01952). One product with H.
+    """
+    operator = curvature(batch, xi.to(batch.partition.dtype))
+    vectors = operator.vectors
+    gradient = vectors.gradient(operator.roots)
+    dual = vectors.dual(gradient)
+    square = torch.dot(gradient, dual)
+    product = operator.multiply(dual, torch.empty_like(gradient))
+    squares = vectors.sum(torch.stack([torch.dot(product, vectors.dual(product)), square]))
+    return (squares[0] / squares[1]).sqrt()
 
 
 def roots_of(xi: Tensor) -> list[float]:

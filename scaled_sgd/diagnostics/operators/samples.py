@@ -75,7 +75,7 @@ class SampleVectors:
         offsets = even_offsets(batch.total, self._ranks.size)
         self._sizes = [b - a for a, b in itertools.pairwise(offsets)]
         self._own = slice(offsets[self._ranks.rank], offsets[self._ranks.rank + 1])
-        x, y = batch.x[self._own], batch.y[self._own]
+        x, y = batch.x[self._own], batch.targets[self._own]
         self._signals = s = run_signals(alone, x, y, loss=batch.loss, total=batch.total)
         self.blocks = [
             SampleBlock(
@@ -126,6 +126,15 @@ class SampleVectors:
         ]
         whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
         return list(zip(whole[::2], whole[1::2], strict=True))
+
+    @torch.no_grad()
+    def gradient(self, roots: Sequence[float]) -> Tensor:
+        """Ξ^{1/2} times the gradient."""
+        flat, s = torch.zeros(self.size, dtype=self.dtype, device=self.device), self._signals
+        for block, v in zip(self.blocks, self.split(flat), strict=True):
+            scale = roots[block.k - 1] * self.partition.multiplier(block.k) / s.total
+            block.put_backward(s, v, s.delta[block.k], scale, 0.0)
+        return flat
 
     def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
         """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.core.network import initial_rows
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.operators.r_operator import Part, Slot, r_operator
 from scaled_sgd.parallel import Partition
@@ -108,6 +108,16 @@ class RowVectors:
             if isinstance(whole, DenseBlock):
                 to.copy_(v)
         return out
+
+    @torch.no_grad()
+    def gradient(self, roots: Sequence[float]) -> Tensor:
+        """Ξ^{1/2} times the gradient."""
+        flat = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for i, s in enumerate(self.batch):
+            for block, v in zip(self.blocks, self.split(flat), strict=True):
+                scale = roots[block.k - 1] * self.partition.multiplier(block.k) / s.total
+                block.put_backward(s, v, s.delta[block.k], scale, float(i > 0))
+        return flat
 
     def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
         """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor.

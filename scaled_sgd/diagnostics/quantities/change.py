@@ -42,7 +42,7 @@ def preactivations(batch: Minibatch) -> list[Tensor]:
     """z_1..z_l, each (samples, m_k), complete on every process. Collective where weights are sharded."""
     partition = batch.partition
     chunks = [
-        [partition.preactivation(signals.h[k - 1], k) for k in range(1, partition.depth)] + [signals.f]
+        [partition.preactivation(signals.h[k - 1], k) for k in range(1, partition.depth + 1)]
         for signals in batch
     ]
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]

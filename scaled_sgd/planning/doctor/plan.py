@@ -115,7 +115,11 @@ def _hardware(config: Config, asked: argparse.Namespace, rates: Hardware) -> Har
 
 
 def _features(data: DataConfig, features: int | None, outputs: int | None) -> tuple[int, int]:
-    """m_0 and m_l, given or those of the digits."""
+    """m_0 and m_l, given or those of the digits or of generated data."""
+    if data.source in ("parity", "teacher"):
+        classes = data.source == "parity" and data.task != "regression"
+        seen = data.random_features if data.source == "teacher" else None
+        return features or seen or data.features, outputs or (2 if classes else 1)
     if data.source == "digits" and data.inputs is None and data.target is None:
         return DIGITS[0] if features is None else features, DIGITS[1] if outputs is None else outputs
     if features is None or outputs is None:

@@ -6,6 +6,7 @@ from functools import partial
 
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.rate_curves import Curves, along
+from scaled_sgd.study.figures.reading.over_steps import said_of_late
 from scaled_sgd.study.figures.reading.rates import best, end_notes, grid_step, largest_stable, seed_note
 from scaled_sgd.study.figures.reading.view import DEPTH, FINAL, RATE, WIDTH, View
 from scaled_sgd.study.figures.reading.words import span
@@ -68,7 +69,7 @@ def draw_stable(view: View) -> Drawn:
     return Drawn(
         "largest_stable_lr",
         _STABLE_TITLE,
-        curves.sentence(what) + edge,
+        curves.sentence(what) + said_of_late(edge, view.runs),
         "The largest learning rate that, like all lower ones of the grid, keeps the largest minibatch loss "
         f"{'of every seed ' if view.seeds > 1 else ''}below twice the first{grid_step(view.runs)}"
         f"{'; bars span the rates of single seeds' if view.seeds > 1 else ''}. "

@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, curve, log_axis, step_axis
-from scaled_sgd.study.figures.reading.over_steps import at_best_rate, late, over_seeds, widest
+from scaled_sgd.study.figures.reading.over_steps import at_best_rate, late, over_seeds, said_of_late, widest
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View
 from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
@@ -43,7 +43,9 @@ def draw(view: View) -> Drawn:
         ratios = {}
         for place, column in enumerate(columns):
             data = over_seeds(steps, column)
-            curve(ax, data[data["median"] > 0], category(place) | {"markersize": 3.5}, label=_NAMES[column])
+            # G often hides H: a wide line stays visible below it.
+            look = category(place) | {"markersize": 3.5, "linewidth": 4.0 if column == "sharpness" else 1.6}
+            curve(ax, data[data["median"] > 0], look, label=_NAMES[column])
             ratios[column] = _late_ratio(steps, column)
         rates = steps.groupby("step")["lr"].median()
         rates = rates[rates > 0]
@@ -68,9 +70,8 @@ def draw(view: View) -> Drawn:
         "plain SGD."
     )
     notes = (*panels.notes, *left_out, *seed_note(seeds))
-    return Drawn(
-        "curvatures", _TITLE, said or "The table has each panel.", caption, notes, pd.DataFrame(rows), picture
-    )
+    said = said_of_late(said or "The table has each panel.", runs)
+    return Drawn("curvatures", _TITLE, said, caption, notes, pd.DataFrame(rows), picture)
 
 
 def _late_ratio(steps: pd.DataFrame, column: str) -> float | None:

@@ -12,7 +12,13 @@ from matplotlib.lines import Line2D
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered, step_axis
-from scaled_sgd.study.figures.reading.over_steps import late, over_seeds, telling_rates, widest
+from scaled_sgd.study.figures.reading.over_steps import (
+    late,
+    over_seeds,
+    said_of_late,
+    telling_rates,
+    widest,
+)
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import (
     RATE,
@@ -95,7 +101,7 @@ def draw(view: View, column: str) -> Drawn:
         *seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)]),
     )
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
-    said = tell(lines, "rate" if several else "width")
+    said = said_of_late(tell(lines, "rate" if several else "width"), runs)
     if momentum:
         said = said.replace("η λ / 2", "η λ / (2(1 + μ))")
     return Drawn(column, _TITLES[column], said, caption, notes, table, picture)

@@ -7,6 +7,7 @@ from typing import Any
 
 from scaled_sgd.config import Config, DataConfig
 from scaled_sgd.config.checks import check
+from scaled_sgd.config.combinations import with_rule
 from scaled_sgd.config.network import widths_of
 from scaled_sgd.config.parsing import from_dict, read_key
 from scaled_sgd.core.errors import UserError
@@ -81,7 +82,7 @@ def expand(study: Study, load: LoadData) -> list[Run]:
         if known is None:
             known = data_facts(data)
             facts.append((data, known))
-        runs += _matched(study, config, labels, data, known)
+        runs += _matched(study, with_rule(config), labels, data, known)
     return runs
 
 

@@ -1,8 +1,11 @@
 """The figures of a report by name; they are known without importing a plotting library."""
 
+from collections.abc import Sequence
+
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
 from scaled_sgd.diagnostics.registry import QUANTITIES, Column
+from scaled_sgd.study.claims.plot import read_plot
 
 FIGURES: Registry[str] = Registry("report")
 """Recipes, as ``module:name``, of figures of the runs' results or of several columns."""
@@ -18,6 +21,9 @@ for _name, _recipe in (
     ("sharpness", "sharpness:RAW"),
     ("curvatures", "curvatures:CURVATURES"),
     ("taylor", "taylor:TAYLOR"),
+    ("edge_ratios", "together:EDGE_RATIOS"),
+    ("sharpness_change", "together:SHARPNESS_CHANGE"),
+    ("refined_coordinate_check", "refined_check:REFINED_CHECK"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")
 
@@ -39,8 +45,8 @@ def all_figures() -> dict[str, str | Column]:
     return found
 
 
-def check_figures(names: object) -> None:
-    """Refuse anything but a list of figures; None stands for all.
+def check_figures(names: object, axes: Sequence[str] | None = None) -> None:
+    """Refuse anything but a list of figures, by name or :class:`Plot`; None stands for all.
 
     Raises:
         UserError: it is something else, or contains an unknown figure.
@@ -51,5 +57,8 @@ def check_figures(names: object) -> None:
     if not isinstance(names, list | tuple):
         raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(known)}")
     for name in names:
-        if not isinstance(name, str) or name not in known:
+        if isinstance(name, dict):
+            if read_plot(name, axes).name in known:
+                raise UserError(f"report: two figures are called {name['name']!r}; allowed: one")
+        elif not isinstance(name, str) or name not in known:
             raise UserError(f"report: {name!r} is unknown; allowed: {', '.join(known)}")

@@ -18,11 +18,12 @@ from scaled_sgd.config.stored import FORMER, renamed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.shipped import shipped
+from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.grid.axes import Axis, dotted, read_axes, replace_values
 from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.matching import MATCHINGS
 
-_KEYS = ("title", "about", "base", "axes", "match", "report", "large_weights", "defaults")
+_KEYS = ("title", "about", "paper", "base", "axes", "match", "report", "claims", "large_weights", "defaults")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Study:
         axes: the varied axes, crossed in order.
         matchings: how base widths of other width exponents are chosen.
         like: the width exponent that they are matched to.
-        figures: figures of the report; None: all that apply.
         large_weights: networks with more weights are launched separately.
         source: the study as plain values.
     """
@@ -51,7 +51,6 @@ class Study:
     axes: Sequence[Axis]
     matchings: tuple[str, ...]
     like: float
-    figures: tuple[str, ...] | None
     large_weights: float
     source: Mapping[str, Any]
 
@@ -75,9 +74,16 @@ def find_study(name: str) -> Path:
 
 
 def named_studies() -> dict[str, Path]:
-    """Files of studies by name; one of ``configs/studies`` here hides one that comes with the package."""
+    """Files of studies by name, such as ``smoke`` or ``papers/cohen2021``.
+
+    One of ``configs/studies`` here hides one that comes with the package.
+    """
     folders = shipped("configs") / "studies", Path("configs/studies")
-    found = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+    }
     return dict(sorted(found.items()))
 
 
@@ -169,7 +175,10 @@ def read_study(
     figures = source.get("report")
     if figures is not None:
         load_study_plugins(base)
-    check_figures(figures)
+    names = list(dict.fromkeys(name for axis in read for choice in axis for name in choice.labels))
+    read_paper(source.get("paper"))
+    read_claims(source.get("claims"), names)
+    check_figures(figures, names)
     large = source.get("large_weights", 2e7)
     with contextlib.suppress(ValueError, TypeError):
         large = float(large) if isinstance(large, str) else large  # YAML reads 2e7 as text.
@@ -184,7 +193,6 @@ def read_study(
         axes=read,
         matchings=matchings,
         like=like,
-        figures=None if figures is None else tuple(figures),
         large_weights=float(large),
         source=source,
     )

@@ -1,6 +1,7 @@
 """Writes the report of a study: a self-contained page, figures as files, and a short text to commit."""
 
 import base64
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import delete, make_folder
 from scaled_sgd.runs.records import replace_file, write_atomically
+from scaled_sgd.study.claims.paper import PaperClaim, judge, read_claims, read_paper, verdict_of
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
 from scaled_sgd.study.figures.reading.words import axis_label, count, listing, number, value_label
@@ -52,7 +54,9 @@ def write_report(folder: Path, names: Sequence[str] | None = None, *, accepted: 
     load_study_plugins(plugins)
     chosen = names if names is not None else study.get("report")
     check_figures(chosen)
+    paper = read_paper(study.get("paper"))
     collected = collect(folder)
+    judged = judge(read_claims(study.get("claims"), collected.axes), collected)
     for warning in collected.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     drawings = draw_figures(collected, chosen)
@@ -61,6 +65,9 @@ def write_report(folder: Path, names: Sequence[str] | None = None, *, accepted: 
         "about": escaped(" ".join(str(study.get("about") or "").split())),
         "facts": _facts(folder, collected),
         "warnings": collected.warnings,
+        "paper": paper,
+        "claims": judged,
+        "verdict": verdict_of(judged),
         "figures": drawings.figures,
         "pictures": _write_figures(folder / _FIGURES, drawings.figures),
         "folder": _FIGURES,
@@ -84,6 +91,7 @@ def _templates() -> Environment:
     )
     filters: dict[str, Callable[..., str]] = {
         "cell": cell_text,
+        "range": range_text,
         "prose": lambda text: text.replace(" = ", "\u00a0=\u00a0"),
         "base64": lambda source: base64.b64encode(source).decode(),
         "plain": _plain,
@@ -171,6 +179,13 @@ def _shown(folder: Path) -> str:
     """The study's folder as a user would type it, without parts specific to this machine."""
     relative = Path(os.path.relpath(folder.resolve()))
     return folder.resolve().name if ".." in relative.parts else relative.as_posix()
+
+
+def range_text(claim: PaperClaim) -> str:
+    """The numbers that agree with a claim."""
+    if claim.low == -math.inf:
+        return f"up to {number(claim.high)}"
+    return f"from {number(claim.low)}" + ("" if claim.high == math.inf else f" to {number(claim.high)}")
 
 
 def cell_text(value: object) -> str:

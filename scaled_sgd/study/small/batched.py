@@ -39,7 +39,7 @@ def same_shape(config: Config) -> str:
 
 def can_be_stacked(config: Config) -> bool:
     """Whether steps of a stack are those of the run, whose rates must be known before."""
-    return OPTIMIZERS[config.optim.optimizer].stacked and config.optim.schedule != "edge"
+    return OPTIMIZERS[config.optim.optimizer].stacked and not config.optim.measures_rate
 
 
 def faster_batched(configs: Sequence[Config], data: Data | None = None) -> bool:

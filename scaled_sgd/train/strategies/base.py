@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.diagnostics.taken import AdamState
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.optimizer import ScaledSGD
-from scaled_sgd.train.strategies.shards import Shard, gradient_squares, momentum_rows
+from scaled_sgd.train.strategies.shards import Shard, gradient_squares, state_rows
 
 
 class Strategy(ABC):
@@ -51,7 +52,18 @@ class Strategy(ABC):
 
     def velocity_rows(self, partition: Partition) -> Callable[[int], Tensor | None]:
         """This process's rows of v_k before a step; None while it is zero. Collective."""
-        return momentum_rows(self.shards, partition)
+        return state_rows(self.shards, partition)
+
+    def adam_state(self, partition: Partition) -> AdamState | None:
+        """What AdamW holds before a step; None if the optimizer is another or keeps the largest squares."""
+        optimizer = getattr(self, "optimizer", None)
+        if not isinstance(optimizer, torch.optim.AdamW) or optimizer.param_groups[0]["amsgrad"]:
+            return None
+        group = optimizer.param_groups[0]
+        (kind,) = [kind for kind, name in self.kept.items() if name == "exp_avg_sq"]
+        steps = optimizer.state.get(self.network.scaled_layers[0].weight, {}).get("step", 0)
+        squares = state_rows(self.shards, partition, kind)
+        return AdamState(group["betas"], group["eps"], int(steps), squares)
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scaled_sgd.core.network import HomogeneousMLP, initial_rows
+from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.parallel import Partition
 from scaled_sgd.parallel.agreement import gather
 from scaled_sgd.parallel.layout import local_shard, row_range
@@ -91,13 +92,15 @@ class RowShard:
         copy_range(held, self.start, read)
 
 
-def momentum_rows(shards: Sequence[Shard], partition: Partition) -> Callable[[int], Tensor | None]:
-    """This process's rows of v_k before a step, by k; None while it is zero. Collective."""
+def state_rows(
+    shards: Sequence[Shard], partition: Partition, kind: Kind = "momentum"
+) -> Callable[[int], Tensor | None]:
+    """This process's rows of v_k, or another tensor, before a step, by k; None while it is zero. Collective."""
 
     def rows(k: int) -> Tensor | None:
         shard, own = shards[k - 1], partition.columns(k)
         fan_in = shard.shape[1]
-        values = shard.values("momentum")
+        values = shard.values(kind)
         if isinstance(shard, RowShard):
             if values is None:
                 return None

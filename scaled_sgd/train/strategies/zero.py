@@ -13,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.parallel import Ranks, zero_weights
+from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.hook import DepthwiseScaling
+from scaled_sgd.train.strategies import zero_parts
 from scaled_sgd.train.strategies.base import GradientStrategy
 from scaled_sgd.train.strategies.native import MakeNetwork
 from scaled_sgd.train.strategies.shards import Kind, Read, copy_range, initial_values
@@ -92,16 +93,16 @@ class PartitionShard:
         """The master weights or an optimizer tensor as a flat view."""
         if kind == "momentum" and not self._has_momentum:
             return None
-        return self._own(zero_weights.partition(self._weight, None if kind == "weight" else MOMENTUM))
+        return self._own(zero_parts.partition(self._weight, None if kind == "weight" else MOMENTUM))
 
     def gradient(self) -> Tensor | None:
         """The flat gradient."""
-        return self._own(zero_weights.gradient_partition(self._weight))
+        return self._own(zero_parts.gradient_partition(self._weight))
 
     def scale_gradient(self, factor: Tensor) -> None:
         """Multiply the gradient by ``factor`` ()."""
-        gradient = zero_weights.gradient_partition(self._weight)
-        zero_weights.put_gradient(self._weight, gradient * factor.to(gradient.dtype))
+        gradient = zero_parts.gradient_partition(self._weight)
+        zero_parts.put_gradient(self._weight, gradient * factor.to(gradient.dtype))
 
     def fill(self, kind: Kind, read: Read) -> None:
         """Replace the elements by those from ``read``; updates the working copy of the weights too."""
@@ -148,7 +149,7 @@ class Zero(GradientStrategy):
         if stage == 3:
             for layer in self.network.scaled_layers:
                 layer.to(self._working).to_empty(device=accelerator.device)
-                zero_weights.cut_up(layer, plugin.deepspeed_config)
+                zero_parts.cut_up(layer, plugin.deepspeed_config)
         self.scaling = make_scaling(self.network)
         # DeepSpeed creates the states by steps of its own, which must not change the weights.
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.0, momentum=momentum)

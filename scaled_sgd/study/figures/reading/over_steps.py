@@ -1,5 +1,6 @@
 """Quantities against step: medians and ranges over seeds, and the selection of runs."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,19 @@ def late(steps: pd.DataFrame, column: str) -> Any:
     """Values of the last half of each run's steps, as for ``late_edge_ratio``."""
     known = steps.dropna(subset=[column])
     return known.loc[2 * known["step"] >= known["end"], column].to_numpy()
+
+
+def said_of_late(sentence: str, runs: pd.DataFrame) -> str:
+    """A sentence about the last half of training; it says where rates, and with them η λ / 2, decay to 0."""
+    columns = [runs[key].astype(str) for key in ("optim.schedule", "config.optim.schedule") if key in runs]
+    decays = any(bool(column.isin(["linear", "cosine"]).any()) for column in columns)
+    if not decays:
+        return sentence
+    return re.sub(r"last half of (training|a run)(?=([,.])?)", _while_decaying, sentence)
+
+
+def _while_decaying(found: re.Match[str]) -> str:
+    return f"{found[0]}, while η decays to 0{'' if found[2] else ','}"
 
 
 def last(steps: pd.DataFrame, column: str) -> pd.Series:

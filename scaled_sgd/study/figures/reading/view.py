@@ -13,6 +13,7 @@ from scaled_sgd.study.figures.reading.words import value_label
 from scaled_sgd.study.tables.collect import Collected
 
 RATE, WIDTH, DEPTH, SEED = "optim.lr", "model.base_width", "model.depth", "run.seed"
+IN_EDGES = "optim.lr_in_edges"
 FINAL = "final"
 """Column of the loss for comparing runs; infinite for a run without a loss."""
 
@@ -29,23 +30,30 @@ class View:
     """A study in the form that figures use.
 
     Attributes:
+        plain: the table of runs as collected, with plain values of axes.
         runs: the table of runs. Columns RATE, WIDTH, DEPTH, SEED and FINAL always exist, as numbers;
             other varied axes are ordered categories of labels.
         metrics: the table of metric streams, with STEP_LOSS for ``loss``.
         varied: axes with more than one value, in the study's order, without RATE, SEED and those that
             another axis determines (zipped ones).
         objective: the meaning of FINAL as text.
+        in_edges: whether RATE is in units of 2/λ₀ of each run (``optim.lr_in_edges``).
     """
 
+    plain: pd.DataFrame
     runs: pd.DataFrame
     metrics: pd.DataFrame
     varied: tuple[str, ...]
     objective: str
+    in_edges: bool = False
 
     @classmethod
     def of(cls, collected: Collected) -> "View":
         """The view of a collected study."""
         runs, plan = collected.runs.copy(), collected.plan
+        in_edges = IN_EDGES in plan and RATE not in plan
+        if in_edges:
+            runs, plan = (table.rename(columns={IN_EDGES: RATE}) for table in (runs, plan))
         for key in _ROLES:
             source = key if key in runs else f"config.{key}"
             runs[key] = pd.to_numeric(runs[source]) if source in runs else math.nan
@@ -63,7 +71,7 @@ class View:
         runs["stable"] = runs["stable"].fillna(False).astype(bool)
         # The loss of a step and the axis named loss are in one table.
         metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
-        return cls(runs, metrics, varied, objective)
+        return cls(collected.runs, runs, metrics, varied, objective, in_edges)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -105,7 +113,7 @@ class View:
 
         ``end`` is the last logged step of the run.
         """
-        logged = self.metrics[["id", "step", "lr", *columns]]
+        logged = self.metrics[list(dict.fromkeys(["id", "step", "lr", *columns]))]
         logged = logged.assign(end=logged.groupby("id")["step"].transform("max"))
         rows = logged.dropna(subset=list(columns), how="all")
         return rows.merge(runs[["id", *_ROLES, *self.without(*_ROLES)]], on="id", how="inner")

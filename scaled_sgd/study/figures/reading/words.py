@@ -17,6 +17,7 @@ _SYMBOLS = {
     "model.base_width": "m",
     "model.depth": "l",
     "model.width_exponent": "r",
+    "model.output_scale": "γ",
     "optim.lr": "η",
 }
 

@@ -1,0 +1,126 @@
+"""``python .ci/papers.py STUDIES``: docs/papers from the folders of studies that repeat papers.
+
+Every study of configs/studies/papers that was run in STUDIES (``scaled-sgd study run papers/NAME``) gets a
+page with its claims, its figures and how long it took; the index names each paper.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from scaled_sgd.study.claims.paper import Judged, Paper, judge, read_claims, read_paper, verdict_of
+from scaled_sgd.study.figures import Drawn, draw_figures
+from scaled_sgd.study.figures.reading.words import number
+from scaled_sgd.study.grid.study_file import named_studies
+from scaled_sgd.study.page.report import cell_text, range_text
+from scaled_sgd.study.tables.collect import Collected, collect
+
+PAGES = Path(__file__).resolve().parents[1] / "docs/papers"
+HEAD = """# Papers in one command each
+
+Each of these studies repeats what a paper found, in a setting that two cores train in minutes, on the
+embedded digits: `scaled-sgd study run papers/NAME`, then `scaled-sgd study report papers/NAME`. A page has
+the paper's own axes, the sentences that the paper claims, the number that came out here for each, and whether
+it lies in the range that the study file declared as agreement. A claim that did not come out stays, with the
+reason where it is known. Options for the full size are in each study's file and on its page.
+
+This folder is made by `python .ci/papers.py studies` from the folders of the studies. Minutes are of
+training, summed over runs, on one core that other work kept busy: upper bounds.
+
+"""
+
+
+def main() -> int:
+    """Write the pages; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", type=Path, help="folder of all studies")
+    folder = parser.parse_args().studies
+    rows = []
+    for name, path in named_studies().items():
+        key = name.removeprefix("papers/")
+        if key == name:
+            continue
+        if not (folder / key / "plan.jsonl").is_file():
+            print(f"{name}: not run in {folder}", file=sys.stderr)
+            continue
+        # Claims and figures are those of the file, the runs those of the folder.
+        study = yaml.safe_load(path.read_text(encoding="utf-8"))
+        collected = collect(folder / key)
+        judged = judge(read_claims(study["claims"], collected.axes), collected)
+        paper = read_paper(study["paper"])
+        assert paper is not None
+        rows.append(row(key, paper, judged, collected))
+        page(key, study, paper, judged, collected)
+    PAGES.mkdir(exist_ok=True)
+    minutes = sum(float(line[-1]) for line in rows)
+    lines = [["paper", "what it claims, and the number here", "verdict", "minutes"], ["---"] * 4, *rows]
+    end = f"\nAll together: {number(minutes, 2)} minutes of training, summed over runs, on one core.\n"
+    (PAGES / "README.md").write_text(HEAD + table(lines) + end, encoding="utf-8")
+    return 0
+
+
+def row(key: str, paper: Paper, judged: list[Judged], collected: Collected) -> list[str]:
+    """The paper in the index."""
+    said = "<br>".join(f"{one.claim.says} **{cell_text(one.value)}**: {one.verdict}" for one in judged)
+    authors = paper.cite.split(",")[0] + (" et al." if paper.cite.count(",") > 2 else "")
+    name = f"[{key}]({key}.md): {authors}, arXiv {paper.arxiv}"
+    return [name, said, str(verdict_of(judged)), spent(collected)]
+
+
+def spent(collected: Collected) -> str:
+    """Minutes of training, summed over runs."""
+    return f"{collected.runs.drop_duplicates('id')['seconds'].sum() / 60:.1f}"
+
+
+def page(key: str, study: dict, paper: Paper, judged: list[Judged], collected: Collected) -> None:
+    """The page of a paper, with its figures."""
+    figures = draw_figures(collected, study["report"]).figures
+    place = PAGES / "figures" / key
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for figure in figures:
+        (place / f"{figure.name}.png").write_bytes(figure.png())
+    claims = [["the paper", "quantity", "agrees", "here", "verdict"], ["---"] * 5]
+    claims += [
+        [
+            one.claim.says,
+            one.claim.quantity.words,
+            range_text(one.claim),
+            f"**{cell_text(one.value)}**",
+            str(one.verdict),
+        ]
+        for one in judged
+    ]
+    parts = [
+        f"# {study['title']}",
+        f"{paper.cite}, [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}).",
+        f"Here: {paper.differs} {study['about']}",
+        f"```console\n$ scaled-sgd study run papers/{key} && scaled-sgd study report papers/{key}\n```",
+        f"{collected.describe()}; {spent(collected)} minutes of training, summed over runs. "
+        f"Verdict: **{verdict_of(judged)}**.",
+        table(claims).strip(),
+        *([paper.remark] if paper.remark else []),
+        *(shown(key, figure) for figure in figures),
+    ]
+    if paper.full:
+        parts.append(f"Full size: `scaled-sgd study run papers/{key} {paper.full}`")
+    (PAGES / f"{key}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def shown(key: str, figure: Drawn) -> str:
+    """A figure with its sentence and caption."""
+    notes = "".join(f" {note}" for note in figure.notes)
+    picture = f"![{figure.title}](figures/{key}/{figure.name}.png)"
+    return f"## {figure.title}\n\n**{figure.sentence}**\n\n{picture}\n\n{figure.caption}{notes}"
+
+
+def table(lines: list[list[str]]) -> str:
+    """Rows in Markdown."""
+    return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

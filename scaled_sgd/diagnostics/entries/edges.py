@@ -1,0 +1,95 @@
+"""Quantities of third order, and the edges of rates."""
+
+from scaled_sgd.diagnostics.columns import Column, Figure
+from scaled_sgd.diagnostics.measured import Measured
+
+_HERE = "scaled_sgd.diagnostics.quantities"
+
+THIRD_ORDER = Measured(
+    f"{_HERE}.third_order:ThirdOrder",
+    "the gradient of the top eigenvalue λ of H: progressive sharpening, self-stabilisation",
+    (
+        Column(
+            "progressive_sharpening",
+            "α = −⟨∇L, ∇λ⟩",
+            figure=Figure(
+                title="Does gradient flow sharpen?",
+                axis="−⟨∇L, ∇λ⟩",
+                meaning="Rate −⟨∇L, ∇λ⟩ at which gradient flow on a fixed probe changes the largest "
+                "eigenvalue λ of the Hessian",
+            ),
+        ),
+        Column(
+            "self_stabilization",
+            "β = ‖∇λ‖²",
+            figure=Figure(title="How strongly do oscillations flatten?", axis="‖∇λ‖²"),
+        ),
+        Column("progressive_sharpening_across", "α with ∇λ orthogonal to the eigenvector of λ", figure=None),
+        Column("self_stabilization_across", "β with ∇λ orthogonal to the eigenvector of λ", figure=None),
+        Column(
+            "sharpness_change_of_step", "⟨∇λ, step⟩: the change of λ by the step, first order", figure=None
+        ),
+        Column("sharpness_change", "λ − λ at the last measurement", figure=None),
+        Column("predicted_sharpness_change", "½⟨∇λ + ∇λ', θ − θ'⟩ since the last", figure=None),
+    ),
+    ("probe", "minibatch", "step"),
+    cost=5,
+    source="Damian, Nichani, Lee, arXiv 2209.15594",
+)
+
+CRITICAL_RATE = Measured(
+    f"{_HERE}.critical_rate:CriticalRate",
+    "the rate at which the loss after the step is that before",
+    (
+        Column(
+            "critical_rate",
+            "η_c: the loss on the minibatch after a step of this rate is that before",
+            figure=Figure(title="Which rates let the loss fall?", axis="critical rate η_c"),
+        ),
+        Column("critical_sharpness", "λ_c = 2/η_c", figure=None),
+        Column("critical_edge_ratio", "η/η_c", figure=None),
+        Column("predicted_critical_rate", "η_c of the polynomial c0..c3; null if it has none", figure=None),
+    ),
+    ("minibatch", "step"),
+    cost=10,
+    source="Kalra et al., arXiv 2601.16979",
+)
+
+ADAM_SHARPNESS = Measured(
+    f"{_HERE}.adam_sharpness:AdamSharpness",
+    "the largest eigenvalue of P^{−1/2} H P^{−1/2} with AdamW's denominators P, and its edge",
+    (
+        Column(
+            "adam_sharpness",
+            "largest eigenvalue of P^{−1/2} cΞH P^{−1/2}; null unless adamw trains",
+            figure=Figure(title="How sharp is the loss for AdamW?", axis="largest eigenvalue of P⁻¹H"),
+        ),
+        Column("adam_edge", "(1 + β1)(2 − ηλ_w)/((1 − β1)η)", figure=None),
+        Column("adam_edge_ratio", "adam_sharpness/adam_edge", figure=None),
+    ),
+    ("probe", "minibatch", "step"),
+    cost=60,
+    source="Cohen et al., arXiv 2207.14484",
+)
+
+GENERALIZED_SHARPNESS = Measured(
+    f"{_HERE}.generalized_sharpness:GeneralizedSharpness",
+    "the largest curvature among directions in the norm of the step",
+    (
+        Column(
+            "generalized_sharpness",
+            "a lower bound of max dᵀHd over ‖d‖ ≤ 1 in the norm of the step",
+            figure=Figure(
+                title="How sharp is the loss in the norm of the steps?",
+                axis="generalised sharpness",
+                meaning="A stationary value of dᵀHd over ‖d‖ ≤ 1 in the norm of the step on a fixed probe, a "
+                "lower bound of the largest",
+            ),
+        ),
+        Column("generalized_sharpness_bound", "an upper bound; null for polar factors", figure=None),
+        Column("generalized_edge_ratio", "ηc S/(2‖∇L‖_*), S the lower bound", figure=None),
+    ),
+    ("probe", "minibatch", "step"),
+    cost=100,
+    source="Islamov et al., arXiv 2603.05002; ours: the bound",
+)

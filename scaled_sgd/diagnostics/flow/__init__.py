@@ -1,0 +1,1 @@
+"""Gradient descent beside its gradient flow and its central flow, for small networks (theory §10)."""

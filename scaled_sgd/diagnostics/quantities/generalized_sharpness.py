@@ -1,0 +1,83 @@
+"""The largest curvature among directions in the norm of the step, on the probe (arXiv 2603.05002)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from scaled_sgd.diagnostics.algorithms.ascent import Ascent, Touch, ascend
+from scaled_sgd.diagnostics.directions import direction_norms
+from scaled_sgd.diagnostics.generalized import FrobeniusBall, SpectralBall
+from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
+from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.subspace import flat_rows
+from scaled_sgd.steps.minibatch import gradient_rows
+
+_COLUMNS = ("generalized_sharpness", "generalized_sharpness_bound", "generalized_edge_ratio")
+
+
+class GeneralizedSharpness:
+    """S = max dᵀHd over the ball of the step: ‖d_k‖_F ≤ ‖U_k‖_F of scalar rules, ‖d_k‖_2 ≤ ω_k/l of polar ones.
+
+    The maximisation is not concave: ``generalized_sharpness`` is the value at a stationary point, a lower
+    bound of S, the better of ascents from the gradient and from the top eigenvector. For scalar rules
+    ``generalized_sharpness_bound`` is an upper bound as far as Lanczos finds the largest eigenvalue, so that
+    S is known where both agree; for polar ones there is none here.
+    The edge ratio is ηc S/(2‖∇L‖_*), at the lower bound, with the dual norm ‖∇L‖_* = max ⟨d, ∇L⟩ on the ball:
+    below 1 a quadratic falls along the steepest d.
+    """
+
+    def __init__(self, config: SearchSettings) -> None:
+        self._tolerance, self._searches = config.tolerance, Searches(config, k=1)
+
+    def measure(self, context: Context) -> dict[str, Any]:
+        """``generalized_sharpness`` and its related columns."""
+        taken, probe = context.taken, context.probe
+        scalar = taken.direction.is_scalar
+        if not taken.known or not (scalar or taken.polar):
+            context.say("generalized_sharpness: null, for the step is of no known norm")
+            return dict.fromkeys(_COLUMNS)
+        if "hessian" in context.found:
+            operator, pairs = context.found["hessian"]
+        else:
+            operator = curvature(probe)
+            pairs = self._searches.top("hessian", operator)
+        top, bound = pairs.vectors[0], None
+        if scalar:
+            radii = direction_norms(context.minibatch, taken.direction).cpu()
+            ball = FrobeniusBall(operator.vectors, radii)
+            found = self._best(operator, ball.touch, top)
+            slope = float(radii @ probe.statistics.gradient_squares.double().sqrt().cpu())
+            roots = roots_of(ball.scales(found.product))
+            bound = float(self._searches.top("bound", replace(operator, roots=roots)).values[0])
+        else:
+            operator, top = curvature(probe, space="dense"), flat_rows(pairs.expand())
+            partition = probe.partition
+            touch = SpectralBall(operator.vectors, (partition.omega / partition.depth).tolist()).touch
+            found = self._best(operator, touch, top)
+            gradient = flat_rows(list(gradient_rows(probe).values()))
+            slope = touch(gradient, gradient)[1]
+        if not taken.is_along_direction:
+            context.say("generalized_edge_ratio: null with momentum or weight decay")
+        defined = taken.is_along_direction and slope > 0
+        return {
+            "generalized_sharpness": found.value,
+            "generalized_sharpness_bound": bound,
+            "generalized_edge_ratio": taken.rate * found.value / (2 * slope) if defined else None,
+        }
+
+    def _best(self, operator: Curvature, touch: Touch, top: Tensor) -> Ascent:
+        """The better ascent of those from about the gradient and from the top eigenvector."""
+        starts = (operator.start(0), top)
+        found = [ascend(operator, touch, start, tolerance=self._tolerance) for start in starts]
+        return max(found, key=lambda ascent: ascent.value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The start vectors of later searches."""
+        return self._searches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore :meth:`state_dict`."""
+        self._searches.load_state_dict(state)
