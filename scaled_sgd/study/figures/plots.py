@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,7 +25,9 @@ from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_
 _EDGE = "edge"
 """The column of the edge of stability of each step: dashed, in the colour of the first column."""
 
-_DASHED = {"linestyle": (0, (4, 2)), "marker": "", "linewidth": 1.2}
+_DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "marker": "", "linewidth": 1.2}
+
+_DOTS = ((0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 _LOG_FROM = 5.0
 """Positive numbers whose largest is so many times the smallest have a logarithmic axis."""
@@ -83,7 +87,7 @@ def _draw(view: View, plot: Plot) -> Drawn:
 def _determined(view: View, runs: pd.DataFrame, axis: str, taken: set[str]) -> bool:
     """Whether one of the axes that are drawn tells this one."""
     plain = view.plain[view.plain["id"].isin(runs["id"])]
-    return any((plain.groupby(one)[axis].nunique() == 1).all() for one in taken if one in plain)
+    return any((plain.groupby(one)[axis].nunique() == 1).all() for one in taken - {STEP} if one in plain)
 
 
 def _of(view: View, plain: pd.DataFrame) -> pd.DataFrame:
@@ -138,9 +142,9 @@ def _over_axis(
         ax.set_xticks(range(len(names)), [shortened(each, 18) for each in names])
     if first and drawn and not text:
         middle = len(at) // 2
-        for exponent in plot.powers.values():
-            curve_y = [drawn[middle][1] * (x / at[middle]) ** exponent for x in at]
-            ax.plot(at, curve_y, color=GREY, linestyle=(0, (1.5, 1.5)), linewidth=1.2)
+        for exponent, dash in zip(plot.powers.values(), cycle(_DOTS)):
+            law = [drawn[middle][1] * (x / at[middle]) ** exponent for x in at]
+            ax.plot(at, law, color=GREY, linestyle=dash, linewidth=1.2)
     return [
         {
             "panel": panel.title or "all",
@@ -178,9 +182,8 @@ def _guides(ax: Axes, plot: Plot) -> None:
 
 
 def _handles(plot: Plot) -> list[Line2D]:
-    dashes = [(label, (0, (4, 2))) for label in plot.levels] + [
-        (label, (0, (1.5, 1.5))) for label in plot.powers
-    ]
+    dashes = [(label, _DASHED["linestyle"]) for label in plot.levels]
+    dashes += list(zip(plot.powers, cycle(_DOTS)))
     return [Line2D([], [], color=GREY, linestyle=dash, linewidth=1.2, label=label) for label, dash in dashes]
 
 
@@ -189,8 +192,8 @@ def _scales(ax: Axes, plot: Plot, rows: Sequence[Mapping[str, Any]]) -> None:
         step_axis(ax)
     elif _wide(places := [row[axis_label(plot.along)] for row in rows]):
         log_axis(ax, "x", at=sorted(set(places)))
-    lines = [y for line in ax.get_lines() for y in map(float, line.get_ydata()) if math.isfinite(y)]
-    if _wide(lines):
+    heights = np.concatenate([np.asarray(line.get_ydata(), dtype="float64") for line in ax.get_lines()])
+    if _wide(heights[np.isfinite(heights)].tolist()):
         log_axis(ax, "y")
 
 
