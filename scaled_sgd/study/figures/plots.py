@@ -64,7 +64,7 @@ def _draw(view: View, plot: Plot) -> Drawn:
     for ax, panel in zip(axes, panels.shown, strict=True):
         for place, (name, look, own, quantity) in enumerate(_lines(view, plot, panel, several)):
             if plot.along == STEP:
-                rows += _over_steps(ax, view, own, quantity, name, look, panel)
+                rows += _over_steps(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
             else:
                 rows += _over_axis(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
         _guides(ax, plot)
@@ -110,7 +110,10 @@ def _lines(
             shown = plot.curves[0] if quantity.column == _EDGE else quantity
             place = plot.curves.index(shown)
             look = ordered(position, count) if ranked else category(position * len(plot.curves) + place)
-            look |= _DASHED if quantity.column == _EDGE else {}
+            if quantity.column == _EDGE:
+                look |= _DASHED
+            elif ranked and place:
+                look |= {"linestyle": _DOTS[0]}
             parts = [label(plot.lines, value)] if plot.lines else []
             if plot.lines and label(plot.lines, value) == str(value) and ranked:
                 parts = [f"{axis_label(plot.lines)} {number(value)}"]
@@ -140,11 +143,8 @@ def _over_axis(
     ax.plot(at, [y for _, y in drawn], label=name or None, **look)
     if text:
         ax.set_xticks(range(len(names)), [shortened(each, 18) for each in names])
-    if first and drawn and not text:
-        middle = len(at) // 2
-        for exponent, dash in zip(plot.powers.values(), cycle(_DOTS)):
-            law = [drawn[middle][1] * (x / at[middle]) ** exponent for x in at]
-            ax.plot(at, law, color=GREY, linestyle=dash, linewidth=1.2)
+    if first and not text:
+        _laws(ax, plot, at, [y for _, y in drawn])
     return [
         {
             "panel": panel.title or "all",
@@ -160,20 +160,35 @@ def _over_axis(
 def _over_steps(
     ax: Axes,
     view: View,
+    plot: Plot,
     plain: pd.DataFrame,
     quantity: RunQuantity,
     name: str,
     look: Mapping[str, Any],
     panel: Panel,
+    *,
+    first: bool,
 ) -> list[dict[str, Any]]:
     column = STEP_LOSS if quantity.column == "loss" else quantity.column
     data = over_seeds(view.steps(_of(view, plain), [column]), column)
+    if plot.powers:
+        data = data[data.index > 0]
     if data.empty:
         return []
     curve(ax, data, dict(look), label=name or None)
+    if first:
+        _laws(ax, plot, data.index.tolist(), data["median"].tolist())
     ends = {"at the start": data["median"].iloc[0], "value": data["median"].iloc[-1]}
     seeds = _of(view, plain)[SEED].nunique()
     return [{"panel": panel.title or "all", "line": name or "all"} | ends | {"runs": seeds}]
+
+
+def _laws(ax: Axes, plot: Plot, x: Sequence[float], y: Sequence[float]) -> None:
+    """The power laws of the figure through the middle point of a line."""
+    middle = len(x) // 2
+    for exponent, dash in zip(plot.powers.values(), cycle(_DOTS), strict=False):
+        law = [y[middle] * (place / x[middle]) ** exponent for place in x]
+        ax.plot(x, law, color=GREY, linestyle=dash, linewidth=1.2)
 
 
 def _guides(ax: Axes, plot: Plot) -> None:
@@ -188,8 +203,10 @@ def _handles(plot: Plot) -> list[Line2D]:
 
 
 def _scales(ax: Axes, plot: Plot, rows: Sequence[Mapping[str, Any]]) -> None:
-    if plot.along == STEP:
+    if plot.along == STEP and not plot.powers:
         step_axis(ax)
+    elif plot.along == STEP:
+        log_axis(ax, "x")
     elif _wide(places := [row[axis_label(plot.along)] for row in rows]):
         log_axis(ax, "x", at=sorted(set(places)))
     heights = np.concatenate([np.asarray(line.get_ydata(), dtype="float64") for line in ax.get_lines()])
