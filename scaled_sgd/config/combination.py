@@ -8,6 +8,7 @@ from scaled_sgd.config.keys import KEYS, value_of
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.values import Limit, choices, shown
 from scaled_sgd.parallel.strategies import STRATEGIES, Capabilities
+from scaled_sgd.steps.rules import RULES, Rule
 
 Allowed = tuple[Any, ...] | Limit | None
 """Values, a limit, or None for whatever the key's type allows."""
@@ -79,6 +80,11 @@ def _bare(value: Any) -> str:
 def by_strategy(allowed: Callable[[Capabilities], Allowed]) -> Callable[[str], Allowed]:
     """What a strategy's capabilities permit; ``auto`` permits all."""
     return lambda strategy: None if strategy == "auto" else allowed(STRATEGIES[strategy])
+
+
+def by_rule(allowed: Callable[[Rule], Allowed]) -> Callable[[str], Allowed]:
+    """What a rule permits; ``auto`` is resolved before."""
+    return lambda rule: None if rule == "auto" else allowed(RULES[rule])
 
 
 def when(value: Any, allowed: Allowed) -> Callable[[Any], Allowed]:

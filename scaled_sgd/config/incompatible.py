@@ -1,6 +1,6 @@
 """Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
 
-from scaled_sgd.config.combination import Combination, by_strategy, unless, when
+from scaled_sgd.config.combination import Combination, by_rule, by_strategy, unless, when
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
@@ -85,13 +85,13 @@ COMBINATIONS = (
     Combination(
         "optim.update",
         "scaling.rule",
-        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "fused"),
+        by_rule(lambda rule: None if _fits_gradients(rule) else ("auto", "fused")),
         "a gradient of autograd is scaled by a number only",
     ),
     Combination(
         "sharding.strategy",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else OneOf(_FUSED, also=("auto",)),
+        by_rule(lambda rule: None if rule.scalar else OneOf(_FUSED, also=("auto",))),
         "matrices need whole layers, or the fused update of row shards",
     ),
     Combination(
@@ -99,7 +99,7 @@ COMBINATIONS = (
         "optim.update",
         when("autograd", ("auto", *(name for name in _FUSED if not STRATEGIES[name].rows))),
         "part of a gradient does not have the singular values of the whole",
-        also=("scaling.rule", lambda name: RULES[name].polar),
+        also=("scaling.rule", lambda name: name in RULES and RULES[name].polar),
     ),
     Combination(
         "optim.update",
@@ -116,7 +116,7 @@ COMBINATIONS = (
     Combination(
         "optim.schedule",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else ("constant", "linear", "cosine", "edge", "adas"),
+        by_rule(lambda rule: None if rule.scalar else ("constant", "linear", "cosine", "edge", "adas")),
         "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(
@@ -158,17 +158,32 @@ COMBINATIONS = (
     Combination(
         "scaling.static",
         "scaling.rule",
-        lambda name: None if RULES[name].scalar else (False,),
+        by_rule(lambda rule: None if rule.scalar else (False,)),
         "matrices belong to their minibatch",
     ),
     Combination(
         "sharding.exchange",
         "scaling.rule",
-        lambda name: None if _fits_gradients(RULES[name]) else ("auto", "factors"),
+        by_rule(lambda rule: None if _fits_gradients(rule) else ("auto", "factors")),
         "a gradient alone does not tell its factors",
     ),
     Combination(
         "optim.normalize", "optim.clip_norm", unless(None, (False,)), "a normalised gradient has norm 1"
+    ),
+    Combination(
+        "optim.lr_in_edges",
+        "scaling.rule",
+        by_rule(lambda rule: None if rule.scalar else (None,)),
+        "the edge is that of a number times each layer's gradient",
+    ),
+    Combination(
+        "optim.lr_in_edges",
+        "optim.optimizer",
+        lambda name: None if OPTIMIZERS[name].fused else (None,),
+        "the edge is that of the steps of SGD",
+    ),
+    Combination(
+        "optim.lr_in_edges", "optim.normalize", when(True, (None,)), "such a step does not know its curvature"
     ),
     Combination(
         "optim.clip_layers",

@@ -134,9 +134,12 @@ class Centered:
 
     def apart(self, f: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """F − f_0, and the targets of ℓ."""
-        outputs = f.shape[-1]
-        f_0, own = y[..., :outputs], y[..., outputs:]
-        return f - f_0, own.squeeze(-1).long() if self.name == "cross_entropy" else own
+        return f - y[..., : f.shape[-1]], self.own(y, f.shape[-1])
+
+    def own(self, y: Tensor, outputs: int) -> Tensor:
+        """The targets of ℓ, which lie behind the ``outputs`` numbers of f_0."""
+        own = y[..., outputs:]
+        return own.squeeze(-1).long() if self.name == "cross_entropy" else own
 
     def value(self, f: Tensor, y: Tensor) -> Tensor:
         """ℓ_i, shape (n,)."""
@@ -157,6 +160,10 @@ class Centered:
     def third(self, f: Tensor, u: Tensor) -> Tensor:
         """ℓ'''(f)(u, u, u) for f that is centred already."""
         return self.inner.third(f, u)
+
+    def third_product(self, f: Tensor, u: Tensor) -> Tensor:
+        """ℓ'''(f)(u, u, ·) for f that is centred already."""
+        return self.inner.third_product(f, u)
 
 
 def apart(loss: Loss, f: Tensor, y: Tensor) -> tuple[Loss, Tensor, Tensor]:

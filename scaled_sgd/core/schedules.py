@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 
-@dataclass(frozen=True)
+@dataclass
 class Schedule:
     """Linear warm-up to ``peak``, then constant, or down to 0 after ``steps`` linearly or as a half cosine.
 
     Args:
         kind: shape after warm-up.
-        peak: η.
+        peak: η; a run whose rate is relative to its sharpness sets it before step 0.
         steps: length of the run.
         warmup_steps: step s < warmup_steps runs at peak·(s + 1) / (warmup_steps + 1).
     """
@@ -43,9 +43,18 @@ class MeasuredSchedule:
     """
 
     def __init__(self, start: float, *, every: int, warmup_steps: int = 0) -> None:
-        self.rate = start
+        self.peak = start
         self._every = every
         self._warmup = Schedule("constant", 1.0, 1, warmup_steps)
+
+    @property
+    def peak(self) -> float:
+        """η before the first measurement; setting it starts anew."""
+        return self._peak
+
+    @peak.setter
+    def peak(self, rate: float) -> None:
+        self._peak = self.rate = rate
 
     def __call__(self, step: int) -> float:
         """η at ``step``, as of the last measurement."""
@@ -60,8 +69,8 @@ class MeasuredSchedule:
         return self.rate
 
     def load(self, state: Any) -> None:
-        """Restore :meth:`state`."""
-        self.rate = state
+        """Restore :meth:`state`, that of another schedule as far as it fits."""
+        self.rate = state[0] if isinstance(state, list) else state
 
 
 class EdgeSchedule(MeasuredSchedule):
@@ -138,8 +147,9 @@ class AdasSchedule(MeasuredSchedule):
         return [self.rate, self.gain]
 
     def load(self, state: Any) -> None:
-        """Restore :meth:`state`."""
-        self.rate, self.gain = state
+        """Restore :meth:`state`, that of another schedule as far as it fits."""
+        super().load(state)
+        self.gain = state[1] if isinstance(state, list) else None
 
     def see(self, gain: float) -> None:
         """Update η by the mean knowledge gain."""

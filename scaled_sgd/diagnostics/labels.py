@@ -34,7 +34,7 @@ def neural_collapse(features: Tensor, classes: Tensor) -> Tensor:
         classes: ids (n,); C counts those that occur.
     """
     H = features.double()
-    ids, own = classes.unique(return_inverse=True)
+    ids, own = torch.unique(classes, return_inverse=True)
     member = torch.nn.functional.one_hot(own, len(ids)).double()
     means = member.T @ H / member.sum(0)[:, None]
     M = means - H.mean(0)

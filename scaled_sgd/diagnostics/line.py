@@ -65,4 +65,4 @@ def _chunk_loss(signals: Signals, updates: Updates, t: float) -> Tensor:
         z.addmm_(h, partition.local(k).T, alpha=partition.multiplier(k))
         z = partition.gather(z, k)
         h = partition.activation.value(z) if k < signals.depth else z
-    return signals.loss.value(h, signals.y).sum(dtype=torch.float64)
+    return signals.losses(h).sum(dtype=torch.float64)

@@ -34,7 +34,7 @@ def loss_along(batch: Minibatch, along: Along) -> Callable[[float], float]:
         total = torch.zeros((), dtype=torch.float64, device=batch.partition.device)
         for s in batch:
             *_, f = moved_preactivations(s, updates(s), rate)
-            total += s.loss.value(f, s.y).sum(dtype=torch.float64)
+            total += s.losses(f).sum(dtype=torch.float64)
         # Rank 0's: searches on all ranks must take the same turns.
         return float(ranks.sum(total if ranks.rank == 0 else torch.zeros_like(total))) / batch.total
 

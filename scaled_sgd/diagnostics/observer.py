@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -16,7 +15,7 @@ from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
 from scaled_sgd.diagnostics.operators.replayed import allow_graphs
-from scaled_sgd.diagnostics.precision import without_autocast
+from scaled_sgd.diagnostics.precision import full_float32, without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.parallel import Partition
@@ -148,24 +147,16 @@ class Observer:
 
     @without_autocast
     def measure(self, minibatch: Minibatch, taken: StepTaken, draw: Draw = no_samples) -> dict[str, Any]:
-        """All measurements before the step ``taken`` on ``minibatch``; ``draw`` gives fresh minibatches.
-
-        In full float32 even when training runs in TF32, whose products have three significant digits.
-        """
+        """All measurements before the step ``taken`` on ``minibatch``; ``draw`` gives fresh minibatches."""
         context = Context(
             minibatch, taken, self._make_probe, self._say_once, draw, probe_is_all=self._probe_is_all
         )
-        shorter = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = False
         row: dict[str, Any] = {}
-        try:
-            with allow_graphs(self._graphs):
-                for quantity in self.quantities.values():
-                    row |= quantity.measure(context)
+        with full_float32(), allow_graphs(self._graphs):
+            for quantity in self.quantities.values():
+                row |= quantity.measure(context)
             if self.keep is not None and "hessian" in context.found:
                 self.keep(context.probe.partition, context.found["hessian"][1])
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = shorter
         return row
 
     def state_dict(self) -> dict[str, Tensor]:

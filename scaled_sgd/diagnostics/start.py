@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.network import initial_rows
+from scaled_sgd.core.start import initial_rows
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
@@ -61,11 +61,11 @@ def _squares(partition: Partition, x: Tensor) -> Tensor:
     found = []
     for k in range(1, partition.depth + 1):
         alpha, W_0 = partition.multiplier(k), start_rows(partition, k)
-        z_0, inherited, linear = (alpha * torch.cat([h_0, h - h_0, Rh]) @ W_0.T).split(n)
+        z_0, inherited, linear = torch.split(alpha * torch.cat([h_0, h - h_0, Rh]) @ W_0.T, n)
         V = W_0.neg_().add_(partition.local(k))
-        own, first = (alpha * torch.cat([h, h_0]) @ V.T).split(n)
+        own, first = torch.split(alpha * torch.cat([h, h_0]) @ V.T, n)
         parts = partition.gather(torch.cat([z_0, own, inherited, linear + first]), k)
-        z_0, own, inherited, Rz = parts.split(n)
+        z_0, own, inherited, Rz = torch.split(parts, n)
         change = own + inherited
         squared = [t.square().sum(dtype=torch.float64) for t in (own, inherited, z_0, change - Rz, change)]
         found.append(torch.stack(squared))

@@ -53,11 +53,17 @@ class Minibatch:
         if network.centered and not isinstance(self.loss, Centered):
             self.loss = Centered(self.loss)
             y = self.loss.joined(outputs_at_start(network, x), y)
-        self.x, self.y = x.detach(), y.detach()
+        self.x, self.targets = x.detach(), y.detach()
         if not whole:
-            self.x, self.y = self.partition.ranks.gather_samples(self.x, self.y)
+            self.x, self.targets = self.partition.ranks.gather_samples(self.x, self.targets)
         self.chunk_size = chunk_size or len(self.x)
         self._whole: Signals | None = None
+
+    @cached_property
+    def y(self) -> Tensor:
+        """Targets in the form that ℓ takes, without f_0 of a centred network."""
+        loss, targets = self.loss, self.targets
+        return loss.own(targets, self.partition.widths[-1]) if isinstance(loss, Centered) else targets
 
     @property
     def total(self) -> int:
@@ -85,7 +91,7 @@ class Minibatch:
 
     def __iter__(self) -> Iterator[Signals]:
         if self.chunked:
-            for x, y in zip(*(torch.split(t, self.chunk_size) for t in (self.x, self.y)), strict=True):
+            for x, y in zip(*(torch.split(t, self.chunk_size) for t in (self.x, self.targets)), strict=True):
                 yield run_signals(self.partition, x, y, loss=self.loss, total=self.total)
         else:
             yield self.first
@@ -96,7 +102,7 @@ class Minibatch:
         if self.chunked:
             return next(iter(self))
         if self._whole is None:
-            self._whole = run_signals(self.partition, self.x, self.y, loss=self.loss, total=self.total)
+            self._whole = run_signals(self.partition, self.x, self.targets, loss=self.loss, total=self.total)
         return self._whole
 
 

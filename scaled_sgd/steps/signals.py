@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.losses import Loss, apart
+from scaled_sgd.core.losses import Centered, Loss, apart
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness
 from scaled_sgd.steps.networks import Networks
@@ -27,6 +27,7 @@ class Signals:
             if it determines them, else z_k. Where φ is piecewise linear it is positive where z_k is.
         f: the output z_l, complete on every process; z_l − f_0 of a centred network.
         delta: for k = 1..l, this process's columns of δ_k = ∂ℓ_i/∂z_k.
+        f_0: what is subtracted from z_l, None if nothing is.
         above: for k = 1..l−1, this process's columns of ∂ℓ_i/∂h_k = α_{k+1} δ_{k+1} W_{k+1}; empty where φ is
             piecewise linear.
     """
@@ -40,6 +41,11 @@ class Signals:
     f: Tensor
     delta: dict[int, Tensor]
     above: dict[int, Tensor]
+    f_0: Tensor | None = None
+
+    def losses(self, z: Tensor) -> Tensor:
+        """ℓ_i (samples,) of the same samples at other outputs z_l."""
+        return self.loss.value(z if self.f_0 is None else z - self.f_0, self.y)
 
     @property
     def samples(self) -> int:
@@ -76,6 +82,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
     h, gate, f = forward(partition, x)
     if y.is_floating_point():
         y = y.to(partition.dtype)
+    f_0 = y[:, : f.shape[-1]] if isinstance(loss, Centered) else None
     loss, f, y = apart(loss, f, y)
     r = loss.gradient(f, y)
     delta = {partition.depth: partition.own(r, partition.depth).contiguous()}
@@ -85,7 +92,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
         if partition.activation.curved:
             above[k - 1] = below.contiguous()
         delta[k - 1] = through_activation(partition, below, gate[k - 1], k - 1)
-    return Signals(partition, loss, y, total, h, gate, f, delta, above)
+    return Signals(partition, loss, y, total, h, gate, f, delta, above, f_0)
 
 
 def forward(

@@ -127,6 +127,7 @@ class Saver:
             scales = state["scaling"]["scales"]
             numbers = None if scales is None else torch.tensor(scales, dtype=torch.float64)
             self._strategy.scaling.load_state_dict(state["scaling"] | {"scales": numbers})
+        self._restore_peak(checkpoint)
         if isinstance(self._schedule, MeasuredSchedule) and state.get("schedule") is not None:
             self._schedule.load(state["schedule"])
         if self._grad_scaler is not None and state.get("grad_scaler") is not None:
@@ -152,6 +153,19 @@ class Saver:
                     self._observer.load_state_dict(observer_state(private, device, starts=same_world))
         return Progressed(**state["progressed"])
 
+    def _restore_peak(self, checkpoint: Checkpoint) -> None:
+        """Keep the unit that the run found at its start, where its rate is relative to that."""
+        edges, peak = self._config.optim.lr_in_edges, checkpoint.state.get("peak")
+        if edges is None:
+            return
+        before = completed(checkpoint.state["config"])["optim.lr_in_edges"]
+        if before is None or peak is None:
+            raise UserError(
+                f"optim.lr_in_edges: {edges:g} is relative to the sharpness at the start, which "
+                f"{str(checkpoint.path)!r} does not tell; allowed: null, with optim.lr"
+            )
+        self._schedule.peak = peak * (edges / before)
+
     @cached_property
     def _data_facts(self) -> dict[str, Any]:
         return data_facts(self._data)
@@ -170,6 +184,7 @@ class Saver:
             "exchange": None if self._strategy.exchange is None else list(self._strategy.exchange),
             "scaling": scaling | {"scales": None if scales is None else scales.tolist()},
             "schedule": self._schedule.state() if isinstance(self._schedule, MeasuredSchedule) else None,
+            "peak": None if self._config.optim.lr_in_edges is None else self._schedule.peak,
             "grad_scaler": None if self._grad_scaler is None else self._grad_scaler.state_dict(),
             "optimizer": counts(self._strategy, self._kept.counts),
             "pipeline": self._data.pipeline.as_dict(),

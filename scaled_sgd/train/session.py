@@ -1,5 +1,6 @@
 """A training session on any number of processes: network, data, evaluation and diagnostics."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,23 +8,30 @@ from torch import Tensor
 
 from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.config.network import network_of
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import Centered, get_loss
 from scaled_sgd.core.schedules import AdasSchedule, DriftSchedule, EdgeSchedule, MeasuredSchedule, Schedule
 from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.data import Batch, Data, Resident
 from scaled_sgd.data.metrics import Evaluation
 from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.knowledge import knowledge_of
 from scaled_sgd.diagnostics.observer import Observer
-from scaled_sgd.diagnostics.operators.curvature import drift_along_gradient
+from scaled_sgd.diagnostics.operators.curvature import curvature, drift_along_gradient
+from scaled_sgd.diagnostics.precision import full_float32
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.agreement import from_first_rank, on_first_rank
+from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.evaluation import gather_outputs, mean_loss
 from scaled_sgd.train.samples import Samples
 from scaled_sgd.train.steps import step_taken
 from scaled_sgd.train.strategies import Strategy
+
+_START_TOLERANCE, _START_PRODUCTS = 1e-7, 1000
+"""Of the search for λ₀, so that a rate does not depend on the number of processes."""
 
 
 def schedule_of(optim: OptimConfig, steps: int) -> Schedule | MeasuredSchedule:
@@ -86,6 +94,35 @@ class Session:
                 probe_is_all=self.samples.probe_is_all,
                 graphs=run.cuda_graphs != "no",
             )
+
+    def find_rate(self) -> str | None:
+        """Set the peak rate by ``optim.lr_in_edges``; one line about it, or None. Before step 0. Collective.
+
+        In units of 2/λ₀ with λ₀ the largest eigenvalue of Ξ^{1/2} H Ξ^{1/2} on the probe, ξ the rule's there.
+
+        Raises:
+            UserError: there is no positive λ₀.
+        """
+        edges = self.config.optim.lr_in_edges
+        if edges is None:
+            return None
+        probe = self._minibatch(*self.samples.probe(Ranks.alone()))
+        with full_float32():
+            xi = RULES[self.config.scaling.rule](probe.statistics).numbers.to(probe.partition.dtype)
+            top = sharpness_of(
+                curvature(probe, xi), tolerance=_START_TOLERANCE, max_iterations=_START_PRODUCTS
+            )
+        found = from_first_rank(lambda: float(top.values[0]))
+        if not 0 < found < math.inf:
+            raise UserError(
+                f"optim.lr_in_edges: {edges:g} has no unit, for the sharpness at the start is {found:g}; "
+                "allowed: null, with optim.lr"
+            )
+        self.schedule.peak = 2 * edges / found
+        return (
+            f"optim.lr_in_edges: the rate is {self.schedule.peak:.6g}, {edges:g} times 2/λ₀ with λ₀ = "
+            f"{found:.6g} on {probe.total:,} samples"
+        )
 
     def evaluates(self, step: int) -> bool:
         """Whether ``step`` begins with an evaluation."""

@@ -37,7 +37,9 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     _check("scaling.static", state["scaling"].get("static"), _is_flag)
     _check("scaling.scales", state["scaling"].get("scales"), _or_none(_list_of(_is_number, depth)))
     _check("exchange", state.get("exchange"), _or_none(_list_of(_is_flag, depth)))
-    _check("schedule", state.get("schedule"), _or_none(_is_number))
+    pair = _list_of(_or_none(_is_number), 2)
+    _check("schedule", state.get("schedule"), _or_none(lambda value: _is_number(value) or pair(value)))
+    _check("peak", state.get("peak"), _or_none(_is_number))
     _check("grad_scaler", state.get("grad_scaler"), numbers)
     _check("optimizer", state.get("optimizer"), numbers)
 

@@ -134,6 +134,8 @@ class Trainer:
         self._start = Progressed()
         if start.checkpoint is not None:
             self._resume(start.checkpoint, changes)
+        elif told := self.session.find_rate():
+            self._record.say(told)
         if reason := why_not(config, self.strategy):
             self._record.say(f"steps are not captured as CUDA graphs: {reason}")
         if self.strategy.exchange is not None:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from scaled_sgd.core.schedules import DriftSchedule, EdgeSchedule, Schedule
+from scaled_sgd.core.schedules import AdasSchedule, DriftSchedule, EdgeSchedule, Schedule
 
 
 def test_warm_up_grows_linearly_and_reaches_the_peak_at_its_end():
@@ -45,3 +45,18 @@ def test_the_drift_sets_the_rate_which_at_most_doubles():
         assert schedule(2) == 0.5
     schedule.see(1e-9)
     assert schedule(2) == 1.0
+
+
+def test_adas_follows_changes_of_the_gain_from_its_second_measurement_on():
+    schedule = AdasSchedule(1.0, decay=0.5, growth=2.0, every=1)
+    rates = []
+    for gain in (0.25, 0.375, 0.125, 0.0):
+        schedule.see(gain)
+        rates.append(schedule(1))
+    assert rates == [1.0, 0.75, 0.0, 0.0]
+    other = AdasSchedule(1.0, decay=0.5, growth=2.0, every=1)
+    other.load(schedule.state())
+    assert (other.rate, other.gain) == (0.0, 0.0)
+    other.load(EdgeSchedule(3.0, ratio=1, every=1).state())
+    assert (other.rate, other.gain) == (3.0, None)
+    assert DriftSchedule(2.0, power=1, every=1).state() == 2.0

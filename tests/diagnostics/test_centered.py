@@ -5,13 +5,23 @@ import torch
 
 from scaled_sgd.core.losses import Centered, get_loss
 from scaled_sgd.core.start import outputs_at_start
-from scaled_sgd.diagnostics import Minibatch, hessian_trace, hessian_vector_product, taylor_coefficients
+from scaled_sgd.diagnostics import (
+    Minibatch,
+    hessian_trace,
+    hessian_vector_product,
+    loss_along,
+    taylor_coefficients,
+)
+from scaled_sgd.diagnostics.moved import loss_along as loss_at
+from scaled_sgd.steps.direction import Direction
 from tests.oracles import (
     flat_parameters,
     full_gauss_newton,
     full_hessian,
     gradients,
     make_problem,
+    mean_loss,
+    parameters,
     taylor_series,
     to_flat,
 )
@@ -53,6 +63,22 @@ def test_signals_curvature_and_taylor_terms_see_the_centred_outputs(loss, activa
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_losses_at_other_weights_are_those_of_the_centred_network(loss):
+    p = moved(loss, "relu")
+    u = [torch.ones_like(W) for W in p.model.parameters()]
+    batch = Minibatch(p.model, p.x, p.y, loss=loss)
+    at_rate = loss_at(batch, Direction(torch.ones(4, dtype=torch.float64)))
+    line = loss_along(p.model, p.x, p.y, loss=loss, direction=u, at=[0.0, 0.2])
+    assert torch.equal(batch.y, p.y)
+    weights = parameters(p.model)
+    torch.testing.assert_close(line[0], mean_loss(p, weights))
+    there = {name: W + 0.2 for name, W in weights.items()}
+    torch.testing.assert_close(line[1], mean_loss(p, there))
+    there = {name: W - 0.2 * G for (name, W), G in zip(weights.items(), gradients(p), strict=True)}
+    assert at_rate(0.2) == pytest.approx(float(mean_loss(p, there)))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_targets_with_f_0_beside_them_mean_the_same(loss):
     p = moved(loss, "relu")
     centred = Centered(get_loss(loss))
@@ -61,3 +87,4 @@ def test_targets_with_f_0_beside_them_mean_the_same(loss):
     p.model.centered = False
     found = Minibatch(p.model, p.x, targets, loss=centred, chunk_size=2)
     torch.testing.assert_close(found.statistics.D, wanted.statistics.D, rtol=1e-12, atol=0)
+    assert torch.equal(found.y, p.y)

@@ -64,6 +64,19 @@ def test_collapse_and_alignment_are_those_of_dense_matrices(samples: int, loss: 
     assert in_pieces["label_alignment"] == {"kernel": None, "features": pytest.approx(wanted["features"])}
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_labels_of_a_centred_network_are_those_of_its_data(loss: str) -> None:
+    p = make_problem(samples=11, base_width=5, loss=loss)
+    ids = torch.arange(11) % 3
+    y = ids if loss == "cross_entropy" else torch.nn.functional.one_hot(ids, 3).double()
+    plain = measured(p, y)
+    p.model.centered = True
+    row = measured(p, y)
+    assert {name: row[name] for name in ("neural_collapse", "label_alignment")} == {
+        name: plain[name] for name in ("neural_collapse", "label_alignment")
+    }
+
+
 def test_collapse_is_zero_where_samples_of_a_class_agree_and_undefined_where_classes_do() -> None:
     means = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([0, 1, 2, 0, 1, 0])

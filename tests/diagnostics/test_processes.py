@@ -185,8 +185,8 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
     row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
-    spans = [row.pop(name) for name in ("gradient_in_subspace", "step_in_subspace", "subspace_overlap")]
-    shares = torch.cat([shares, torch.tensor(spans[:2])])
+    spans = ("gradient_in_subspace", "step_in_subspace", "oscillation", "subspace_overlap")
+    shares = torch.cat([shares, torch.tensor([row.pop(name) for name in spans][:3])])
     numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
     return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
 

@@ -6,7 +6,7 @@ from scaled_sgd.diagnostics import Minibatch, sharpness, taylor_coefficients
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.steps.direction import Direction
-from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
+from tests.oracles import Problem, flat_parameters, full_hessian, gradients, make_problem, to_flat
 
 
 def top(p: Problem, k: int) -> torch.Tensor:
@@ -37,6 +37,48 @@ def test_overlap_and_shares_are_those_of_dense_eigenvectors() -> None:
     assert row["subspace_overlap"] == pytest.approx(float((U.T @ before).square().sum()) / k, rel=1e-6)
     for name, w in (("gradient_in_subspace", g), ("step_in_subspace", step)):
         assert row[name] == pytest.approx(float((U.T @ w).square().sum() / w.square().sum()), rel=1e-6)
+
+
+def test_oscillation_is_the_distance_from_the_mean_of_the_middles_of_steps() -> None:
+    p, rate = make_problem(samples=7, base_width=4), 0.5
+    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, tolerance=1e-9)
+    config.quantities = ["subspace"]
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss)
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    middles: list[torch.Tensor] = []
+    for _ in range(3):
+        theta, u = flat_parameters(p.model), top(p, 1)[:, 0]
+        moves = [-rate * s * G for s, G in zip(xi, gradients(p), strict=True)]
+        middles.append(theta + to_flat(moves) / 2)
+        again = Observer(config, p.model, p.x, p.y, loss=p.loss)
+        again.load_state_dict(observer.state_dict())
+        for one in (observer, again):
+            row = one.measure(
+                Minibatch(p.model, p.x, p.y, loss=p.loss), StepTaken(Direction(xi), rate, factor=1.0)
+            )
+            wanted = float((u @ (theta - torch.stack(middles).mean(0))).abs())
+            assert row["oscillation"] == pytest.approx(wanted, rel=1e-5)
+        with torch.no_grad():
+            for weight, move in zip(p.model.parameters(), moves, strict=True):
+                weight += move
+
+
+def test_a_swing_between_two_sides_reads_its_amplitude() -> None:
+    """A step from θ = c + a u to c − a u: the running mean is c."""
+    p = make_problem(samples=7, base_width=4)
+    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, tolerance=1e-10)
+    config.quantities = ["subspace"]
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss)
+    rows = sharpness(p.model, p.x, p.y, loss=p.loss, tolerance=1e-10).expand()
+    taken = StepTaken(
+        Direction(torch.zeros(4, dtype=torch.float64)),
+        0.2,
+        momentum=0.5,
+        velocity=lambda k: 2 * rows[k - 1],
+    )
+    for _ in range(3):
+        row = observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken)
+        assert row["oscillation"] == pytest.approx(0.1, rel=1e-8)
 
 
 def test_taylor_terms_along_an_eigenvector_have_its_eigenvalue() -> None:

@@ -66,6 +66,17 @@ def test_the_best_rate_is_the_same_at_every_width_when_it_is(draw):
     assert "in steps of 2×" in figure.caption
 
 
+def test_rates_in_units_of_the_edge_take_the_place_of_rates_and_say_so(draw):
+    grid = {"model.base_width": [4, 8], "optim.lr_in_edges": [0.25, 0.5, 1.0, 2.0]}
+
+    def run(axes):
+        return bowl(axes | {"optim.lr": axes["optim.lr_in_edges"]}, 0.5)
+
+    figure = draw("best_lr_against_width", grid, run)
+    assert figure.sentence == "The best learning rate is 0.5 at every width from 4 to 8."
+    assert any(note.startswith("Rates η are in units of 2/λ₀") for note in figure.notes)
+
+
 def test_a_best_rate_that_moves_is_said_to_move(draw):
     figure = draw("best_lr_against_width", GRID, lambda a: bowl(a, 16 / a["model.base_width"]))
     assert figure.sentence == "The best learning rate moves by 4×, from 4 at width 4 to 1 at width 16."

@@ -22,6 +22,8 @@ class OptimConfig:
     """fused: add updates to weights as they are computed, no gradient is held; auto: where that is exact"""
     lr: Annotated[NonNegative, STACKED] = 0.5
     """learning rate η at its peak; rates to start from: 0.5 to 1 with spectral, 2 with unit, 8 with norm"""
+    lr_in_edges: Annotated[Positive | None, STACKED] = None
+    """instead of optim.lr, in units of 2/λ₀; λ₀: preconditioned sharpness on the probe at the start"""
     batch_size: Count | Literal["all"] = 256
     """samples of one step over all processes; all: all training samples"""
     steps: Count | None = None

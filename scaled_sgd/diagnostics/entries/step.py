@@ -53,6 +53,15 @@ SUBSPACE = Measured(
             "share of ‖v‖² of the step in the span",
             figure=Figure(title="Does the step lie at the top of the Hessian?", axis="share of ‖v‖²"),
         ),
+        Column(
+            "oscillation",
+            "|⟨u_1, θ − θ̄⟩|, θ̄ the running mean of the middles of steps",
+            figure=Figure(
+                title="How far does training swing along the top of the Hessian?",
+                axis="|⟨u_1, θ − θ̄⟩|",
+                meaning="Distance of the weights from their running mean along the top eigenvector of H",
+            ),
+        ),
     ),
     ("probe", "minibatch", "step"),
     cost=4,

@@ -75,7 +75,7 @@ class SampleVectors:
         offsets = even_offsets(batch.total, self._ranks.size)
         self._sizes = [b - a for a, b in itertools.pairwise(offsets)]
         self._own = slice(offsets[self._ranks.rank], offsets[self._ranks.rank + 1])
-        x, y = batch.x[self._own], batch.y[self._own]
+        x, y = batch.x[self._own], batch.targets[self._own]
         self._signals = s = run_signals(alone, x, y, loss=batch.loss, total=batch.total)
         self.blocks = [
             SampleBlock(

@@ -4,7 +4,7 @@ None of them uses ``pyplot``: drawing leaves no global state.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib import rc_context
@@ -21,6 +21,8 @@ from scaled_sgd.study.grid.figures import all_figures, check_figures
 from scaled_sgd.study.tables.collect import Collected
 
 __all__ = ["Drawings", "Drawn", "Recipe", "View", "draw_figures"]
+
+_UNIT = "Rates η are in units of 2/λ₀, λ₀ the preconditioned sharpness of each run at its start."
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def draw_figures(collected: Collected, names: Sequence[str | Mapping[str, Any]] 
             if reason:
                 lacking.append((recipe.title, reason))
             else:
-                figures.append(recipe.draw(view).settled())
+                drawn = recipe.draw(view)
+                notes = (*drawn.notes, _UNIT) if view.in_edges else drawn.notes
+                figures.append(replace(drawn, notes=notes).settled())
     return Drawings(tuple(figures), tuple(lacking))
 
 

@@ -89,6 +89,7 @@ def small_session(config: Config, data: Data) -> Session:
     metrics = built_in_metrics(config.run.metrics or [], data.task)
     strategy = _strategy(config, network)
     session = Session(config, _place(data, device, config.model.dtype), strategy, metrics)
+    session.find_rate()
     if session.observer is not None:
         session.observer.say = lambda line: None
     return session

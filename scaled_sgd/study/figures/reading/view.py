@@ -13,6 +13,7 @@ from scaled_sgd.study.figures.reading.words import value_label
 from scaled_sgd.study.tables.collect import Collected
 
 RATE, WIDTH, DEPTH, SEED = "optim.lr", "model.base_width", "model.depth", "run.seed"
+IN_EDGES = "optim.lr_in_edges"
 FINAL = "final"
 """Column of the loss for comparing runs; infinite for a run without a loss."""
 
@@ -36,6 +37,7 @@ class View:
         varied: axes with more than one value, in the study's order, without RATE, SEED and those that
             another axis determines (zipped ones).
         objective: the meaning of FINAL as text.
+        in_edges: whether RATE is in units of 2/λ₀ of each run (``optim.lr_in_edges``).
     """
 
     plain: pd.DataFrame
@@ -43,11 +45,15 @@ class View:
     metrics: pd.DataFrame
     varied: tuple[str, ...]
     objective: str
+    in_edges: bool = False
 
     @classmethod
     def of(cls, collected: Collected) -> "View":
         """The view of a collected study."""
         runs, plan = collected.runs.copy(), collected.plan
+        in_edges = IN_EDGES in plan and RATE not in plan
+        if in_edges:
+            runs, plan = (table.rename(columns={IN_EDGES: RATE}) for table in (runs, plan))
         for key in _ROLES:
             source = key if key in runs else f"config.{key}"
             runs[key] = pd.to_numeric(runs[source]) if source in runs else math.nan
@@ -65,7 +71,7 @@ class View:
         runs["stable"] = runs["stable"].fillna(False).astype(bool)
         # The loss of a step and the axis named loss are in one table.
         metrics = collected.metrics.rename(columns={"loss": STEP_LOSS})
-        return cls(collected.runs, runs, metrics, varied, objective)
+        return cls(collected.runs, runs, metrics, varied, objective, in_edges)
 
     @property
     def methods(self) -> tuple[str, ...]:

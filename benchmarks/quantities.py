@@ -1,0 +1,114 @@
+"""Cost of every registered quantity of a run's diagnostics, in gradients of the same minibatch.
+
+    python -m benchmarks.quantities [--rounds 3] [--json results.json]
+
+One thread, float32, cross-entropy. ``first``: of a run's first measurement, signals included; ``later``:
+after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole runs on digits
+with measurements every 20 steps, over the run without.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.diagnostics import SHAPES, gradient, problem, train
+from benchmarks.harness import Figure, Report, paired
+from scaled_sgd.config import DiagnosticsConfig
+from scaled_sgd.config.parsing import from_dict
+from scaled_sgd.data import load_data
+from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.registry import QUANTITIES
+from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.steps.direction import Direction
+from scaled_sgd.study.small import engine
+
+LR = 0.5
+DIGITS: dict[str, Any] = {
+    "scaling": {"rule": "norm"},
+    "optim": {"lr": 4.0, "steps": 120},
+    "run": {"log_every": 10},
+}
+DEFAULT_SET, ALL = "digits, default set every 20 steps", "digits, all quantities every 20 steps"
+TARGETS = {DEFAULT_SET: 2.0, ALL: 12.0}
+"""Largest times that are aimed at, over the run without diagnostics."""
+
+
+def costs(shape: str, rounds: int) -> dict[str, Figure]:
+    """Gradients of each quantity alone, at first and later."""
+    model, x, y = problem(**SHAPES[shape])
+    train(model, x, y, 20)
+    step = [-LR * g for g in gradient(model, x, y)]
+    side = [1.0]
+
+    def move() -> None:
+        """A step of SGD, or the way back."""
+        for p, u in zip(model.parameters(), step, strict=True):
+            p.data.add_(u, alpha=side[0])
+        side[0] = -side[0]
+
+    def make(name: str) -> Observer:
+        config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, quantities=[name])
+        observer = Observer(config, model, x, y, loss="cross_entropy", probe_is_all=True, say=lambda _: None)
+        observer.quantities = {name: observer.quantities[name]}
+        return observer
+
+    def batch(_number: int = 0) -> Minibatch:
+        return Minibatch(model, x, y, loss="cross_entropy")
+
+    def measure(observe: Callable[[], Observer]) -> None:
+        move()
+        taken = StepTaken(Direction(torch.ones(model.depth, dtype=torch.float64)), LR)
+        observe().measure(batch(), taken, batch)
+
+    def alone() -> None:
+        move()
+        gradient(model, x, y)
+
+    candidates: dict[str, Callable[[], Any]] = {"gradient": alone}
+    for name in QUANTITIES:
+        kept = make(name)
+        candidates[f"{name}, first"] = partial(measure, partial(make, name))
+        candidates[f"{name}, later"] = partial(measure, lambda kept=kept: kept)
+    return paired(candidates, unit="gradient", rounds=rounds)
+
+
+def runs(rounds: int) -> dict[str, Figure]:
+    """Time of runs on digits, over the one without diagnostics."""
+    every = list(QUANTITIES)
+    settings = {
+        "digits, no diagnostics": {},
+        DEFAULT_SET: {"every": 20},
+        ALL: {"every": 20, "quantities": every, "samples": "all"},
+    }
+    data = load_data(from_dict(DIGITS).data, seed=0, quiet=True)
+
+    def run(diagnostics: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            engine.train([from_dict(DIGITS | {"diagnostics": diagnostics})], [data], [Path(folder)])
+
+    candidates = {name: partial(run, own) for name, own in settings.items()}
+    timed = paired(candidates, unit="digits, no diagnostics", rounds=rounds)
+    return {name: Figure(f.value, f.seconds, most=TARGETS.get(name)) for name, f in timed.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    report = Report("quantities", "a gradient of the same minibatch, or the run without diagnostics")
+    shape = next(iter(SHAPES))
+    report.add({"case": shape, "threads": 1}, costs(shape, arguments.rounds))
+    report.add({"case": "digits", "threads": 1}, runs(max(1, arguments.rounds // 3)))
+    report.write(arguments.json)
+
+
+if __name__ == "__main__":
+    main()
