@@ -6,13 +6,17 @@
 Every ratio is measured in one run, its candidates taking turns; widths m·k², 784 inputs, 10 classes.
 
 - steps: fused steps, plain and captured as a CUDA graph, and SGD by autograd as a graph, over the bare matrix
-  products in the same precision. Targets: 1.33 at (64, 8, n 4096) and (128, 8, 1024), 1.5 at (64, 8, 1024);
-  1.2 times SGD's graph at (16, 8, 512).
-- hook: SGD with the hook over SGD. Targets: 1.10 at (64, 8, 1024), 1.03 at (128, 8, 4096).
+  products in the same precision: float32, TF32, bf16. Targets: 1.33 at (64, 8, n 4096) and (128, 8, 1024) in
+  TF32 and bf16, 1.5 at (64, 8, 1024) in TF32; 1.2 times SGD's graph at (16, 8, 512).
+- hook: SGD with the hook over SGD, plain and both captured. Targets: 1.10 at (64, 8, 1024), 1.03 at
+  (128, 8, 4096).
 - trainer: a step of a run between two rows over a captured step. Target: 1.15.
 - stack: 64 runs one by one over the same together. Target: 10.
-- diagnostics: one Hessian product over an eager gradient (target 0.6), c0..c3 (1.2), the top eigenvalue over
+- diagnostics: one Hessian product, plain and captured, over an eager gradient (target 0.6) and beside a
+  compiled jvp(grad), c0..c3 (1.2), the top eigenvalue with plain and with captured products, the latter over
   its products (1.3), hessian-eigenthings over ours (5).
+
+The largest network that fits has a command of its own, benchmarks.largest.
 """
 
 import argparse
@@ -25,16 +29,18 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from benchmarks.diagnostics import gradient, problem
 from benchmarks.harness import Figure, Report, paired
-from benchmarks.peers import eigenthings_lanczos, installed
+from benchmarks.peers import eigenthings_lanczos, hessian_products, installed
 from benchmarks.step_time import LIMIT, LR, Case, bare_products, step_by_hand, synchronize
 from scaled_sgd import DepthwiseScaling, sharpness, taylor_coefficients
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.data import Data, load_data
 from scaled_sgd.diagnostics import HessianSpace, Minibatch
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.captured import CudaGraphs
 from scaled_sgd.steps.step import take_step
@@ -87,7 +93,7 @@ def fused(case: Case) -> Run:
     model, (x, y) = case.network(), case.minibatch()
     lr = torch.full((), LR, dtype=torch.float64, device=case.device)
     scaling = DepthwiseScaling(model).measure_elsewhere()
-    loss, partition = get_loss("cross_entropy"), Partition.of(model)
+    loss, partition = get_loss("cross_entropy"), Partition.of(model, factors=case.factors)
     return lambda: take_step(partition, x, y, loss=loss, direct=scaling.direction, update=Update(lr))
 
 
@@ -111,19 +117,19 @@ def sgd(case: Case, *, hook: bool = False) -> Run:
 def steps(report: Report, shapes: Sequence[tuple[int, int, int]], device: str, rounds: int) -> None:
     """Steps over bare products."""
     for shape in shapes:
-        for name in ("no", "tf32"):
+        for name in ("no", "tf32", "bf16"):
             case = Case(shape[0], 2.0, shape[1], shape[2], device, name)
             with precision(name):
                 model, (x, y) = case.network(), case.minibatch()
                 candidates = {
                     LIMIT: bare_products(case),
-                    "fused, plain": waiting(step_by_hand(model, x, y), device),
+                    "fused, plain": waiting(step_by_hand(model, x, y, factors=case.factors), device),
                     "fused, captured": waiting(captured(fused(case), device), device),
                     "SGD, plain": waiting(sgd(case), device),
                     "SGD, captured": waiting(captured(sgd(case), device), device),
                 }
                 found = paired(candidates, unit=LIMIT, rounds=rounds)
-            if shape in OVER_PRODUCTS and name == "tf32":
+            if shape in OVER_PRODUCTS and (name == "tf32" or (name == "bf16" and shape != (64, 8, 1024))):
                 found["fused, captured"] = replace(found["fused, captured"], most=OVER_PRODUCTS[shape])
             ratio = found["fused, captured"].value / found["SGD, captured"].value
             found["fused over SGD, captured"] = Figure(ratio, most=OVER_SGD.get(shape))
@@ -137,9 +143,13 @@ def hook(report: Report, shapes: Sequence[tuple[int, int, int]], device: str, ro
         candidates = {
             "SGD": waiting(sgd(case), device),
             "SGD + hook": waiting(sgd(case, hook=True), device),
+            "SGD, captured": waiting(captured(sgd(case), device), device),
+            "SGD + hook, captured": waiting(captured(sgd(case, hook=True), device), device),
         }
         found = paired(candidates, unit="SGD", rounds=rounds)
         found["SGD + hook"] = replace(found["SGD + hook"], most=HOOKED.get(shape))
+        ratio = found["SGD + hook, captured"].value / found["SGD, captured"].value
+        found["hook, both captured"] = Figure(ratio, most=HOOKED.get(shape))
         report.add(asdict(case), found)
 
 
@@ -179,15 +189,23 @@ def seconds_of_steps(stepper: Stepper, sessions: Sequence[object], count: int, d
 def trainer(report: Report, shapes: Sequence[tuple[int, int, int]], device: str, count: int) -> None:
     """Steps of a session, with its minibatches, over one captured step."""
     for shape in shapes:
-        config = parse(config_of(shape, device, count))
-        session = small_session(config, _digits(config))
-        a_step = seconds_of_steps(stepper_of(session), [session], count, device) / count
+        seconds = {}
+        for graphs in ("auto", "no"):
+            config = parse(config_of(shape, device, count, **{"run.cuda_graphs": graphs}))
+            session = small_session(config, _digits(config))
+            seconds[graphs] = seconds_of_steps(stepper_of(session), [session], count, device) / count
         case = Case(shape[0], 2.0, shape[1], shape[2], device, "no")
         bare = waiting(captured(fused(case), device), device)
         alone = paired({"captured": bare}, unit="captured")["captured"].seconds
         assert alone is not None
         report.add(
-            {"shape": shape}, {"trainer step over a captured one": Figure(a_step / alone, a_step, most=1.15)}
+            {"shape": shape},
+            {
+                "trainer step over a captured one": Figure(
+                    seconds["auto"] / alone, seconds["auto"], most=1.15
+                ),
+                "with run.cuda_graphs no": Figure(seconds["no"] / alone, seconds["no"]),
+            },
         )
 
 
@@ -224,13 +242,25 @@ def diagnostics_of(shape: tuple[int, int, int], device: str, rounds: int) -> dic
     other = torch.empty(space.size, device=device)
     top = partial(sharpness, model, x, y, loss="cross_entropy")
     products = top().iterations
+
+    def plain_top() -> None:
+        with allow_graphs(False):
+            top()
+
+    def product() -> Tensor:
+        return space.dual(space.multiply(dual, out), other)
+
     taylor = partial(taylor_coefficients, model, x, y, loss="cross_entropy")
     candidates: dict[str, Run] = {
         "gradient": waiting(partial(gradient, model, x, y), device),
-        "one product": waiting(lambda: space.dual(space.multiply(dual, out), other), device),
+        "one product, plain": waiting(product, device),
+        "one product": waiting(captured(product, device), device),
         "c0..c3": waiting(taylor, device),
+        "top eigenvalue, plain products": waiting(plain_top, device),
         "top eigenvalue": waiting(top, device),
     }
+    if device == "cuda":
+        candidates |= compiled_jvp(model, x, y, device)
     theirs = "hessian-eigenthings: top eigenvalue"
     if installed("hessian_eigenthings"):
         candidates[theirs] = waiting(eigenthings_lanczos(model, x, y, tolerance=1e-3)[0], device)
@@ -244,6 +274,19 @@ def diagnostics_of(shape: tuple[int, int, int], device: str, rounds: int) -> dic
     if theirs in found:
         found["ahead: top eigenvalue"] = Figure(found[theirs].value / found["top eigenvalue"].value, least=5)
     return found
+
+
+def compiled_jvp(model: nn.Module, x: Tensor, y: Tensor, device: str) -> dict[str, Run]:
+    """The peer jvp(grad), compiled; nothing where it does not compile."""
+    product = torch.compile(hessian_products(model, x, y)["jvp(grad)"])
+    try:
+        product()
+    except Exception as error:
+        print(
+            f"skipped: jvp(grad) does not compile: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        )
+        return {}
+    return {"compiled jvp(grad)": waiting(product, device)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

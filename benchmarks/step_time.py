@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from benchmarks.harness import Figure, Report, paired
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP, ScaledSGD
 from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.products import NARROW
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.step import Taken, take_step
 from scaled_sgd.steps.update import Update
@@ -48,6 +49,10 @@ class Case:
     batch: int
     device: str
     precision: str
+
+    @property
+    def factors(self) -> torch.dtype | None:
+        return NARROW if self.precision == "bf16" else None
 
     def network(self) -> HomogeneousMLP:
         return HomogeneousMLP(
@@ -92,16 +97,13 @@ def bare_products(case: Case) -> Callable[[], None]:
 def steps(case: Case) -> dict[str, Callable[[], None]]:
     """One training step of each kind, each on its own network."""
     x, y = case.minibatch()
-    found = {"autograd + ScaledSGD": step_by_autograd(case, case.network(), x, y)}
-    if case.precision != "bf16":
-        fused = step_by_hand(case.network(), x, y)
+    fused = step_by_hand(case.network(), x, y, factors=case.factors)
 
-        def by_hand() -> None:
-            fused()
-            synchronize(case.device)
+    def by_hand() -> None:
+        fused()
+        synchronize(case.device)
 
-        found["fused step"] = by_hand
-    return found
+    return {"autograd + ScaledSGD": step_by_autograd(case, case.network(), x, y), "fused step": by_hand}
 
 
 def step_by_autograd(
@@ -121,11 +123,16 @@ def step_by_autograd(
 
 
 def step_by_hand(
-    model: HomogeneousMLP, x: torch.Tensor, y: torch.Tensor, *, lr: float = LR
+    model: HomogeneousMLP,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    lr: float = LR,
+    factors: torch.dtype | None = None,
 ) -> Callable[[], Taken]:
     scale = DepthwiseScaling(model).measure_elsewhere().direction
     options = {"loss": get_loss("cross_entropy"), "direct": scale, "update": Update(lr)}
-    return partial(take_step, Partition.of(model), x, y, **options)
+    return partial(take_step, Partition.of(model, factors=factors), x, y, **options)
 
 
 def synchronize(device: str) -> None:

@@ -1,4 +1,4 @@
-"""Whole training steps, the hook included, as one CUDA graph: one launch a step. On a CPU they run as they are."""
+"""Whole training steps, the hook included, as one CUDA graph: one launch a step. On a CPU they run plain."""
 
 import os
 

@@ -16,11 +16,14 @@ from scaled_sgd import (
     taylor_coefficients,
 )
 from scaled_sgd.config.parsing import parse
+from scaled_sgd.core import products
 from scaled_sgd.core.losses import get_loss
+from scaled_sgd.core.products import NARROW
 from scaled_sgd.data import load_data
+from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.parallel import Partition, Ranks
 from scaled_sgd.steps.captured import CudaGraphs
-from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.divergence import DivergenceWatch, witness
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
@@ -254,3 +257,72 @@ def test_a_step_can_be_captured():
         for _ in range(4):
             step(*batch.own(), batch.n_global, 0.1, measure=False)
         assert not said
+
+
+def test_bf16_steps_are_those_of_the_cpu_to_a_rounding_of_factors():
+    """On a CPU factors are rounded and multiplied in float32; here tensor cores add into float32."""
+    changes = []
+    for device in ("cpu", "cuda"):
+        model, x, y = problem(device)
+        model, x = model.float(), x.float()
+        before = [w.detach().clone() for w in model.parameters()]
+        scale = DepthwiseScaling(model).measure_elsewhere().direction
+        take_step(
+            Partition.of(model, factors=NARROW),
+            x,
+            y,
+            loss=get_loss("cross_entropy"),
+            direct=scale,
+            update=Update(0.1),
+        )
+        changes.append(
+            torch.cat(
+                [(w.detach() - v).cpu().flatten() for w, v in zip(model.parameters(), before, strict=True)]
+            )
+        )
+    assert float((changes[0] - changes[1]).norm() / changes[0].norm()) < 5e-3
+
+
+def test_bf16_products_are_native():
+    assert products._accumulates("cuda")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_number_is_witnessed(bad):
+    z = torch.randn(300, 700, device="cuda")
+    assert witness(z).isfinite()
+    z[123, 456] = bad
+    assert not witness(z).isfinite()
+
+
+def test_a_captured_loop_of_the_users_own_has_the_steps_of_a_plain_one():
+    ends = []
+    for captured in (False, True):
+        model, x, y = problem("cuda")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scaling = DepthwiseScaling(model, optimizer)
+
+        def step(model=model, optimizer=optimizer, x=x, y=y):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+        graphs = CudaGraphs()
+        for _ in range(3):
+            graphs.warm_up(step)
+        take = graphs.capture(step) if captured else step
+        for _ in range(3):
+            take()
+        ends.append([scaling.scales.clone(), *(w.detach().clone() for w in model.parameters())])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-14)
+
+
+def test_captured_products_find_the_eigenvalues_of_plain_ones(recwarn):
+    model, x, y = problem("cuda")
+    options = {"loss": "cross_entropy", "scales": "norm", "k": 2, "tolerance": 1e-9}
+    captured = sharpness(model, x, y, **options)
+    with allow_graphs(False):
+        plain = sharpness(model, x, y, **options)
+    torch.testing.assert_close(captured.values, plain.values, rtol=1e-12, atol=0)
+    assert not [warning for warning in recwarn if "not captured" in str(warning.message)]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from accelerate.state import AcceleratorState
 
+from benchmarks.tables import houses
 from scaled_sgd.cli import main
 from tests.launching import REPOSITORY, environment
 
@@ -55,6 +57,21 @@ def test_make_train_reaches_95_percent_on_held_out_digits(tmp_path):
     assert summary["accuracy"] >= 0.95
     for line in ("train loss", "eval loss", "accuracy", "steps", "run directory"):
         assert line in printed
+
+
+@pytest.mark.usefixtures("fresh_world")
+def test_the_recipe_for_new_data_is_followed_in_five_lines(tmp_path, capsys):
+    rows = houses(60).rename(columns={"target": "price"})
+    rows.to_csv("houses.csv", index=False)
+    rows.to_csv("unseen.csv", index=False)
+    first = next(i for i, command in enumerate(commands()) if "houses.csv" in command)
+    for command in commands()[first : first + 5]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        plain = "--model.depth 2 --model.base_width 4 --optim.steps 3" if "houses.csv" in command else ""
+        shorter = command.replace("--optim.steps 2000", "--optim.steps 6")
+        run_here(f"{shorter} {plain}")
+    assert {path.name for path in Path("runs").iterdir()} == {"plain", "calm", "long"}
+    assert capsys.readouterr().out.splitlines()[-1].startswith("r2 ")
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def stored(name):
 
 def test_a_rule_is_unknown_until_its_plugin_is_named():
     with pytest.raises(
-        UserError, match=rf"^scaling\.rule: 'toy' is not usable; allowed: {', '.join(RULES)}$"
+        UserError, match=rf"^scaling\.rule: 'toy' is not usable; allowed: auto, {', '.join(RULES)}$"
     ):
         parse(["--scaling.rule=toy"])
     assert parse([PLUGIN, "--scaling.rule=toy"]).scaling.rule == "toy"
@@ -136,7 +136,7 @@ def test_help_shows_what_a_plugin_adds():
     command = ["-m", "scaled_sgd.cli", "train", "--help", PLUGIN]
     printed = python(*command)
     lines = printed.stdout.splitlines()
-    assert f"  --scaling.rule {{{', '.join([*RULES, 'toy'])}}}" in lines
+    assert f"  --scaling.rule {{{', '.join(['auto', *RULES, 'toy'])}}}" in lines
     names = ", ".join([*OPTIMIZERS, "slowing", "adagrad", OPTIMIZERS.words])
     assert f"  --optim.optimizer {{{names}}}" in lines
     text = " ".join(printed.stdout.split())
@@ -163,7 +163,7 @@ def test_a_study_compares_a_rule_of_a_plugin(tmp_path, capsys):
 
 
 def test_an_optimizer_trains_and_its_state_is_resumed():
-    slowing = (PLUGIN, "--optim.optimizer=slowing", "--optim.momentum=0.5")
+    slowing = (PLUGIN, "--optim.optimizer=slowing", "--optim.momentum=0.5", "--scaling.rule=spectral")
     rows = train("whole", *slowing)
     _, first, second, *_ = (row["loss"] for row in rows if "loss" in row)
     _, same, other, *_ = (row["loss"] for row in train("plain", "--optim.momentum=0.5") if "loss" in row)
@@ -181,7 +181,8 @@ def test_an_optimizer_trains_and_its_state_is_resumed():
 
 
 def test_an_optimizer_of_torch_gets_scaled_gradients_and_is_resumed():
-    rows = train("whole", PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1", "--diagnostics.every=2")
+    adagrad = (PLUGIN, "--optim.optimizer=adagrad", "--optim.lr=0.1", "--scaling.rule=spectral")
+    rows = train("whole", *adagrad, "--diagnostics.every=2")
     assert rows[0]["sharpness"] > 0
     assert rows[0]["predicted_loss"] is rows[0]["edge_ratio"] is None
     losses = [row["loss"] for row in rows if "loss" in row]

@@ -21,6 +21,8 @@ COMMANDS = {
     "predict runs/wide --out=table.xlsx --data.source=new.csv": 2,
     "evaluate --help": 0,
     "export --help": 0,
+    "flow --help": 0,
+    "flow runs/wide --lr=0": 2,
     "runs": 0,
     "launch-files --help": 0,
     "line --help": 0,

@@ -34,7 +34,7 @@ def scaled_product(left: Tensor, right: Tensor, alpha: float, blank: Tensor) -> 
 
 
 def add_product_(target: Tensor, left: Tensor, right: Tensor, *, beta: float, alpha: float) -> Tensor:
-    """Target ← β target + α left @ right, in place, for matrices; ``target`` is float32 for bfloat16 factors."""
+    """Target ← β target + α left @ right, in place; ``target`` (p, q) is float32 for bfloat16 factors."""
     if left.dtype != NARROW:
         return target.addmm_(left, right, beta=beta, alpha=alpha)
     if not _accumulates(left.device.type):

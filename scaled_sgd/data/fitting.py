@@ -137,7 +137,9 @@ def lost(normalization: Normalization, layout: Sequence[str]) -> Iterator[str]:
     found = np.flatnonzero((z.deviations == 0) & (z.means != 0))
     if len(found):
         names = (
-            f"{len(found)} features" if len(set(layout)) < len(layout) else listed(layout[i] for i in found)
+            f"{len(found)} features"
+            if len(set(layout)) < len(layout)
+            else listed(layout[i] for i in found.tolist())
         )
         yield f"data.standardize: true makes constants 0, so no row keeps its magnitude by them: {names}"
 

@@ -59,7 +59,7 @@ class SpectralBall:
         partition, best, total = self._vectors.partition, [], 0.0
         for k, rows in enumerate(self._vectors.expand(p), start=1):
             U, S, Vh = torch.linalg.svd(partition.gather(rows.T, k).T, full_matrices=False)
-            kept = S > S[0] * max(U.shape[0], Vh.shape[1]) * torch.finfo(S.dtype).eps
+            kept = S[0] * max(U.shape[0], Vh.shape[1]) * torch.finfo(S.dtype).eps < S
             polar = U[partition.columns(k)][:, kept] @ Vh[kept]
             best.append(polar.mul_(self._radii[k - 1]).reshape(-1))
             total += self._radii[k - 1] * float(S.double().sum())

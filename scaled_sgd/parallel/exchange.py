@@ -62,8 +62,8 @@ def choose_factors(
     """For each layer, whether exchanging the factors of n samples is faster than exchanging its gradient.
 
     A gathered factor costs n (W − 1)/W · (m_k + m_{k−1}) numbers and the products of all ranks' samples;
-    a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's. A number of a gradient
-    has ``itemsize`` bytes, one of a factor ``factor_size``, by default as many.
+    a ring all-reduce 2 (W − 1)/W · m_k m_{k−1} numbers and the products of this rank's. A number of a
+    gradient has ``itemsize`` bytes, one of a factor ``factor_size``, by default as many.
     """
     share, number = (ranks - 1) / ranks, itemsize / link.bandwidth
     factor = number if factor_size is None else factor_size / link.bandwidth

@@ -22,7 +22,8 @@ def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
         if math.isfinite(total if dim is None else total.sum()):
             return total
     else:
-        return torch.linalg.vector_norm(z, torch.inf, dims)
+        largest: Tensor = torch.linalg.vector_norm(z, torch.inf, dims)
+        return largest
     # A float64 sum of narrower numbers cannot overflow; 0 · ∞ is nan.
     return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from scaled_sgd.steps.statistics import square_into, square_norm
 
 
 def begun(h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """(‖h‖², 0, rows, 1) in ``dtype``: the sums of a pass where launches are dear, to be completed in place."""
+    """(‖h‖², 0, rows, 1) in ``dtype``: a pass's sums where launches are dear, to be completed in place."""
     sums = _blank(rows, h.device, dtype).clone()
     square_into(h, sums.select(0, 0))
     return sums

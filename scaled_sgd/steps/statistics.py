@@ -85,8 +85,8 @@ def square_norm(signal: Tensor) -> Tensor:
     """‖signal‖² () as float64, summed in the signal's own precision, at least float32.
 
     On a CPU right for finite signals of any magnitude. Elsewhere a sum of float32 squares from 1e-38 to 3e38
-    is; a smaller one is 0 and a larger one inf: float64 sums would first copy the signal, and cannot be chosen
-    by a number that nobody waits for.
+    is; a smaller one is 0 and a larger one inf: float64 sums would first copy the signal, and cannot be
+    chosen by a number that nobody waits for.
     """
     if signal.dtype in _DOTTED and signal.is_contiguous() and not torch.compiler.is_compiling():
         square = torch.dot(signal.view(-1), signal.view(-1)).double()
@@ -108,6 +108,7 @@ def square_into(signal: Tensor, out: Tensor) -> None:
 
 def square_norms(signals: Sequence[Tensor]) -> Tensor:
     """‖·‖² of each of signals (…, n, m), shape (…, len(signals)), float64; as :func:`square_norm`."""
+    norms: Sequence[Tensor]
     wide = all(signal.dtype == torch.float64 for signal in signals)
     if not reads_are_free(signals[0]):
         if signals[0].ndim == 2:

@@ -22,6 +22,7 @@ from tests.launching import REPOSITORY
 
 DOCUMENT = REPOSITORY / "docs/configuration.md"
 NORM = "--scaling.rule=norm"
+SPECTRAL = "--scaling.rule=spectral"
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,12 @@ def test_a_fused_step_needs_weights_in_full_precision_where_they_are_gathered():
     "option", ["--optim.accumulation=2", "--run.precision=bf16", "--optim.optimizer=adamw"]
 )
 def test_matrices_by_autograd_are_of_whole_gradients(option):
-    assert not permits(parse([option]), "fsdp2")
-    assert permits(parse([option]), "ddp")
+    assert not permits(parse([option, SPECTRAL]), "fsdp2")
+    assert permits(parse([option, SPECTRAL]), "ddp")
     assert permits(parse([option, NORM]), "fsdp2")
     line = r"^sharding\.strategy: 'fsdp2' .* with optim\.update autograd and scaling\.rule spectral \("
     with pytest.raises(UserError, match=line):
-        parse([option, "--sharding.strategy=fsdp2"])
+        parse([option, SPECTRAL, "--sharding.strategy=fsdp2"])
 
 
 def test_a_configuration_made_by_hand_is_checked_whole():

@@ -203,5 +203,5 @@ def test_no_step_of_the_norm_meets_more_curvature_than_the_generalised_sharpness
 
 def _polar(G: Tensor) -> Tensor:
     U, S, Vh = torch.linalg.svd(G, full_matrices=False)
-    kept = S > 1e-12 * S[0]
+    kept = 1e-12 * S[0] < S
     return U[:, kept] @ Vh[kept]

@@ -1,4 +1,4 @@
-"""Captured products: the numbers of plain ones, in their place. A graph itself needs a GPU (tests/test_gpu.py)."""
+"""Captured products: the numbers of plain ones, in their place. Graphs need a GPU (tests/test_gpu.py)."""
 
 import pytest
 import torch

@@ -77,7 +77,8 @@ def test_sharpening_and_stabilisation_are_those_of_the_dense_top_eigenvalue(acti
     }
     for name, value in wanted.items():
         assert row[name] == pytest.approx(float(value), rel=1e-6), name
-    assert row["sharpness_change"] is None and row["predicted_sharpness_change"] is None
+    assert row["sharpness_change"] is None
+    assert row["predicted_sharpness_change"] is None
 
 
 def test_predicted_changes_of_sharpness_are_measured_ones_to_third_order() -> None:

@@ -50,7 +50,8 @@ FEATURES = {
     ),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3"),
     "bf16_fused": (
-        "--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3", "--optim.update=fused",
+        "--run.precision=bf16", "--model.dtype=float32", "--diagnostics.tolerance=0.3",
+        "--optim.update=fused",
     ),
 }  # fmt: skip
 NARROW = ("bf16", "bf16_fused")

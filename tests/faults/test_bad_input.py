@@ -791,7 +791,7 @@ def test_a_file_with_a_mistake_is_refused(row: Row, capfd: pytest.CaptureFixture
     assert_refused(row, capfd)
 
 
-COMMANDS = "train, predict, evaluate, runs, export, line, study, doctor, launch-files"
+COMMANDS = "train, predict, evaluate, runs, export, line, flow, study, doctor, launch-files"
 
 
 @pytest.mark.parametrize(

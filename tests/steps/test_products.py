@@ -29,7 +29,7 @@ def rounded(t):
 
 
 def reference(model, x, y, velocities, round_=rounded):
-    """A step of ``norm`` with squared error by the formulas of theory §1 to §3, in float64, rounding factors."""
+    """A step of ``norm`` with squared error by theory §1 to §3, in float64, rounding factors."""
     weights = [layer.weight.detach().double() for layer in model.scaled_layers]
     alpha = [layer.multiplier for layer in model.scaled_layers]
     omega = [layer.layer_weight for layer in model.scaled_layers]

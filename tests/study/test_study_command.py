@@ -135,7 +135,7 @@ def test_a_study_of_an_earlier_version_keeps_the_defaults_that_it_meant(folder):
     now.write_plan(read_study(file), [run])
     stored = yaml.safe_load((now.path / "study.yaml").read_text())
     assert stored["defaults"] == {key: KEYS[key].default for key in FORMER}
-    assert stored["defaults"]["scaling.rule"] == run.config.scaling.rule
+    assert (stored["defaults"]["scaling.rule"], run.config.scaling.rule) == ("auto", "spectral")
     assert stored["defaults"]["optim.lr"] == run.config.optim.lr
     del stored["defaults"]
     (now.path / "study.yaml").write_text(yaml.safe_dump(stored))

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.metrics import r2_score
+from sklearn.model_selection import train_test_split
 
 from benchmarks import tables
 from scaled_sgd import load_run
@@ -66,6 +68,24 @@ def test_a_bunch_of_scikit_learn_has_its_names() -> None:
 def test_a_source_beside_data_in_memory_is_refused() -> None:
     with pytest.raises(UserError, match=r"^data: a source beside data in memory; allowed: one of the two"):
         train({"data": {"source": "digits"}}, data=houses(9))
+
+
+def test_a_small_network_is_as_good_as_other_tools_on_a_small_table() -> None:
+    train_rows, test_rows = train_test_split(houses(1500), test_size=0.25, random_state=0)
+    data = datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_pandas(rows, preserve_index=False)
+            for name, rows in (("train", train_rows), ("test", test_rows))
+        }
+    )
+    run = train({"data": {"target": "price"}, "model": {"depth": 4, "base_width": 8}}, data=data)
+    x, z = (
+        rows.drop(columns=["shore", "price"]).assign(ocean=rows["shore"] == "ocean")
+        for rows in (train_rows, test_rows)
+    )
+    trees = HistGradientBoostingRegressor(random_state=0).fit(x, train_rows["price"])
+    assert run.evaluate(test_rows)["r2"] > trees.score(z, test_rows["price"]) - 0.01
+    assert run.evaluate(test_rows)["r2"] > 0.93
 
 
 @pytest.mark.slow

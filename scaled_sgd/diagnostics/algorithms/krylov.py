@@ -50,8 +50,8 @@ class Basis:
     def grow(self, number: int) -> list[float]:
         """Up to ``number`` products with one wait for the device. Returns their β: norms of their residuals.
 
-        Products after the first rest on the assumption that what reorthogonalising removes is rounding. They are
-        dropped from the one on where it does not hold; the next call takes that one by :meth:`step`.
+        Products after the first rest on the assumption that what reorthogonalising removes is rounding. They
+        are dropped from the one on where it does not hold; the next call takes that one by :meth:`step`.
         """
         if number == 1 or self._careful:
             self._careful = False
@@ -119,7 +119,7 @@ class Basis:
         self._dual = self.vectors.dual(self.rows[count], None if self.vectors.identity_dual else self._dual)
 
     def _product(self, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The product with b_j without its known part, and α_j; ``beta`` is β_{j−1} if T does not have it yet."""
+        """The product with b_j without its known part, and α_j; ``beta`` is β_{j−1} where T lacks it."""
         j, vectors, rows = self.count, self.vectors, self.rows
         d = self._dual
         assert d is not None

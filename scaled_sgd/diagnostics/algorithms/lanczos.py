@@ -118,7 +118,7 @@ class _Search:
         self.converged = self.exhausted = False
 
     def look(self, first: int, betas: Sequence[float]) -> None:
-        """Look at the last of the products that the basis grew by since it had ``first`` vectors, with norms β.
+        """Look at the last of the products, with norms β, that the basis grew by since it had ``first``.
 
         If there is nothing to find after one before, the basis is cut after the first such.
         """

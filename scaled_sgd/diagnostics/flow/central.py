@@ -107,7 +107,7 @@ class CentralFlow:
 
 
 def descended(landscape: Landscape, point: Point, w: Tensor, time: float) -> Tensor:
-    """Where dw/dt = −∇L(w) is after ``time``, by one step of the classical Runge–Kutta rule from ``point``."""
+    """Where dw/dt = −∇L(w) is after ``time``, by one classical Runge–Kutta step from ``point``."""
     slopes = [point.gradient]
     for share in (0.5, 0.5, 1.0):
         slopes.append(landscape(w - share * time * slopes[-1]).gradient)

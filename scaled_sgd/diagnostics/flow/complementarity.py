@@ -53,4 +53,5 @@ def complementary(
 def _positive(M: Tensor) -> Tensor:
     """The nearest positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(0.5 * (M + M.T))
-    return (vectors * values.clamp(min=0)) @ vectors.T
+    nearest: Tensor = (vectors * values.clamp(min=0)) @ vectors.T
+    return nearest

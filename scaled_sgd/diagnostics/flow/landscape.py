@@ -27,7 +27,7 @@ class Point(Protocol):
         ...
 
     def eigenpairs(self, k: int, start: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The k largest eigenvalues of H(w), largest first, and eigenvectors (k, N); ``start`` is near them."""
+        """The k largest eigenvalues of H(w), best first, and eigenvectors (k, N); ``start`` is near them."""
         ...
 
     def third(self, u: Tensor, v: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class NetworkLandscape:
     def __call__(self, w: Tensor) -> "NetworkPoint":
         """The point at w."""
         layers = self._network.scaled_layers
-        for layer, part in zip(layers, w.split([p.weight.numel() for p in layers]), strict=True):
+        for layer, part in zip(layers, torch.split(w, [p.weight.numel() for p in layers]), strict=True):
             layer.weight.copy_(part.view_as(layer.weight))
         batch = Minibatch(self._network, *self._data, loss=self._loss, chunk_size=self._chunk_size)
         return NetworkPoint(batch, self._tolerance)
@@ -116,6 +116,6 @@ class NetworkPoint:
 
     def _twice(self, u: Tensor) -> Tensor:
         shapes = [layer.weight.shape for layer in self._batch.partition.layers]
-        parts = u.split([shape.numel() for shape in shapes])
+        parts = torch.split(u, [shape.numel() for shape in shapes])
         rows = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
         return torch.cat([found.reshape(-1) for found in eigenvalue_gradient(self._batch, rows)])

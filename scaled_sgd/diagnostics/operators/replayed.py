@@ -33,8 +33,8 @@ def allow_graphs(allowed: bool) -> Iterator[None]:
 def capture_of(operator: WeightOperator) -> Capture | None:
     """Captures the products of ``operator``; None: they run as they are.
 
-    Those are on CPUs, of modules whose code is not ours, where several processes exchange within a product, and
-    of weights whose products take longer than their launches.
+    Those are on CPUs, of modules whose code is not ours, where several processes exchange within a product,
+    and of weights whose products take longer than their launches.
     """
     vectors = operator.vectors
     launched = vectors.device.type == "cuda" and vectors.weight_bytes <= LARGEST

@@ -17,7 +17,7 @@ from scaled_sgd.diagnostics.taken import AdamState
 class AdamSharpness:
     """The largest eigenvalue of P^{−1/2} cΞH P^{−1/2}, P the denominators of AdamW's coming step.
 
-    P has the coming minibatch's squared gradient in it, so that it is there from the first step on. The edge
+    P includes the coming minibatch's squared gradient, so that it exists at the first step. The edge
     is that of full batches with P at rest. Vectors are as large as the weights.
     """
 
@@ -29,8 +29,8 @@ class AdamSharpness:
         taken, adam = context.taken, context.taken.adam
         if adam is None or not taken.direction.is_scalar:
             context.say(
-                "adam_sharpness: null, for the steps are not those of optim.optimizer adamw, without amsgrad, "
-                "on a number times each layer's gradient"
+                "adam_sharpness: null, for the steps are not those of optim.optimizer adamw, without "
+                "amsgrad, on a number times each layer's gradient"
             )
             return dict.fromkeys(("adam_sharpness", "adam_edge", "adam_edge_ratio"))
         operator = Diagonal(curvature(context.probe, space="dense"), _roots(context, adam))

@@ -19,7 +19,7 @@ _COLUMNS = ("generalized_sharpness", "generalized_sharpness_bound", "generalized
 
 
 class GeneralizedSharpness:
-    """S = max dᵀHd over the ball of the step: ‖d_k‖_F ≤ ‖U_k‖_F of scalar rules, ‖d_k‖_2 ≤ ω_k/l of polar ones.
+    """S = max dᵀHd over the step's ball: ‖d_k‖_F ≤ ‖U_k‖_F of scalar rules, ‖d_k‖_2 ≤ ω_k/l of polar ones.
 
     The maximisation is not concave: ``generalized_sharpness`` is the value at a stationary point, a lower
     bound of S, the better of ascents from the gradient and from the top eigenvector. For scalar rules

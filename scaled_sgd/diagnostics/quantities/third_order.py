@@ -41,8 +41,8 @@ class ThirdOrder:
         probe, partition = context.probe, context.probe.partition
         if not partition.activation.curved:
             context.say(
-                "progressive_sharpening, self_stabilization: with a piecewise linear activation they are those "
-                "of the pieces, with frozen signs; λ also changes where signs flip"
+                "progressive_sharpening, self_stabilization: with a piecewise linear activation they are "
+                "those of the pieces, with frozen signs; λ also changes where signs flip"
             )
         if "hessian" in context.found:
             _, pairs = context.found["hessian"]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -100,9 +101,10 @@ def _panel(ax: Axes, entries: list[_Entry], names: list[str]) -> None:
             middle = entry.choice.median(FINAL)
             ax.plot([middle, middle], [y - 0.3, y + 0.3], color=color, linewidth=2)
             rate = f"η = {number(entry.choice.rate)}"
-            ax.annotate(
-                rate, (losses[-1], y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=7
-            )
+            place: dict[str, Any] = {"xy": (losses[-1], y), "xytext": (6, 0), "textcoords": "offset points"}
+            if losses[-1] == 0:
+                rate, place = f"0, {rate}", {"xy": (0.02, y), "xycoords": ("axes fraction", "data")}
+            ax.annotate(rate, va="center", fontsize=7, **place)
         else:
             ax.annotate(
                 "every rate diverged", (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8

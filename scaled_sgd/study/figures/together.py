@@ -17,7 +17,7 @@ from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
 
 
 @dataclass(frozen=True)
-class Together:
+class ColumnsTogether:
     """A figure of several columns.
 
     Attributes:
@@ -43,12 +43,12 @@ class Together:
     needs: str
 
 
-def lacks(view: View, figure: Together) -> str:
+def lacks(view: View, figure: ColumnsTogether) -> str:
     """A study needs some of the columns."""
     return "" if len(_measured(view, figure)) >= figure.least else figure.needs
 
 
-def draw(view: View, figure: Together) -> Drawn:
+def draw(view: View, figure: ColumnsTogether) -> Drawn:
     """A panel for each method at its best rate and largest width, a line for each column."""
     columns = _measured(view, figure)
     runs, left_out = widest(view, view.runs)
@@ -94,11 +94,11 @@ def draw(view: View, figure: Together) -> Drawn:
     )
 
 
-def _measured(view: View, figure: Together) -> list[str]:
+def _measured(view: View, figure: ColumnsTogether) -> list[str]:
     return [column for column in figure.names if view.has(column)]
 
 
-_EDGES = Together(
+_EDGES = ColumnsTogether(
     "edge_ratios",
     "How far from their edge are the steps, by each measure?",
     "edge ratio",
@@ -112,13 +112,13 @@ _EDGES = Together(
     2,
     1.0,
     True,
-    "Edge ratios of the same runs against step, as far as measured: of the sharpness λ, of the curvature along "
-    "the step, of the critical rate η_c, of the curvature in the norm of the step, of AdamW's sharpness. The "
-    "dashed line is 1, the edge of each",
-    "two edge ratios in the metrics (diagnostics.every; critical_rate, generalized_sharpness or adam_sharpness "
-    "in diagnostics.quantities)",
+    "Edge ratios of the same runs against step, as far as measured: of the sharpness λ, of the curvature "
+    "along the step, of the critical rate η_c, of the curvature in the norm of the step, of AdamW's "
+    "sharpness. The dashed line is 1, the edge of each",
+    "two edge ratios in the metrics (diagnostics.every; critical_rate, generalized_sharpness or "
+    "adam_sharpness in diagnostics.quantities)",
 )
-_CHANGES = Together(
+_CHANGES = ColumnsTogether(
     "sharpness_change",
     "Do third derivatives predict how sharpness changes?",
     "change of λ",

@@ -1,1 +1,1 @@
-"""``scaled-sgd flow``: gradient descent beside its gradient flow and its central flow, from a run's weights."""
+"""``scaled-sgd flow``: gradient descent beside its gradient and central flow, from a run's weights."""

@@ -32,7 +32,13 @@ def draw_paths(rows: Sequence[dict[str, Any]], lr: float, path: Path) -> None:
                     for row in rows
                     if len(row[key]["eigenvalues"]) > i
                 ]
-                _line(curvatures, values, color, None, thin | ({} if i == 0 else {"alpha": 0.4}))
+                _line(
+                    curvatures,
+                    values,
+                    color,
+                    None,
+                    thin | ({} if i == 0 else {"alpha": 0.4, "linewidth": 0.9}),
+                )
         means = [(row["step"], row["central_flow"].get("descent_loss")) for row in rows]
         _line(losses, means, category(2)["color"], "mean of descent, predicted", {"linestyle": (0, (1.5, 1))})
         curvatures.axhline(2 / lr, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label="2/η")
@@ -40,7 +46,6 @@ def draw_paths(rows: Sequence[dict[str, Any]], lr: float, path: Path) -> None:
         losses.set_ylabel("loss")
         curvatures.set_ylabel("largest eigenvalues of H")
         curvatures.set_xlabel("step")
-        curvatures.set_ylim(bottom=0)
         step_axis(curvatures)
         losses.legend()
         curvatures.legend()

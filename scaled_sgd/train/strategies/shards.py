@@ -95,7 +95,7 @@ class RowShard:
 def state_rows(
     shards: Sequence[Shard], partition: Partition, kind: Kind = "momentum"
 ) -> Callable[[int], Tensor | None]:
-    """This process's rows of v_k, or another tensor, before a step, by k; None while it is zero. Collective."""
+    """This process's rows of v_k or another tensor before a step, by k; None while it is zero. Collective."""
 
     def rows(k: int) -> Tensor | None:
         shard, own = shards[k - 1], partition.columns(k)

@@ -1,0 +1,17 @@
+"""The command that measures what is claimed about a GPU runs, on tiny networks, without one."""
+
+import json
+
+import pytest
+
+from benchmarks.gpu import main
+
+
+@pytest.mark.slow
+def test_every_part_of_the_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--small", "--device", "cpu", "--json", "found.json"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    names = {name for table in found["tables"] for name in table["figures"]}
+    assert {"fused, captured", "hook, both captured", "one product", "one by one over together"} <= names
+    assert {table["case"].get("precision") for table in found["tables"]} >= {"no", "tf32", "bf16"}
