@@ -76,7 +76,7 @@ FEATURE_KERNELS = Measured(
 )
 
 FROM_START = Measured(
-    f"{_HERE}.start:Start",
+    f"{_HERE}.start:SinceStart",
     "distance from the linearised network, and whether weights or features move preactivations",
     (
         Column(

@@ -11,7 +11,7 @@ from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.start import from_start, is_at_start
 
 
-class Start:
+class SinceStart:
     """Changes on the probe since step 0.
 
     Weights of step 0 are not held but drawn again by the seed, so that the first measurement must be of them;
