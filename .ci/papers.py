@@ -1,4 +1,4 @@
-"""``python .ci/papers.py STUDIES``: docs/papers from the folders of studies that repeat papers.
+"""``python .ci/papers.py STUDIES [NAMES]``: docs/papers from the folders of studies that repeat papers.
 
 Every study of configs/studies/papers that was run in STUDIES (``scaled-sgd study run papers/NAME``) gets a
 page with its claims, its figures and how long it took; the index names each paper.
@@ -37,7 +37,9 @@ def main() -> int:
     """Write the pages; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("studies", type=Path, help="folder of all studies")
-    folder = parser.parse_args().studies
+    parser.add_argument("names", nargs="*", help="papers whose pages are made again; none: all")
+    options = parser.parse_args()
+    folder = options.studies
     rows = []
     for name, path in named_studies().items():
         key = name.removeprefix("papers/")
@@ -53,7 +55,8 @@ def main() -> int:
         paper = read_paper(study["paper"])
         assert paper is not None
         rows.append(row(key, paper, judged, collected))
-        page(key, study, paper, judged, collected)
+        if not options.names or key in options.names:
+            page(key, study, paper, judged, collected)
     PAGES.mkdir(exist_ok=True)
     minutes = sum(float(line[-1]) for line in rows)
     lines = [["paper", "what it claims, and the number here", "verdict", "minutes"], ["---"] * 4, *rows]

@@ -109,7 +109,7 @@ def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | No
         UserError: an unknown measure, axis or way to take, or a column where none belongs.
     """
     measure, column, take = found.get("measure"), found.get("column", ""), found.get("take", "")
-    if measure not in MEASURES:
+    if not isinstance(measure, str) or measure not in MEASURES:
         raise UserError(f"{place}.measure: {measure!r} is unknown; allowed: {', '.join(MEASURES)}")
     if not isinstance(column, str) or bool(column) != MEASURES[measure].needs_column:
         allowed = "the name of a column" if MEASURES[measure].needs_column else f"none with {measure}"

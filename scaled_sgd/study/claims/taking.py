@@ -1,7 +1,7 @@
 """Computes quantities from the tables of a study."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def _spread(values: Mapping[Any, float]) -> float:
     return max(found) / min(found) if len(found) > 1 and min(found) > 0 else math.nan
 
 
-_TAKEN = {
+_TAKEN: Mapping[str, Callable[[Mapping[Any, float]], float]] = {
     "power": _power,
     "ratio": _ratio,
     "difference": _difference,

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,7 +25,9 @@ from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_
 _EDGE = "edge"
 """The column of the edge of stability of each step: dashed, in the colour of the first column."""
 
-_DASHED = {"linestyle": (0, (4, 2)), "marker": "", "linewidth": 1.2}
+_DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "marker": "", "linewidth": 1.2}
+
+_DOTS = ((0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 _LOG_FROM = 5.0
 """Positive numbers whose largest is so many times the smallest have a logarithmic axis."""
@@ -60,7 +64,7 @@ def _draw(view: View, plot: Plot) -> Drawn:
     for ax, panel in zip(axes, panels.shown, strict=True):
         for place, (name, look, own, quantity) in enumerate(_lines(view, plot, panel, several)):
             if plot.along == STEP:
-                rows += _over_steps(ax, view, own, quantity, name, look, panel)
+                rows += _over_steps(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
             else:
                 rows += _over_axis(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
         _guides(ax, plot)
@@ -83,7 +87,7 @@ def _draw(view: View, plot: Plot) -> Drawn:
 def _determined(view: View, runs: pd.DataFrame, axis: str, taken: set[str]) -> bool:
     """Whether one of the axes that are drawn tells this one."""
     plain = view.plain[view.plain["id"].isin(runs["id"])]
-    return any((plain.groupby(one)[axis].nunique() == 1).all() for one in taken if one in plain)
+    return any((plain.groupby(one)[axis].nunique() == 1).all() for one in taken - {STEP} if one in plain)
 
 
 def _of(view: View, plain: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +110,10 @@ def _lines(
             shown = plot.curves[0] if quantity.column == _EDGE else quantity
             place = plot.curves.index(shown)
             look = ordered(position, count) if ranked else category(position * len(plot.curves) + place)
-            look |= _DASHED if quantity.column == _EDGE else {}
+            if quantity.column == _EDGE:
+                look |= _DASHED
+            elif ranked and place:
+                look |= {"linestyle": _DOTS[0]}
             parts = [label(plot.lines, value)] if plot.lines else []
             if plot.lines and label(plot.lines, value) == str(value) and ranked:
                 parts = [f"{axis_label(plot.lines)} {number(value)}"]
@@ -136,11 +143,8 @@ def _over_axis(
     ax.plot(at, [y for _, y in drawn], label=name or None, **look)
     if text:
         ax.set_xticks(range(len(names)), [shortened(each, 18) for each in names])
-    if first and drawn and not text:
-        middle = len(at) // 2
-        for exponent in plot.powers.values():
-            curve_y = [drawn[middle][1] * (x / at[middle]) ** exponent for x in at]
-            ax.plot(at, curve_y, color=GREY, linestyle=(0, (1.5, 1.5)), linewidth=1.2)
+    if first and not text:
+        _laws(ax, plot, at, [y for _, y in drawn])
     return [
         {
             "panel": panel.title or "all",
@@ -156,20 +160,35 @@ def _over_axis(
 def _over_steps(
     ax: Axes,
     view: View,
+    plot: Plot,
     plain: pd.DataFrame,
     quantity: RunQuantity,
     name: str,
     look: Mapping[str, Any],
     panel: Panel,
+    *,
+    first: bool,
 ) -> list[dict[str, Any]]:
     column = STEP_LOSS if quantity.column == "loss" else quantity.column
     data = over_seeds(view.steps(_of(view, plain), [column]), column)
+    if plot.powers:
+        data = data[data.index > 0]
     if data.empty:
         return []
     curve(ax, data, dict(look), label=name or None)
+    if first:
+        _laws(ax, plot, data.index.tolist(), data["median"].tolist())
     ends = {"at the start": data["median"].iloc[0], "value": data["median"].iloc[-1]}
     seeds = _of(view, plain)[SEED].nunique()
     return [{"panel": panel.title or "all", "line": name or "all"} | ends | {"runs": seeds}]
+
+
+def _laws(ax: Axes, plot: Plot, x: Sequence[float], y: Sequence[float]) -> None:
+    """The power laws of the figure through the middle point of a line."""
+    middle = len(x) // 2
+    for exponent, dash in zip(plot.powers.values(), cycle(_DOTS), strict=False):
+        law = [y[middle] * (place / x[middle]) ** exponent for place in x]
+        ax.plot(x, law, color=GREY, linestyle=dash, linewidth=1.2)
 
 
 def _guides(ax: Axes, plot: Plot) -> None:
@@ -178,19 +197,20 @@ def _guides(ax: Axes, plot: Plot) -> None:
 
 
 def _handles(plot: Plot) -> list[Line2D]:
-    dashes = [(label, (0, (4, 2))) for label in plot.levels] + [
-        (label, (0, (1.5, 1.5))) for label in plot.powers
-    ]
+    dashes = [(label, _DASHED["linestyle"]) for label in plot.levels]
+    dashes += list(zip(plot.powers, cycle(_DOTS)))
     return [Line2D([], [], color=GREY, linestyle=dash, linewidth=1.2, label=label) for label, dash in dashes]
 
 
 def _scales(ax: Axes, plot: Plot, rows: Sequence[Mapping[str, Any]]) -> None:
-    if plot.along == STEP:
+    if plot.along == STEP and not plot.powers:
         step_axis(ax)
+    elif plot.along == STEP:
+        log_axis(ax, "x")
     elif _wide(places := [row[axis_label(plot.along)] for row in rows]):
         log_axis(ax, "x", at=sorted(set(places)))
-    lines = [y for line in ax.get_lines() for y in map(float, line.get_ydata()) if math.isfinite(y)]
-    if _wide(lines):
+    heights = np.concatenate([np.asarray(line.get_ydata(), dtype="float64") for line in ax.get_lines()])
+    if _wide(heights[np.isfinite(heights)].tolist()):
         log_axis(ax, "y")
 
 
