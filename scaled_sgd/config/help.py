@@ -37,7 +37,10 @@ def help_text(prog: str) -> str:
         choices = "; ".join(f"{name}: {label}" for name, label in labels(key.hint).items())
         lines.append(head)
         for text in filter(None, (f"{key.help} (default: {shown(key.default)})", choices)):
-            lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            indent = " " * 6
+            lines += textwrap.wrap(
+                text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
     return "\n".join(lines) + "\n"
 
 
