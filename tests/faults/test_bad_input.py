@@ -374,7 +374,7 @@ COMMAND_LINES = [
     Row(
         (
             "model.help: unknown key; allowed: model.depth, model.base_width, model.width_exponent, "
-            "model.activation, model.parameterization, model.dtype"
+            "model.activation, model.parameterization, model.output_scale, model.centered, model.dtype"
         ),
         ("--model.help",),
     ),
@@ -396,21 +396,21 @@ COMMAND_LINES = [
     Row(
         (
             "model: nothing is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "activation, parameterization, output_scale, centered, dtype"
         ),
         ("--model",),
     ),
     Row(
         (
             "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "activation, parameterization, output_scale, centered, dtype"
         ),
         ("--model=3",),
     ),
     Row(
         (
             "model: 'x.yaml' is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "activation, parameterization, output_scale, centered, dtype"
         ),
         ("--model=x.yaml",),
     ),
@@ -444,7 +444,7 @@ FILES = [
     Row(
         (
             "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "activation, parameterization, output_scale, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: 3"},
@@ -452,7 +452,7 @@ FILES = [
     Row(
         (
             "model: null is not a group; allowed: the keys depth, base_width, "
-            "width_exponent, activation, parameterization, dtype"
+            "width_exponent, activation, parameterization, output_scale, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model:"},
@@ -460,7 +460,7 @@ FILES = [
     Row(
         (
             "model: [] is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, dtype"
+            "activation, parameterization, output_scale, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: []"},
@@ -645,7 +645,7 @@ FILES = [
     Row(
         (
             "model.class_path: unknown key; allowed: model.depth, model.base_width, "
-            "model.width_exponent, model.activation, model.parameterization, model.dtype"
+            "model.width_exponent, model.activation, model.parameterization, model.output_scale, model.centered, model.dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {class_path: os.system}"},
