@@ -645,7 +645,8 @@ FILES = [
     Row(
         (
             "model.class_path: unknown key; allowed: model.depth, model.base_width, "
-            "model.width_exponent, model.activation, model.parameterization, model.output_scale, model.centered, model.dtype"
+            "model.width_exponent, model.activation, model.parameterization, model.output_scale, "
+            "model.centered, model.dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {class_path: os.system}"},
