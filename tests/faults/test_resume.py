@@ -23,7 +23,7 @@ BASE = (
     "--model.depth=4", "--model.base_width=5", "--optim.lr=0.5", "--optim.steps=20", "--optim.batch_size=303",
     "--optim.momentum=0.9", "--optim.weight_decay=0.001", "--optim.schedule=cosine", "--run.log_every=1",
     "--run.eval_every=6", "--checkpoint.every_steps=5", "--checkpoint.keep=9", "--diagnostics.every=6",
-    "--diagnostics.samples=23", "--diagnostics.tolerance=1e-2",
+    "--diagnostics.samples=23", "--diagnostics.tolerance=1e-6",
 )  # fmt: skip
 EXACT = [("a", 1, "ddp", None), ("b", 2, "fsdp2", "a/checkpoints/step-5"),
          ("c", 4, "fsdp2+tensor", "b/checkpoints/step-10"), ("d", 2, "tensor", "c/checkpoints/step-15"),
