@@ -115,7 +115,8 @@ def _gelu(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _times_gelu_slope(t: Tensor, z: Tensor) -> Tensor:
-    pulled: Tensor = torch.ops.aten.gelu_backward(t, z)
+    # oneDNN, which takes float32 on CPUs, does not broadcast.
+    pulled: Tensor = torch.ops.aten.gelu_backward(t, z.expand_as(t))
     return pulled
 
 

@@ -54,7 +54,7 @@ def _teacher(config: DataConfig, generator: np.random.Generator, n: int) -> Exam
 
     The network sees x, or random projections A x of it.
     """
-    k = np.arange(1, config.features + 1)
+    k = np.arange(1.0, config.features + 1)
     variances = k**-config.spectrum
     signs = np.random.default_rng([config.seed, _TEACHER]).choice([-1.0, 1.0], config.features)
     w = signs * np.sqrt(k**-config.signal / variances)

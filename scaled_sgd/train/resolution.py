@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Literal
 
 from scaled_sgd.config import Config
-from scaled_sgd.config.combinations import check_combinations, with_strategy, with_update
+from scaled_sgd.config.combinations import check_combinations, with_rule, with_strategy, with_update
 from scaled_sgd.config.resumed import BUILT_IN_METRICS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import Data, Resident
@@ -21,12 +21,12 @@ are too few, hundreds over a few hundred rows too many."""
 
 
 def resolve(config: Config, data: Data, world: World) -> Config:
-    """The configuration with loss, steps, strategy, evaluation interval and metrics filled in.
+    """The configuration with loss, steps, rule, strategy, evaluation interval and metrics filled in.
 
     Raises:
         UserError: the configuration does not fit the data or the launch.
     """
-    config = _with_all(config, data)
+    config = _with_all(with_rule(config), data)
     per_epoch = data.train.steps_per_epoch(config.optim.batch)
     steps = _steps(config, data, per_epoch)
     optim = replace(config.optim, steps=steps, epochs=None)

@@ -93,7 +93,7 @@ def step_taken(
     direction, factor = scaling.direction(minibatch.statistics), 1.0
     if optim.limits_gradient:
         squares = minibatch.statistics.gradient_squares
-        factors = _factors(optim, squares)
+        factors = _factors(optim, squares, clipped_layers(optim, len(squares), squares.device))
         if len(factors) == 1:
             factor = float(factors)
         else:
@@ -120,9 +120,8 @@ def clipped_layers(optim: OptimConfig, depth: int, device: torch.device) -> Tens
     return torch.tensor([k in named for k in range(1, depth + 1)], device=device)
 
 
-def _factors(optim: OptimConfig, squares: Tensor) -> Tensor:
+def _factors(optim: OptimConfig, squares: Tensor, clipped: Tensor | None) -> Tensor:
     """c_k (l,), or (1,) for all layers, from ‖G_k‖_F² (l,)."""
-    clipped = clipped_layers(optim, len(squares), squares.device)
     return gradient_factors(squares, clip_norm=optim.clip_norm, normalize=optim.normalize, clipped=clipped)
 
 
@@ -133,6 +132,7 @@ class AutogradStep:
 
     def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
         self._strategy, self._optim, self._loss = strategy, optim, loss
+        self._clipped = clipped_layers(optim, strategy.network.depth, strategy.device)
         strategy.scaling.squares = self._gradient_squares
         self._squares: Tensor | None = None
 
@@ -156,7 +156,7 @@ class AutogradStep:
             self._squares = strategy.gradient_squares()
             norm = self._squares.sum().sqrt()
         if optim.limits_gradient and self._squares is not None:
-            factor = _factors(optim, self._squares)
+            factor = _factors(optim, self._squares, self._clipped)
         strategy.step(lr, factor)
         # None where a step was skipped whose gradients overflowed.
         found = scaling.statistics if measure else None

@@ -37,8 +37,7 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     _check("scaling.static", state["scaling"].get("static"), _is_flag)
     _check("scaling.scales", state["scaling"].get("scales"), _or_none(_list_of(_is_number, depth)))
     _check("exchange", state.get("exchange"), _or_none(_list_of(_is_flag, depth)))
-    pair = _list_of(_or_none(_is_number), 2)
-    _check("schedule", state.get("schedule"), _or_none(lambda value: _is_number(value) or pair(value)))
+    _check("schedule", state.get("schedule"), _or_none(_is_schedule))
     _check("peak", state.get("peak"), _or_none(_is_number))
     _check("grad_scaler", state.get("grad_scaler"), numbers)
     _check("optimizer", state.get("optimizer"), numbers)
@@ -72,6 +71,12 @@ def _is_count(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST)
+
+
+def _is_schedule(value: object) -> bool:
+    """Whether it is η, or η and what was measured last, if anything was."""
+    pair: Any = value if _list_of(_or_none(_is_number), 2)(value) else [value]
+    return _is_number(pair[0])
 
 
 def _is_loss(value: object) -> bool:

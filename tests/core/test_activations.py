@@ -41,6 +41,19 @@ def test_values_and_three_derivatives_are_those_of_the_formula(name):
     torch.testing.assert_close(phi.pulled(t, g), t * wanted[1].detach(), rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["relu", "abs", "linear", *SMOOTH])
+def test_slopes_multiply_stacks_of_signals_in_any_layout(name, dtype):
+    phi, generator = Activation.of(name), torch.Generator().manual_seed(0)
+    z = torch.randn(6, 8, generator=generator).to(dtype)
+    g, slope = source(phi, z), phi.derivatives(source(phi, z.double()))[0]
+    wide = torch.randn(2, 6, 16, generator=generator).to(dtype)
+    turned = wide[..., :8].transpose(0, 1).contiguous().transpose(0, 1)
+    for t in (wide[..., :8].contiguous(), wide[..., ::2], turned, wide[0, :, :8], wide[:, :, :8][None]):
+        error = 30 * torch.finfo(dtype).eps
+        torch.testing.assert_close(phi.pulled(t, g).double(), t.double() * slope, rtol=error, atol=error)
+
+
 @pytest.mark.parametrize("name", SMOOTH)
 def test_autograd_of_the_value_has_the_same_derivatives(name):
     phi, s = Activation.of(name), torch.linspace(-45, 45, 241, dtype=torch.float64, requires_grad=True)

@@ -51,6 +51,13 @@ def test_a_teacher_is_linear_in_inputs_of_a_power_law():
     assert slope == pytest.approx(-1.0, abs=0.1)
 
 
+def test_whole_exponents_are_numbers_like_others():
+    whole, given = (
+        parts(DataConfig("teacher", samples=40, spectrum=b, signal=a))[1:] for b, a in ((2, 3), (2.0, 3.0))
+    )
+    assert all(map(torch.equal, whole, given))
+
+
 def test_random_features_are_one_projection_of_the_inputs():
     shape = {"samples": 300, "features": 12, "standardize_target": False}
     _, x, y = parts(DataConfig("teacher", **shape))

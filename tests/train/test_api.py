@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 from benchmarks import tables
 from scaled_sgd import load_run
 from scaled_sgd.cli import main
+from scaled_sgd.config import Config, ModelConfig, OptimConfig, RunConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train import train
@@ -55,6 +56,12 @@ def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
     assert (last["step"], last["samples"]) == (60, 60 // 2 * 320)
     assert load_run("runs/h").evaluate(rows) == figures
     assert main(["train", "--config=runs/h/config.yaml", "--run.resume=auto"]) == 2
+
+
+def test_a_configuration_with_its_defaults_trains() -> None:
+    config = Config(model=ModelConfig(**SMALL), optim=OptimConfig(steps=2), run=RunConfig(name="typed"))
+    assert config.scaling.rule == "auto"
+    assert train(config).config["configuration"]["scaling"]["rule"] == "spectral"
 
 
 def test_a_bunch_of_scikit_learn_has_its_names() -> None:

@@ -31,6 +31,7 @@ def test_states_of_this_and_of_earlier_versions_are_right():
         ("progressed.max_loss", 1.5), ("progressed.first_loss", math.inf), ("progressed.last_loss", None),
         ("optimizer", {"step": 14.0}), ("exchange", [True, False, True]), ("scaling.scales", None),
         ("grad_scaler", {"scale": 65536.0, "growth_interval": 2000}),
+        ("schedule", None), ("schedule", 0.1), ("schedule", [0.1, None]), ("schedule", [0.1, 0.5]),
     ):  # fmt: skip
         check_state(changed(path, value), 14)
 
@@ -49,7 +50,9 @@ def test_a_count_is_an_integer_from_0(name, value):
      ("progressed.of_a_later_version", 1), ("progressed", []), ("config", None), ("data", None),
      ("scaling", None), ("scaling.rule", 1), ("scaling.static", 0), ("scaling.scales", [1.0, 2.0]),
      ("scaling.scales", ["1", "2", "3"]), ("exchange", [True]), ("exchange", [1, 0, 1]),
-     ("grad_scaler", {"scale": "x"}), ("optimizer", {"step": None}), ("optimizer", [1])],
+     ("grad_scaler", {"scale": "x"}), ("optimizer", {"step": None}), ("optimizer", [1]),
+     ("schedule", [None, 0.5]), ("schedule", [0.1, "1"]), ("schedule", [0.1]), ("schedule", "0.1"),
+     ("peak", "0.1")],
 )  # fmt: skip
 def test_a_field_of_another_form_is_named(path, value):
     with pytest.raises(ValueError, match=rf"^its state has .* as {path}$"):

@@ -94,7 +94,7 @@ class GradientStrategy(Strategy):
         self.optimizer.zero_grad()
 
     def step(self, lr: float, factor: Tensor | None) -> None:
-        """Update the weights by ``factor`` () times the direction, 1 when None. Collective."""
+        """Update the weights by ``factor`` (l,) or (1,) times the direction, 1 when None. Collective."""
         self.scaling.factor = factor
         set_rate(self.optimizer, lr)
         self.optimizer.step()
