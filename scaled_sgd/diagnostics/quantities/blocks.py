@@ -20,11 +20,7 @@ class Blocks:
     def measure(self, context: Context) -> dict[str, Any]:
         """``block_sharpness`` and ``top_vector_shares``."""
         probe = context.probe
-        if "hessian" in context.found:
-            operator, whole = context.found["hessian"]
-        else:
-            operator = curvature(probe)
-            whole = self._searches.top("hessian", operator)
+        operator, whole = self._searches.hessian(context)
         layers = range(1, probe.partition.depth + 1)
         if grams_are_smaller(probe):
             sharpness = block_spectra(probe)[:, 0].tolist()

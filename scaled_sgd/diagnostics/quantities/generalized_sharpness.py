@@ -39,11 +39,7 @@ class GeneralizedSharpness:
         if not taken.known or not (scalar or taken.polar):
             context.say("generalized_sharpness: null, for the step is of no known norm")
             return dict.fromkeys(_COLUMNS)
-        if "hessian" in context.found:
-            operator, pairs = context.found["hessian"]
-        else:
-            operator = curvature(probe)
-            pairs = self._searches.top("hessian", operator)
+        operator, pairs = self._searches.hessian(context)
         top, bound = pairs.vectors[0], None
         if scalar:
             radii = direction_norms(context.minibatch, taken.direction).cpu()
