@@ -9,7 +9,7 @@ from torch import Tensor
 from scaled_sgd.diagnostics.algorithms.crossing import crossing
 from scaled_sgd.diagnostics.moved import loss_along
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_of
+from scaled_sgd.diagnostics.taylor import TaylorCoefficients
 
 _COLUMNS = ("critical_rate", "critical_sharpness", "critical_edge_ratio", "predicted_critical_rate")
 
@@ -37,15 +37,14 @@ class CriticalRate:
         if not taken.known:
             context.say("critical_rate: null, for the optimizer does not step by −ηv")
             return empty
-        along = taken.along(batch)
-        terms = taylor_of(batch, along, order=3)
+        terms = context.terms
         # Rates along u count in η, that of c U in η c.
         unit = taken.factor if taken.is_along_direction else 1.0
         if not float(terms.c1) < 0 or not unit:
             context.say("critical_rate: null where the loss does not fall at first along the step")
             return empty
         predicted = predicted_rate(terms)
-        loss = loss_along(batch, along)
+        loss = loss_along(batch, taken.along(batch))
         before = loss(0.0)
         first = predicted or taken.rate or 1.0
         found = crossing(lambda rate: loss(rate) - before, first, tolerance=self._tolerance)

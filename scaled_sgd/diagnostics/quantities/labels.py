@@ -19,6 +19,8 @@ from scaled_sgd.diagnostics.labels import (
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.steps.minibatch import Minibatch
 
+_LAST = slice(-1, None)
+
 
 class NeuralCollapse:
     """tr(Σ_W Σ_B⁺)/C of the last features."""
@@ -33,7 +35,7 @@ class NeuralCollapse:
         if classes is None:
             context.say("neural_collapse: null, for the targets are not classes")
             return {"neural_collapse": None}
-        return {"neural_collapse": _defined(neural_collapse(hidden(probe)[-1], classes))}
+        return {"neural_collapse": _defined(neural_collapse(hidden(probe, _LAST)[0], classes))}
 
     def state_dict(self) -> dict[str, Tensor]:
         """No state."""
@@ -54,7 +56,7 @@ class LabelAlignment:
         probe = context.probe
         Y = label_matrix(probe.y, probe.partition.widths[-1])
         found: dict[str, float | None] = {"kernel": None}
-        found["features"] = _defined(feature_alignment(hidden(probe)[-1], Y))
+        found["features"] = _defined(feature_alignment(hidden(probe, _LAST)[0], Y))
         if probe.chunked:
             context.say("label_alignment.kernel: null, for the probe is larger than diagnostics.chunk")
         else:
@@ -79,7 +81,7 @@ class FeatureKernels:
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``log_lambda_min``."""
-        found = [_defined(log_lambda_min(H)) for H in hidden(context.probe)[1:]]
+        found = [_defined(log_lambda_min(H)) for H in hidden(context.probe, slice(1, None))]
         if None in found:
             context.say(
                 "log_lambda_min: null where the probe's features are dependent, such as more samples than "
@@ -100,6 +102,8 @@ def _defined(value: Tensor) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def hidden(probe: Minibatch) -> list[Tensor]:
-    """h_0..h_{l−1}, each (n, m_k), of all samples; the last ones are the features behind the outputs."""
-    return [torch.cat(h) for h in zip(*(signals.h for signals in probe), strict=True)]
+def hidden(probe: Minibatch, layers: slice = slice(None)) -> list[Tensor]:
+    """Those ``layers`` of h_0..h_{l−1}, each (n, m_k), of all samples; the last are the features of f."""
+    if not probe.chunked:
+        return probe.first.h[layers]
+    return [torch.cat(h) for h in zip(*(signals.h[layers] for signals in probe), strict=True)]

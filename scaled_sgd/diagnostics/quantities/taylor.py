@@ -7,7 +7,6 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.gates import gates_flipped
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.taylor import taylor_of
 
 _TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
 
@@ -29,9 +28,8 @@ class Taylor:
             empty = dict.fromkeys(_TERMS)
             rest = dict.fromkeys(("predicted_loss", "directional_edge_ratio", "gates_flipped"))
             return {"taylor": empty} | rest
-        along = taken.along(context.minibatch)
-        terms = taylor_of(context.minibatch, along)
-        flipped = gates_flipped(context.minibatch, along, taken.rate)
+        terms = context.terms
+        flipped = gates_flipped(context.minibatch, taken.along(context.minibatch), taken.rate)
         if flipped is None:
             context.say("gates_flipped: null, for a smooth activation has no kink")
         ratio = terms.directional_edge_ratio(taken.rate)
