@@ -1,7 +1,6 @@
 """How features go with the labels on the probe: neural collapse and alignment; their smallest eigenvalue."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,16 +16,14 @@ from scaled_sgd.diagnostics.labels import (
     neural_collapse,
 )
 from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.quantities.state import Stateless
 from scaled_sgd.steps.minibatch import Minibatch
 
 _LAST = slice(-1, None)
 
 
-class NeuralCollapse:
+class NeuralCollapse(Stateless):
     """tr(Σ_W Σ_B⁺)/C of the last features."""
-
-    def __init__(self, config: object) -> None:
-        del config
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``neural_collapse``."""
@@ -37,19 +34,9 @@ class NeuralCollapse:
             return {"neural_collapse": None}
         return {"neural_collapse": _defined(neural_collapse(hidden(probe, _LAST)[0], classes))}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
-
-
-class LabelAlignment:
+class LabelAlignment(Stateless):
     """Centred alignment with Y Yᵀ of the tangent kernel, summed over outputs, and of the last features."""
-
-    def __init__(self, config: object) -> None:
-        del config
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``label_alignment``."""
@@ -65,19 +52,9 @@ class LabelAlignment:
             found["kernel"] = _defined(kernel_alignment(theta.double(), Y @ Y.T, centred=True))
         return {"label_alignment": found}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
-
-
-class FeatureKernels:
+class FeatureKernels(Stateless):
     """ln λ_min of h_k h_kᵀ/m_k of every hidden layer."""
-
-    def __init__(self, config: object) -> None:
-        del config
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``log_lambda_min``."""
@@ -88,13 +65,6 @@ class FeatureKernels:
                 "features"
             )
         return {"log_lambda_min": found}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
 
 
 def _defined(value: Tensor) -> float | None:
