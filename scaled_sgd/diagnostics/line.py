@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from scaled_sgd.diagnostics.directions import Updates, given_direction, push
+from scaled_sgd.diagnostics.directions import given_direction
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.diagnostics.moved import moved_loss
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.taylor import Along, updates_for
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch
-from scaled_sgd.steps.signals import Signals
 
 
 @without_autocast
@@ -52,17 +52,4 @@ def losses_along(batch: Minibatch, along: Along, at: Iterable[float]) -> Iterato
     """The mean loss () at each t, float64; u as for :func:`~scaled_sgd.diagnostics.taylor.taylor_of`."""
     updates = updates_for(batch, along)
     for t in at:
-        with torch.no_grad():
-            total = torch.stack([_chunk_loss(signals, updates(signals), t) for signals in batch]).sum()
-            yield total / batch.total
-
-
-def _chunk_loss(signals: Signals, updates: Updates, t: float) -> Tensor:
-    """The sum of losses with the weights W + t u, (), float64."""
-    partition, h = signals.partition, signals.h[0]
-    for k in range(1, signals.depth + 1):
-        z = push(partition, updates(k), h, k).mul_(t)
-        z.addmm_(h, partition.local(k).T, alpha=partition.multiplier(k))
-        z = partition.gather(z, k)
-        h = partition.activation.value(z) if k < signals.depth else z
-    return signals.losses(h).sum(dtype=torch.float64)
+        yield moved_loss(batch, updates, t)

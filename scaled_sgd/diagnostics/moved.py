@@ -1,5 +1,6 @@
 """Signals and losses of a network moved along a direction, whose weights are never formed (theory §4)."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
@@ -22,20 +23,26 @@ def moved_preactivations(s: Signals, updates: Updates, rate: float) -> Iterator[
         h = partition.activation.value(z)
 
 
+@torch.no_grad()
+def moved_loss(batch: Minibatch, updates: Callable[[Signals], Updates], rate: float) -> Tensor:
+    """L(W + rate · u), (), float64. Costs a forward pass and as many products with u."""
+    total = torch.zeros((), dtype=torch.float64, device=batch.partition.device)
+    for s in batch:
+        f = deque(moved_preactivations(s, updates(s), rate), maxlen=1).pop()
+        total += s.losses(f).sum(dtype=torch.float64)
+    return total / batch.total
+
+
 def loss_along(batch: Minibatch, along: Along) -> Callable[[float], float]:
     """L(W + rate · u) of a rate, for u as :func:`~scaled_sgd.diagnostics.taylor.taylor_of` takes it.
 
-    Costs a forward pass and as many products with u. Collective; the same number on every process.
+    Collective; the same number on every process.
     """
     updates, ranks = updates_for(batch, along), batch.partition.ranks
 
-    @torch.no_grad()
     def at(rate: float) -> float:
-        total = torch.zeros((), dtype=torch.float64, device=batch.partition.device)
-        for s in batch:
-            *_, f = moved_preactivations(s, updates(s), rate)
-            total += s.losses(f).sum(dtype=torch.float64)
+        loss = moved_loss(batch, updates, rate)
         # Rank 0's: searches on all ranks must take the same turns.
-        return float(ranks.sum(total if ranks.rank == 0 else torch.zeros_like(total))) / batch.total
+        return float(ranks.sum(loss if ranks.rank == 0 else torch.zeros_like(loss)))
 
     return at

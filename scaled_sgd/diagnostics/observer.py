@@ -18,6 +18,7 @@ from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import full_float32, without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
+from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_of
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
@@ -75,6 +76,11 @@ class Context:
     def probe(self) -> Minibatch:
         """The probe; all quantities share its signals."""
         return self.make_probe()
+
+    @cached_property
+    def terms(self) -> TaylorCoefficients:
+        """c0..c3 of the minibatch loss along the step, which must be known."""
+        return taylor_of(self.minibatch, self.taken.along(self.minibatch))
 
 
 class Quantity(Protocol):

@@ -18,6 +18,7 @@ from scaled_sgd.diagnostics.moved import loss_along
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.taken import AdamState, StepTaken
+from scaled_sgd.diagnostics.taylor import Along, TaylorCoefficients, taylor_of
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.rules import RULES
 from tests.oracles import Problem, full_hessian, gradients, make_problem, mean_loss, parameters, to_flat
@@ -81,6 +82,22 @@ def test_the_predicted_critical_rate_is_the_first_root_of_the_polynomial() -> No
     g, H = to_flat(gradients(p)), full_hessian(p)
     assert row["predicted_critical_rate"] == pytest.approx(float(2 * g @ g / (g @ H @ g)), rel=1e-9)
     assert row["critical_rate"] == pytest.approx(row["predicted_critical_rate"], rel=1e-8)
+
+
+def test_the_critical_rate_takes_the_taylor_terms_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Minibatch] = []
+
+    def watched(batch: Minibatch, along: Along) -> TaylorCoefficients:
+        calls.append(batch)
+        return taylor_of(batch, along)
+
+    monkeypatch.setattr("scaled_sgd.diagnostics.observer.taylor_of", watched)
+    p = make_problem(samples=9)
+    config = DiagnosticsConfig(every=1, sharpness=False, ranks=False, quantities=["critical_rate"])
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss, say=lambda line: None)
+    row = observer.measure(batch_of(p), StepTaken(ones(p), 0.1))
+    assert row["taylor"]["c1"] < 0 < row["critical_rate"]
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("first", [1e-3, 1.0, 700.0])

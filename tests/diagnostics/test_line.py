@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics import loss_along, sharpness
+from scaled_sgd.diagnostics import Minibatch, loss_along, sharpness
+from scaled_sgd.diagnostics.line import losses_along
 from scaled_sgd.steps.direction import Direction
 from tests.diagnostics.strategies import problems, seeds
 from tests.examples import examples
@@ -44,6 +45,13 @@ def test_along_a_direction_of_the_minibatch_and_along_eigenpairs() -> None:
     ):
         found = loss_along(p.model, p.x, p.y, loss=p.loss, direction=direction, at=AT)
         torch.testing.assert_close(found, moved(p, u), rtol=1e-11, atol=1e-13)
+
+
+def test_between_two_losses_gradients_are_as_the_caller_has_them() -> None:
+    p = make_problem()
+    batch = Minibatch(p.model, p.x, p.y, loss=p.loss)
+    along = Direction(torch.ones(p.model.depth, dtype=torch.float64))
+    assert [torch.is_grad_enabled() for _ in losses_along(batch, along, AT)] == [True] * len(AT)
 
 
 def test_a_direction_of_another_network_is_refused() -> None:

@@ -3,7 +3,10 @@ import torch
 
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch, sharpness, taylor_coefficients
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.operators.space import WeightOperator
+from scaled_sgd.diagnostics.quantities.searches import Searches
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.steps.direction import Direction
 from tests.oracles import Problem, flat_parameters, full_hessian, gradients, make_problem, to_flat
@@ -87,3 +90,24 @@ def test_taylor_terms_along_an_eigenvector_have_its_eigenvalue() -> None:
     terms = taylor_coefficients(p.model, p.x, p.y, loss=p.loss, direction=pairs)
     assert float(terms.c2) == pytest.approx(float(pairs.values[0]) / 2, rel=1e-9)
     assert float(terms.c1) == pytest.approx(float(to_flat(gradients(p)) @ to_flat(pairs.expand())), rel=1e-9)
+
+
+@pytest.mark.parametrize(("k", "searches"), [(1, 1), (3, 2)])
+def test_quantities_of_the_same_eigenpairs_share_a_search(k: int, searches: int, monkeypatch) -> None:
+    """One for all that need one pair; k pairs are found for the first that needs them."""
+    p = make_problem(samples=7, base_width=4)
+    config = DiagnosticsConfig(every=1, k=k, taylor=False, sharpness=False, ranks=False)
+    config.quantities = ["blocks", "subspace", "third_order", "generalized_sharpness"]
+    found: list[int] = []
+    top = Searches.top
+
+    def watched(one: Searches, name: str, operator: WeightOperator) -> Eigenpairs:
+        pairs = top(one, name, operator)
+        found.extend([len(pairs.values)] if name == "hessian" else [])
+        return pairs
+
+    monkeypatch.setattr(Searches, "top", watched)
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss, say=lambda line: None)
+    taken = StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1)
+    observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken)
+    assert found == [1, k][:searches]

@@ -1,6 +1,5 @@
 """Sharpness as AdamW's steps meet it, on the probe, relative to its edge (arXiv 2207.14484)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,10 +10,11 @@ from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.operators.diagonal import Diagonal
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.state import Searching
 from scaled_sgd.diagnostics.taken import AdamState
 
 
-class AdamSharpness:
+class AdamSharpness(Searching):
     """The largest eigenvalue of P^{−1/2} cΞH P^{−1/2}, P the denominators of AdamW's coming step.
 
     P includes the coming minibatch's squared gradient, so that it exists at the first step. The edge
@@ -41,14 +41,6 @@ class AdamSharpness:
             "adam_edge": edge,
             "adam_edge_ratio": None if edge is None else value / edge,
         }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The start vectors of later searches."""
-        return self._searches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._searches.load_state_dict(state)
 
 
 @torch.no_grad()

@@ -1,13 +1,12 @@
 """Curvature along the gradients of fresh minibatches (arXiv 2412.20553)."""
 
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from scaled_sgd.diagnostics.directions import update_rows
 from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.quantities.state import Stateless
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch
@@ -19,7 +18,7 @@ class BatchSettings(Protocol):
     minibatches: int
 
 
-class BatchSharpness:
+class BatchSharpness(Stateless):
     """E_B[gᵀ H_B g/‖g‖²] over minibatches B of a step's size, g and H_B of the same B; with its error.
 
     It is 2c2/|c1| along −g, so that no Hessian product is needed.
@@ -41,15 +40,8 @@ class BatchSharpness:
         error = float(values.std()) / self._count**0.5 if self._count > 1 else None
         return {"batch_sharpness": float(values.mean()), "batch_sharpness_error": error}
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
-
-
-class GradientNoise:
+class GradientNoise(Stateless):
     """The gradient–noise interaction E_B[gᵀ H g]/‖∇L‖², g of minibatches B, H and ∇L of all samples.
 
     Needs a probe of all training samples.
@@ -80,13 +72,6 @@ class GradientNoise:
         square = float(probe.statistics.gradient_squares.sum())
         mean = float(torch.stack(curvatures).mean())
         return {"gradient_noise_interaction": mean / square if square else None}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
 
 
 def gradient_direction(batch: Minibatch) -> Direction:

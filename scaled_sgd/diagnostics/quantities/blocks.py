@@ -1,17 +1,15 @@
 """Which layers are sharp, on the probe: their own blocks of H, their shares of its top eigenvector."""
 
-from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from scaled_sgd.diagnostics.blocks import block_spectra, grams_are_smaller, layer_shares
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.state import Searching
 
 
-class Blocks:
+class Blocks(Searching):
     """Sharpness of each layer's diagonal block of H, and ‖u_k‖² of the top eigenvector u of H."""
 
     def __init__(self, config: SearchSettings) -> None:
@@ -20,11 +18,7 @@ class Blocks:
     def measure(self, context: Context) -> dict[str, Any]:
         """``block_sharpness`` and ``top_vector_shares``."""
         probe = context.probe
-        if "hessian" in context.found:
-            operator, whole = context.found["hessian"]
-        else:
-            operator = curvature(probe)
-            whole = self._searches.top("hessian", operator)
+        operator, whole = self._searches.hessian(context)
         layers = range(1, probe.partition.depth + 1)
         if grams_are_smaller(probe):
             sharpness = block_spectra(probe)[:, 0].tolist()
@@ -33,11 +27,3 @@ class Blocks:
             sharpness = [float(pairs.values[0]) for pairs in found]
         shares = layer_shares(operator.vectors, whole.vectors[0])
         return {"block_sharpness": sharpness, "top_vector_shares": shares.tolist()}
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The start vectors of later searches."""
-        return self._searches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._searches.load_state_dict(state)

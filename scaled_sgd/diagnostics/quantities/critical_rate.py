@@ -1,15 +1,13 @@
 """The rate at which the loss along the coming step no longer falls (arXiv 2601.16979)."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, Protocol
-
-from torch import Tensor
 
 from scaled_sgd.diagnostics.algorithms.crossing import crossing
 from scaled_sgd.diagnostics.moved import loss_along
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_of
+from scaled_sgd.diagnostics.quantities.state import Stateless
+from scaled_sgd.diagnostics.taylor import TaylorCoefficients
 
 _COLUMNS = ("critical_rate", "critical_sharpness", "critical_edge_ratio", "predicted_critical_rate")
 
@@ -20,7 +18,7 @@ class CriticalSettings(Protocol):
     tolerance: float
 
 
-class CriticalRate:
+class CriticalRate(Stateless):
     """η_c where the minibatch loss after a step of rate η_c is that before, 2/η_c and η/η_c.
 
     By evaluating the loss, across kinks and beyond the reach of Taylor terms, and from c1..c3. The smallest
@@ -37,15 +35,14 @@ class CriticalRate:
         if not taken.known:
             context.say("critical_rate: null, for the optimizer does not step by −ηv")
             return empty
-        along = taken.along(batch)
-        terms = taylor_of(batch, along, order=3)
+        terms = context.terms
         # Rates along u count in η, that of c U in η c.
         unit = taken.factor if taken.is_along_direction else 1.0
         if not float(terms.c1) < 0 or not unit:
             context.say("critical_rate: null where the loss does not fall at first along the step")
             return empty
         predicted = predicted_rate(terms)
-        loss = loss_along(batch, along)
+        loss = loss_along(batch, taken.along(batch))
         before = loss(0.0)
         first = predicted or taken.rate or 1.0
         found = crossing(lambda rate: loss(rate) - before, first, tolerance=self._tolerance)
@@ -58,13 +55,6 @@ class CriticalRate:
             "critical_edge_ratio": None if rate is None else taken.lr / rate,
             "predicted_critical_rate": None if predicted is None else predicted / unit,
         }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""
 
 
 def predicted_rate(terms: TaylorCoefficients) -> float | None:

@@ -1,18 +1,17 @@
 """The two parts of the Hessian on the probe: moving outputs, moving features (theory §4, §5)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.state import Searching
 from scaled_sgd.diagnostics.trace import gauss_newton_trace
 
 
-class GaussNewton:
+class GaussNewton(Searching):
     """Top eigenvalues of G and of H − G; tr G, and the share of it that the top eigenvalues of G have."""
 
     def __init__(self, config: SearchSettings) -> None:
@@ -34,11 +33,3 @@ class GaussNewton:
             row["gauss_newton_eigenvalues"] = outputs.values.tolist()
             row["feature_eigenvalues"] = features.values.tolist()
         return row
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The start vectors of later searches."""
-        return self._searches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._searches.load_state_dict(state)

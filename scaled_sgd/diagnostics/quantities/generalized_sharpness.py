@@ -1,6 +1,5 @@
 """The largest curvature among directions in the norm of the step, on the probe (arXiv 2603.05002)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,14 @@ from scaled_sgd.diagnostics.generalized import FrobeniusBall, SpectralBall
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.state import Searching
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows
 from scaled_sgd.steps.minibatch import gradient_rows
 
 _COLUMNS = ("generalized_sharpness", "generalized_sharpness_bound", "generalized_edge_ratio")
 
 
-class GeneralizedSharpness:
+class GeneralizedSharpness(Searching):
     """S = max dᵀHd over the step's ball: ‖d_k‖_F ≤ ‖U_k‖_F of scalar rules, ‖d_k‖_2 ≤ ω_k/l of polar ones.
 
     The maximisation is not concave: ``generalized_sharpness`` is the value at a stationary point, a lower
@@ -39,11 +39,7 @@ class GeneralizedSharpness:
         if not taken.known or not (scalar or taken.polar):
             context.say("generalized_sharpness: null, for the step is of no known norm")
             return dict.fromkeys(_COLUMNS)
-        if "hessian" in context.found:
-            operator, pairs = context.found["hessian"]
-        else:
-            operator = curvature(probe)
-            pairs = self._searches.top("hessian", operator)
+        operator, pairs = self._searches.hessian(context)
         top, bound = pairs.vectors[0], None
         if scalar:
             radii = direction_norms(context.minibatch, taken.direction).cpu()
@@ -73,11 +69,3 @@ class GeneralizedSharpness:
         starts = (operator.start(0), top)
         found = [ascend(operator, touch, start, tolerance=self._tolerance) for start in starts]
         return max(found, key=lambda ascent: ascent.value)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The start vectors of later searches."""
-        return self._searches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._searches.load_state_dict(state)

@@ -1,19 +1,14 @@
 """Knowledge gain and mapping condition of every layer (arXiv 2006.06587)."""
 
-from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from scaled_sgd.diagnostics.knowledge import knowledge_of
 from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.quantities.state import Stateless
 
 
-class KnowledgeGain:
+class KnowledgeGain(Stateless):
     """What of each W_k stands out of noise."""
-
-    def __init__(self, config: object) -> None:
-        del config
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``knowledge_gain``, ``mapping_condition`` and ``low_rank``."""
@@ -23,10 +18,3 @@ class KnowledgeGain:
             "mapping_condition": [one.condition for one in found],
             "low_rank": [one.rank for one in found],
         }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""

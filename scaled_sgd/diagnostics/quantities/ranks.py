@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.features import (
@@ -14,6 +13,7 @@ from scaled_sgd.diagnostics.features import (
     soft_ranks_of,
 )
 from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.quantities.labels import hidden
 
 _RANKS = ("stable", "participation", "effective")
 
@@ -31,8 +31,7 @@ class SoftRanks:
     def measure(self, context: Context) -> dict[str, Any]:
         """``soft_ranks`` and ``features``."""
         probe = context.probe
-        hidden = [torch.cat(h) for h in zip(*(signals.h[1:] for signals in probe), strict=True)]
-        layers = [self._layer(k, H) for k, H in enumerate(hidden, start=1)]
+        layers = [self._layer(k, H) for k, H in enumerate(hidden(probe, slice(1, None)), start=1)]
         features = {name: [layer[name] for layer in layers] for name in (*_RANKS, "drift")}
         return {"soft_ranks": soft_ranks_of(probe).tolist(), "features": features}
 

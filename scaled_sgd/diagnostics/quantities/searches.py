@@ -6,6 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
+from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.space import WeightOperator
 
 
@@ -34,6 +36,14 @@ class Searches:
         )
         self.starts[name] = pairs.vectors
         return pairs
+
+    def hessian(self, context: Context) -> tuple[Curvature, Eigenpairs]:
+        """H of the probe and its ``k`` largest eigenpairs or more: of a quantity before, or found for all."""
+        found = context.found.get("hessian")
+        if found is None or len(found[1].values) < self._k:
+            operator = curvature(context.probe) if found is None else found[0]
+            found = context.found["hessian"] = operator, self.top("hessian", operator)
+        return found
 
     def state_dict(self) -> dict[str, Tensor]:
         """The start vectors of later searches."""

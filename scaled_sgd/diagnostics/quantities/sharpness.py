@@ -1,18 +1,16 @@
 """Largest eigenvalues of the Hessian on the probe, relative to the edge of stability (theory §3b, §5)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
-
-from torch import Tensor
 
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
+from scaled_sgd.diagnostics.quantities.state import Searching
 
 
-class Sharpness:
+class Sharpness(Searching):
     """Top eigenvalues of H and, for steps by scalar rules, of Ξ^{1/2} H Ξ^{1/2} with their edge ratio."""
 
     def __init__(self, config: SearchSettings) -> None:
@@ -55,11 +53,3 @@ class Sharpness:
             self._searches.starts["scaled"] = plain.vectors
             return plain
         return self._searches.top("scaled", replace(operator, roots=roots_of(xi)))
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The start vectors of later searches."""
-        return self._searches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore :meth:`state_dict`."""
-        self._searches.load_state_dict(state)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.directions import Factors, update_rows
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
@@ -36,10 +35,7 @@ class Subspace:
     def measure(self, context: Context) -> dict[str, Any]:
         """``subspace_overlap``, ``gradient_in_subspace``, ``step_in_subspace`` and ``oscillation``."""
         probe, partition = context.probe, context.probe.partition
-        if "hessian" in context.found:
-            _, pairs = context.found["hessian"]
-        else:
-            pairs = self._searches.top("hessian", curvature(probe))
+        _, pairs = self._searches.hessian(context)
         found = [flat_rows(pairs.expand(i)) for i in range(len(pairs.values))]
         U, before = torch.stack(found), self._last
         self._last = U

@@ -1,25 +1,19 @@
 """Taylor terms along the step of a run (theory §3b, §4)."""
 
-from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from scaled_sgd.diagnostics.gates import gates_flipped
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.taylor import taylor_of
+from scaled_sgd.diagnostics.quantities.state import Stateless
 
 _TERMS = ("c0", "c1", "c2", "c3", "gauss_newton", "feature")
 
 
-class Taylor:
+class Taylor(Stateless):
     """c0..c3 of the minibatch loss, the predicted loss after the step, ρ, and the signs that it changes.
 
     Along u = −U if the step is −ηc U, else, with momentum or weight decay, along −v of the step −ηv.
     """
-
-    def __init__(self, config: object) -> None:
-        del config
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``taylor``, ``predicted_loss``, ``directional_edge_ratio`` and ``gates_flipped``."""
@@ -29,9 +23,8 @@ class Taylor:
             empty = dict.fromkeys(_TERMS)
             rest = dict.fromkeys(("predicted_loss", "directional_edge_ratio", "gates_flipped"))
             return {"taylor": empty} | rest
-        along = taken.along(context.minibatch)
-        terms = taylor_of(context.minibatch, along)
-        flipped = gates_flipped(context.minibatch, along, taken.rate)
+        terms = context.terms
+        flipped = gates_flipped(context.minibatch, taken.along(context.minibatch), taken.rate)
         if flipped is None:
             context.say("gates_flipped: null, for a smooth activation has no kink")
         ratio = terms.directional_edge_ratio(taken.rate)
@@ -43,10 +36,3 @@ class Taylor:
             "directional_edge_ratio": ratio,
             "gates_flipped": None if flipped is None else flipped.tolist(),
         }
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """No state."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """No state."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows, step_rows
 from scaled_sgd.diagnostics.third_order import eigenvalue_gradient
@@ -44,17 +43,14 @@ class ThirdOrder:
                 "progressive_sharpening, self_stabilization: with a piecewise linear activation they are "
                 "those of the pieces, with frozen signs; λ also changes where signs flip"
             )
-        if "hessian" in context.found:
-            _, pairs = context.found["hessian"]
-        else:
-            pairs = self._searches.top("hessian", curvature(probe))
+        _, pairs = self._searches.hessian(context)
         value = float(pairs.values[0])
         if not abs(value) > 0:
             self._last = {}
             return dict.fromkeys(_COLUMNS)
         rows = pairs.expand()
         u, slope = flat_rows(rows), flat_rows(eigenvalue_gradient(probe, rows))
-        weights = flat_rows([partition.local(k) for k in range(1, partition.depth + 1)]).clone()
+        weights = flat_rows([partition.local(k) for k in range(1, partition.depth + 1)])
         gradient = flat_rows(list(gradient_rows(probe).values()))
         products = [(gradient, slope), (slope, slope), (u, slope), (u, gradient)]
         if context.taken.known:
