@@ -94,7 +94,9 @@ def _flow(options: argparse.Namespace) -> None:
     problem = flow_problem(run, step=options.step, samples=options.samples)
     lr = options.lr or problem.lr
     if lr is None:
-        raise UserError("--lr: the steps of the run are not −η∇L; allowed: a rate of gradient descent")
+        raise UserError(
+            "--lr: the steps of the run are not −η∇L with a given η; allowed: a rate of gradient descent"
+        )
     if not problem.network.activation.curved:
         print("flow: derivatives of a piecewise linear activation are those of its pieces", file=sys.stderr)
     out = Path(options.out or f"{run.absolute().name}-flow")
