@@ -90,6 +90,21 @@ def test_a_measure_is_the_number_computed_by_hand(measure, column, expected):
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+RATES = ("best_rate", "largest_stable_rate", "largest_trained_rate")
+
+
+def test_rates_of_a_study_in_units_of_the_edge_are_in_these_units():
+    ratios = [0.25, 0.25, 0.5, 1.0]
+    measures = [load(MEASURES[name].of) for name in (*RATES, "trained_rate_in_curvatures")]
+    edges = RUNS.assign(**{"config.optim.lr": 0.5, "config.optim.lr_in_edges": ratios})
+    found = [measure(edges, METRICS, "curve") for measure in measures]
+    assert found == pytest.approx([0.5, 0.25, 0.5, math.nan], nan_ok=True)
+    mixed = edges.assign(**{"config.optim.lr_in_edges": [None, *ratios[1:]]})
+    assert all(math.isnan(measure(mixed, METRICS, "curve")) for measure in measures)
+    plain = RUNS.assign(**{"config.optim.lr_in_edges": None})
+    assert [measure(plain, METRICS, "curve") for measure in measures] == [0.2, 0.1, 0.2, 1.0]
+
+
 GRID = {"model.base_width": [4, 8, 16], "optim.lr": [1.0, 2.0, 4.0, 8.0], "run.seed": [0, 1]}
 
 
