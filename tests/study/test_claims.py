@@ -10,6 +10,7 @@ from scaled_sgd.core.registry import load
 from scaled_sgd.study.claims.paper import Verdict, judge, read_claims, read_paper, verdict_of
 from scaled_sgd.study.claims.quantity import MEASURES
 from scaled_sgd.study.figures import draw_figures
+from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.study_file import read_study
 from scaled_sgd.study.page.report import write_report
 from scaled_sgd.study.tables.collect import collect
@@ -214,6 +215,11 @@ def test_a_described_figure_draws_columns_along_steps(tmp_path):
     lacking = draw_figures(collected, [plot | {"column": "nothing"}])
     assert lacking.figures == ()
     assert "nothing" in lacking.lacking[0][1]
+
+
+def test_two_described_figures_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"^report: two figures are called 'rates'; allowed: one$"):
+        check_figures([PLOT, PLOT | {"title": "How large again?"}], ["model.base_width"])
 
 
 @pytest.mark.parametrize(
