@@ -9,9 +9,10 @@ from typing import Any
 
 from scaled_sgd.config.options import option_value
 from scaled_sgd.config.parsing import read_key
-from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, StoppedError, UserError, error_line
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
 from scaled_sgd.parallel.endings import stopped_by_signals
+from scaled_sgd.study.ending import run_command
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid.study_file import find_study, named_studies, own_code, read_study
 from scaled_sgd.study.options import ACCEPT, checked_parameters, folder_name, make_parser, split_overrides
@@ -23,39 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0; 2 for a mistake; 4 if runs failed; 129, 130
     or 143 if stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
     # In a job, submitit handles the signals.
     is_job = "--share" in arguments
     with contextlib.nullcontext() if is_job else stopped_by_signals(_RESUMES):
-        return _run_command(arguments, debug=debug)
+        return run_command("study", arguments, _act, interrupted=_RESUMES)
 
 
-def _run_command(arguments: list[str], *, debug: bool) -> int:
-    try:
-        parser = make_parser()
-        overrides: dict[str, Any] = {}
-        own = arguments
-        if arguments[:1] == ["run"]:
-            own, overrides = split_overrides(arguments)
-        options = parser.parse_args(own)
-        return _ACTIONS[options.command](options, overrides)
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        print(f"error: {error_line(error)}", file=sys.stderr)
-        return USAGE_STATUS
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("scaled_sgd"):
-            raise
-        print(
-            f"error: study: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'",
-            file=sys.stderr,
-        )
-        return USAGE_STATUS
-    except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {_RESUMES}", file=sys.stderr)
-        return 128 + interrupt.number if isinstance(interrupt, StoppedError) else INTERRUPTED_STATUS
+def _act(arguments: list[str]) -> int:
+    overrides: dict[str, Any] = {}
+    own = arguments
+    if arguments[:1] == ["run"]:
+        own, overrides = split_overrides(arguments)
+    options = make_parser().parse_args(own)
+    return _ACTIONS[options.command](options, overrides)
 
 
 def _folder(options: argparse.Namespace) -> StudyFolder:

@@ -10,6 +10,7 @@ from scaled_sgd.core.registry import load
 from scaled_sgd.study.claims.paper import Verdict, judge, read_claims, read_paper, verdict_of
 from scaled_sgd.study.claims.quantity import MEASURES
 from scaled_sgd.study.figures import draw_figures
+from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.study_file import read_study
 from scaled_sgd.study.page.report import write_report
 from scaled_sgd.study.tables.collect import collect
@@ -88,6 +89,21 @@ def test_progress_before_a_jump_and_powers_of_the_step_are_computed_by_hand():
 def test_a_measure_is_the_number_computed_by_hand(measure, column, expected):
     found = load(MEASURES[measure].of)(RUNS, METRICS, column)
     assert found == pytest.approx(expected, nan_ok=True)
+
+
+RATES = ("best_rate", "largest_stable_rate", "largest_trained_rate")
+
+
+def test_rates_of_a_study_in_units_of_the_edge_are_in_these_units():
+    ratios = [0.25, 0.25, 0.5, 1.0]
+    measures = [load(MEASURES[name].of) for name in (*RATES, "trained_rate_in_curvatures")]
+    edges = RUNS.assign(**{"config.optim.lr": 0.5, "config.optim.lr_in_edges": ratios})
+    found = [measure(edges, METRICS, "curve") for measure in measures]
+    assert found == pytest.approx([0.5, 0.25, 0.5, math.nan], nan_ok=True)
+    mixed = edges.assign(**{"config.optim.lr_in_edges": [None, *ratios[1:]]})
+    assert all(math.isnan(measure(mixed, METRICS, "curve")) for measure in measures)
+    plain = RUNS.assign(**{"config.optim.lr_in_edges": None})
+    assert [measure(plain, METRICS, "curve") for measure in measures] == [0.2, 0.1, 0.2, 1.0]
 
 
 GRID = {"model.base_width": [4, 8, 16], "optim.lr": [1.0, 2.0, 4.0, 8.0], "run.seed": [0, 1]}
@@ -199,6 +215,11 @@ def test_a_described_figure_draws_columns_along_steps(tmp_path):
     lacking = draw_figures(collected, [plot | {"column": "nothing"}])
     assert lacking.figures == ()
     assert "nothing" in lacking.lacking[0][1]
+
+
+def test_two_described_figures_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"^report: two figures are called 'rates'; allowed: one$"):
+        check_figures([PLOT, PLOT | {"title": "How large again?"}], ["model.base_width"])
 
 
 @pytest.mark.parametrize(

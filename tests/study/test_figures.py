@@ -324,11 +324,12 @@ def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):
 
 
 def test_late_ratios_of_rates_that_decay_are_said_to_be_such(draw):
-    rows = [diagnosed(s, edge_ratio=1.5) for s in (0, 10)]
+    rows = [diagnosed(s, edge_ratio=1.5, critical_edge_ratio=2.0) for s in (0, 10)]
     axes = {"optim.schedule": ["linear"], "model.base_width": [4, 8], "optim.lr": [1, 2], "run.seed": [0]}
     for name, said in (
         ("preconditioned_sharpness", "n the last half of training, while η decays to 0, the median of"),
         ("largest_stable_lr", " in the last half of a run, while η decays to 0."),
+        ("edge_ratios", "In the last half of training, while η decays to 0, they are in the median"),
     ):
         assert said in draw(name, axes, lambda a: finished(0.1, rows=rows)).sentence
         constant = draw(name, axes | {"optim.schedule": ["constant"]}, lambda a: finished(0.1, rows=rows))

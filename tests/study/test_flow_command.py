@@ -1,11 +1,14 @@
 """``scaled-sgd flow``: a run's weights followed by three paths, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scaled_sgd.cli import main
+from scaled_sgd.study.flow.problem import flow_problem
 
 SMALL = (
     "--model.depth=2", "--model.base_width=3", "--model.width_exponent=0", "--model.activation=tanh",
@@ -60,6 +63,31 @@ def test_what_cannot_be_followed_is_refused_in_one_line(
     monkeypatch.chdir(folder)
     assert main(["flow", *arguments]) == 2
     assert line in capsys.readouterr().err
+
+
+def test_other_data_than_the_runs_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("scaled_sgd.study.flow.problem.data_facts", lambda data: {"digest": "another"})
+    assert main(["flow", "runs/small", "--step=0"]) == 2
+    assert "error: data.source: 'digits' holds other data than those of 'runs/small'" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("rate", [{"lr_in_edges": 0.5}, {"schedule": "edge"}])
+def test_a_rate_that_was_measured_is_not_taken_from_the_file(
+    rate: dict[str, object], folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "runs/small", run)
+    file = run / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert flow_problem(run, step=0, samples=5).lr == 0.5
+    config["optim"] |= rate
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert flow_problem(run, step=0, samples=5).lr is None
 
 
 def test_large_networks_and_scaled_steps_are_refused(

@@ -28,12 +28,13 @@ def complementary(
     gradients with restarts find. If B is singular there may be no solution; the residual then stays.
     """
     k = len(A)
+    if not k or float(torch.linalg.eigvalsh(A)[0]) >= 0:
+        return Complementary(torch.zeros_like(A), 0.0)
     matrix = B.reshape(k * k, k * k)
     matrix = 0.5 * (matrix + matrix.T)
-    L = float(torch.linalg.eigvalsh(matrix)[-1]) if k else 0.0
-    if not k or float(torch.linalg.eigvalsh(A)[0]) >= 0 or L <= 0:
-        settled = not k or float(torch.linalg.eigvalsh(A)[0]) >= 0
-        return Complementary(torch.zeros_like(A), 0.0 if settled else 1.0)
+    L = float(torch.linalg.eigvalsh(matrix)[-1])
+    if L <= 0:
+        return Complementary(torch.zeros_like(A), 1.0)
     matrix, start = matrix / L, A / L
     X = Y = torch.zeros_like(A)
     weight, residual = 1.0, 1.0

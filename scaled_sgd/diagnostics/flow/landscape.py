@@ -1,6 +1,7 @@
 """What the flows know of a loss: its value and first three derivatives at a point."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -85,13 +86,13 @@ class NetworkPoint:
     def __init__(self, batch: Minibatch, tolerance: float) -> None:
         self._batch, self._tolerance = batch, tolerance
 
-    @property
+    @cached_property
     def loss(self) -> float:
         """L(w)."""
         sums = [s.loss.value(s.f, s.y).sum() for s in self._batch]
         return float(torch.stack(sums).sum()) / self._batch.total
 
-    @property
+    @cached_property
     def gradient(self) -> Tensor:
         """∇L(w)."""
         return torch.cat([rows.reshape(-1) for rows in gradient_rows(self._batch).values()])

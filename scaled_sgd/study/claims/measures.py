@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 
-_RATE = "config.optim.lr"
+_RATE, _IN_EDGES = "config.optim.lr", "config.optim.lr_in_edges"
 
 
 def first(_runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
@@ -137,7 +137,7 @@ def best_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float
 
 def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The largest rate that, like all lower ones, is stable for every run."""
-    stable = runs["stable"].fillna(False).astype(bool).groupby(pd.to_numeric(runs[_RATE])).all()
+    stable = runs["stable"].fillna(False).astype(bool).groupby(_rates(runs)).all()
     unbroken = stable.sort_index().cummin()
     return float(unbroken[unbroken].index.max()) if unbroken.any() else math.nan
 
@@ -145,8 +145,8 @@ def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str
 def largest_trained_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The largest rate that, like all from the best accuracy on, has at least half of that accuracy."""
     found = pd.to_numeric(runs["accuracy"]).where(runs["status"] == "finished")
-    accuracy = found.fillna(0.0).groupby(pd.to_numeric(runs[_RATE])).median().sort_index()
-    if not found.notna().any():
+    accuracy = found.fillna(0.0).groupby(_rates(runs)).median().sort_index()
+    if not found.notna().any() or accuracy.empty:
         return math.nan
     beyond = accuracy[accuracy.idxmax() :]
     unbroken = (beyond >= accuracy.max() / 2).cummin()
@@ -154,7 +154,9 @@ def largest_trained_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: st
 
 
 def trained_rate_in_curvatures(runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
-    """:func:`largest_trained_rate` times the first value of a curvature."""
+    """:func:`largest_trained_rate` times the first value of a curvature; NaN of rates in units of 2/λ₀."""
+    if _given_in_edges(runs).any():
+        return math.nan
     return largest_trained_rate(runs, metrics, column) * first(runs, metrics, column)
 
 
@@ -172,8 +174,20 @@ def _final(runs: pd.DataFrame) -> pd.Series:
     return loss.where((runs["status"] == "finished") & loss.notna(), math.inf)
 
 
+def _given_in_edges(runs: pd.DataFrame) -> pd.Series:
+    edges = runs[_IN_EDGES] if _IN_EDGES in runs else pd.Series(math.nan, runs.index)
+    return edges.notna()
+
+
+def _rates(runs: pd.DataFrame) -> pd.Series:
+    """Learning rates, or rates in units of 2/λ₀ of each run; NaN where runs have both."""
+    in_edges = _given_in_edges(runs)
+    rates = pd.to_numeric(runs[_IN_EDGES if in_edges.all() else _RATE])
+    return rates if in_edges.all() or not in_edges.any() else rates.astype("float64") * math.nan
+
+
 def _losses(runs: pd.DataFrame) -> pd.Series:
-    losses = _final(runs).groupby(pd.to_numeric(runs[_RATE])).median().sort_index()
+    losses = _final(runs).groupby(_rates(runs)).median().sort_index()
     return losses[losses < math.inf]
 
 

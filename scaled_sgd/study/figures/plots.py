@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -19,7 +20,7 @@ from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, curve, log_axis, ordered, step_axis
 from scaled_sgd.study.figures.reading.over_steps import over_seeds
 from scaled_sgd.study.figures.reading.rates import seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, STEP_LOSS, View, label
+from scaled_sgd.study.figures.reading.view import SEED, STEP_LOSS, View, label
 from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, shortened, span, spread
 
 _EDGE = "edge"
@@ -31,6 +32,25 @@ _DOTS = ((0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
 
 _LOG_FROM = 5.0
 """Positive numbers whose largest is so many times the smallest have a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a panel.
+
+    Attributes:
+        head: panel and line, as the table has them.
+        label: in the legend; empty for none.
+        look: how it is drawn.
+        plain: its rows of the plain table of runs.
+        quantity: what it shows.
+    """
+
+    head: dict[str, str]
+    label: str
+    look: dict[str, Any]
+    plain: pd.DataFrame
+    quantity: RunQuantity
 
 
 def plot_recipe(plot: Plot) -> Recipe:
@@ -51,22 +71,17 @@ def _lacks(view: View, plot: Plot) -> str:
 
 def _draw(view: View, plot: Plot) -> Drawn:
     runs = _of(view, kept(view.plain, plot.curves[0].where))
-    several = len(plot.curves) > 1
+    over, several = _over_steps if plot.along == STEP else _over_axis, len(plot.curves) > 1
     taken = {plot.along, plot.lines}
     # A measure along an axis is over all rates that it has not along itself.
     rest = [axis for axis in view.varied if axis not in taken and runs[axis].nunique() > 1]
     rest = [axis for axis in rest if not _determined(view, runs, axis, taken)]
-    if plot.along == STEP and RATE not in taken and runs[RATE].nunique() > 1:
-        rest = [axis for axis in rest if axis != RATE]
     panels = Panels.of(runs, rest)
     picture, axes = panels.figure(share_y=plot.along != STEP)
     rows: list[dict[str, Any]] = []
     for ax, panel in zip(axes, panels.shown, strict=True):
-        for place, (name, look, own, quantity) in enumerate(_lines(view, plot, panel, several)):
-            if plot.along == STEP:
-                rows += _over_steps(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
-            else:
-                rows += _over_axis(ax, view, plot, own, quantity, name, look, panel, first=place == 0)
+        for place, line in enumerate(_lines(view, plot, panel)):
+            rows += over(ax, view, plot, line, laws=place == 0)
         _guides(ax, plot)
         _scales(ax, plot, rows)
     y = title_of(plot.curves[0]) if plot.along != STEP else plot.curves[0].column.replace("_", " ")
@@ -94,19 +109,17 @@ def _of(view: View, plain: pd.DataFrame) -> pd.DataFrame:
     return view.runs[view.runs["id"].isin(plain["id"])]
 
 
-def _lines(
-    view: View, plot: Plot, panel: Panel, several: bool
-) -> list[tuple[str, dict[str, Any], pd.DataFrame, RunQuantity]]:
-    """Name, look, plain runs and quantity of each line."""
+def _lines(view: View, plot: Plot, panel: Panel) -> list[_Line]:
+    """One for each value of ``lines`` and each curve."""
     plain = view.plain[view.plain["id"].isin(panel.runs["id"])]
     split = along(plain, plot.lines) if plot.lines else [("", plain)]
     ranked = bool(plot.lines) and pd.api.types.is_numeric_dtype(view.plain[plot.lines])
     # Looks belong to values of the whole study, not of the panel.
     every = [value for value, _ in along(view.plain, plot.lines)] if plot.lines else [""]
-    found = []
+    found, count = [], len(every)
     for value, rows in split:
+        position = every.index(value)
         for quantity in plot.curves:
-            position, count = every.index(value), len(every)
             shown = plot.curves[0] if quantity.column == _EDGE else quantity
             place = plot.curves.index(shown)
             look = ordered(position, count) if ranked else category(position * len(plot.curves) + place)
@@ -117,70 +130,43 @@ def _lines(
             parts = [label(plot.lines, value)] if plot.lines else []
             if plot.lines and label(plot.lines, value) == str(value) and ranked:
                 parts = [f"{axis_label(plot.lines)} {number(value)}"]
-            parts += [quantity.column.replace("_", " ")] if several else []
-            found.append((" · ".join(parts), {"markersize": 4.0} | look, rows, quantity))
+            parts += [quantity.column.replace("_", " ")] if len(plot.curves) > 1 else []
+            name = " · ".join(parts)
+            head = {"panel": panel.title or "all", "line": name or "all"}
+            found.append(_Line(head, name, {"markersize": 4.0} | look, rows, quantity))
     return found
 
 
-def _over_axis(
-    ax: Axes,
-    view: View,
-    plot: Plot,
-    plain: pd.DataFrame,
-    quantity: RunQuantity,
-    name: str,
-    look: Mapping[str, Any],
-    panel: Panel,
-    *,
-    first: bool,
-) -> list[dict[str, Any]]:
+def _over_axis(ax: Axes, view: View, plot: Plot, line: _Line, *, laws: bool) -> list[dict[str, Any]]:
     metrics = view.metrics.rename(columns={STEP_LOSS: "loss"})
-    points = [(x, measured(quantity, rows, metrics), len(rows)) for x, rows in along(plain, plot.along)]
+    points = [
+        (x, measured(line.quantity, rows, metrics), len(rows)) for x, rows in along(line.plain, plot.along)
+    ]
     drawn = [(x, y) for x, y, _ in points if math.isfinite(y)]
     names = [str(value) for value, _ in along(view.plain, plot.along)]
     text = not pd.api.types.is_numeric_dtype(view.plain[plot.along])
     at = [float(names.index(str(x))) if text else float(x) for x, _ in drawn]
-    ax.plot(at, [y for _, y in drawn], label=name or None, **look)
+    ax.plot(at, [y for _, y in drawn], label=line.label or None, **line.look)
     if text:
         ax.set_xticks(range(len(names)), [shortened(each, 18) for each in names])
-    if first and not text:
+    if laws and not text:
         _laws(ax, plot, at, [y for _, y in drawn])
-    return [
-        {
-            "panel": panel.title or "all",
-            "line": name or "all",
-            axis_label(plot.along): x,
-            "value": y,
-            "runs": n,
-        }
-        for x, y, n in points
-    ]
+    return [line.head | {axis_label(plot.along): x, "value": y, "runs": n} for x, y, n in points]
 
 
-def _over_steps(
-    ax: Axes,
-    view: View,
-    plot: Plot,
-    plain: pd.DataFrame,
-    quantity: RunQuantity,
-    name: str,
-    look: Mapping[str, Any],
-    panel: Panel,
-    *,
-    first: bool,
-) -> list[dict[str, Any]]:
-    column = STEP_LOSS if quantity.column == "loss" else quantity.column
-    data = over_seeds(view.steps(_of(view, plain), [column]), column)
+def _over_steps(ax: Axes, view: View, plot: Plot, line: _Line, *, laws: bool) -> list[dict[str, Any]]:
+    column = STEP_LOSS if line.quantity.column == "loss" else line.quantity.column
+    runs = _of(view, line.plain)
+    data = over_seeds(view.steps(runs, [column]), column)
     if plot.powers:
         data = data[data.index > 0]
     if data.empty:
         return []
-    curve(ax, data, dict(look), label=name or None)
-    if first:
+    curve(ax, data, line.look, label=line.label or None)
+    if laws:
         _laws(ax, plot, data.index.tolist(), data["median"].tolist())
     ends = {"at the start": data["median"].iloc[0], "value": data["median"].iloc[-1]}
-    seeds = _of(view, plain)[SEED].nunique()
-    return [{"panel": panel.title or "all", "line": name or "all"} | ends | {"runs": seeds}]
+    return [line.head | ends | {"runs": runs[SEED].nunique()}]
 
 
 def _laws(ax: Axes, plot: Plot, x: Sequence[float], y: Sequence[float]) -> None:
@@ -193,7 +179,7 @@ def _laws(ax: Axes, plot: Plot, x: Sequence[float], y: Sequence[float]) -> None:
 
 def _guides(ax: Axes, plot: Plot) -> None:
     for height in plot.levels.values():
-        ax.axhline(height, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
+        ax.axhline(height, color=GREY, linestyle=_DASHED["linestyle"], linewidth=1.2)
 
 
 def _handles(plot: Plot) -> list[Line2D]:

@@ -10,7 +10,7 @@ import pandas as pd
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, curve, log_axis, step_axis
-from scaled_sgd.study.figures.reading.over_steps import at_best_rate, late, over_seeds, widest
+from scaled_sgd.study.figures.reading.over_steps import at_best_rate, late, over_seeds, said_of_late, widest
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View
 from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
@@ -86,7 +86,7 @@ def draw(view: View, figure: ColumnsTogether) -> Drawn:
     return Drawn(
         figure.name,
         figure.title,
-        said or "The table has each panel.",
+        said_of_late(said or "The table has each panel.", runs),
         caption,
         notes,
         pd.DataFrame(rows),

@@ -5,10 +5,11 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from scaled_sgd.core.errors import INTERRUPTED_STATUS, USAGE_STATUS, UserError, error_line
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
+from scaled_sgd.study.ending import Parser, run_command
 
 _DESCRIPTION = """\
 Gradient descent on all training samples, its gradient flow and its central flow (arXiv 2410.24206) from the
@@ -16,36 +17,13 @@ weights of a run: a row a step of losses and largest eigenvalues, and a figure. 
 weights and smooth activations (relu and abs have no third derivatives at their kinks)."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; allowed: see {self.prog} --help")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    try:
-        _flow(_options([argument for argument in arguments if argument != "--debug"]))
-    except (UserError, OSError) as error:
-        if "--debug" in arguments:
-            raise
-        print(f"error: {error_line(error)}", file=sys.stderr, flush=True)
-        return USAGE_STATUS
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("scaled_sgd"):
-            raise
-        print(
-            f"error: flow: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'",
-            file=sys.stderr,
-        )
-        return USAGE_STATUS
-    except KeyboardInterrupt:
-        print("interrupted: the rows so far are kept", file=sys.stderr)
-        return INTERRUPTED_STATUS
-    return 0
+    return run_command("flow", arguments, _flow, interrupted="the rows so far are kept")
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="scaled-sgd flow", allow_abbrev=False, description=_DESCRIPTION)
+    parser = Parser(prog="scaled-sgd flow", allow_abbrev=False, description=_DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help="run directory")
     parser.add_argument(
         "--step", type=_natural, metavar="N", help="checkpoint; 0: initial weights; default: last"
@@ -83,7 +61,8 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _flow(options: argparse.Namespace) -> None:
+def _flow(arguments: Sequence[str]) -> int:
+    options = _options(arguments)
     # Imported here, so that --help needs neither torch nor matplotlib.
     from scaled_sgd.diagnostics.flow.follow import follow
     from scaled_sgd.study.flow.picture import draw_paths
@@ -94,7 +73,9 @@ def _flow(options: argparse.Namespace) -> None:
     problem = flow_problem(run, step=options.step, samples=options.samples)
     lr = options.lr or problem.lr
     if lr is None:
-        raise UserError("--lr: the steps of the run are not −η∇L; allowed: a rate of gradient descent")
+        raise UserError(
+            "--lr: the steps of the run are not −η∇L with a given η; allowed: a rate of gradient descent"
+        )
     if not problem.network.activation.curved:
         print("flow: derivatives of a piecewise linear activation are those of its pieces", file=sys.stderr)
     out = Path(options.out or f"{run.absolute().name}-flow")
@@ -121,3 +102,4 @@ def _flow(options: argparse.Namespace) -> None:
         if rows:
             draw_paths(rows, lr, out / "flow.png")
             print(f"{escaped(str(out))}: flow.jsonl ({len(rows)} rows), flow.png")
+    return 0

@@ -1,27 +1,24 @@
 """The loss that a run's gradient flows follow: its network in float64 and its training samples."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from scaled_sgd.config.keys import KEYS
 from scaled_sgd.config.network import network_of
-from scaled_sgd.config.parsing import from_dict
-from scaled_sgd.config.sections import Config
+from scaled_sgd.config.sections import Config, OptimConfig
 from scaled_sgd.config.stored import completed
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.data import Resident, load_data
+from scaled_sgd.data import Data, Resident, load_data
+from scaled_sgd.data.facts import changed_fact, data_facts
 from scaled_sgd.diagnostics.flow.landscape import NetworkLandscape
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.runs.checkpoint.folders import steps_in
-from scaled_sgd.runs.trained import load_run
+from scaled_sgd.runs.trained import find_checkpoint, load_run, stored_config
 from scaled_sgd.train.samples import Samples
 
 MOST_WEIGHTS = 100_000
@@ -37,7 +34,7 @@ class FlowProblem:
         x: training samples (n, m_0), float64.
         y: targets, in the form that the loss takes.
         loss: ``cross_entropy`` or ``mse``.
-        lr: η of the run if its steps are those of plain SGD, else None.
+        lr: η, at its peak, of a run of plain SGD whose rate was given, else None.
     """
 
     network: HomogeneousMLP
@@ -61,15 +58,16 @@ def flow_problem(run: Path, *, step: int | None, samples: int | None) -> FlowPro
         samples: number of training samples, drawn by the run's seed; None: all.
 
     Raises:
-        UserError: no run, no such checkpoint, too many weights, or streamed data.
+        UserError: no run, no such checkpoint, too many weights, or data that are streamed or not the run's.
     """
     if not (run / "config.yaml").is_file():
         raise UserError(f"flow: {str(run)!r} has no config.yaml; allowed: a run directory")
     stored = completed(read_yaml(run / "config.yaml"))
-    config = _config(stored)
+    config = stored_config(stored)
     data = load_data(config.data, seed=config.run.seed, quiet=True)
     if not isinstance(data.train, Resident):
         raise UserError("flow: data.streaming true has no set of all samples; allowed: data in memory")
+    _check_data(run, config, data)
     settled = replace(
         config,
         model=replace(config.model, dtype="float64"),
@@ -88,9 +86,22 @@ def flow_problem(run: Path, *, step: int | None, samples: int | None) -> FlowPro
         stored["scaling.rule"] == "none"
         and stored["optim.optimizer"] == "sgd"
         and not any(stored[f"optim.{key}"] for key in ("momentum", "weight_decay", "clip_norm", "normalize"))
+        and stored["optim.lr_in_edges"] is None
+        and not OptimConfig(schedule=stored["optim.schedule"]).measures_rate
     )
     lr = float(stored["optim.lr"]) if plain else None
     return FlowProblem(network.double(), x, y, settled.loss, lr)
+
+
+def _check_data(run: Path, config: Config, data: Data) -> None:
+    """Refuse other data than those of the run's checkpoints, if it has any."""
+    if not steps_in(run / "checkpoints"):
+        return
+    if changed_fact(find_checkpoint(run).state["data"], data_facts(data)) is not None:
+        raise UserError(
+            f"data.source: {config.data.source!r} holds other data than those of {str(run)!r}; "
+            "allowed: the data as they were"
+        )
 
 
 def _network(run: Path, config: Config, step: int | None, m_in: int, m_out: int) -> HomogeneousMLP:
@@ -103,13 +114,3 @@ def _network(run: Path, config: Config, step: int | None, m_in: int, m_out: int)
         return network_of(config, m_in, m_out, device="cpu")
     known = ", ".join(str(found) for found in sorted({0, *steps_in(store)}))
     raise UserError(f"--step: {step} has no checkpoint in {str(store)!r}; allowed: {known}")
-
-
-def _config(stored: Mapping[str, Any]) -> Config:
-    """The part of a stored configuration that decides network, data and loss; code stays out."""
-    sections: dict[str, Any] = {"model": {}, "data": {}, "run": {}}
-    for name, value in stored.items():
-        section, _, key = name.partition(".")
-        if name in KEYS and (section in ("model", "data") or name == "run.seed"):
-            sections[section][key] = value
-    return from_dict(sections | {"loss": stored.get("loss", "auto")})

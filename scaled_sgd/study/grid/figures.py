@@ -56,9 +56,12 @@ def check_figures(names: object, axes: Sequence[str] | None = None) -> None:
     known = all_figures()
     if not isinstance(names, list | tuple):
         raise UserError(f"report: {names!r} is no list; allowed: a list of {', '.join(known)}")
+    taken = set(known)
     for name in names:
         if isinstance(name, dict):
-            if read_plot(name, axes).name in known:
-                raise UserError(f"report: two figures are called {name['name']!r}; allowed: one")
+            own = read_plot(name, axes).name
+            if own in taken:
+                raise UserError(f"report: two figures are called {own!r}; allowed: one")
+            taken.add(own)
         elif not isinstance(name, str) or name not in known:
             raise UserError(f"report: {name!r} is unknown; allowed: {', '.join(known)}")

@@ -6,10 +6,10 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from scaled_sgd.core.errors import USAGE_STATUS, UserError, error_line
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
+from scaled_sgd.study.ending import Parser, run_command
 
 _ENDS = (".svg", ".png", ".pdf")
 _DESCRIPTION = """Draw the loss of a stored network on the run's probe along a line θ + t u through its
@@ -17,33 +17,13 @@ weights, with the cubic of its Taylor coefficients. One process, on the CPU, in 
 weights' bytes in float64, and a forward pass with two products a layer for each point."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; allowed: see scaled-sgd line --help")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    try:
-        _draw(_options([a for a in arguments if a != "--debug"]))
-    except (UserError, OSError) as error:
-        if "--debug" in arguments:
-            raise
-        print(f"error: {error_line(error)}", file=sys.stderr, flush=True)
-        return USAGE_STATUS
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("scaled_sgd"):
-            raise
-        missing = f"error: line: {error.name} is not installed; allowed: pip install 'scaled-sgd[study]'"
-        print(missing, file=sys.stderr, flush=True)
-        return USAGE_STATUS
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return run_command("line", arguments, _draw)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="scaled-sgd line", allow_abbrev=False, description=_DESCRIPTION)
+    parser = Parser(prog="scaled-sgd line", allow_abbrev=False, description=_DESCRIPTION)
     add = parser.add_argument
     add("run", metavar="RUN", help="run directory or checkpoint")
     add(
@@ -86,7 +66,8 @@ def _is_negative(argument: str) -> bool:
         return False
 
 
-def _draw(options: argparse.Namespace) -> None:
+def _draw(arguments: Sequence[str]) -> int:
+    options = _options(arguments)
     from tqdm.auto import tqdm
 
     from scaled_sgd.diagnostics.line import losses_along
@@ -116,6 +97,7 @@ def _draw(options: argparse.Namespace) -> None:
     print(f"step {run.checkpoint.step}, {len(run.x):,} samples, along {escaped(line.words)}: {terms}")
     print(f"lowest loss {losses[lowest]:.5g} at t = {at[lowest]:.4g} ({line.axis})")
     print(f"{escaped(str(out))}, {escaped(str(table))}")
+    return 0
 
 
 def _write(path: Path, rows: Iterable[tuple[float, float, float]]) -> None:
