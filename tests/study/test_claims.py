@@ -151,6 +151,7 @@ def test_a_verdict_says_what_agrees_and_what_was_not_run(tmp_path):
     assert [one.value for one in judged] == pytest.approx([4.0, 1.0, math.nan], nan_ok=True)
     assert [one.verdict for one in judged] == ["agrees", "does not", "no number"]
     assert verdict_of(judged) == "partly"
+    assert [verdict_of(judged[:1]), verdict_of([judged[0], judged[2]])] == ["agrees", "partly"]
     assert [verdict_of(judged[1:]), verdict_of(judged[2:])] == ["does not", "no number"]
 
 

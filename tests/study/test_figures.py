@@ -231,6 +231,7 @@ def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
 
 def test_ratios_of_one_run_are_shown_with_their_edge(draw):
     ratios = {"edge_ratio": 0.5, "directional_edge_ratio": 1.5, "critical_edge_ratio": 2.0}
+    ratios |= dict.fromkeys(("generalized_edge_ratio", "adam_edge_ratio"))
     rows = [diagnosed(step, **ratios) for step in (0, 10, 20)]
     figure = draw("edge_ratios", {"optim.lr": [2.0], "run.seed": [0]}, lambda _: finished(0.1, rows=rows))
     assert figure.sentence == (

@@ -77,11 +77,11 @@ class Paper:
 
 
 def verdict_of(judged: Sequence[Judged]) -> Verdict:
-    """The verdict on a paper: ``partly`` where only some of its claims agree."""
-    verdicts = {one.verdict for one in judged} - {Verdict.UNKNOWN}
-    if not verdicts:
-        return Verdict.UNKNOWN
-    return verdicts.pop() if len(verdicts) == 1 else Verdict.PARTLY
+    """The verdict on a paper: ``partly`` where some agree and others do not or have no number."""
+    verdicts = {one.verdict for one in judged}
+    if Verdict.AGREES in verdicts:
+        return Verdict.AGREES if len(verdicts) == 1 else Verdict.PARTLY
+    return Verdict.DOES_NOT if Verdict.DOES_NOT in verdicts else Verdict.UNKNOWN
 
 
 def judge(claims: Sequence[PaperClaim], collected: "Collected") -> list[Judged]:

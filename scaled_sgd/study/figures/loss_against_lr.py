@@ -101,7 +101,9 @@ def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> 
                 markeredgecolor="white", markeredgewidth=0.7, linestyle="", zorder=5,
             )  # fmt: skip
     ax.axhline(first, color=GREY, linewidth=1, linestyle=":")
-    log_axis(ax, "x", at=sorted(runs[RATE].unique()), most=7)
+    spot = ax.get_subplotspec()
+    narrow = spot is not None and spot.get_gridspec().ncols > 2
+    log_axis(ax, "x", at=sorted(runs[RATE].unique()), most=4 if narrow else 7)
     finite = runs.loc[runs[FINAL] < ceiling, FINAL]
     floor = finite[finite > 0].min() if (finite > 0).any() else first / 10
     return float(floor), max(first, float(finite.max()) if len(finite) else first)

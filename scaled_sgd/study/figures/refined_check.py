@@ -22,25 +22,22 @@ def lacks(view: View) -> str:
     """A study needs both parts, at two widths or more."""
     if not view.several(WIDTH):
         return "runs at two widths or more"
-    return "" if all(_lines(view).values()) else "from_start in diagnostics.quantities"
+    if not all(_lines(view).values()):
+        return "from_start in diagnostics.quantities"
+    return "" if _found(view)[0] else "measurements after step 0, at one rate for all widths"
 
 
 def draw(view: View) -> Drawn:
     """A panel for each of several steps; a row of them for each method."""
     lines = _lines(view)
-    groups = Panels.of(view.runs, view.without(WIDTH), most=3)
-    found = []
-    for group in groups.shown:
-        rate = common_rate(group.runs, WIDTH)
-        names = [name for part in lines.values() for name in part]
-        found.append((group, rate, view.steps(group.runs[group.runs[RATE] == rate], names)))
+    found, told = _found(view)
     shown = _steps(pd.concat([steps for *_, steps in found])["step"])
     titles = [
         Panel(" · ".join(filter(None, (group.title, f"step {step}"))), (), steps[steps["step"] == step])
         for group, _, steps in found
         for step in shown
     ]
-    panels = Panels(tuple(titles), len(shown), groups.notes)
+    panels = Panels(tuple(titles), len(shown), told)
     picture, axes = panels.figure(share_y=True)
     rows: list[dict[str, object]] = []
     depth = len(lines["change_by_weights"])
@@ -73,7 +70,7 @@ def draw(view: View) -> Drawn:
         "features), over ‖z_k at 0‖, on a fixed probe, against base width at several steps, at one learning "
         f"rate for all widths; {spread(view.seeds)}. Level lines are the same at every width."
     )
-    notes = (*groups.notes, *seed_note([row["seeds"] for row in rows]))
+    notes = (*told, *seed_note([row["seeds"] for row in rows]))
     return Drawn(
         "refined_coordinate_check",
         _TITLE,
@@ -90,6 +87,19 @@ def _lines(view: View) -> dict[str, dict[str, str]]:
     found = {part: view.lines(Column(part, "", "all")) for part in _PARTS}
     found["change_by_features"].pop("change_by_features.1", None)
     return found
+
+
+def _found(view: View) -> tuple[list[tuple[Panel, float, pd.DataFrame]], tuple[str, ...]]:
+    """Each method with its rate and its measurements after step 0, where it has some; and notes."""
+    groups = Panels.of(view.runs, view.without(WIDTH), most=3)
+    names = [name for part in _lines(view).values() for name in part]
+    found = []
+    for group in groups.shown:
+        rate = common_rate(group.runs, WIDTH)
+        steps = view.steps(group.runs[group.runs[RATE] == rate], names)
+        if (steps["step"] > 0).any():
+            found.append((group, rate, steps))
+    return found, groups.notes
 
 
 def _steps(measured: pd.Series) -> list[int]:
