@@ -105,6 +105,16 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
     monkeypatch.setattr(BaseProcess, "start", refuse)
 
 
+@pytest.fixture(autouse=True)
+def signals_keep_their_handlers():
+    """A run that a signal ended leaves its process ignoring further ones; the tests' process goes on."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def nothing_outlives_the_tests():
     """Kills what tests have started and left, in whatever group, session or parentage it is by now.
