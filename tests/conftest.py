@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -58,6 +59,17 @@ def pytest_configure():
 def pytest_xdist_auto_num_workers(config):
     """More than cores where processes are started: a test waits half of its time for them."""
     return cores() + (0 if "not slow" in config.option.markexpr else 2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: no search for garbage there, neither now nor beside the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):
