@@ -118,6 +118,12 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def nothing_waits_for_the_disk(monkeypatch):
+    """No power fails while tests run in this process; what is no open file is refused as ever."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
+
+
+@pytest.fixture(autouse=True)
 def signals_keep_their_handlers():
     """A run that a signal ended leaves its process ignoring further ones; the tests' process goes on."""
     numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -302,7 +302,7 @@ def test_any_http_status_counts_as_an_answer_and_silence_does_not(monkeypatch: p
             pass
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert hub_is_reachable()
         server.shutdown()
@@ -312,7 +312,7 @@ def test_any_http_status_counts_as_an_answer_and_silence_does_not(monkeypatch: p
         monkeypatch.setattr(
             "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
         )
-        assert not hub_is_reachable(timeout=0.5)
+        assert not hub_is_reachable(timeout=0.1)
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
