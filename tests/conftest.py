@@ -44,10 +44,17 @@ LONG = (
     "test_against_measured.py",
     "test_processes.py",
     "test_accelerate_configs.py",
-    "test_readme.py",
     "test_figures.py",
+    "test_papers.py",
+    "test_readme.py",
+    "test_batched.py",
+    "test_data.py",
+    "test_collect.py",
+    "test_pieces.py",
+    "test_engine.py",
+    "test_steps.py",
 )
-"""Files whose tests take longest, first."""
+"""Files whose tests take longest, first: those of ``make test``, then those of ``make quick``."""
 
 
 def pytest_configure():

@@ -18,7 +18,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
@@ -45,6 +44,8 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
 
 @pytest.mark.parametrize("found", [True, False])
 def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
     if not found:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     read = read_digits.__wrapped__
