@@ -134,6 +134,7 @@ def test_every_link_of_the_documentation_leads_somewhere(page):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unseen_pictures")
 def test_the_study_commands_end_in_a_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
