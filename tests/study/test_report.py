@@ -27,7 +27,7 @@ AXES = {
 
 PNG, PDF = b"\x89PNG", b"%PDF-"
 DRAWN = ("loss_against_lr", "taylor")
-"""Figures whose files are of every kind; the page shows the SVG of each, the others take as long as all else."""
+"""Figures with files of every kind; the page shows the SVG of each, and all others take as long again."""
 
 LOST = {"method": "νP norm", "model.base_width": 4, "optim.lr": 1.0, "run.seed": 1}
 
