@@ -169,15 +169,14 @@ class ScaledSGD(Optimizer):
         _untraced(super().add_param_group)(param_group)
 
 
-def _untraced(method: Callable[..., Any]) -> Callable[..., Any]:
+def _untraced(method: Any) -> Any:
     """A method of ``Optimizer`` without its decorator, if nothing has imported torch.compile yet.
 
     The decorator keeps torch.compile out of the method, and imports it for that, which takes seconds.
     """
     if "torch._dynamo" in sys.modules:
         return method
-    plain = getattr(method.__func__, "__wrapped__", method.__func__)  # type: ignore[attr-defined]
-    return partial(plain, method.__self__)  # type: ignore[attr-defined]
+    return partial(getattr(method.__func__, "__wrapped__", method.__func__), method.__self__)
 
 
 def _add_gradient(G: Tensor, xi: Number, target: Tensor, *, keep: Number, factor: Number) -> None:
