@@ -57,7 +57,7 @@ CASES = {
 def problem(case: str) -> Problem:
     loss, _, name = case.partition(", ")
     return make_problem(
-        samples=9, inputs=7, outputs=3, depth=3, base_width=5, loss=loss, activation=name or (0.3, 0.8)
+        samples=9, inputs=7, outputs=3, depth=4, base_width=5, loss=loss, activation=name or (0.3, 0.8)
     )
 
 
@@ -128,8 +128,8 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
 
 def matrices() -> Direction:
     generator = torch.Generator().manual_seed(6)
-    K = torch.randn(3, 9, 9, generator=generator, dtype=torch.float64)
-    return Direction(torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), [K[0], None, K[2]])
+    K = torch.randn(4, 9, 9, generator=generator, dtype=torch.float64)
+    return Direction(torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64), [K[0], None, *K[2:]])
 
 
 def own_rows(model: nn.Module, vectors: list[Tensor]) -> list[Tensor]:
@@ -162,7 +162,7 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
     first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
     observer.load_state_dict({f"change.first.{k}": z for k, z in enumerate(first, start=1)})
 
-    xi = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
     taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=ramp(batch))
     row = flat(observer.measure(batch, taken))
     return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
@@ -181,7 +181,7 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
         rows = slice(number, number + 5)
         return Minibatch(model, p.x[rows], p.y[rows], loss=loss, whole=True, chunk_size=5 - number)
 
-    taken = StepTaken(Direction(torch.ones(3, dtype=torch.float64)), 0.1)
+    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
     row = observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
     row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
@@ -199,7 +199,7 @@ def at_the_edge(model: nn.Module, batch: Minibatch, p: Problem) -> dict[str, Ten
     )
     observer = Observer(config, model, p.x, p.y, loss=p.loss, say=lambda line: None)
     adam = AdamState((0.9, 0.99), 1e-3, 2, lambda k: ramp(batch)(k).abs())
-    xi = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
     taken = StepTaken(Direction(xi), 0.1, factor=0.8, adam=adam)
     observer.measure(batch, taken)
     with torch.no_grad():
@@ -225,7 +225,7 @@ def features_and_labels(model: nn.Module, loss: str) -> Tensor:
     observer.load_state_dict({"from_start.began": torch.ones(())})
     batch = Minibatch(model, p.x, p.y, loss=loss, whole=True)
     batch.partition.model.seed = 7
-    row = flat(observer.measure(batch, StepTaken(Direction(torch.ones(3, dtype=torch.float64)), 0.1)))
+    row = flat(observer.measure(batch, StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)))
     return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
 
 
