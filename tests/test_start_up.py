@@ -1,4 +1,4 @@
-"""Commands that only print import nothing that takes seconds."""
+"""What takes seconds to import is imported where it is needed only."""
 
 import json
 import sys
@@ -42,9 +42,14 @@ COMMANDS = {
     "-m scaled_sgd.train --optim.lr=fast": 2,
 }
 HEAVY = (
-    "accelerate", "datasets", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas", "pyarrow",
-    "safetensors", "sklearn", "torch",
+    "accelerate", "datasets", "deepspeed", "evaluate", "huggingface_hub", "matplotlib", "numpy", "pandas",
+    "pyarrow", "safetensors", "sklearn", "torch",
 )  # fmt: skip
+TRAIN = ["--model.depth=2", "--model.base_width=2", "--optim.steps=1"]
+UNUSED = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy", "pandas", "sklearn")
+"""What a run of one process has no use for: torch.compile, shards, tables."""
+MISSING = ("datasets", "evaluate")
+"""Packages that such a run on the digits does without."""
 CODE = f"""
 import contextlib, io, json, sys
 from scaled_sgd.cli import main
@@ -58,15 +63,22 @@ for command in json.loads(sys.argv[1]):
         except SystemExit as leaving:
             status = leaving.code
     found[command] = [status, [name for name in {HEAVY} if name in sys.modules]]
-print(json.dumps(found))
+import scaled_sgd.planning.doctor
+launchers = [name for name in ("accelerate", "deepspeed") if name in sys.modules]
+sys.modules |= dict.fromkeys({MISSING})
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    status = module({TRAIN})
+print(json.dumps([found, launchers, [status, [name for name in {UNUSED} if name in sys.modules]]]))
 """
 
 
 @pytest.mark.slow
-def test_commands_that_only_print_import_nothing_heavy(tmp_path):
+def test_what_only_prints_and_a_run_of_one_process_import_no_more_than_they_need(tmp_path):
     make_study(tmp_path / "studies/planned", {"model.depth": [2, 3]}, lambda axes: ended(0.5))
     (tmp_path / "runs/wide").mkdir(parents=True)
     (tmp_path / "runs/wide/config.yaml").write_text("{}\n")
     done = finished(sys.executable, "-c", CODE, json.dumps([*COMMANDS]), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {command: [status, []] for command, status in COMMANDS.items()}
+    found, launchers, of_run = json.loads(done.stdout)
+    assert found == {command: [status, []] for command, status in COMMANDS.items()}
+    assert (launchers, of_run) == ([], [0, []])

@@ -5,16 +5,20 @@ replica all of them, FSDP2 and tensor parallelism full rows, ZeRO-3 a flat parti
 """
 
 import itertools
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.parallel import zero_weights
 from scaled_sgd.parallel.ranks import Ranks
 
-if dist.is_available():
+if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
@@ -40,9 +44,20 @@ def chunk_offsets(width: int, parts: int) -> tuple[int, ...]:
     return tuple(min(i * size, width) for i in range(parts + 1))
 
 
-def is_sharded(weight: Tensor) -> bool:
+def is_sharded(weight: Tensor) -> "TypeGuard[DTensor]":
     """Whether ``weight`` is a DTensor."""
-    return dist.is_available() and isinstance(weight, DTensor)
+    return _is(weight, "torch.distributed.tensor", "DTensor")
+
+
+def is_fsdp(module: nn.Module) -> "TypeGuard[FSDPModule]":
+    """Whether FSDP2 shards the weights of ``module``."""
+    return _is(module, "torch.distributed.fsdp", "FSDPModule")
+
+
+def _is(value: object, module: str, name: str) -> bool:
+    """Whether ``value`` has a class that nothing has before its module is imported, which takes a second."""
+    imported = sys.modules.get(module)
+    return imported is not None and isinstance(value, getattr(imported, name))
 
 
 def is_whole(weight: Tensor) -> bool:
@@ -57,12 +72,14 @@ def is_replica(model: nn.Module) -> bool:
 
 def local_shard(weight: Tensor) -> Tensor:
     """This process's part of ``weight``."""
-    held: Tensor = weight.to_local() if dist.is_available() and isinstance(weight, DTensor) else weight
+    held: Tensor = weight.to_local() if is_sharded(weight) else weight
     return held.detach()
 
 
 def like_shard(own: Tensor, like: Tensor) -> Tensor:
     """A DTensor in the layout of ``like`` whose part on this process is ``own``."""
+    from torch.distributed.tensor import DTensor
+
     assert isinstance(like, DTensor)
     return DTensor.from_local(
         own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False
@@ -75,7 +92,7 @@ def awaits_reduction(model: nn.Module, layer: nn.Module) -> bool:
     So it is between microbatches without synchronisation.
     """
     for module in (layer, *model.modules()):
-        if not isinstance(module, FSDPModule):
+        if not is_fsdp(module):
             continue
         for group in module._get_fsdp_state()._fsdp_param_groups:
             for held in group.fsdp_params:
@@ -89,7 +106,7 @@ def awaits_reduction(model: nn.Module, layer: nn.Module) -> bool:
 
 def full_weight(weight: Tensor) -> Tensor:
     """The full weight of one layer, for any layout. Collective if it is sharded."""
-    if dist.is_available() and isinstance(weight, DTensor):
+    if is_sharded(weight):
         return weight.full_tensor().detach()
     if zero_weights.is_partitioned(weight):
         return zero_weights.gathered(weight)
@@ -101,18 +118,24 @@ def row_order(weight: Tensor) -> tuple[int, ...] | None:
 
     On a mesh (data, tensor) rows are divided over tensor first, and each part over data.
     """
-    if not (dist.is_available() and isinstance(weight, DTensor)):
+    if not is_sharded(weight):
         return None
-    mesh = weight.device_mesh.mesh
+    mesh = weight.device_mesh
     if mesh.ndim > 2 or any(getattr(placement, "dim", None) != 0 for placement in weight.placements):
         return None
-    return tuple(mesh.permute(*reversed(range(mesh.ndim))).flatten().tolist())
+    return _members(mesh)
+
+
+@lru_cache(maxsize=8)
+def _members(mesh: DeviceMesh) -> tuple[int, ...]:
+    """Its global ranks, the last dimension first. Kept, since a mesh computes its tensor at every look."""
+    return tuple(mesh.mesh.permute(*reversed(range(mesh.ndim))).flatten().tolist())
 
 
 def row_offsets(weight: Tensor) -> tuple[int, ...]:
     """Offsets of the rows held by the processes of :func:`row_order`, shape (processes + 1,)."""
-    assert isinstance(weight, DTensor)
-    *data, tensor = weight.device_mesh.mesh.shape
+    assert is_sharded(weight)
+    *data, tensor = weight.device_mesh.shape
     offsets = [0]
     for start, stop in itertools.pairwise(chunk_offsets(weight.shape[0], tensor)):
         offsets += [start + offset for offset in chunk_offsets(stop - start, *(data or [1]))[1:]]
@@ -130,7 +153,7 @@ def row_range(weight: Tensor) -> tuple[int, int]:
     Raises:
         UserError: the weight has another layout.
     """
-    if not (dist.is_available() and isinstance(weight, DTensor)):
+    if not is_sharded(weight):
         return 0, len(weight)
     order = row_order(weight)
     if order is None:

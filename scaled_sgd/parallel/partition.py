@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from scaled_sgd.core.activations import Activation
@@ -18,6 +17,7 @@ from scaled_sgd.parallel.layout import (
     even_offsets,
     full_weight,
     holds_rows,
+    is_fsdp,
     is_whole,
     local_shard,
     row_offsets,
@@ -26,16 +26,12 @@ from scaled_sgd.parallel.layout import (
 )
 from scaled_sgd.parallel.ranks import Ranks
 
-if dist.is_available():
-    from torch.distributed.fsdp import FSDPModule
-
 
 def reshard(network: nn.Module) -> None:
     """Make FSDP2 free weights that a forward pass left gathered, so that all weights are row shards again."""
-    if dist.is_available():
-        for module in network.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+    for module in network.modules():
+        if is_fsdp(module):
+            module.reshard()
 
 
 @dataclass(frozen=True)

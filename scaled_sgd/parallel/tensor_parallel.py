@@ -7,17 +7,19 @@ silently give wrong second derivatives.)
 """
 
 import itertools
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard
 
 from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
 from scaled_sgd.parallel.layout import chunk_offsets
 from scaled_sgd.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class _Gather(torch.autograd.Function):
@@ -112,6 +114,8 @@ class ColumnParallelLinear(ScaledLinear):
     """
 
     def __init__(self, layer: ScaledLinear, ranks: Ranks, mesh: DeviceMesh, *, gathers: bool) -> None:
+        from torch.distributed.tensor import DTensor, Shard
+
         super().__init__(
             layer.in_features,
             layer.out_features,
@@ -143,7 +147,7 @@ class ColumnParallelLinear(ScaledLinear):
 
     def forward(self, h: Tensor) -> Tensor:
         """This process's columns of z (n, own) from all of h (n, m_{k−1})."""
-        weight = cast(DTensor, self.weight).to_local()
+        weight = cast("DTensor", self.weight).to_local()
         return F.linear(h if self.multiplier == 1 else self.multiplier * h, weight)
 
     def whole_input(self, h: Tensor) -> Tensor:

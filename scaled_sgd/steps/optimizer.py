@@ -1,5 +1,6 @@
 """SGD with depthwise gradient scaling folded into the update."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -107,7 +108,7 @@ class ScaledSGD(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear gradients and the sums behind the scales."""
-        super().zero_grad(set_to_none)
+        _untraced(super().zero_grad)(set_to_none)
         self.scaling.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class ScaledSGD(Optimizer):
         Each parameter's state has its ξ as ``"scale"`` too, 0 before the first step, since
         ``torch.distributed.checkpoint`` keeps only what belongs to a parameter.
         """
-        state, scaling = super().state_dict(), self.scaling.state_dict()
+        state, scaling = _untraced(super().state_dict)(), self.scaling.state_dict()
         scales = scaling["scales"]
         if scales is None:
             scales = torch.zeros(len(self.scaling.layers), dtype=torch.float64)
@@ -139,7 +140,7 @@ class ScaledSGD(Optimizer):
         if kept:
             state["state"] = {key: own for key, own in kept.items() if own}
         try:
-            super().load_state_dict(state)
+            _untraced(super().load_state_dict)(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"state_dict: {error}; allowed: the state of a ScaledSGD of the same network"
@@ -165,7 +166,17 @@ class ScaledSGD(Optimizer):
         """
         if self.param_groups:
             raise UserError("param_groups: ScaledSGD trains its model's layers as one group; allowed: one")
-        super().add_param_group(param_group)
+        _untraced(super().add_param_group)(param_group)
+
+
+def _untraced(method: Any) -> Any:
+    """A method of ``Optimizer`` without its decorator, if nothing has imported torch.compile yet.
+
+    The decorator keeps torch.compile out of the method, and imports it for that, which takes seconds.
+    """
+    if "torch._dynamo" in sys.modules:
+        return method
+    return partial(getattr(method.__func__, "__wrapped__", method.__func__), method.__self__)
 
 
 def _add_gradient(G: Tensor, xi: Number, target: Tensor, *, keep: Number, factor: Number) -> None:

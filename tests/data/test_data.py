@@ -1,8 +1,6 @@
 import importlib.util
 import json
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -51,27 +49,6 @@ def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.Monke
     read = read_digits.__wrapped__
     for mine, theirs in zip(read(), load_digits(return_X_y=True), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-
-
-@pytest.mark.slow
-def test_digits_need_no_datasets_package_and_do_not_wait_for_scikit_learn() -> None:
-    code = (
-        "import sys; sys.modules['datasets'] = sys.modules['evaluate'] = None\n"
-        "from scaled_sgd.config import DataConfig\nfrom scaled_sgd.data import load_data\n"
-        "print(load_data(DataConfig(), seed=0).in_features, 'sklearn' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "64 False"
-
-
-@pytest.mark.slow
-def test_importing_the_package_does_not_import_datasets() -> None:
-    code = (
-        "import sys, scaled_sgd.data, scaled_sgd.data.metrics\n"
-        "print({'datasets', 'evaluate', 'sklearn'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "json", "jsonl", "arrow"])

@@ -16,15 +16,15 @@ pytestmark = pytest.mark.slow
 BASE = [
     "--scaling.rule=norm",
     "--model.depth=4", "--model.base_width=8", "--model.dtype=float64", "--optim.lr=1",
-    "--optim.steps=12", "--run.log_every=1", "--run.eval_every=10",
+    "--optim.steps=7", "--run.log_every=1", "--run.eval_every=6",
 ]  # fmt: skip
 VARIANTS = {
     "ragged": ["--optim.batch_size=479", "--scaling.rule=gain", "--loss=mse", "--optim.lr=0.5"],
     "tiny": ["--optim.batch_size=3", "--optim.lr=0.2"],
     "everything": [
         "--optim.batch_size=301", "--optim.accumulation=3", "--optim.momentum=0.9", "--optim.clip_norm=0.01",
-        "--optim.weight_decay=0.001", "--optim.warmup_steps=5", "--optim.schedule=cosine",
-        "--diagnostics.every=10", "--diagnostics.samples=30", "--diagnostics.k=3", "--diagnostics.chunk=128",
+        "--optim.weight_decay=0.001", "--optim.warmup_steps=3", "--optim.schedule=cosine",
+        "--diagnostics.every=6", "--diagnostics.samples=30", "--diagnostics.k=3", "--diagnostics.chunk=128",
     ],
 }  # fmt: skip
 

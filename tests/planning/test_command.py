@@ -1,8 +1,6 @@
 """``scaled-sgd doctor --plan``."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -17,7 +15,6 @@ from scaled_sgd.planning.doctor.cost_table import CostTable
 from scaled_sgd.planning.doctor.plan import DIGITS
 from scaled_sgd.planning.shards import fsdp2
 from scaled_sgd.planning.table import Formulas
-from tests.launching import environment
 
 NORM = "--scaling.rule=norm"
 CLUSTER = ("--plan.ranks=1024", "--plan.memory=80GiB", "--features=784", "--outputs=10")
@@ -204,14 +201,3 @@ def test_a_mistake_is_one_line_and_status_2(arguments, expected, capsys):
     assert output == ""
     assert errors.count("\n") == 1
     assert errors.startswith(f"error: {expected}")
-
-
-@pytest.mark.slow
-def test_a_plan_starts_no_processes_and_loads_no_launcher():
-    code = (
-        "import sys; from scaled_sgd.cli import main; main(['doctor', '--plan', '--plan.ranks=64']); "
-        "import torch.distributed as dist; sys.exit(dist.is_initialized() or 'deepspeed' in sys.modules)"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True).returncode == 0
-    )

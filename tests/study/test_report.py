@@ -9,6 +9,7 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import draw_figures
+from scaled_sgd.study.figures.drawing.drawn import Drawn
 from scaled_sgd.study.figures.drawing.style import STYLE
 from scaled_sgd.study.grid.figures import all_figures
 from scaled_sgd.study.page import report
@@ -23,6 +24,10 @@ AXES = {
     "optim.lr": [1.0, 2.0, 4.0],
     "run.seed": [0, 1],
 }
+
+PNG, PDF = b"\x89PNG", b"%PDF-"
+DRAWN = ("loss_against_lr", "taylor")
+"""Figures with files of every kind; the page shows the SVG of each, and all others take as long again."""
 
 LOST = {"method": "νP norm", "model.base_width": 4, "optim.lr": 1.0, "run.seed": 1}
 
@@ -58,8 +63,14 @@ def reported(tmp_path_factory):
         drawn.append(draw_figures(*arguments))
         return drawn[-1]
 
+    def rendered(figure, kind, **options):
+        as_it_is = kind == "svg" or figure.name in DRAWN
+        return really(figure, kind, **options) if as_it_is else {"png": PNG, "pdf": PDF}[kind]
+
+    really = Drawn._rendered
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw_figures", draw)
+        patch.setattr(Drawn, "_rendered", rendered)
         # Parts of TrueType fonts take as long as all else; test_figures.py has them.
         patch.setitem(STYLE, "pdf.fonttype", 3)
         return write_report(folder), drawn[0].figures
@@ -94,8 +105,16 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
         assert f"](figures/{name}.png)" in summary
         assert f'href="figures/{name}.svg"' in text
         ElementTree.fromstring((page.parent / "figures" / f"{name}.svg").read_bytes())
-        assert (page.parent / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (page.parent / "figures" / f"{name}.png").read_bytes().startswith(PNG)
     assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_every_figure_is_drawn_in_every_kind(reported):
+    for figure in reported[1]:
+        assert figure.png().startswith(PNG)
+        assert figure.pdf().startswith(PDF)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.network import network_of
@@ -132,6 +131,8 @@ def choose_exchange(config: Config, network: HomogeneousMLP, ranks: Ranks) -> li
 
 def fsdp_policy(config: Config, accelerator: "Accelerator") -> Policy:
     """FSDP2's policy, from the configuration or from Accelerate's FSDP plugin if that was launched."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
     plugin = fsdp_plugin(accelerator)
     half = torch.bfloat16 if config.run.precision == "bf16" else None
     precision = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None)

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
 
 from scaled_sgd.config import Config
@@ -28,6 +27,7 @@ from scaled_sgd.train.strategies.shards import RowShard, initial_values
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
 MakeNetwork = Callable[[torch.device | str], HomogeneousMLP]
 """Makes the run's network on a device; without memory on ``meta``."""
@@ -177,7 +177,7 @@ class Policy:
         reshard: free the gathered weights of a layer between forward and backward pass.
     """
 
-    precision: MixedPrecisionPolicy
+    precision: "MixedPrecisionPolicy"
     reshard: bool = True
 
 
@@ -245,6 +245,8 @@ class Sharded(GradientStrategy, FusedStrategy):
 
 def shard(network: HomogeneousMLP, mesh: DeviceMesh, policy: Policy) -> None:
     """Apply FSDP2 over ``mesh`` layer by layer, so that one layer's weights are gathered at a time."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     precision = policy.precision
     for layer in network.layers:
         fully_shard(
