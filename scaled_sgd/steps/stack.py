@@ -28,9 +28,7 @@ class Stack:
         omega: ω_k (B, l), float64.
     """
 
-    def __init__(
-        self, models: Sequence[HomogeneousMLP], *, factors: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, models: Sequence[HomogeneousMLP], *, factors: torch.dtype | None = None) -> None:
         self.models = list(models)
         layers = [model.scaled_layers for model in models]
         self.weights = [
