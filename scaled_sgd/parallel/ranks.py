@@ -50,7 +50,7 @@ class Ranks:
     def backend(self, device: torch.device) -> str:
         """The name of what moves tensors of ``device`` between several processes, such as nccl."""
         pairs = (pair.split(":") for pair in dist.get_backend_config(self.group).split(","))
-        return {kind: name for kind, name in pairs}[device.type]
+        return dict(pairs)[device.type]
 
     def sum(self, t: Tensor) -> Tensor:
         """Sum ``t`` over the processes, in place."""

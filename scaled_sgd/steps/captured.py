@@ -22,7 +22,7 @@ WARM_UP = 2
 """Steps of a shape before it is captured; they fill what is computed once."""
 
 Body = Callable[[Tensor, Tensor, Tensor, int, bool], Taken]
-"""Takes a step on x, y at the rates η, a tensor, of a global minibatch of n samples; whether it is measured."""
+"""Takes a step on x, y at the rates η, of a global minibatch of n samples; whether it is measured."""
 
 
 class Capture(Protocol):

@@ -139,7 +139,7 @@ def stepped(networks, rule, x, y, lr, clip_norm):
 
 @pytest.mark.parametrize("rule", RULES.names)
 def test_networks_of_a_stack_take_the_steps_of_each_alone(rule):
-    """To the roundings of factors that a sum in another order turns, as against the float64 reference above."""
+    """To the roundings of factors that a sum in another order turns, as against the reference above."""
     (x, y), rate = minibatch(), torch.tensor(LR, dtype=torch.float64)
     stack = Stack([network(seed=seed) for seed in range(3)], factors=NARROW)
     clipped = torch.full((3,), 0.1, dtype=torch.float64)

@@ -76,9 +76,8 @@ def unsuited(config: Config) -> str | None:
             names = names or ("none" if isinstance(value, list) else "null")
             return f"{key}: {value!r} is for the trainer; allowed in a small run: {names}"
     if config.run.precision == "bf16" and config.optim.update != "fused":
-        return (
-            "run.precision: 'bf16' by autograd is for the trainer; allowed in a small run: optim.update fused"
-        )
+        reason = "by autograd is for the trainer; allowed in a small run: optim.update fused"
+        return f"run.precision: 'bf16' {reason}"
     return None
 
 
