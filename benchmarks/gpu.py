@@ -232,7 +232,7 @@ def _digits(config: object) -> Data:
 def diagnostics(
     report: Report, shapes: Sequence[tuple[int, int, int]], device: str, rounds: int, *, until: float
 ) -> None:
-    """Hessian products, c0..c3 and the top eigenvalue in eager gradients; nothing compiles after ``until``."""
+    """Hessian products, c0..c3 and the top eigenvalue in gradients; nothing compiles after ``until``."""
     for shape in shapes:
         compiles = device == "cuda" and time.monotonic() < until
         report.add({"shape": shape}, diagnostics_of(shape, device, rounds, compiles=compiles))
