@@ -55,6 +55,8 @@ OVER_SGD = {(16, 8, 512): 1.2}
 HOOKED = {(64, 8, 1024): 1.10, (128, 8, 4096): 1.03}
 MEASURED = ((32, 7, 256), (64, 6, 64), (64, 8, 256), (128, 8, 256))
 TINY = ((2, 4, 8),)
+COMPILING = 200.0
+"""Seconds after which no peer is compiled any more, so that the command ends within five minutes."""
 
 Run = Callable[[], object]
 
@@ -227,13 +229,18 @@ def _digits(config: object) -> Data:
     return load_data(config.data, seed=0)  # type: ignore[attr-defined]
 
 
-def diagnostics(report: Report, shapes: Sequence[tuple[int, int, int]], device: str, rounds: int) -> None:
-    """Hessian products, c0..c3 and the top eigenvalue in eager gradients."""
+def diagnostics(
+    report: Report, shapes: Sequence[tuple[int, int, int]], device: str, rounds: int, *, until: float
+) -> None:
+    """Hessian products, c0..c3 and the top eigenvalue in gradients; nothing compiles after ``until``."""
     for shape in shapes:
-        report.add({"shape": shape}, diagnostics_of(shape, device, rounds))
+        compiles = device == "cuda" and time.monotonic() < until
+        report.add({"shape": shape}, diagnostics_of(shape, device, rounds, compiles=compiles))
 
 
-def diagnostics_of(shape: tuple[int, int, int], device: str, rounds: int) -> dict[str, Figure]:
+def diagnostics_of(
+    shape: tuple[int, int, int], device: str, rounds: int, *, compiles: bool
+) -> dict[str, Figure]:
     """Those of one network."""
     model, x, y = problem(*shape)
     model, x, y = model.to(device), x.to(device), y.to(device)
@@ -259,7 +266,7 @@ def diagnostics_of(shape: tuple[int, int, int], device: str, rounds: int) -> dic
         "top eigenvalue, plain products": waiting(plain_top, device),
         "top eigenvalue": waiting(top, device),
     }
-    if device == "cuda":
+    if compiles:
         candidates |= compiled_jvp(model, x, y, device)
     theirs = "hessian-eigenthings: top eigenvalue"
     if installed("hessian_eigenthings"):
@@ -305,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: there is no CUDA device; allowed here: cpu, with --small")
-    device, rounds = options.device, 3 if options.small else options.rounds
+    started, device, rounds = time.monotonic(), options.device, 3 if options.small else options.rounds
     count = 8 if options.small else 100
     report = Report("gpu", "bare products, SGD, a captured step or a gradient")
     small = options.small
@@ -318,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "stack" in options.only:
         stack(report, TINY[0] if small else (16, 6, 256), device, 4 if small else 64, count)
     if "diagnostics" in options.only:
-        diagnostics(report, TINY if small else MEASURED, device, rounds)
+        diagnostics(report, TINY if small else MEASURED, device, rounds, until=started + COMPILING)
     report.write(options.json)
     return 0
 

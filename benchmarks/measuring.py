@@ -31,7 +31,7 @@ from scaled_sgd.planning.choice import World, is_fused, tensor_processes
 from scaled_sgd.planning.replicas import ddp_fused
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.train.accelerator import create_accelerator
-from scaled_sgd.train.steps import make_step
+from scaled_sgd.train.steps import factors_of, make_step
 from scaled_sgd.train.strategies import Strategy
 from scaled_sgd.train.strategies.build import Request, build_strategy
 
@@ -171,7 +171,7 @@ def prepared(
     built = build_strategy(Request(config, accelerator, in_features, out_features))
     n, loss = config.optim.batch_size, get_loss("mse" if config.loss == "mse" else "cross_entropy")
     watch = DivergenceWatch(built.network.depth, built.device)
-    step = make_step(built, config.optim, loss, watch, precision=config.run.precision)
+    step = make_step(built, config.optim, loss, watch, factors=factors_of(config))
     rows = slice(0, n) if step.whole else rank_rows(n, built.data.rank, built.data.size)
     x = torch.randn(rows.stop - rows.start, in_features)
     y = torch.randint(out_features, (len(x),))

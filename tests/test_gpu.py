@@ -283,8 +283,17 @@ def test_bf16_steps_are_those_of_the_cpu_to_a_rounding_of_factors():
     assert float((changes[0] - changes[1]).norm() / changes[0].norm()) < 5e-3
 
 
-def test_bf16_products_are_native():
-    assert products._accumulates("cuda")
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_bf16_products_are_native_for_one_network_and_for_a_stack(ndim):
+    assert products._accumulates("cuda", ndim)
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn((16,) * ndim, generator=generator).to(NARROW) for _ in range(2))
+    start = torch.ones((16,) * ndim)
+    found = products.add_product_(start.cuda(), left.cuda(), right.cuda(), beta=0.5, alpha=2.0)
+    exact = 0.5 + 2 * left.double() @ right.double()
+    torch.testing.assert_close(found.cpu().double(), exact, rtol=1e-5, atol=1e-5)
+    product = products.matmul(left.cuda(), right.cuda())
+    torch.testing.assert_close(product.cpu().double(), (exact - 0.5) / 2, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

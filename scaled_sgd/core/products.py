@@ -14,12 +14,12 @@ WIDE = torch.float32
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Left @ right (…, p, q); float32 for bfloat16 factors."""
+    """Left @ right (p, q), or (B, p, q) for a stack; float32 for bfloat16 factors."""
     if left.dtype != NARROW:
         return left @ right
-    if left.ndim == 2 and _accumulates(left.device.type):
-        return torch.mm(left, right, out_dtype=WIDE)
-    return left.to(WIDE) @ right.to(WIDE)
+    if not _accumulates(left.device.type, left.ndim):
+        return left.to(WIDE) @ right.to(WIDE)
+    return (torch.mm if left.ndim == 2 else torch.bmm)(left, right, out_dtype=WIDE)
 
 
 def scaled_product(left: Tensor, right: Tensor, alpha: float, blank: Tensor) -> Tensor:
@@ -34,20 +34,29 @@ def scaled_product(left: Tensor, right: Tensor, alpha: float, blank: Tensor) -> 
 
 
 def add_product_(target: Tensor, left: Tensor, right: Tensor, *, beta: float, alpha: float) -> Tensor:
-    """Target ← β target + α left @ right, in place; ``target`` (p, q) is float32 for bfloat16 factors."""
+    """Target ← β target + α left @ right, in place; ``target`` is float32 for bfloat16 factors.
+
+    It is (p, q), or (B, p, q) for a stack.
+    """
+    add = torch.addmm if target.ndim == 2 else torch.baddbmm
     if left.dtype != NARROW:
-        return target.addmm_(left, right, beta=beta, alpha=alpha)
-    if not _accumulates(left.device.type):
-        return target.addmm_(left.to(WIDE), right.to(WIDE), beta=beta, alpha=alpha)
-    return torch.addmm(target, left, right, out_dtype=WIDE, beta=beta, alpha=alpha, out=target)
+        return add(target, left, right, beta=beta, alpha=alpha, out=target)
+    if not _accumulates(left.device.type, target.ndim):
+        return add(target, left.to(WIDE), right.to(WIDE), beta=beta, alpha=alpha, out=target)
+    return add(target, left, right, out_dtype=WIDE, beta=beta, alpha=alpha, out=target)
 
 
 @cache
-def _accumulates(device: str) -> bool:
-    """Whether products of bfloat16 factors can be added to float32 numbers there (CUDA, torch ≥ 2.10)."""
-    factor, target = torch.zeros(8, 8, dtype=NARROW, device=device), torch.zeros(8, 8, device=device)
+def _accumulates(device: str, ndim: int) -> bool:
+    """Whether products of bfloat16 factors of ``ndim`` dimensions can be added to float32 numbers there.
+
+    So it is on CUDA with torch ≥ 2.10.
+    """
+    shape = (8,) * ndim
+    factor, target = torch.zeros(shape, dtype=NARROW, device=device), torch.zeros(shape, device=device)
     try:
-        torch.addmm(target, factor, factor, out_dtype=WIDE, out=target)
+        add_product = torch.addmm if ndim == 2 else torch.baddbmm
+        add_product(target, factor, factor, out_dtype=WIDE, out=target)
     except (RuntimeError, TypeError):
         return False
     return True

@@ -47,6 +47,11 @@ class Ranks:
         ranks.members, ranks.size, ranks.rank = (ranks.members[ranks.rank],), 1, 0
         return ranks
 
+    def backend(self, device: torch.device) -> str:
+        """The name of what moves tensors of ``device`` between several processes, such as nccl."""
+        pairs = (pair.split(":") for pair in dist.get_backend_config(self.group).split(","))
+        return dict(pairs)[device.type]
+
     def sum(self, t: Tensor) -> Tensor:
         """Sum ``t`` over the processes, in place."""
         if self.size > 1:

@@ -2,7 +2,8 @@
 
 A captured step works on fixed addresses: x, y and η are copied into its own tensors, weights and velocities
 are updated where they are. Steps before it run the same function, so that rounding does not depend on when a
-run was resumed.
+run was resumed. Of several processes all replay a step or none does, since a collective of a graph waits for
+the same graph of the others.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.step import Taken
 
 T = TypeVar("T")
@@ -19,8 +21,8 @@ T = TypeVar("T")
 WARM_UP = 2
 """Steps of a shape before it is captured; they fill what is computed once."""
 
-Body = Callable[[Tensor, Tensor, Tensor, bool], Taken]
-"""Takes a step on x, y at the rates η, a tensor; whether it is measured."""
+Body = Callable[[Tensor, Tensor, Tensor, int, bool], Taken]
+"""Takes a step on x, y at the rates η, of a global minibatch of n samples; whether it is measured."""
 
 
 class Capture(Protocol):
@@ -71,10 +73,13 @@ class CapturedStep:
         body: the step.
         capture: captures it.
         say: called with one line if a step cannot be captured; steps then run as they are.
+        ranks: processes that exchange within a step; only this one if None.
     """
 
-    def __init__(self, body: Body, capture: Capture, say: Callable[[str], object]) -> None:
-        self._body, self._say = body, say
+    def __init__(
+        self, body: Body, capture: Capture, say: Callable[[str], object], *, ranks: Ranks | None = None
+    ) -> None:
+        self._body, self._say, self._ranks = body, say, Ranks.alone() if ranks is None else ranks
         self._capture: Capture | None = capture
         self._seen: dict[tuple[object, ...], int] = {}
         self._captured: dict[tuple[object, ...], _Captured] = {}
@@ -84,33 +89,50 @@ class CapturedStep:
         self._seen.clear()
         self._captured.clear()
 
-    def __call__(self, x: Tensor, y: Tensor, lr: Tensor, *, measure: bool, ready: bool = True) -> Taken:
-        """Take a step; nothing is captured while not ``ready``. Only the loss outlives the next step."""
-        key = (*x.shape, *y.shape, measure)
+    def __call__(
+        self, x: Tensor, y: Tensor, lr: Tensor, n: int, *, measure: bool, ready: bool = True
+    ) -> Taken:
+        """Take a step; nothing is captured while not ``ready``. Only the loss outlives the next step.
+
+        Collective: shapes, which n decides, and all other arguments but x and y are those of every process.
+        """
+        key = (*x.shape, *y.shape, n, measure)
         if key in self._captured:
             return self._captured[key](x, y, lr)
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._capture is None:
-            return self._body(x, y, lr, measure)
+            return self._body(x, y, lr, n, measure)
         if not ready or self._seen[key] <= WARM_UP:
-            return self._capture.warm_up(lambda: self._body(x, y, lr, measure))
+            return self._capture.warm_up(lambda: self._body(x, y, lr, n, measure))
+        captured, reason = None, "another process could not"
         try:
-            captured = _Captured(self._body, self._capture, x, y, lr, measure)
+            captured = _Captured(self._body, self._capture, x, y, lr, n, measure)
         except RuntimeError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if not self._everywhere(captured is not None, lr.device):
             self._say(f"steps are not captured as CUDA graphs: {reason}")
             self._capture = None
-            return self._body(x, y, lr, measure)
+            return self._body(x, y, lr, n, measure)
+        assert captured is not None
         self._captured[key] = captured
         return captured(x, y, lr)
+
+    def _everywhere(self, captured: bool, device: torch.device) -> bool:
+        """Whether all processes have captured a step. Collective."""
+        if self._ranks.size == 1:
+            return captured
+        count = self._ranks.sum(torch.tensor(int(captured), device=device))
+        return int(count) == self._ranks.size
 
 
 class _Captured:
     """A captured step with its own x, y and η."""
 
-    def __init__(self, body: Body, capture: Capture, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> None:
+    def __init__(
+        self, body: Body, capture: Capture, x: Tensor, y: Tensor, lr: Tensor, n: int, measure: bool
+    ) -> None:
         self._inputs = own = x.clone(), y.clone(), lr.clone()
-        self._replay = capture.capture(lambda: body(*own, measure))
+        self._replay = capture.capture(lambda: body(*own, n, measure))
 
     def __call__(self, x: Tensor, y: Tensor, lr: Tensor) -> Taken:
         for own, t in zip(self._inputs, (x, y, lr), strict=True):

@@ -158,6 +158,6 @@ class DepthwiseScaling(MeasuredScales):
         if not any(gradients.of(k) for k in layers):
             self._norms.reset()
             return
-        for k, xi in zip(layers, self.update(), strict=True):
-            for gradient in gradients.of(k):
-                local_shard(gradient).mul_(xi.to(gradient.device))
+        scales = self.update().unbind()
+        held = [(local_shard(gradient), scales[k]) for k in layers for gradient in gradients.of(k)]
+        torch._foreach_mul_([G for G, _ in held], [xi.to(G.device) for G, xi in held])

@@ -9,11 +9,23 @@ from torch import Tensor
 from scaled_sgd.steps.statistics import square_into, square_norm
 
 
-def begun(h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """(‖h‖², 0, rows, 1) in ``dtype``: a pass's sums where launches are dear, to be completed in place."""
-    sums = _blank(rows, h.device, dtype).clone()
-    square_into(h, sums.select(0, 0))
-    return sums
+class BegunSums:
+    """A pass's sums of each layer where launches are dear, all made at once for a pass like the last."""
+
+    def __init__(self, depth: int) -> None:
+        self._rows = [0] * depth
+        self._made: list[Tensor | None] = [None] * depth
+
+    def __call__(self, k: int, h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+        """(‖h‖², 0, rows, 1) of layer k in ``dtype``, to be completed in place; each is given once."""
+        if k == 0:
+            self._made = [*_blank(tuple(self._rows), h.device, dtype).clone().unbind()]
+        sums, self._made[k] = self._made[k], None
+        if sums is None or self._rows[k] != rows or sums.dtype != dtype or sums.device != h.device:
+            self._rows[k] = rows
+            sums = _blank((rows,), h.device, dtype).clone().select(0, 0)
+        square_into(h, sums.select(0, 0))
+        return sums
 
 
 class Measure(torch.autograd.Function):
@@ -21,7 +33,7 @@ class Measure(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, measured: Tensor, rows: int, probe: Tensor) -> Tensor:
-        """z; ``measured``, ‖h‖² () or the sums (4,) that are :func:`begun`, and the rows of h are kept."""
+        """z; ``measured``, ‖h‖² () or the sums (4,) that have begun, and the rows of h are kept."""
         ctx.measured = measured
         ctx.rows = rows
         if torch.compiler.is_compiling():
@@ -90,9 +102,9 @@ def _counts(rows: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _blank(rows: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(0, 0, rows, 1)."""
-    return torch.tensor([0.0, 0.0, rows, 1.0], dtype=dtype, device=device)
+def _blank(rows: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(0, 0, rows, 1) of each layer."""
+    return torch.tensor([[0.0, 0.0, own, 1.0] for own in rows], dtype=dtype, device=device)
 
 
 def in_backward() -> bool:

@@ -21,7 +21,7 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.hook_forward import LayerHook, Order
 from scaled_sgd.steps.hook_gradients import Gradients
 from scaled_sgd.steps.hook_layers import MeasuredLayer
-from scaled_sgd.steps.hook_measure import Measure, begun, in_backward, in_functional_transform
+from scaled_sgd.steps.hook_measure import BegunSums, Measure, in_backward, in_functional_transform
 from scaled_sgd.steps.statistics import reads_are_free, square_norm
 
 
@@ -51,6 +51,7 @@ class SignalNorms:
         self._left: list[tuple[Callable[[], Tensor | None], int]] = [(lambda: None, 0)] * len(layers)
         self._handles: list[RemovableHandle] = []
         self._order = Order(layers)
+        self._begun = BegunSums(len(layers))
         self._sums: Tensor | None = None
         self._work: Any = None
         for k in range(len(layers)):
@@ -127,7 +128,7 @@ class SignalNorms:
             loss_scale = self.grad_scaler._scale
             if loss_scale is not None:
                 scale = scale / loss_scale.to(scale).square()
-        F = self._alpha.square() * h_squares / n
+        F = self._alpha_squares * h_squares / n
         if self._biases is not None:
             F = F + self._biases
         D = delta_squares * scale
@@ -152,7 +153,7 @@ class SignalNorms:
         rows = h.numel() // max(h.shape[-1], 1)
         probe = self._probes[k]
         short = not compiling and not reads_are_free(h)
-        measured = begun(h, rows, probe.dtype) if short else square_norm(h)
+        measured = self._begun(k, h, rows, probe.dtype) if short else square_norm(h)
         return cast(Tensor, Measure.apply(z, measured, rows, probe))  # type: ignore[no-untyped-call]
 
     def _probe(self, k: int, device: torch.device) -> Tensor:
@@ -175,7 +176,7 @@ class SignalNorms:
 
     def _place(self) -> None:
         """Move the layers' constants to the network's device."""
-        biases, self._alpha, self.omega = (
+        biases, alpha, self.omega = (
             torch.tensor(values, dtype=torch.float64, device=self.device)
             for values in (
                 [float(layer.has_bias) for layer in self.layers],
@@ -183,6 +184,7 @@ class SignalNorms:
                 [layer.layer_weight for layer in self.layers],
             )
         )
+        self._alpha_squares = alpha.square()
         self._biases = biases if any(layer.has_bias for layer in self.layers) else None
 
     def _on_accumulation(self, k: int) -> Callable[[Tensor], None]:

@@ -1,12 +1,14 @@
 """Several networks of one shape as one computation with batched products (theory §2, §3; ours)."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.network import HomogeneousMLP
+from scaled_sgd.core.products import matmul
 from scaled_sgd.steps.update import Number
 
 
@@ -15,6 +17,10 @@ class Stack:
 
     The networks' weights become views into the stack, so that other code can read them.
 
+    Args:
+        models: the networks.
+        factors: type of signals and weights as factors of products; that of the weights if None.
+
     Attributes:
         weights: W_1..W_l, each (B, m_k, m_{k−1}).
         alpha: α_k (B, l), float64.
@@ -22,7 +28,7 @@ class Stack:
         omega: ω_k (B, l), float64.
     """
 
-    def __init__(self, models: Sequence[HomogeneousMLP]) -> None:
+    def __init__(self, models: Sequence[HomogeneousMLP], *, factors: torch.dtype | None = None) -> None:
         self.models = list(models)
         layers = [model.scaled_layers for model in models]
         self.weights = [
@@ -35,6 +41,7 @@ class Stack:
             for name in ("multiplier", "layer_weight")
         )
         self.alpha_squares = self.alpha.square()
+        self._factors = factors or self.weights[0].dtype
         self._lend()
 
     def __len__(self) -> int:
@@ -72,19 +79,24 @@ class Stack:
 
     def start(self, x: Tensor) -> Tensor:
         """h_0 (B, n, m_0) from samples of each network, or from samples (n, m_0) for all."""
+        x = self.factor(x)
         return x if x.ndim == 3 else x.expand(len(self), *x.shape)
 
     def factor(self, t: Tensor) -> Tensor:
-        """``t`` itself: products are in the weights' precision."""
-        return t
+        """``t`` as a factor of products."""
+        return t.to(self._factors)
 
     def preactivation(self, h: Tensor, k: int) -> Tensor:
         """z_k = α_k h W_kᵀ (B, n, m_k)."""
-        return self._product(h, self.weights[k - 1].transpose(1, 2), k)
+        W = self.factor(self.weights[k - 1])
+        if k > 1 and W is not self.weights[k - 1]:
+            self._waiting[k] = W
+        return self._product(h, W.transpose(1, 2), k)
 
     def pulled_back(self, delta: Tensor, k: int) -> Tensor:
         """α_k δ_k W_k (B, n, m_{k−1})."""
-        return self._product(delta, self.weights[k - 1], k)
+        W = self._waiting.pop(k) if k in self._waiting else self.factor(self.weights[k - 1])
+        return self._product(delta, W, k)
 
     def own(self, t: Tensor, k: int) -> Tensor:
         """All columns."""
@@ -111,7 +123,13 @@ class Stack:
 
     def _product(self, a: Tensor, b: Tensor, k: int) -> Tensor:
         # A separate pass even if all α_k are 1: rounding must not depend on the other networks.
-        return torch.bmm(a, b).mul_(self.alpha[:, k - 1, None, None].to(a.dtype))
+        product = matmul(a, b)
+        return product.mul_(self.alpha[:, k - 1, None, None].to(product.dtype))
+
+    @cached_property
+    def _waiting(self) -> dict[int, Tensor]:
+        """Weights as factors, by layer, that the forward pass rounded and the backward pass takes."""
+        return {}
 
     def _lend(self) -> None:
         for row, model in enumerate(self.models):

@@ -122,7 +122,7 @@ def square_norms(signals: Sequence[Tensor]) -> Tensor:
         flat = [signal.view(-1) for signal in signals]
         squares = torch.stack([torch.dot(row, row) for row in flat]).double()
     else:
-        norms = [torch.linalg.vector_norm(t, dim=(-2, -1)) for t in signals]
+        norms = [torch.linalg.vector_norm(t, dim=(-2, -1), dtype=_summed(t)) for t in signals]
         squares = torch.stack(norms, -1).double().square()
     if wide or (squares.min() > _SAFE[0] and squares.max() < _SAFE[1]):
         return squares

@@ -124,13 +124,9 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
         # One more dimension than () keeps the factor's own precision where ``left`` is narrower.
         own = factor.to(target.dtype).reshape(factor.shape or (1,) * left.ndim)
         left, factor = torch.mul(left, own, out=torch.empty_like(left)), 1.0
-    if target.ndim == 2:
-        if isinstance(keep, Tensor):
-            target, keep = keep_scaled(target, keep), 1.0
-        add_product_(target, left.T, right, beta=keep, alpha=factor)
-        return
-    keep_scaled(target, keep)
-    target.baddbmm_(left.transpose(-2, -1), right, alpha=factor)
+    if isinstance(keep, Tensor):
+        target, keep = keep_scaled(target, keep), 1.0
+    add_product_(target, left.transpose(-2, -1), right, beta=keep, alpha=factor)
 
 
 def _is_zero(number: Number) -> bool:

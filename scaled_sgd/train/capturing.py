@@ -1,6 +1,7 @@
 """Decides whether the steps of a run are captured as CUDA graphs."""
 
 from scaled_sgd.config import Config
+from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.captured import Capture, CudaGraphs
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.train.strategies.base import Strategy
@@ -23,7 +24,11 @@ def why_not(config: Config, strategy: Strategy) -> str | None:
     if config.run.cuda_graphs == "no":
         return "run.cuda_graphs is no"
     if strategy.data.size * strategy.tensor.size > 1:
-        return "several processes exchange within a step"
+        if STRATEGIES[strategy.name].rows:
+            return f"processes share the layers of {strategy.name}"
+        backend = strategy.data.backend(strategy.device)
+        if backend != "nccl":
+            return f"collectives of {backend} cannot be captured"
     if RULES[config.scaling.rule].polar and config.scaling.settings.coefficients is None:
         return f"scaling.polar {config.scaling.polar!r} factorises on the host"
     return None

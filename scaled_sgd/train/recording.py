@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from accelerate import Accelerator
@@ -26,10 +27,18 @@ class RunRecord:
         session: the session that trains.
         directory: the run directory; None on ranks that do not write.
         accelerator: the world, with its trackers.
+        release: frees what keeps this process from leaving the world.
     """
 
-    def __init__(self, session: Session, directory: RunDirectory | None, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        session: Session,
+        directory: RunDirectory | None,
+        accelerator: Accelerator,
+        release: Callable[[], object],
+    ) -> None:
         self._session, self._directory, self._accelerator = session, directory, accelerator
+        self._release = release
         self._progress: Progress | None = None
         self._started = time.monotonic()
         self._rests = False
@@ -114,6 +123,7 @@ class RunRecord:
         # The other processes, and this one where it could not write, take part in gathering all layers.
         for _ in layers or ():
             pass
+        self._release()
         self._accelerator.end_training()
         if outcome["status"] == "diverged":
             step, layer = outcome["step"], outcome["layer"]

@@ -100,15 +100,14 @@ class StackedStep:
             measure: compute the norms of the gradients and the soft ranks.
         """
         if self._captured is None:
-            taken = self._take(x, y, lr, measure)
+            taken = self._take(x, y, lr, x.shape[-2], measure)
         else:
-            taken = self._captured(x, y, lr, measure=measure)
+            taken = self._captured(x, y, lr, x.shape[-2], measure=measure)
         if self._frozen is None:
             self._frozen = taken.scales
         return taken
 
-    def _take(self, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> Taken:
-        n = x.shape[-2]
+    def _take(self, x: Tensor, y: Tensor, lr: Tensor, n: int, measure: bool) -> Taken:
         if x.ndim == 2:
             y = y.expand(len(self.stack), *y.shape)
         return take_step(

@@ -72,3 +72,7 @@ class OneNetwork:
 
     def keep(self, rows: Sequence[int]) -> None:
         """No-op: either the only network is kept or the loop is over."""
+
+    def end(self) -> None:
+        """Take no further step."""
+        self._step.end()

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scaled_sgd.config import OptimConfig
+from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.products import NARROW
 from scaled_sgd.data import rank_rows
@@ -47,6 +47,10 @@ class StepFunction(Protocol):
         """
         ...
 
+    def end(self) -> None:
+        """Take no further step."""
+        ...
+
 
 def make_step(
     strategy: Strategy,
@@ -54,7 +58,7 @@ def make_step(
     loss: Loss,
     watch: DivergenceWatch,
     *,
-    precision: str = "no",
+    factors: torch.dtype | None = None,
     capture: Capture | None = None,
     say: Callable[[str], object] = print,
 ) -> StepFunction:
@@ -65,16 +69,20 @@ def make_step(
         optim: resolved.
         loss: ℓ.
         watch: watches fused steps for divergence.
-        precision: ``run.precision``; of gradients the strategy knows it.
+        factors: the type of the factors of fused steps' products; None: that of the weights.
         capture: captures fused steps; None: they run as they are.
         say: called with one line if they cannot be captured.
     """
     if optim.update == "fused":
         assert isinstance(strategy, FusedStrategy)
-        factors = NARROW if precision == "bf16" else None
         return FusedStep(strategy, optim, loss, watch, factors=factors, capture=capture, say=say)
     assert isinstance(strategy, GradientStrategy)
     return AutogradStep(strategy, optim, loss)
+
+
+def factors_of(config: Config) -> torch.dtype | None:
+    """The type of the factors of fused steps' products; None: that of the weights."""
+    return NARROW if config.run.precision == "bf16" else None
 
 
 def step_taken(
@@ -162,6 +170,9 @@ class AutogradStep:
         found = scaling.statistics if measure else None
         return Taken(total, n, scaling.scales, norm, None if found is None else found.soft_ranks)
 
+    def end(self) -> None:
+        """No-op: nothing is kept for further steps."""
+
     def _gradient_squares(self) -> Tensor:
         """‖G_k‖_F² (l,) of this step, asked for where a loss scale has been taken out."""
         if self._squares is None:
@@ -194,24 +205,26 @@ class FusedStep:
         self._clipped = clipped_layers(optim, self._partition.depth, strategy.device)
         self._captured: CapturedStep | None = None
         if capture is not None:
-            assert strategy.data.size == strategy.tensor.size == 1
-            self._captured = CapturedStep(self._alone, capture, say)
+            self._captured = CapturedStep(self._take, capture, say, ranks=strategy.data)
             self._lr = torch.zeros((), dtype=torch.float64, device=strategy.device)
 
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take a step."""
         scaling = self._strategy.scaling
         if self._captured is None:
-            taken = self._take(x, y, n, lr, measure=measure)
+            taken = self._take(x, y, lr, n, measure)
         else:
-            taken = self._captured(x, y, self._lr.fill_(lr), measure=measure, ready=not scaling.settling)
+            rate, ready = self._lr.fill_(lr), not scaling.settling
+            taken = self._captured(x, y, rate, n, measure=measure, ready=ready)
         scaling.record(taken.scales)
         return taken
 
-    def _alone(self, x: Tensor, y: Tensor, lr: Tensor, measure: bool) -> Taken:
-        return self._take(x, y, len(x), lr, measure=measure)
+    def end(self) -> None:
+        """Free what was captured: NCCL does not leave its communicator while a graph has a part in it."""
+        if self._captured is not None:
+            self._captured.forget()
 
-    def _take(self, x: Tensor, y: Tensor, n: int, lr: Number, *, measure: bool) -> Taken:
+    def _take(self, x: Tensor, y: Tensor, lr: Number, n: int, measure: bool) -> Taken:
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
         if self.whole:

@@ -36,7 +36,7 @@ from scaled_sgd.train.saving import Saving
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.snapshot import Progressed
 from scaled_sgd.train.stepper import OneNetwork
-from scaled_sgd.train.steps import make_step
+from scaled_sgd.train.steps import factors_of, make_step
 from scaled_sgd.train.strategies.build import Request, build_strategy
 from scaled_sgd.train.strategies.launched import world_of
 
@@ -80,7 +80,7 @@ class Trainer:
             config.optim,
             self.session.loss,
             watch,
-            precision=config.run.precision,
+            factors=factors_of(config),
             capture=capture_for(config, self.strategy),
             say=lambda line: self._record.say(line),
         )
@@ -90,7 +90,7 @@ class Trainer:
         if config.run.trackers:
             accelerator.project_configuration.logging_dir = str(self.folder)
             accelerator.init_trackers("scaled_sgd", config=tracked(as_dict(config)))
-        self._record = RunRecord(self.session, self.directory, accelerator)
+        self._record = RunRecord(self.session, self.directory, accelerator, self._stepper.end)
         if self.session.observer is not None and config.diagnostics.keep_vectors:
             self.session.observer.keep = self._keep_vectors
         self._record.say(f"data: {data.describe()}")
@@ -156,7 +156,10 @@ class Trainer:
             loop = Loop([self.session], self._stepper, [record], at=at)
             saving = Saving(loop, self._saver, record, interrupts, self.folder)
             loop.callbacks = [progress, saving]
-            (summary,) = loop.run()
+            try:
+                (summary,) = loop.run()
+            finally:
+                self._stepper.end()
         if saving.problem is not None and self._saver.due(self.session.steps):
             raise LostError(f"{saving.problem}; the run is done, but not saved")
         return summary

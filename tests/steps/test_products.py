@@ -8,6 +8,7 @@ from scaled_sgd.core.losses import get_loss
 from scaled_sgd.core.products import NARROW, add_product_, matmul
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 
@@ -15,8 +16,8 @@ LR, MOMENTUM, DECAY = 0.5, 0.7, 0.01
 N, WIDTHS = 40, (20, 6, 24, 54, 5)
 
 
-def network(activation="abs", dtype=torch.float32):
-    return HomogeneousMLP(20, 5, depth=4, base_width=6, activation=activation, seed=0, dtype=dtype)
+def network(activation="abs", seed=0):
+    return HomogeneousMLP(20, 5, depth=4, base_width=6, activation=activation, seed=seed)
 
 
 def minibatch():
@@ -119,6 +120,38 @@ def test_every_rule_takes_them(rule):
     (ranks, plain), (narrow_ranks, narrow) = steps
     assert torch.allclose(ranks, narrow_ranks, rtol=0.02)
     assert float(plain @ narrow) / len(WIDTHS[1:]) > 0.98
+
+
+def stepped(networks, rule, x, y, lr, clip_norm):
+    """The results of a step at a rate on the device, and the changes of all weights."""
+    before = [networks.local(k).clone() for k in range(1, 5)]
+    taken = take_step(
+        networks,
+        x,
+        y,
+        loss=get_loss("cross_entropy"),
+        direct=RULES[rule],
+        update=Update(lr, DECAY, clip_norm=clip_norm),
+        measure=True,
+    )
+    return taken, [networks.local(k) - W for k, W in enumerate(before, start=1)]
+
+
+@pytest.mark.parametrize("rule", RULES.names)
+def test_networks_of_a_stack_take_the_steps_of_each_alone(rule):
+    """To the roundings of factors that a sum in another order turns, as against the reference above."""
+    (x, y), rate = minibatch(), torch.tensor(LR, dtype=torch.float64)
+    stack = Stack([network(seed=seed) for seed in range(3)], factors=NARROW)
+    clipped = torch.full((3,), 0.1, dtype=torch.float64)
+    taken, changes = stepped(stack, rule, x, y.expand(3, N), rate.expand(3, 1, 1), clipped)
+    assert not stack._waiting
+    for row in range(3):
+        alone = Partition.of(network(seed=row), factors=NARROW)
+        one, expected = stepped(alone, rule, x, y, rate, 0.1)
+        torch.testing.assert_close(taken.loss[row], one.loss, rtol=1e-4, atol=0)
+        torch.testing.assert_close(taken.soft_ranks[row], one.soft_ranks, rtol=1e-3, atol=0)
+        for change, other in zip(changes, expected, strict=True):
+            assert float((change[row] - other).norm() / other.norm()) < 2e-4
 
 
 def test_a_weight_is_rounded_once_a_step_and_its_copy_freed(monkeypatch):

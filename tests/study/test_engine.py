@@ -55,6 +55,7 @@ def by_engine(*options):
         ("--optim.normalize=true", "--scaling.rule=none", "--loss=mse", "--model.activation=[1,0.3]"),
         ("--model.activation=swish", "--loss=mse", "--optim.lr=1"),
         ("--optim.steps=null", "--optim.epochs=1.5", "--run.eval_every=null", "--diagnostics.chunk=64"),
+        ("--run.precision=bf16", "--optim.update=fused", "--model.dtype=float32", "--optim.momentum=0.5"),
     ],
 )  # fmt: skip
 def test_a_small_run_has_the_numbers_of_the_trainers(options):
@@ -154,10 +155,12 @@ def test_the_folder_holds_the_configuration_as_resolved():
          "allowed in a small run: null"),
         ("--sharding.strategy=fsdp2", "sharding.strategy: 'fsdp2' is for the trainer; "
          "allowed in a small run: auto, ddp"),
+        ("--run.precision=bf16", "run.precision: 'bf16' by autograd is for the trainer; "
+         "allowed in a small run: optim.update fused"),
     ],
 )  # fmt: skip
 def test_what_the_trainer_has_to_do_is_said_in_a_line(option, line):
-    config = parse([*SMALL, option])
+    config = parse([*SMALL, "--model.dtype=float32", option])
     assert unsuited(config) == line
     with pytest.raises(UserError, match=re.escape(line)):
         train([config], [load_data(DataConfig(), seed=3)], [Path("small/engine")])

@@ -4,6 +4,8 @@ A CUDA graph needs a GPU (tests/test_gpu.py). Here a stand-in runs the same func
 tensors, and a device without values shows that nothing in a step reads them.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from scaled_sgd.steps.update import Update
 from scaled_sgd.study.small import batched
 from scaled_sgd.study.small.engine import train as train_small
 from scaled_sgd.train import trainer
+from scaled_sgd.train.capturing import capture_for, why_not
 from tests.study.small_runs import left_in, same
 from tests.study.test_batched import SEEDS_AND_RULES, WITH_MOMENTUM, changed, data_of
 from tests.train.test_steps import numbers, train
@@ -136,7 +139,25 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_why():
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     said, taken = [], Taken(torch.tensor(1.0), 1, torch.ones(2))
-    step = CapturedStep(lambda x, y, lr, measure: taken, Refuses(), said.append)
+    step = CapturedStep(lambda x, y, lr, n, measure: taken, Refuses(), said.append)
     x = y = lr = torch.zeros(1)
-    assert all(step(x, y, lr, measure=False) is taken for _ in range(5))
+    assert all(step(x, y, lr, 1, measure=False) is taken for _ in range(5))
     assert said == ["steps are not captured as CUDA graphs: operation not permitted when stream is capturing"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "backend", "reason"),
+    [
+        ("ddp", "nccl", None),
+        ("ddp", "gloo", "collectives of gloo cannot be captured"),
+        ("fsdp2", "nccl", "processes share the layers of fsdp2"),
+    ],
+)
+def test_several_processes_capture_what_nccl_exchanges_between_replicas(layout, backend, reason):
+    ranks = SimpleNamespace(size=2, backend=lambda device: backend)
+    strategy = SimpleNamespace(
+        name=layout, device=torch.device("cuda"), data=ranks, tensor=SimpleNamespace(size=1)
+    )
+    config = changed({"optim.update": "fused"})
+    assert why_not(config, strategy) == reason
+    assert (capture_for(config, strategy) is None) == (reason is not None)

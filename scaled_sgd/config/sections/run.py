@@ -54,8 +54,9 @@ class RunConfig:
     precision: Literal["no", "tf32", "bf16", "fp16"] = "no"
     """mixed precision of forward and backward passes; tf32: float32 with shorter products, on a GPU"""
     cuda_graphs: Annotated[Literal["auto", "no"], NOTHING] = "auto"
-    """auto: fused steps of one process on a GPU are captured once for each shape and replayed as one graph;
-    so are the products of a search for eigenvalues"""
+    """auto: fused steps on a GPU, of one process or of replicas joined by NCCL (untested on several GPUs),
+    are captured once for each shape and replayed as one graph; so are the products of a search for
+    eigenvalues"""
     timeout_seconds: Annotated[float, Within(1, 1e6), NOTHING] = 600.0
     """longest wait for another process before the run is given up"""
     eval_every: Annotated[Natural | None, RECORDS] = None

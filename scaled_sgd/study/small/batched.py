@@ -23,6 +23,7 @@ from scaled_sgd.train.capturing import capture_for
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stacked_step import StackedStep
 from scaled_sgd.train.stepper import Stepper
+from scaled_sgd.train.steps import factors_of
 
 _TIMED = 16
 """Largest numbers of runs and of steps in a trial."""
@@ -80,7 +81,8 @@ class Together:
         self.ranks, self._loss = Ranks.alone(), depth + 1
         self._sessions = list(sessions)
         self._watch = DivergenceWatch(depth, device, count=len(sessions))
-        stack = Stack([session.strategy.network for session in sessions])
+        factors = factors_of(first.config)
+        stack = Stack([session.strategy.network for session in sessions], factors=factors)
         configs = [session.config for session in sessions]
         self._step = StackedStep(
             stack,

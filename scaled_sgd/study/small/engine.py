@@ -46,7 +46,7 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
 
 _SUITED: dict[str, tuple[object, ...]] = {
     "data.streaming": (False,),
-    "run.precision": ("no",),
+    "run.precision": ("no", "bf16"),
     "run.processes": (1,),
     "run.resume": ("no",),
     "run.trackers": (),
@@ -75,6 +75,9 @@ def unsuited(config: Config) -> str | None:
             names = ", ".join("false" if one is False else str(one) for one in allowed)
             names = names or ("none" if isinstance(value, list) else "null")
             return f"{key}: {value!r} is for the trainer; allowed in a small run: {names}"
+    if config.run.precision == "bf16" and config.optim.update != "fused":
+        reason = "by autograd is for the trainer; allowed in a small run: optim.update fused"
+        return f"run.precision: 'bf16' {reason}"
     return None
 
 

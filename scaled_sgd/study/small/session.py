@@ -24,7 +24,7 @@ from scaled_sgd.train.capturing import capture_for
 from scaled_sgd.train.resolution import resolve
 from scaled_sgd.train.session import Session
 from scaled_sgd.train.stepper import OneNetwork
-from scaled_sgd.train.steps import AutogradStep, FusedStep
+from scaled_sgd.train.steps import AutogradStep, FusedStep, factors_of
 from scaled_sgd.train.strategies.base import FusedStrategy, GradientStrategy
 from scaled_sgd.train.strategies.native import MakeOptimizer
 from scaled_sgd.train.strategies.shards import RowShard
@@ -108,11 +108,9 @@ def stepper_of(session: Session) -> OneNetwork:
     strategy, optim, loss = session.strategy, session.config.optim, session.loss
     watch = DivergenceWatch(strategy.network.depth, strategy.device)
     if isinstance(strategy, OneProcess):
-        return OneNetwork(
-            session,
-            FusedStep(strategy, optim, loss, watch, capture=capture_for(session.config, strategy), say=warn),
-            watch,
-        )
+        factors, capture = factors_of(session.config), capture_for(session.config, strategy)
+        step = FusedStep(strategy, optim, loss, watch, factors=factors, capture=capture, say=warn)
+        return OneNetwork(session, step, watch)
     assert isinstance(strategy, OneProcessByGradients)
     watch.attach(strategy.network)
     return OneNetwork(session, AutogradStep(strategy, optim, loss), watch)
