@@ -170,7 +170,8 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
+    names = ["batch_sharpness", "gradient_noise", "noise_stability", "gauss_newton", "blocks"]
+    names += ["subspace", "knowledge"]
     config = DiagnosticsConfig(
         every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
     )

@@ -89,11 +89,7 @@ class CentralFlow:
         k = len(values)
         if not k:
             return torch.zeros_like(g), torch.zeros(0, 0, dtype=torch.float64), values
-        pairs = [(i, j) for i in range(k) for j in range(i, k)]
-        third = U.new_empty(k, k, len(g))
-        for i, j in pairs:
-            third[i, j] = third[j, i] = self.point.third(U[i], U[j])
-        slopes = third.view(k * k, -1)
+        slopes = self.point.third(U).view(k * k, -1)
         A = torch.diag(2 / eta - values) + (dt * eta * (slopes @ g)).view(k, k).double().cpu()
         B = (0.5 * dt * eta * (slopes @ slopes.T)).view(k, k, k, k).double().cpu()
         found = complementary(A, B)
