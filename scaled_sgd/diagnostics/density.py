@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.generic import GenericVectors
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch

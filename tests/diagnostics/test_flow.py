@@ -117,6 +117,14 @@ def test_a_quadratic_beyond_the_edge_has_no_central_flow() -> None:
         list(follow((of(loss),) * 3, torch.ones(1, dtype=torch.float64), lr=1.0, length=3, count=1))
 
 
+def test_a_rate_that_lets_all_directions_oscillate_is_refused() -> None:
+    def loss(w: Tensor) -> Tensor:
+        return 0.5 * 5 * w.square().sum()
+
+    with pytest.raises(UserError, match=r"^flow: more than 30 eigenvalues are above 0.8 · 2/η = 1.6 "):
+        CentralFlow(of(loss), torch.ones(40, dtype=torch.float64), 1.0, count=1, substeps=1)
+
+
 def test_points_of_a_network_are_those_of_automatic_differentiation() -> None:
     p = make_problem(samples=7, activation="tanh")
     w = flat_parameters(p.model).clone()

@@ -303,7 +303,10 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     V = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in model.parameters()]
     top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
-    return [*hessian_vector_product(model, x, y, V, loss="cross_entropy"), top.values]
+    t = taylor_coefficients(model, x, y, loss="cross_entropy")
+    along = loss_along(model, x, y, loss="cross_entropy", direction=V, at=(-1, 0.5))
+    products = hessian_vector_product(model, x, y, V, loss="cross_entropy")
+    return [*products, top.values, torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]), along]
 
 
 def others_of_rank(sizes: tuple[int, ...]) -> tuple[list[Tensor], list[bool]]:

@@ -37,9 +37,7 @@ class MeanSquare:
         out.zero_()
         product = torch.empty_like(out)
         for curvature in self.inner:
-            once = torch.add(
-                self.kept * dual, curvature.multiply(dual, product), alpha=-self.rate
-            )
+            once = torch.add(self.kept * dual, curvature.multiply(dual, product), alpha=-self.rate)
             out.add_(once, alpha=self.kept).add_(curvature.multiply(once, product), alpha=-self.rate)
         return out.div_(len(self.inner))
 

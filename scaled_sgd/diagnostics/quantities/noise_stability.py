@@ -17,7 +17,7 @@ class NoiseSettings(BatchSettings, SearchSettings, Protocol):
 
 
 class NoiseStability(Searching):
-    """λ_max(E_B[(1 − ηλ_w − ηcΞ^{1/2} C_B Ξ^{1/2})²]) over fresh minibatches B, with H_B and with G_B for C_B.
+    """λ_max(E_B[(1 − ηλ_w − ηcΞ^{1/2} C_B Ξ^{1/2})²]) over fresh minibatches B, C = H and C = G.
 
     Ξ and c are those of the coming step.
     """
