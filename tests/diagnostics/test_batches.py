@@ -105,7 +105,7 @@ def test_mean_square_growth_is_null_and_said_of_other_steps(step: dict[str, floa
 
 
 SMALL = ("--model.depth=3", "--model.base_width=4", "--optim.steps=3", "--run.log_every=1", "--loss=mse")
-QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise]"
+QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise, noise_stability]"
 
 
 def rows_of(name: str, *options: str) -> list[dict[str, object]]:
@@ -127,6 +127,8 @@ def test_a_run_of_all_samples_measures_the_batch_of_its_steps(
         assert row["gradient_noise_interaction"] == pytest.approx(row["batch_sharpness"], rel=1e-10)
         assert row["batch_sharpness_error"] == pytest.approx(0, abs=1e-12)
         assert row["batch_sharpness"] <= row["sharpness"] * (1 + 1e-9)
+        growth = (1 - row["lr"] * row["preconditioned_sharpness"]) ** 2
+        assert row["noise_stability"] >= growth * (1 - 1e-9) > 0
 
 
 def test_fresh_minibatches_do_not_change_a_run_and_are_the_same_when_it_is_repeated(
@@ -139,9 +141,10 @@ def test_fresh_minibatches_do_not_change_a_run_and_are_the_same_when_it_is_repea
         for name, more in (("without", ()), ("once", (QUANTITIES,)), ("again", (QUANTITIES,)))
     )
     assert [row.get("loss") for row in once] == [row.get("loss") for row in without]
-    found = [row["batch_sharpness"] for row in once if "batch_sharpness" in row]
-    assert found == [row["batch_sharpness"] for row in again if "batch_sharpness" in row]
-    assert len(set(found)) == len(found) == 2
+    for name in ("batch_sharpness", "noise_stability"):
+        found = [row[name] for row in once if name in row]
+        assert found == [row[name] for row in again if name in row]
+        assert len(set(found)) == len(found) == 2
 
 
 def test_all_is_refused_where_no_data_say_how_many(capsys: pytest.CaptureFixture[str]) -> None:
