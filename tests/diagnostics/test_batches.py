@@ -104,7 +104,14 @@ def test_mean_square_growth_is_null_and_said_of_other_steps(step: dict[str, floa
     assert any(line.startswith("noise_stability: null") for line in said)
 
 
-SMALL = ("--model.depth=3", "--model.base_width=4", "--optim.steps=3", "--run.log_every=1", "--loss=mse")
+SMALL = (
+    "--scaling.rule=norm",
+    "--model.depth=3",
+    "--model.base_width=4",
+    "--optim.steps=3",
+    "--run.log_every=1",
+    "--loss=mse",
+)
 QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise, noise_stability]"
 
 
