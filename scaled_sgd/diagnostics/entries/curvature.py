@@ -59,7 +59,7 @@ NOISE_STABILITY = Measured(
         Column("noise_stability_gauss_newton", "the same of the Gauss–Newton parts G_B", figure=None),
     ),
     ("training", "step"),
-    cost=300,
+    cost=400,
     source="Wu, Ma, E, NeurIPS 2018",
 )
 

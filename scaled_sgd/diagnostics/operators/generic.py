@@ -37,6 +37,8 @@ class GenericVectors:
                 f"model: sharded {name} is not available; allowed: HomogeneousMLP, or replicas of others"
             )
         if only is not None:
+            if not only:
+                raise UserError("groups: one has no parameters; allowed: names in each")
             self.parameters = {key: self._named(key) for key in only}
         self.shapes = [p.shape for p in self.parameters.values()]
         self.sizes = [p.numel() for p in self.parameters.values()]
@@ -56,13 +58,14 @@ class GenericVectors:
         """A vector by the names of the parameters."""
         return dict(zip(self.parameters, self.expand(flat), strict=True))
 
-    def flat(self, vectors: Sequence[Tensor], name: str) -> Tensor:
+    def flat(self, vectors: object, name: str) -> Tensor:
         """Tensors in the shapes of the parameters as one vector; ``name`` is the argument in messages.
 
         Raises:
             UserError: they have other shapes.
         """
         check_vectors(vectors, name)
+        assert isinstance(vectors, Sequence)
         shapes = [tuple(shape) for shape in self.shapes]
         if [tuple(v.shape) for v in vectors] != shapes:
             raise UserError(

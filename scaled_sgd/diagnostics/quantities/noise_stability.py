@@ -5,11 +5,12 @@ from typing import Any, Protocol
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.operators.mean_square import MeanSquare
+from scaled_sgd.diagnostics.operators.r_operator import Part
 from scaled_sgd.diagnostics.quantities.batches import BatchSettings
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 
-_COLUMNS = {"noise_stability": "hessian", "noise_stability_gauss_newton": "gauss_newton"}
+_COLUMNS: dict[str, Part] = {"noise_stability": "hessian", "noise_stability_gauss_newton": "gauss_newton"}
 
 
 class NoiseSettings(BatchSettings, SearchSettings, Protocol):
