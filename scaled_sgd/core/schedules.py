@@ -152,7 +152,9 @@ class AdasSchedule(MeasuredSchedule):
         self.gain = state[1] if isinstance(state, list) else None
 
     def see(self, gain: float) -> None:
-        """Update η by the mean knowledge gain."""
+        """Update η by the mean knowledge gain; where that is not finite the rate stays."""
+        if not math.isfinite(gain):
+            return
         if self.gain is not None:
             self.rate = max(self._decay * self.rate + self._growth * (gain - self.gain), 0.0)
         self.gain = gain

@@ -1,13 +1,17 @@
 """Each layer's diagonal block of the Hessian, and its part of an eigenvector."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.kernels import layer_kernels
-from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
+from scaled_sgd.diagnostics.operators.generic import GenericVectors
 from scaled_sgd.diagnostics.operators.samples import SampleVectors
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
@@ -28,11 +32,12 @@ def block_sharpness(
     tolerance: float = 1e-3,
     max_iterations: int = 100,
     chunk_size: int | None = None,
+    groups: Sequence[Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Tensor:
     """The largest eigenvalue of each layer's diagonal block H_kk on the global minibatch, (l,), float64.
 
-    Networks other than a HomogeneousMLP get one number for each trainable parameter tensor.
+    Networks other than a HomogeneousMLP get one number for each trainable parameter tensor, or each group.
 
     Args:
         model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path.
@@ -42,12 +47,16 @@ def block_sharpness(
         tolerance: relative residual of an eigenvalue found by Lanczos.
         max_iterations: largest number of products for a block.
         chunk_size: largest number of samples at a time; None: all.
+        groups: for other networks, names of the trainable parameter tensors of each block, such as a weight
+            with its bias; None: each is a block.
         seed: seed of the start vectors.
 
     Raises:
         UserError: invalid arguments.
     """
     if is_homogeneous(model):
+        if groups is not None:
+            raise UserError("groups: blocks of a HomogeneousMLP are its layers; allowed here: None")
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
         if grams_are_smaller(batch):
             return block_spectra(batch)[:, 0]
@@ -55,8 +64,8 @@ def block_sharpness(
             curvature(batch, layers=[k]) for k in range(1, batch.partition.depth + 1)
         ]
     else:
-        tensors = range(len(GenericVectors(model).sizes))
-        operators = [GenericCurvature(model, x, y, loss=loss, only=i) for i in tensors]
+        groups = [[name] for name in GenericVectors(model).parameters] if groups is None else groups
+        operators = [GenericCurvature(model, x, y, loss=loss, only=names) for names in groups]
     found = [
         sharpness_of(operator, tolerance=tolerance, max_iterations=max_iterations, seed=seed)
         for operator in operators

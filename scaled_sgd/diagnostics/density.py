@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
+from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.generic import GenericVectors
+from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
@@ -54,12 +56,15 @@ def spectral_density(
     *,
     loss: str,
     scales: str | Tensor | None = None,
+    part: Part = "hessian",
     steps: int = 30,
     probes: int = 4,
     chunk_size: int | None = None,
     seed: int = 0,
 ) -> SpectralDensity:
     """The density of all eigenvalues of H, or of Ξ^{1/2} H Ξ^{1/2}, on the global minibatch.
+
+    ``part`` names H, its Gauss–Newton part G, or H − G, as in :func:`~scaled_sgd.diagnostics.sharpness`.
 
     Each probe runs ``steps`` steps of Lanczos with full reorthogonalisation from Gaussian weights and holds
     steps + 2 vectors of the size of this process's share of the weights.
@@ -74,10 +79,11 @@ def spectral_density(
     vectors: RowVectors | GenericVectors
     if is_homogeneous(model):
         batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-        vectors = RowVectors(batch, space="dense")
-        operator = Curvature(vectors, "hessian", roots_of(resolve_scales(scales, batch)))
+        check_part(part)
+        vectors = RowVectors(batch, space="dense", both=part != "gauss_newton")
+        operator = Curvature(vectors, part, roots_of(resolve_scales(scales, batch)))
     else:
-        operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+        operator = GenericCurvature(model, x, y, loss=loss, scales=scales, part=part)
         vectors = operator.vectors
     nodes = torch.full((probes, steps), torch.nan, dtype=torch.float64)
     weights = torch.zeros_like(nodes)

@@ -10,7 +10,7 @@ from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.hessian import local_rows
-from scaled_sgd.diagnostics.operators.autograd import check_vectors
+from scaled_sgd.diagnostics.operators.generic import check_vectors
 from scaled_sgd.parallel import Partition, is_sharded
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.minibatch import Minibatch

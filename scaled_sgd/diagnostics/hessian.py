@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.arguments import check_device
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.diagnostics.operators.autograd import check_vectors, generic_product
+from scaled_sgd.diagnostics.operators.autograd import generic_product
 from scaled_sgd.diagnostics.operators.curvature import Curvature, roots_of
+from scaled_sgd.diagnostics.operators.generic import check_vectors
 from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast

@@ -19,9 +19,10 @@ class Knowledge:
     """The low-rank part of a matrix with singular values s_1 ≥ … ≥ s_p > 0, after shrinkage.
 
     Attributes:
-        gain: Σ_i s_i / (s_1 min(m, m')), 0 where nothing stands out of noise.
-        condition: s_1/s_p; None there.
-        rank: p / min(m, m').
+        gain: Σ_i s_i / (s_1 min(m, m')), 0 where nothing stands out of noise; nan of a matrix that is not
+            finite.
+        condition: s_1/s_p; None where either holds.
+        rank: p / min(m, m'), or nan.
     """
 
     gain: float
@@ -31,6 +32,8 @@ class Knowledge:
 
 def knowledge(values: Array, shape: tuple[int, int]) -> Knowledge:
     """Of a matrix of ``shape`` with singular ``values``, in any order."""
+    if not np.isfinite(values).all():
+        return Knowledge(math.nan, None, math.nan)
     found = low_rank(values, shape)
     if not len(found):
         return Knowledge(0.0, None, 0.0)
@@ -45,7 +48,7 @@ def low_rank(values: Array, shape: tuple[int, int]) -> Array:
     a threshold remain, shrunk; σ² minimises the free energy, found on a grid that is refined three times.
 
     Args:
-        values: all min(shape) singular values.
+        values: all min(shape) singular values, finite.
         shape: of the matrix.
 
     Returns:
@@ -54,7 +57,7 @@ def low_rank(values: Array, shape: tuple[int, int]) -> Array:
     L, M = min(shape), max(shape)
     s = np.sort(np.asarray(values, np.float64))[::-1]
     squares = s**2
-    if not (np.isfinite(squares).all() and squares.sum() > 0):
+    if not squares.sum() > 0:
         return s[:0]
     ratio = L / M
     tau = 2.5129 * math.sqrt(ratio)

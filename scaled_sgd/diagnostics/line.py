@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from scaled_sgd.diagnostics.directions import given_direction
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.diagnostics.generic_line import GenericLine, check_unchunked
+from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.moved import moved_loss
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.taylor import Along, updates_for
@@ -31,7 +33,8 @@ def loss_along(
     value costs a forward pass and a product of each layer with u; W + t u is never formed.
 
     Args:
-        model: a HomogeneousMLP, possibly wrapped or sharded.
+        model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path, with
+            tensors or eigenpairs as direction and without chunks.
         x: this process's samples.
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
@@ -41,8 +44,11 @@ def loss_along(
         chunk_size: largest number of samples at a time.
 
     Raises:
-        UserError: another kind of network, or invalid x, y or direction.
+        UserError: invalid x, y or direction.
     """
+    if not is_homogeneous(model):
+        check_unchunked(chunk_size)
+        return GenericLine(model, x, y, loss=loss, direction=direction).losses(at)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
     found = list(losses_along(batch, given_direction(direction, batch), at))
     return torch.stack(found) if found else torch.empty(0, dtype=torch.float64)

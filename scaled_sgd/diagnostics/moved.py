@@ -33,7 +33,7 @@ def moved_loss(batch: Minibatch, updates: Callable[[Signals], Updates], rate: fl
     return total / batch.total
 
 
-def loss_along(batch: Minibatch, along: Along) -> Callable[[float], float]:
+def loss_of_rate(batch: Minibatch, along: Along) -> Callable[[float], float]:
     """L(W + rate · u) of a rate, for u as :func:`~scaled_sgd.diagnostics.taylor.taylor_of` takes it.
 
     Collective; the same number on every process.

@@ -15,6 +15,8 @@ from scaled_sgd.diagnostics.directions import (
     updates_along,
 )
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.diagnostics.generic_line import GenericLine, check_unchunked
+from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.direction import Direction
@@ -92,7 +94,8 @@ def taylor_coefficients(
     """c0..c3 of the global minibatch loss along u = (−ξ_k G_k)_k, or along any other direction.
 
     Args:
-        model: a HomogeneousMLP, possibly wrapped or sharded.
+        model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path, without
+            rules, K and chunks.
         x: this process's samples (n, m_0).
         y: this process's targets.
         loss: ``cross_entropy`` or ``mse``.
@@ -104,13 +107,17 @@ def taylor_coefficients(
         chunk_size: largest number of samples at a time; the update is then held, row-sharded.
 
     Raises:
-        UserError: another kind of network, invalid x, y, scales or direction, or another order.
+        UserError: invalid x, y, scales or direction, or another order.
     """
     if order not in (1, 2, 3):
         raise UserError(f"order: {order!r} is not available; allowed: 1, 2, 3")
-    batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
     if direction is not None and scales is not None:
         raise UserError("direction: scales are given too; allowed: one of them")
+    if not is_homogeneous(model):
+        check_unchunked(chunk_size)
+        line = GenericLine(model, x, y, loss=loss, direction=direction, scales=scales)
+        return _from_terms(line.terms(order), order, line.scales)
+    batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
     if isinstance(scales, str):
         return taylor_of(batch, fit_direction(RULES[scales](batch.statistics), batch), order=order)
     if direction is None:
@@ -123,15 +130,21 @@ def taylor_of(batch: Minibatch, along: Along, *, order: int = 3) -> TaylorCoeffi
     """The coefficients of a minibatch whose signals can be shared with other diagnostics."""
     updates = updates_for(batch, along)
     sums = [chunk_sums(s, updates(s), order=order) for s in batch]
-    c0, slope, gauss_newton, feature, cubic = (torch.stack(sums).sum(0) / batch.total).unbind()
+    terms = torch.stack(sums).sum(0) / batch.total
+    return _from_terms(terms, order, along.numbers if isinstance(along, Direction) else None)
+
+
+def _from_terms(terms: Tensor, order: int, scales: Tensor | None) -> TaylorCoefficients:
+    """From c0, c1, both parts of c2, and c3."""
+    c0, c1, gauss_newton, feature, c3 = terms.unbind()
     return TaylorCoefficients(
         c0=c0,
-        c1=slope,
+        c1=c1,
         c2=gauss_newton + feature if order > 1 else None,
-        c3=cubic if order > 2 else None,
+        c3=c3 if order > 2 else None,
         gauss_newton=gauss_newton if order > 1 else None,
         feature=feature if order > 1 else None,
-        scales=along.numbers if isinstance(along, Direction) else None,
+        scales=scales,
     )
 
 

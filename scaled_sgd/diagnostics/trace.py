@@ -10,6 +10,7 @@ from scaled_sgd.core.numbers import check_integer
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
+from scaled_sgd.diagnostics.operators.r_operator import Part, check_part
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import resolve_scales
@@ -18,7 +19,7 @@ from scaled_sgd.steps.signals import Signals, backward
 
 @dataclass(frozen=True)
 class HessianTrace:
-    """tr H, or tr Ξ^{1/2} H Ξ^{1/2}.
+    """tr C, or tr Ξ^{1/2} C Ξ^{1/2}, with C = H, G or H − G.
 
     Attributes:
         value: the trace, 0-dimensional.
@@ -39,19 +40,21 @@ def hessian_trace(
     *,
     loss: str,
     scales: str | Tensor | None = None,
+    part: Part = "hessian",
     chunk_size: int | None = None,
     probes: int = 32,
     seed: int = 0,
 ) -> HessianTrace:
-    """The trace on the global minibatch.
+    """The trace on the global minibatch, of H, of its Gauss–Newton part G or, ``feature``, of H − G.
 
     For a HomogeneousMLP with φ(s) = a·s + b·|s| it is exact: outputs are linear in each single W_k while no
     activation changes sign, so diagonal blocks are Gauss–Newton ones, and with ℓ'' = Σ_c s_c s_cᵀ
 
         tr H_kk = (α_k²/n) Σ_c Σ_i ‖h_{k−1,i}‖² ‖δ^{(c)}_{k,i}‖²,   δ^{(c)}_l = s_c.  [ours]
 
-    A smooth φ adds :func:`feature_norms`, for which layers of up to ``probes`` outputs take one forward pass
-    for each, and wider ones an estimate from ``probes`` random signs of each sample, with its standard error.
+    A smooth φ adds tr(H − G), from :func:`feature_norms`, for which layers of up to ``probes`` outputs take
+    one forward pass for each, and wider ones an estimate from ``probes`` random signs of each sample, with
+    its standard error.
     Other networks get Hutchinson's estimate from ``probes`` random signs of each weight. ``probes`` and
     ``seed`` are not used elsewhere, ``chunk_size`` not for other networks.
 
@@ -59,22 +62,29 @@ def hessian_trace(
         UserError: invalid arguments.
     """
     if not is_homogeneous(model):
-        operator = GenericCurvature(model, x, y, loss=loss, scales=scales)
+        operator = GenericCurvature(model, x, y, loss=loss, scales=scales, part=part)
         value, error = hutchinson(operator, operator.vectors.gaussian, probes=probes, seed=seed)
         return HessianTrace(value, None, error)
+    check_part(part)
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-    return trace_of(batch, resolve_scales(scales, batch), probes=probes, seed=seed)
+    return trace_of(batch, resolve_scales(scales, batch), part=part, probes=probes, seed=seed)
 
 
 @torch.no_grad()
-def trace_of(batch: Minibatch, xi: Tensor, *, probes: int = 32, seed: int = 0) -> HessianTrace:
+def trace_of(
+    batch: Minibatch, xi: Tensor, *, part: Part = "hessian", probes: int = 32, seed: int = 0
+) -> HessianTrace:
     """The trace of a minibatch whose signals can be shared with other diagnostics.
 
     Raises:
         UserError: φ is smooth, and there are fewer than two probes.
     """
-    partition, layers = batch.partition, gauss_newton_trace(batch, xi)
-    if not partition.activation.curved:
+    partition = batch.partition
+    if part == "feature":
+        layers = torch.zeros(partition.depth, dtype=torch.float64, device=partition.device)
+    else:
+        layers = gauss_newton_trace(batch, xi)
+    if part == "gauss_newton" or not partition.activation.curved:
         return HessianTrace(layers.sum(), layers, torch.zeros_like(layers[0]))
     check_integer("probes", probes, least=2)
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.train.main import main
-from tests.oracles import Problem, full_hessian, gradients, make_problem, to_flat
+from tests.oracles import Problem, full_gauss_newton, full_hessian, gradients, make_problem, to_flat
 
 ROWS = ([0, 3, 5], [1, 2, 4, 6], [7, 8, 0])
 """Samples of the minibatches that are drawn."""
@@ -20,20 +20,29 @@ def drawn(p: Problem, rows: list[int]) -> Problem:
     return Problem(p.model, p.x[rows], p.y[rows], p.loss)
 
 
+BOTH = ("batch_sharpness", "gradient_noise")
+
+
 def measured(
-    p: Problem, *, chunk: int = 100, probe_is_all: bool = True, say: object = None
+    p: Problem,
+    *,
+    chunk: int = 100,
+    probe_is_all: bool = True,
+    say: object = None,
+    quantities: tuple[str, ...] = BOTH,
+    taken: StepTaken | None = None,
 ) -> dict[str, object]:
     config = DiagnosticsConfig(
-        every=1, taylor=False, sharpness=False, ranks=False, minibatches=3, chunk=chunk
+        every=1, taylor=False, sharpness=False, ranks=False, minibatches=3, chunk=chunk, tolerance=1e-9
     )
-    config.quantities = ["batch_sharpness", "gradient_noise"]
+    config.quantities = [*quantities]
     observer = Observer(config, p.model, p.x, p.y, loss=p.loss, probe_is_all=probe_is_all, say=say)
 
     def fresh(number: int) -> Minibatch:
         part = drawn(p, ROWS[number])
         return Minibatch(part.model, part.x, part.y, loss=part.loss, chunk_size=chunk)
 
-    taken = StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1)
+    taken = taken or StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1)
     return observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken, fresh)
 
 
@@ -61,8 +70,49 @@ def test_the_interaction_is_null_and_said_where_the_probe_is_a_part_of_the_sampl
     assert any(line.startswith("gradient_noise_interaction: null") for line in said)
 
 
-SMALL = ("--model.depth=3", "--model.base_width=4", "--optim.steps=3", "--run.log_every=1", "--loss=mse")
-QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise]"
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_mean_square_growth_is_that_of_dense_matrices(activation: str, chunk: int) -> None:
+    """Scaled, clipped steps with weight decay: (1 − ηλ_w − ηcΞ^{1/2} C_B Ξ^{1/2})², C = H and C = G."""
+    p = make_problem(samples=9, loss="mse", activation=activation)
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
+    taken = StepTaken(Direction(xi), 3.0, factor=0.8, weight_decay=0.01)
+    row = measured(p, chunk=chunk, quantities=("noise_stability",), taken=taken)
+    for name, dense in (
+        ("noise_stability", full_hessian),
+        ("noise_stability_gauss_newton", full_gauss_newton),
+    ):
+        parts = [dense(drawn(p, rows), xi) for rows in ROWS]
+        steps = [0.97 * torch.eye(len(C), dtype=C.dtype) - 3 * 0.8 * C for C in parts]
+        wanted = torch.linalg.eigvalsh(sum(step @ step for step in steps) / 3)[-1]
+        assert wanted > 1
+        assert row[name] == pytest.approx(float(wanted), rel=1e-9)
+
+
+def test_of_a_stable_step_the_growth_is_below_one() -> None:
+    row = measured(make_problem(samples=9, loss="mse"), quantities=("noise_stability",))
+    assert 0.9 < row["noise_stability_gauss_newton"] <= 1
+
+
+@pytest.mark.parametrize("step", [{"momentum": 0.9}, {"known": False}])
+def test_mean_square_growth_is_null_and_said_of_other_steps(step: dict[str, float]) -> None:
+    said: list[str] = []
+    p = make_problem(samples=9)
+    taken = StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1, **step)
+    row = measured(p, quantities=("noise_stability",), taken=taken, say=said.append)
+    assert row["noise_stability"] is row["noise_stability_gauss_newton"] is None
+    assert any(line.startswith("noise_stability: null") for line in said)
+
+
+SMALL = (
+    "--scaling.rule=norm",
+    "--model.depth=3",
+    "--model.base_width=4",
+    "--optim.steps=3",
+    "--run.log_every=1",
+    "--loss=mse",
+)
+QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise, noise_stability]"
 
 
 def rows_of(name: str, *options: str) -> list[dict[str, object]]:
@@ -84,6 +134,8 @@ def test_a_run_of_all_samples_measures_the_batch_of_its_steps(
         assert row["gradient_noise_interaction"] == pytest.approx(row["batch_sharpness"], rel=1e-10)
         assert row["batch_sharpness_error"] == pytest.approx(0, abs=1e-12)
         assert row["batch_sharpness"] <= row["sharpness"] * (1 + 1e-9)
+        growth = (1 - row["lr"] * row["preconditioned_sharpness"]) ** 2
+        assert row["noise_stability"] >= growth * (1 - 1e-9) > 0
 
 
 def test_fresh_minibatches_do_not_change_a_run_and_are_the_same_when_it_is_repeated(
@@ -96,9 +148,10 @@ def test_fresh_minibatches_do_not_change_a_run_and_are_the_same_when_it_is_repea
         for name, more in (("without", ()), ("once", (QUANTITIES,)), ("again", (QUANTITIES,)))
     )
     assert [row.get("loss") for row in once] == [row.get("loss") for row in without]
-    found = [row["batch_sharpness"] for row in once if "batch_sharpness" in row]
-    assert found == [row["batch_sharpness"] for row in again if "batch_sharpness" in row]
-    assert len(set(found)) == len(found) == 2
+    for name in ("batch_sharpness", "noise_stability"):
+        found = [row[name] for row in once if name in row]
+        assert found == [row[name] for row in again if name in row]
+        assert len(set(found)) == len(found) == 2
 
 
 def test_all_is_refused_where_no_data_say_how_many(capsys: pytest.CaptureFixture[str]) -> None:

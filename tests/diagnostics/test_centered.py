@@ -12,7 +12,7 @@ from scaled_sgd.diagnostics import (
     loss_along,
     taylor_coefficients,
 )
-from scaled_sgd.diagnostics.moved import loss_along as loss_at
+from scaled_sgd.diagnostics.moved import loss_of_rate
 from scaled_sgd.steps.direction import Direction
 from tests.oracles import (
     flat_parameters,
@@ -67,7 +67,7 @@ def test_losses_at_other_weights_are_those_of_the_centred_network(loss):
     p = moved(loss, "relu")
     u = [torch.ones_like(W) for W in p.model.parameters()]
     batch = Minibatch(p.model, p.x, p.y, loss=loss)
-    at_rate = loss_at(batch, Direction(torch.ones(4, dtype=torch.float64)))
+    at_rate = loss_of_rate(batch, Direction(torch.ones(4, dtype=torch.float64)))
     line = loss_along(p.model, p.x, p.y, loss=loss, direction=u, at=[0.0, 0.2])
     assert torch.equal(batch.y, p.y)
     weights = parameters(p.model)

@@ -14,7 +14,7 @@ from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.algorithms.ascent import ascend
 from scaled_sgd.diagnostics.algorithms.crossing import crossing
 from scaled_sgd.diagnostics.generalized import FrobeniusBall, SpectralBall
-from scaled_sgd.diagnostics.moved import loss_along
+from scaled_sgd.diagnostics.moved import loss_of_rate
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.taken import AdamState, StepTaken
@@ -52,7 +52,7 @@ def test_the_loss_along_a_direction_is_that_of_moved_weights(activation: str, ch
     p = make_problem(samples=9, activation=activation)
     batch = Minibatch(p.model, p.x, p.y, loss=p.loss, chunk_size=chunk_size)
     xi = torch.tensor([1.0, 0.5, 2.0, 1.5], dtype=torch.float64)
-    along = loss_along(batch, Direction(xi))
+    along = loss_of_rate(batch, Direction(xi))
     step = [-0.7 * s * G for s, G in zip(xi, gradients(p), strict=True)]
     assert along(0.7) == pytest.approx(loss_after(p, step), rel=1e-12)
 

@@ -103,14 +103,16 @@ def test_what_runs_something_else_takes_the_generic_path(make) -> None:  # type:
     vectors = [torch.ones_like(p) for p in model.parameters()]
     product = hessian_vector_product(model, x, y, vectors, loss="cross_entropy")
     torch.testing.assert_close(torch.cat([p.flatten() for p in product]), H.sum(1), rtol=1e-9, atol=1e-11)
+    t = taylor_coefficients(model, x, y, loss="cross_entropy", direction=vectors)
+    assert t.c2 is not None
+    torch.testing.assert_close(t.c2, H.sum() / 2, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("message", "make"), FOREIGN.items(), ids=FOREIGN)
 def test_what_only_formulas_give_is_refused_for_others(message, make) -> None:  # type: ignore[no-untyped-def]
     model, (x, y) = make(), samples()
-    for call in (taylor_coefficients, gradient_soft_ranks):
-        with pytest.raises(UserError, match=f"{message}.* is not available here; allowed: HomogeneousMLP"):
-            call(model, x, y, loss="cross_entropy")
+    with pytest.raises(UserError, match=f"{message}.* is not available here; allowed: HomogeneousMLP"):
+        gradient_soft_ranks(model, x, y, loss="cross_entropy")
 
 
 @pytest.mark.usefixtures("fresh_world")
@@ -130,8 +132,7 @@ def test_diagnostics_leave_autocast() -> None:
     x, y = samples()
     tanh = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3))
     for model in (network().float(), tanh):
-        calls = [sharpness, hessian_trace] + [taylor_coefficients] * isinstance(model, HomogeneousMLP)
-        for call in calls:
+        for call in (sharpness, hessian_trace, taylor_coefficients):
             plain = call(model, x.float(), y, loss="cross_entropy")
             with torch.autocast("cpu", torch.bfloat16):
                 inside = call(model, x.float(), y, loss="cross_entropy")

@@ -35,11 +35,11 @@ class Dense:
         values, vectors = torch.linalg.eigh(hessian(self._loss)(self._w))
         return values.flip(0)[:k], vectors.T.flip(0)[:k]
 
-    def third(self, u: Tensor, v: Tensor) -> Tensor:
-        def along(w: Tensor) -> Tensor:
+    def third(self, U: Tensor) -> Tensor:
+        def along(w: Tensor, u: Tensor, v: Tensor) -> Tensor:
             return jvp(lambda at: jvp(self._loss, (at,), (u,))[1], (w,), (v,))[1]
 
-        return grad(along)(self._w)
+        return torch.stack([torch.stack([grad(along)(self._w, u, v) for v in U]) for u in U])
 
 
 def of(loss: Loss) -> Callable[[Tensor], Dense]:
@@ -117,6 +117,14 @@ def test_a_quadratic_beyond_the_edge_has_no_central_flow() -> None:
         list(follow((of(loss),) * 3, torch.ones(1, dtype=torch.float64), lr=1.0, length=3, count=1))
 
 
+def test_a_rate_that_lets_all_directions_oscillate_is_refused() -> None:
+    def loss(w: Tensor) -> Tensor:
+        return 0.5 * 5 * w.square().sum()
+
+    with pytest.raises(UserError, match=r"^flow: more than 30 eigenvalues are above 0.8 · 2/η = 1.6 "):
+        CentralFlow(of(loss), torch.ones(40, dtype=torch.float64), 1.0, count=1, substeps=1)
+
+
 def test_points_of_a_network_are_those_of_automatic_differentiation() -> None:
     p = make_problem(samples=7, activation="tanh")
     w = flat_parameters(p.model).clone()
@@ -126,8 +134,7 @@ def test_points_of_a_network_are_those_of_automatic_differentiation() -> None:
     values, vectors = point.eigenpairs(2, None)
     torch.testing.assert_close(values, torch.linalg.eigvalsh(full_hessian(p)).flip(0)[:2])
     dense = Dense(lambda at: flat_loss(p, at), w)
-    wanted = dense.third(vectors[0], vectors[1])
-    torch.testing.assert_close(point.third(vectors[0], vectors[1]), wanted, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(point.third(vectors), dense.third(vectors), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.full

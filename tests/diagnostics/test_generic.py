@@ -5,18 +5,32 @@ from torch.func import functional_call, hessian
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
+    block_sharpness,
     hessian_trace,
     hessian_vector_product,
+    loss_along,
     sharpness,
     spectral_density,
+    taylor_coefficients,
 )
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
-from tests.oracles import full_hessian, make_problem, to_flat
+from tests.oracles import full_hessian, gradients, make_problem, to_flat
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+class Foreign(nn.Module):
+    """A HomogeneousMLP as a part of another module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -54,6 +68,45 @@ def test_the_generic_path_agrees_with_the_formulas_of_the_family() -> None:
     operator = GenericCurvature(p.model, p.x, p.y, loss=p.loss, scales=xi)
     v = operator.vectors.random(0)
     torch.testing.assert_close(operator.multiply(v, torch.empty_like(v)), full_hessian(p, xi) @ v)
+
+
+def test_taylor_terms_of_any_module_are_those_of_the_family_and_give_batch_sharpness() -> None:
+    p = make_problem(activation="tanh")
+    foreign, xi = Foreign(p.model), torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    top = sharpness(p.model, p.x, p.y, loss=p.loss, tolerance=1e-9)
+    for along in ({}, {"scales": xi}, {"direction": top.expand()}):
+        wanted = taylor_coefficients(p.model, p.x, p.y, loss=p.loss, **along)
+        found = taylor_coefficients(foreign, p.x, p.y, loss=p.loss, **along)
+        for name in ("c0", "c1", "c2", "c3", "gauss_newton", "feature"):
+            torch.testing.assert_close(getattr(found, name), getattr(wanted, name), rtol=1e-9, atol=1e-12)
+    for order in (1, 2):
+        lower = taylor_coefficients(foreign, p.x, p.y, loss=p.loss, order=order)
+        assert (lower.c2 is None, lower.c3 is None) == (order == 1, True)
+    g = to_flat(gradients(p))
+    assert float(lower.directional_sharpness) == pytest.approx(float(g @ full_hessian(p) @ g / (g @ g)))
+
+
+def test_the_loss_of_any_module_along_its_eigenvector_is_that_of_moved_weights() -> None:
+    model, (x, y) = network(), data()
+    top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
+    found = loss_along(model, x, y, loss="cross_entropy", direction=top, at=(0, 0.5))
+    with torch.no_grad():
+        for parameter, part in zip(model.parameters(), top.expand(), strict=True):
+            parameter.add_(part, alpha=0.5)
+        moved = nn.functional.cross_entropy(model(x), y)
+    assert float(found[1]) == pytest.approx(float(moved), rel=1e-12)
+
+
+def test_blocks_of_any_module_are_tensors_or_named_groups() -> None:
+    model, (x, y) = network(), data()
+    H = reference(model, x, y)
+    groups = [["0.weight", "0.bias"], ["2.weight", "2.bias"]]
+    found = block_sharpness(model, x, y, loss="cross_entropy", groups=groups, tolerance=1e-9)
+    wanted = [torch.linalg.eigvalsh(H[part, part])[-1] for part in (slice(0, 30), slice(30, None))]
+    torch.testing.assert_close(found, torch.stack(wanted))
+    assert len(block_sharpness(model, x, y, loss="cross_entropy")) == 4
+    with pytest.raises(UserError, match=r"^groups: '3' is no trainable parameter of Sequential; allowed: 0"):
+        block_sharpness(model, x, y, loss="cross_entropy", groups=[["3"]])
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from scaled_sgd.config import DiagnosticsConfig
+from scaled_sgd.core.schedules import AdasSchedule
 from scaled_sgd.diagnostics import Minibatch
-from scaled_sgd.diagnostics.knowledge import knowledge, low_rank
+from scaled_sgd.diagnostics.knowledge import knowledge, knowledge_of, low_rank
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.steps.direction import Direction
@@ -58,9 +59,21 @@ def test_the_variance_is_that_of_a_scalar_search():
     np.testing.assert_allclose(low_rank(s, shape), wanted, rtol=1e-4)
 
 
-def test_values_that_are_not_finite_or_all_zero_give_nothing():
-    for values in (np.zeros(3), np.array([1.0, np.nan, 2.0])):
-        assert knowledge(values, (3, 5)).gain == 0
+def test_nothing_is_known_of_zeros():
+    assert knowledge(np.zeros(3), (3, 5)).gain == 0
+
+
+def test_of_weights_that_are_not_finite_nothing_is_said_and_the_rate_stays():
+    p = make_problem()
+    with torch.no_grad():
+        p.model.layers[1].weight[0, 0] = torch.inf
+    found = knowledge_of(Minibatch(p.model, p.x, p.y, loss=p.loss).partition)
+    assert [np.isnan(one.gain) for one in found] == [np.isnan(one.rank) for one in found]
+    assert [np.isnan(one.gain) for one in found] == [False, True, False, False]
+    schedule = AdasSchedule(0.5, decay=0.9, growth=1.0, every=1)
+    for gain in (0.2, np.nan, 0.2):
+        schedule.see(gain)
+    assert schedule.rate == 0.45
 
 
 def test_the_diagnostic_is_of_the_weights():

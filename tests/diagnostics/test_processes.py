@@ -170,7 +170,8 @@ def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
     """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
+    names = ["batch_sharpness", "gradient_noise", "noise_stability", "gauss_newton", "blocks"]
+    names += ["subspace", "knowledge"]
     config = DiagnosticsConfig(
         every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=1e-8
     )
@@ -302,7 +303,10 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     V = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in model.parameters()]
     top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
-    return [*hessian_vector_product(model, x, y, V, loss="cross_entropy"), top.values]
+    t = taylor_coefficients(model, x, y, loss="cross_entropy")
+    along = loss_along(model, x, y, loss="cross_entropy", direction=V, at=(-1, 0.5))
+    products = hessian_vector_product(model, x, y, V, loss="cross_entropy")
+    return [*products, top.values, torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]), along]
 
 
 def others_of_rank(sizes: tuple[int, ...]) -> tuple[list[Tensor], list[bool]]:

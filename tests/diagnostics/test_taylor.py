@@ -140,4 +140,4 @@ def test_mistakes_name_the_argument() -> None:
     with pytest.raises(UserError, match=r"^y:"):
         taylor_coefficients(p.model, p.x, p.y[:2], loss=p.loss)
     with pytest.raises(UserError, match=r"^model:"):
-        taylor_coefficients(torch.nn.Linear(5, 3), p.x, p.y, loss=p.loss)
+        taylor_coefficients(torch.nn.Flatten(), p.x, p.y, loss=p.loss)

@@ -1,12 +1,13 @@
 import pytest
 import torch
 from hypothesis import given
+from torch import nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import hessian_trace, spectral_density, tangent_kernel, top_eigenvalues
 from tests.diagnostics.strategies import problems, seeds
 from tests.examples import examples
-from tests.oracles import Problem, full_hessian, make_problem, output_jacobian
+from tests.oracles import Problem, full_gauss_newton, full_hessian, make_problem, output_jacobian
 
 
 def random_scales(problem: Problem, seed: int) -> torch.Tensor:
@@ -23,6 +24,20 @@ def test_trace_is_that_of_the_full_hessian_layer_by_layer(problem: Problem, seed
     torch.testing.assert_close(found.layers, torch.stack([d.sum() for d in diagonal]), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found.value, found.layers.sum())
     assert float(found.standard_error) == 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("foreign", [False, True])
+def test_trace_and_density_of_both_parts_are_those_of_dense_matrices(activation: str, foreign: bool) -> None:
+    p = make_problem(activation=activation, samples=4, base_width=2)
+    G, model = full_gauss_newton(p), nn.Sequential(p.model) if foreign else p.model
+    for part, C in (("gauss_newton", G), ("feature", full_hessian(p) - G)):
+        trace = hessian_trace(model, p.x, p.y, loss=p.loss, part=part, probes=200)
+        away = float((trace.value - C.trace()).abs())
+        assert away <= (4 * float(trace.standard_error) if foreign else 1e-12)
+        found = spectral_density(model, p.x, p.y, loss=p.loss, part=part, steps=len(C), probes=1)
+        top = torch.linalg.eigvalsh(C)[-1]
+        torch.testing.assert_close(found.nodes.nan_to_num().max(), top, rtol=1e-8, atol=1e-10)
 
 
 def test_wide_layers_of_a_smooth_network_have_an_unbiased_estimate_of_their_trace() -> None:

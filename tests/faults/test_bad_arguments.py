@@ -307,8 +307,12 @@ CASES: list[tuple[Callable[[], object], str]] = [
         "scaling.rule: 'norm' differs from the saved 'gain'; allowed: the same",
     ),
     (
-        lambda: taylor_coefficients(linear, x, y, **CE),
-        "model: Sequential is not available here; allowed: HomogeneousMLP",
+        lambda: taylor_coefficients(linear, x, y, **CE, scales="norm"),
+        "scales: 'norm' is not available for Sequential; allowed: None or a tensor",
+    ),
+    (
+        lambda: taylor_coefficients(linear, x, y, **CE, chunk_size=2),
+        "chunk_size: 2 is for HomogeneousMLP alone; allowed here: None",
     ),
     (lambda: taylor_coefficients(m, x[:, :3], y, **CE), "x: shape (5, 3) does not fit; allowed: (n, 4)"),
     (lambda: taylor_coefficients(m, x[0], y, **CE), "x: shape (4,) does not fit; allowed: (n, 4)"),

@@ -105,6 +105,35 @@ def test_methods_are_lines_and_each_is_named(draw):
     )
 
 
+def test_methods_with_grids_of_their_own_have_a_panel_each_with_all_widths(draw):
+    grids = {"νP norm": [2.0, 4.0, 8.0], "AdamW": [2.0**-9, 2.0**-8, 2.0**-7, 2.0**-6]}
+    axes = [
+        {"method": method, "optim.lr": rate, "model.base_width": width, "run.seed": 0}
+        for method, rates in grids.items()
+        for rate in rates
+        for width in (4, 8, 16)
+    ]
+    rows = [diagnosed(step, preconditioned_sharpness=2.0) for step in (0, 10, 20)]
+
+    def run(a):
+        return bowl(a, 4.0 if a["method"] == "νP norm" else 2.0**-7, rows=rows)
+
+    figure = draw("loss_against_lr", axes, run)
+    shown = {
+        ax.get_title(loc="left"): [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 2]
+        for ax in figure.picture.axes
+    }
+    assert shown == {method: [rates] * 3 for method, rates in grids.items()}
+    assert "4 at every width" in draw("best_lr_against_width", axes, run).sentence
+    chosen = draw("methods", axes, run).table
+    assert {row["method"]: row["learning rate η"] for _, row in chosen.iterrows()} == {
+        "νP norm": 4.0,
+        "AdamW": 2.0**-7,
+    }
+    sharp = draw("preconditioned_sharpness", axes, run).table
+    assert {"νP norm", "AdamW"} == {row["panel"].split(" · ")[0] for _, row in sharp.iterrows()}
+
+
 def test_a_best_rate_at_the_end_of_the_grid_is_no_more_than_a_bound(draw):
     figure = draw(
         "best_lr_against_width", GRID, lambda a: bowl(a, 64.0 if a["model.base_width"] == 8 else 2.0)

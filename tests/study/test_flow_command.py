@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import yaml
 
 from scaled_sgd.cli import main
+from scaled_sgd.diagnostics.flow.follow import follow
 from scaled_sgd.study.flow.problem import flow_problem
 
 SMALL = (
@@ -42,6 +45,23 @@ def test_a_run_of_plain_sgd_is_followed_at_its_rate(
     assert main(["flow", "runs/small", *short, "--step=0", "--out=initial"]) == 0
     initial = json.loads((folder / "initial/flow.jsonl").read_text().splitlines()[0])
     assert initial["descent"]["loss"] > first["descent"]["loss"]
+
+
+def test_an_interruption_keeps_the_rows_so_far(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> Iterator[dict[str, object]]:
+        yield from islice(follow(*arguments, **options), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("scaled_sgd.diagnostics.flow.follow.follow", interrupted)
+    short = ["--length=9", "--samples=20", "--eigenvalues=1", "--substeps=1", "--out=cut"]
+    assert main(["flow", "runs/small", *short]) == 130
+    said = capsys.readouterr()
+    assert "step 1/9" in said.err or "step 0/9" in said.err
+    assert said.err.endswith("interrupted: the rows so far are kept\n")
+    assert "cut: flow.jsonl (2 rows), flow.png" in said.out
 
 
 @pytest.mark.parametrize(

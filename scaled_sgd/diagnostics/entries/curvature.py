@@ -42,6 +42,27 @@ BATCH_SHARPNESS = Measured(
     source="Andreyev, Beneventano, arXiv 2412.20553",
 )
 
+NOISE_STABILITY = Measured(
+    f"{_HERE}.noise_stability:NoiseStability",
+    "growth of mean square distances in a step of SGD",
+    (
+        Column(
+            "noise_stability",
+            "largest eigenvalue of E_B[(1 − ηλ_w − ηcΞ^{1/2}H_BΞ^{1/2})²]",
+            figure=Figure(
+                title="Do minibatches throw SGD out of the valley?",
+                axis="mean square growth in a step",
+                meaning="Largest eigenvalue of the mean over fresh minibatches B of (1 − ηH_B)²: at most 1 "
+                "where the mean square distance of linearised SGD from the point grows in no direction",
+            ),
+        ),
+        Column("noise_stability_gauss_newton", "the same of the Gauss–Newton parts G_B", figure=None),
+    ),
+    ("training", "step"),
+    cost=400,
+    source="Wu, Ma, E, NeurIPS 2018",
+)
+
 GRADIENT_NOISE = Measured(
     f"{_HERE}.batches:GradientNoise",
     "curvature of all samples along the gradients of minibatches",

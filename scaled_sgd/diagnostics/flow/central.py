@@ -11,6 +11,8 @@ from scaled_sgd.diagnostics.flow.landscape import Landscape, Point
 
 NEAR = 0.8
 """Eigenvalues above this part of 2/η may oscillate within a substep."""
+_MOST = 30
+"""Most of them: each pair takes a vector of the weights' size."""
 _RESIDUAL = 1e-4
 
 
@@ -73,11 +75,20 @@ class CentralFlow:
         self.eigenvalues, self._vectors = self._eigenpairs(self.point)
 
     def _eigenpairs(self, point: Point) -> tuple[Tensor, Tensor]:
-        """Eigenpairs down to below the edge."""
+        """Eigenpairs down to below the edge.
+
+        Raises:
+            UserError: they are too many.
+        """
         while True:
             values, vectors = point.eigenpairs(self._count, self._vectors)
             if len(values) < self._count or float(values[-1]) < NEAR * 2 / self._lr:
                 return values, vectors
+            if self._count > _MOST:
+                raise UserError(
+                    f"flow: more than {_MOST} eigenvalues are above {NEAR} · 2/η = {NEAR * 2 / self._lr:.4g} "
+                    f"(largest {float(values[0]):.4g}); allowed: a smaller --lr"
+                )
             self._count, self._vectors = self._count + 2, vectors
 
     def _pushed(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,11 +100,7 @@ class CentralFlow:
         k = len(values)
         if not k:
             return torch.zeros_like(g), torch.zeros(0, 0, dtype=torch.float64), values
-        pairs = [(i, j) for i in range(k) for j in range(i, k)]
-        third = U.new_empty(k, k, len(g))
-        for i, j in pairs:
-            third[i, j] = third[j, i] = self.point.third(U[i], U[j])
-        slopes = third.view(k * k, -1)
+        slopes = self.point.third(U).view(k * k, -1)
         A = torch.diag(2 / eta - values) + (dt * eta * (slopes @ g)).view(k, k).double().cpu()
         B = (0.5 * dt * eta * (slopes @ slopes.T)).view(k, k, k, k).double().cpu()
         found = complementary(A, B)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import combinations
 from typing import Protocol
 
 import torch
@@ -31,8 +32,8 @@ class Point(Protocol):
         """The k largest eigenvalues of H(w), best first, and eigenvectors (k, N); ``start`` is near them."""
         ...
 
-    def third(self, u: Tensor, v: Tensor) -> Tensor:
-        """D³L[u, v, ·], (N,)."""
+    def third(self, U: Tensor) -> Tensor:
+        """D³L[u_i, u_j, ·] of all pairs of rows of U (k, N), (k, k, N)."""
         ...
 
 
@@ -109,11 +110,15 @@ class NetworkPoint:
         )
         return found.values, found.vectors
 
-    def third(self, u: Tensor, v: Tensor) -> Tensor:
-        """D³L[u, v, ·], by polarisation: ¼(D³L[u + v, u + v, ·] − D³L[u − v, u − v, ·])."""
-        if u is v:
-            return self._twice(u)
-        return 0.25 * (self._twice(u + v) - self._twice(u - v))
+    def third(self, U: Tensor) -> Tensor:
+        """D³L[u_i, u_j, ·], by polarisation: ½(T[u_i + u_j] − T[u_i] − T[u_j]) with T[u] = D³L[u, u, ·]."""
+        found = U.new_empty(len(U), *U.shape)
+        for i, u in enumerate(U):
+            found[i, i] = self._twice(u)
+        for i, j in combinations(range(len(U)), 2):
+            mixed = self._twice(U[i] + U[j]).sub_(found[i, i]).sub_(found[j, j])
+            found[i, j] = found[j, i] = mixed.mul_(0.5)
+        return found
 
     def _twice(self, u: Tensor) -> Tensor:
         shapes = [layer.weight.shape for layer in self._batch.partition.layers]

@@ -4,7 +4,7 @@ import math
 from typing import Any, Protocol
 
 from scaled_sgd.diagnostics.algorithms.crossing import crossing
-from scaled_sgd.diagnostics.moved import loss_along
+from scaled_sgd.diagnostics.moved import loss_of_rate
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.quantities.state import Stateless
 from scaled_sgd.diagnostics.taylor import TaylorCoefficients
@@ -42,7 +42,7 @@ class CriticalRate(Stateless):
             context.say("critical_rate: null where the loss does not fall at first along the step")
             return empty
         predicted = predicted_rate(terms)
-        loss = loss_along(batch, taken.along(batch))
+        loss = loss_of_rate(batch, taken.along(batch))
         before = loss(0.0)
         first = predicted or taken.rate or 1.0
         found = crossing(lambda rate: loss(rate) - before, first, tolerance=self._tolerance)

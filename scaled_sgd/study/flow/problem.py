@@ -43,10 +43,12 @@ class FlowProblem:
     loss: str
     lr: float | None
 
-    def landscape(self) -> NetworkLandscape:
-        """The loss, with a network of its own."""
+    def landscape(self, tolerance: float) -> NetworkLandscape:
+        """The loss, with a network of its own; ``tolerance`` is the relative residual of eigenvalues."""
         network = copy.deepcopy(self.network)
-        return NetworkLandscape(network, self.x, self.y, loss=self.loss, chunk_size=_CHUNK)
+        return NetworkLandscape(
+            network, self.x, self.y, loss=self.loss, chunk_size=_CHUNK, tolerance=tolerance
+        )
 
 
 def flow_problem(run: Path, *, step: int | None, samples: int | None) -> FlowProblem:
