@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from scaled_sgd.core.errors import USAGE_STATUS, UserError, error_line
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.locks import holder
-from scaled_sgd.runs.own_files import read_file
+from scaled_sgd.runs.own_files import read_file, run_folder
 from scaled_sgd.runs.records import replace_file
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
         parser.add_argument("--out", metavar="FILE", help="the run's name and the format")
         found = parser.parse_args(arguments)
         _check_folder(found.out or ".")
+        run_folder(found.run)
         return found
     parser.add_argument("--data.source", dest="source", metavar="DATA", required=True, help="as for training")
     parser.add_argument("--data.split", dest="split", metavar="SPLIT", help="train, or the only one")
@@ -69,6 +70,7 @@ def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--out: {found.out!r} is not usable; allowed: names that end in {', '.join(_ENDS)}")
     if command == "predict":
         _check_folder(found.out)
+    run_folder(found.run)
     return found
 
 
