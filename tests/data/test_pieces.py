@@ -196,7 +196,7 @@ def test_a_constant_that_standardizing_removes_is_named(tmp_path: Path, streamin
     [
         (
             ["NA", "FR"],
-            "has 1 classes, and nothing in 10 of 20 rows (as CSV readers take NA, None, null, nan)",
+            "has one class, and nothing in 10 of 20 rows (as CSV readers take NA, None, null, nan)",
         ),
         (["NA", "FR", "DE", "FR"], "row 0: no label, and nothing in 5 of 20 rows (as CSV readers take NA"),
     ],
