@@ -1,15 +1,16 @@
 """Gauss–Newton blocks of single layers on vectors over samples and outputs (theory §5).  [ours]
 
-Where outputs are linear in each single W_k, H_kk = G_kk = (1/n) J_kᵀ ℓ'' J_k. With ℓ'' = Σ_c s_c s_cᵀ it has the
-non-zero eigenvalues of the Gram matrix over samples and outputs
+Where outputs are linear in each single W_k, H_kk = G_kk = (1/n) J_kᵀ ℓ'' J_k. With ℓ'' = Σ_c s_c s_cᵀ it has
+the non-zero eigenvalues of the Gram matrix over samples and outputs
 
     (α_k²/n) ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩,   δ^{(c)}_l = s_c,
 
 whose products take n m_k (n + 2c) multiplications and pass through no other layer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class OutputVectors:
         return t
 
     def expand(self, flat: Tensor) -> list[Tensor]:
-        """The eigenvector of G_kk that belongs to one here, norm 1: this process's rows, (width(k), m_{k−1})."""
+        """G_kk's eigenvector of norm 1 for one here: this process's rows, (width(k), m_{k−1})."""
         block = self._block
         rows = block.joined(flat).T @ block.signals.h[block.k - 1]
         square = block.signals.partition.sum(rows.square().sum())
@@ -108,26 +109,21 @@ def through_outputs(batch: Minibatch, products: int) -> bool:
     """Whether blocks are those of :func:`output_blocks`, and searches there take fewer multiplications."""
     if batch.chunked or batch.partition.activation.curved:
         return False
-    return output_cost(batch.partition, batch.total, products) < weight_cost(
-        batch.partition, batch.total, products
-    )
+    partition, n = batch.partition, batch.total
+    return output_cost(partition, n, products) < weight_cost(partition, n, products)
 
 
 def output_cost(partition: Partition, n: int, products: int) -> int:
     """Multiplications per sample: a backward pass for each output, and products there."""
-    widths, c = partition.widths, partition.widths[-1]
-    passes = sum(c * a * b for a, b in _pairs(widths)[1:])
-    return passes + sum(n * a + products * b * (n + 2 * c) for a, b in _pairs(widths))
+    shapes, c = list(pairwise(partition.widths)), partition.widths[-1]
+    passes = sum(c * m_in * m_out for m_in, m_out in shapes[1:])
+    return passes + sum(n * m_in + products * m_out * (n + 2 * c) for m_in, m_out in shapes)
 
 
 def weight_cost(partition: Partition, n: int, products: int) -> int:
     """The same on vectors over a layer's weights, whose products go through all layers above it."""
     total = above = 0
-    for a, b in reversed(_pairs(partition.widths)):
-        total += products * (2 * above + min(2 * a * b, n * b))
-        above += a * b
+    for m_in, m_out in reversed(list(pairwise(partition.widths))):
+        total += products * (2 * above + min(2 * m_in * m_out, n * m_out))
+        above += m_in * m_out
     return total
-
-
-def _pairs(widths: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(widths[:-1], widths[1:], strict=True))

@@ -68,7 +68,10 @@ class GeneralizedSharpness(Searching):
         }
 
     def _bound(self, operator: Curvature, roots: Sequence[float], product: Tensor) -> float:
-        """λ_max(Ξ^{1/2} H Ξ^{1/2}), from as much of Ξ^{1/2} H d, an eigenvector where S is known, as of others."""
+        """λ_max(Ξ^{1/2} H Ξ^{1/2}), by a search from Ξ^{1/2} H d, its eigenvector where S is known, and others.
+
+        Others weigh as much, for d may belong to a smaller eigenvalue.
+        """
         vectors, scaled = operator.vectors, replace(operator, roots=roots)
         y = torch.cat([part * root for part, root in zip(vectors.split(product), roots, strict=True)])
         both = torch.stack([y, scaled.start(0)])
