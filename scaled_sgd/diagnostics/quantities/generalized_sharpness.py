@@ -68,7 +68,7 @@ class GeneralizedSharpness(Searching):
         }
 
     def _bound(self, operator: Curvature, roots: Sequence[float], product: Tensor) -> float:
-        """λ_max(Ξ^{1/2} H Ξ^{1/2}), by a search from Ξ^{1/2} H d, its eigenvector where S is known, and others.
+        """λ_max(Ξ^{1/2} H Ξ^{1/2}), searched from Ξ^{1/2} H d, its eigenvector where S is known, and others.
 
         Others weigh as much, for d may belong to a smaller eigenvalue.
         """
