@@ -9,10 +9,9 @@ from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature, GenericVectors
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
+from scaled_sgd.diagnostics.operators.layered import LayeredVectors
 from scaled_sgd.diagnostics.operators.outputs import OutputBlock, output_blocks, through_outputs
-from scaled_sgd.diagnostics.operators.samples import SampleVectors
 from scaled_sgd.diagnostics.operators.space import WeightOperator
-from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 
@@ -73,8 +72,7 @@ def block_operators(batch: Minibatch) -> Iterator[tuple[int, Curvature | OutputB
 
 
 @torch.no_grad()
-def layer_shares(vectors: RowVectors | SampleVectors, v: Tensor) -> Tensor:
+def layer_shares(vectors: LayeredVectors, v: Tensor) -> Tensor:
     """‖V_k‖²/‖V‖² of each layer of a vector, (l,), float64."""
-    parts = zip(vectors.split(v), vectors.split(vectors.dual(v)), strict=True)
-    squares = vectors.sum(torch.stack([torch.dot(a, b) for a, b in parts]).double())
+    squares = vectors.squares(v, vectors.dual(v))
     return squares / squares.sum()

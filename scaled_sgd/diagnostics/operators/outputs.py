@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.operators.weights import layer_bytes
+from scaled_sgd.diagnostics.operators.layered import layer_bytes
 from scaled_sgd.diagnostics.trace import curvature_root
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
