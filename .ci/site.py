@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from scaled_sgd.config.keys import KEYS, SECTIONS
-from scaled_sgd.config.sections import Config
 from scaled_sgd.config.values import labels, shown
 from scaled_sgd.diagnostics.registry import QUANTITIES
 
@@ -34,7 +33,7 @@ def configuration_keys() -> str:
         row = [f"`{name}`", html.escape(key.allowed), code(shown(key.default)), meaning]
         sections.setdefault(name.rpartition(".")[0], []).append(row)
     return "\n\n".join(
-        f"## {group or 'loss'}\n\n{SECTIONS.get(group, Config).__doc__}\n\n"
+        f"## {group or 'loss'}\n\n{SECTIONS[group].__doc__ if group else ''}\n\n"
         + table(["key", "allowed", "default", "meaning"], iter(rows))
         for group, rows in sections.items()
     )
@@ -98,8 +97,31 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     return linked(filled(markdown), page.file.src_uri, config.repo_url or "")
 
 
+_RAISED = {"_": "sub", "^": "sup"}
+_SINGLE = re.compile(
+    r"(?:(?<=[^\W\d_])(?<![A-Za-z0-9_].)|(?<=[‖)\]]))([_^])"  # behind one letter, which ends no word
+    r"(max|min|−?\d+(?:\.\d+)?|−?[^\W\d_]|½|\([^()<]*\))(?![A-Za-z0-9_]|\.\d)"
+)
+
+
+def typeset(text: str) -> str:
+    """Text with indices and powers below and above the line: h_k, γ^{2/l}, W ∈ R^{m_k × m_{k-1}}."""
+
+    def placed(found: re.Match[str]) -> str:
+        tag = _RAISED[found[1]]
+        return f"<{tag}>{found[2]}</{tag}>"
+
+    text = _SINGLE.sub(placed, text)
+    while (inner := re.sub(r"([_^])\{([^{}]*)\}", placed, text)) != text:
+        text = inner
+    return text
+
+
 def on_page_content(content: str, **_: Any) -> str:
-    """Roles of docstrings as plain code: mkdocs does not know them."""
-    return re.sub(
+    """Formulas outside code typeset, and roles of docstrings, which mkdocs does not know, as plain code."""
+    content = re.sub(
         r":\w+:<code>~?([^<]+)</code>", lambda found: f"<code>{found[1].rpartition('.')[2]}</code>", content
     )
+    # Code, and tags with their attributes, stay as they are.
+    parts = re.split(r"(<pre.*?</pre>|<code.*?</code>|<[^>]*>)", content, flags=re.DOTALL)
+    return "".join(part if i % 2 else typeset(part) for i, part in enumerate(parts))

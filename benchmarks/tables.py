@@ -1,4 +1,7 @@
-"""Plain commands on tables beside scikit-learn's MLP and gradient boosting: R², or accuracy, held out.
+"""Plain commands on tables beside scikit-learn's MLP and gradient boosting: held-out R², or accuracy.
+
+A seed also draws the quarter of the rows that is held out; each cell is the mean and, over several seeds, the
+range.
 
 Run: ``python -m benchmarks.tables --seeds 3``; further options go to every training, as ``--optim.lr 2``.
 """
@@ -80,6 +83,12 @@ def theirs(train: pd.DataFrame, test: pd.DataFrame, seed: int, *, classes: bool)
     return float(fitted.fit(x, scaled[0]).score(z, scaled[1])), float(trees.fit(x, y).score(z, truth))
 
 
+def _cell(figures: Sequence[float]) -> str:
+    """Mean and range."""
+    one = f"{np.mean(figures):.3f}"
+    return one if len(figures) == 1 else f"{one} ({min(figures):.3f} to {max(figures):.3f})"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; ``arguments`` go to every training."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
             found.append((ours(train, test, seed, options), *theirs(train, test, seed, classes=classes)))
         figure = "accuracy" if classes else "R²"
-        cells = " | ".join(f"{np.mean(column):.3f}" for column in zip(*found, strict=True))
+        cells = " | ".join(map(_cell, zip(*found, strict=True)))
         print(f"| {name} | {len(rows):,} | {figure} | {cells} |", flush=True)
 
 

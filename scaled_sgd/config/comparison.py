@@ -17,7 +17,8 @@ def changed_keys(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     Both configurations are nested and come from this version or an earlier one.
     """
     before, after = (flat(_deciding(values)) for values in (saved, now))
-    keys = sorted(before.keys() | after.keys())
+    # Other data come first, as loss, columns and more follow from them.
+    keys = sorted(before.keys() | after.keys(), key=lambda key: (key != "data.source", key))
     return [(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)]
 
 

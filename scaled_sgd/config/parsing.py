@@ -19,7 +19,7 @@ from scaled_sgd.config.resumed import (
 )
 from scaled_sgd.config.sections import Config
 from scaled_sgd.config.stored import ABSENT
-from scaled_sgd.config.values import MisfitError, read, shown
+from scaled_sgd.config.values import MisfitError, plain, read, shown
 from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.errors import UserError
 
@@ -76,7 +76,7 @@ def read_key(name: str, value: Any) -> Any:
     Raises:
         UserError: the value has the wrong type or is outside the key's limits.
     """
-    key = KEYS[name]
+    key, value = KEYS[name], plain(value)
     try:
         return read(key.hint, value)
     except MisfitError as error:

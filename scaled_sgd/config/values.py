@@ -7,6 +7,7 @@ tuple of numbers, or a union of these, each optionally Annotated with limits.
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
@@ -158,6 +159,15 @@ def _read_one_of(hints: tuple[Any, ...], value: Any) -> Any:
             words = [said if place == other else allowed(hints[other]) for other in range(len(hints))]
             raise MisfitError(found, ", or ".join(words)) from None
     raise TypeError
+
+
+def plain(value: Any) -> Any:
+    """A value from Python as YAML would have it: paths as text, numbers of NumPy as Python's."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
 
 
 def takes_text(hint: Any, text: str) -> bool:

@@ -128,6 +128,10 @@ def _without(names: Iterable[str], used: tuple[str, ...]) -> tuple[str, ...]:
 
 def _find_target(kinds: dict[str, Kind]) -> str:
     labels = [name for name, kind in kinds.items() if kind == "class"]
+    if set(kinds.values()) == {"image"}:
+        raise UserError(
+            "data.target: images have no classes; allowed: two folders or more, named by them (cat/1.png)"
+        )
     if len(labels) == 1:
         return labels[0]
     named = [name for name in TARGET_NAMES if name in kinds]
@@ -160,6 +164,6 @@ def no_inputs(others: str) -> UserError:
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
-    """Names as text, the first ``most`` of them."""
-    names = list(names)
+    """Names as text, the first ``most`` of them; in quotes where they begin or end with a space."""
+    names = [name if name == name.strip() else repr(name) for name in names]
     return ", ".join(names[:most]) + (f", … ({len(names):,})" if len(names) > most else "")

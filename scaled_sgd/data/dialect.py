@@ -55,12 +55,14 @@ class Dialect:
         header: whether the first line holds names.
         decimal: ``.``, or ``,`` beside other separators.
         names: of the columns; column_1, column_2, … without a header.
+        closed: whether lines of values, unlike that of names, end with a separator.
     """
 
     separator: str
     header: bool
     decimal: str
     names: tuple[str, ...]
+    closed: bool = False
 
     def notes(self, name: str) -> Iterator[str]:
         """A line for what is not as usual in a file of this name."""
@@ -102,7 +104,9 @@ def dialect_of(path: Path, asked: Asked) -> Dialect:
             "data.header false if its first line holds values"
         )
     names = tuple(first) if header else tuple(f"column_{i}" for i in range(1, len(first) + 1))
-    return Dialect(separator, header, _decimal(rows) if separator != "," else ".", names)
+    values = rows[1:] if header else []
+    closed = bool(values) and all(len(row) == len(first) + 1 and not row[-1] for row in values)
+    return Dialect(separator, header, _decimal(rows) if separator != "," else ".", names, closed)
 
 
 def _separator(lines: Sequence[str], usual: str) -> str:

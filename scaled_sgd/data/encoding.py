@@ -145,8 +145,9 @@ def find_classes(column: Any, name: str, *, any_integers: bool = False) -> tuple
             return None
         values = [value for value in values if value >= 0]  # -1 marks rows without a label: refused later
     if not 2 <= len(values) <= MAX_CLASSES:
+        count = "one class" if len(values) == 1 else f"{len(values)} classes"
         raise UserError(
-            f"data.target: column {name!r} has {len(values)} classes"
+            f"data.target: column {name!r} has {count}"
             f"{_missing(column.null_count, len(column))}; allowed: 2..{MAX_CLASSES}"
         )
     return tuple(values)
@@ -163,7 +164,7 @@ def class_ids(column: Any, classes: tuple[Any, ...], name: str, first_row: int) 
         ids = pc.index_in(column, value_set=pa.array(classes, type=column.type))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
         raise UserError(
-            f"data.target: column {name!r} holds {column.type}; allowed: {_span(classes)}"
+            f"data.target: column {name!r} holds {_words(column.type)}; allowed: {_span(classes)}"
         ) from error
     if ids.null_count:
         row = pc.index(pc.is_null(ids), True).as_py()
@@ -198,7 +199,7 @@ def numbers(column: Any, key: str, name: str, first_row: int, *, gaps: bool = Fa
             raise UserError(f"{key}: column {name!r} has rows of different lengths; allowed: one length")
         array = array.flatten()
     if not (arrow.is_integer(array.type) or arrow.is_floating(array.type) or arrow.is_boolean(array.type)):
-        raise UserError(f"{key}: column {name!r} holds {array.type}; allowed: numbers")
+        raise UserError(f"{key}: column {name!r} holds {_words(array.type)}; allowed: numbers")
     values = (array.cast(pa.uint8()) if arrow.is_boolean(array.type) else array).to_numpy(
         zero_copy_only=False
     )
@@ -220,6 +221,12 @@ def numbers(column: Any, key: str, name: str, first_row: int, *, gaps: bool = Fa
             f"({n - int(whole.sum())} of {n} rows); allowed: finite float32 numbers"
         )
     return rows
+
+
+def _words(type_: Any) -> str:
+    import pyarrow.types as arrow
+
+    return "text" if arrow.is_string(type_) or arrow.is_large_string(type_) else str(type_)
 
 
 def _missing(missing: int, n: int) -> str:

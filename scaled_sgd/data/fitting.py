@@ -1,6 +1,6 @@
 """What is fitted on the training rows: texts of columns, filled gaps, standardisation, the constant."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,9 +49,16 @@ def settled(
 
 
 def usable(
-    features: Mapping[str, Any], columns: Columns, config: DataConfig, see: See
+    features: Mapping[str, Any], columns: Columns, config: DataConfig, see: See, *, empty: Collection[str]
 ) -> tuple[Columns, dict[str, Texts], list[str]]:
-    """The columns without those of text that no input can come from, the texts of the others, and warnings.
+    """The columns without those that no input can come from, the texts of the others, and warnings.
+
+    Args:
+        features: of all columns.
+        columns: found or named.
+        config: as given.
+        see: of columns of text.
+        empty: columns of numbers of which no row has one, and that cannot be filled.
 
     Raises:
         UserError: such a column is named in the configuration, or no other is left.
@@ -59,6 +66,7 @@ def usable(
     seen = {name: see(name) for name in columns.inputs if kind_of(features[name]) == "text"}
     named = config.inputs is not None
     reasons = {name: why for name, found in seen.items() if (why := found.why_not) is not None}
+    reasons |= dict.fromkeys(empty, "empty")
     for name, why in reasons.items() if named else ():
         if why == "dates":
             raise UserError(f"data.inputs: column {name!r} holds dates; allowed: {DATES}")
@@ -80,6 +88,8 @@ def usable(
 def _left_out(reasons: Mapping[str, str], most: int) -> Iterator[str]:
     if dates := [name for name, why in reasons.items() if why == "dates"]:
         yield f"data.inputs: dates are no inputs: {listed(dates, 5)}; allowed: {DATES}"
+    if empty := [name for name, why in reasons.items() if why == "empty"]:
+        yield f"data.inputs: columns without any number are left out: {listed(empty, 5)}"
     if many := [name for name, why in reasons.items() if why.startswith(("more", "different"))]:
         yield (
             f"data.inputs: columns of text with more than data.categories {most:,} texts, or another in most "

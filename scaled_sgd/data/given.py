@@ -50,7 +50,7 @@ def _dataset(source: Any, allowed: str) -> Any:
             source = _of_bunch(source) if {"data", "target"} <= source.keys() else _columns(source)
         elif isinstance(source, tuple) and len(source) == 2:
             source = _of_pair(*source)
-        elif type(source).__module__.partition(".")[0] == "pandas":
+        elif type(source).__module__.partition(".")[0] == "pandas" and hasattr(source, "columns"):
             source = pa.Table.from_pandas(source, preserve_index=False)
         if isinstance(source, pa.Table):
             return datasets.Dataset(source)

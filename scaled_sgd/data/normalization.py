@@ -47,6 +47,11 @@ class Moments:
         least, most = np.fmin.reduce(x, axis=0), np.fmax.reduce(x, axis=0)
         return cls(len(x), counts, means, variances, least.astype(np.float64), most.astype(np.float64))
 
+    def taken(self, kept: Array) -> "Moments":
+        """Those of the features that ``kept`` (d,) selects."""
+        parts = (self.counts, self.means, self.variances, self.least, self.most)
+        return Moments(self.rows, *(part[kept] for part in parts))
+
     def merged(self, other: "Moments") -> "Moments":
         """Those of the rows of both.
 

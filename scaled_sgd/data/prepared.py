@@ -82,7 +82,7 @@ def _dialect(builder: Any, files: Sequence[str], asked: Asked) -> Dialect:
     """
     first, *others = (dialect_of(Path(file), asked) for file in files)
     for file, other in zip(files[1:], others, strict=True):
-        if (other.separator, other.header) != (first.separator, first.header):
+        if (other.separator, other.header, other.closed) != (first.separator, first.header, first.closed):
             raise UserError(
                 f"data.source: {Path(files[0]).name!r} and {Path(file).name!r} differ in separator or "
                 "header; allowed: files of one kind, or data.separator and data.header"
@@ -90,6 +90,8 @@ def _dialect(builder: Any, files: Sequence[str], asked: Asked) -> Dialect:
     decimals = {dialect.decimal for dialect in (first, *others)}
     config = builder.config
     config.sep, config.decimal = first.separator, "," if "," in decimals else "."
+    if first.closed:
+        config.index_col = False  # else the first column would be row names, and all others one to the left
     if not first.header:
         config.header, config.names = None, list(first.names)
     return first

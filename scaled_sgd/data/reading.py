@@ -1,5 +1,6 @@
 """Turns every exception of a file reader into one line."""
 
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +28,21 @@ def reading(key: str, what: str, others: str | None = None) -> Iterator[None]:
     except Exception as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
+        reason, way_out = _reason(error)
         raise UserError(
-            f"{key}: cannot read {what}: {_reason(error)}; allowed: {others or allowed()}"
+            f"{key}: cannot read {what}: {reason}; allowed: {way_out or others or allowed()}"
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    """The root cause, which readers wrap in general errors of their own."""
+def _reason(error: Exception) -> tuple[str, str | None]:
+    """The root cause, which readers wrap in errors of their own, and what is allowed if that is known."""
     cause = error.__cause__ or error
     text = str(cause) or type(cause).__name__
-    if isinstance(cause, StopIteration) or "corresponds to no data" in text:
-        return "there are no rows"
-    return textwrap.shorten(text, 200, placeholder=" …")
+    if isinstance(cause, StopIteration) or re.search("corresponds to no data|No columns to parse", text):
+        return "there are no rows", "at least one"
+    if isinstance(cause, UnicodeDecodeError):
+        return textwrap.shorten(text, 200), "text in UTF-8"
+    if fields := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text):
+        expected, line, saw = fields.groups()
+        return f"line {line} has {saw} fields, the first one {expected}", "equally many in all lines"
+    return textwrap.shorten(text, 200, placeholder=" …"), None

@@ -1,6 +1,6 @@
 """Loads data that fit into memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from scaled_sgd.config.sections import DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.batches import Resident
-from scaled_sgd.data.columns import Columns, find_columns, is_table
+from scaled_sgd.data.columns import Columns, find_columns, is_table, kind_of
 from scaled_sgd.data.encoding import Encoding, fit_encoding
 from scaled_sgd.data.examples import Array, Examples, collapsed, hold_out
 from scaled_sgd.data.fitting import filled_note, fit_normalization, lost, settled, usable
@@ -38,8 +38,10 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
     def see(name: str) -> Seen:
         return Seen(config.categories).add(table.column(name))
 
-    columns, texts, warnings = usable(features, found, config, see)
+    empty = _empty(table, features, found) if config.missing == "mean" else []
+    columns, texts, warnings = usable(features, found, config, see, empty=empty)
     encoding = fit_encoding(table, features, columns, config.task, folders=source.folders)
+    warnings += _too_many(encoding, features, len(table))
     notes, table_like = [*source.notes], is_table(features, columns)
     for name in held_out_splits(source, config):
         own = settled(config, table=table_like, held_out=name, dialect=source.dialect, texts=bool(texts))
@@ -60,6 +62,26 @@ def load_table(config: DataConfig, source: Prepared, *, seed: int) -> Data:
             warnings=(*warnings, *loaded.warnings),
         )
     raise AssertionError("a part can always be held out")
+
+
+def _empty(table: Any, features: Mapping[str, Any], columns: Columns) -> list[str]:
+    """Columns of numbers of a table of which no row has one."""
+    import pyarrow.compute as pc
+
+    numbers = [name for name in columns.inputs if kind_of(features[name]) == "number"]
+    missing = {name: pc.is_null(table.column(name), nan_is_null=True) for name in numbers}
+    return [name for name, gaps in missing.items() if pc.all(gaps).as_py()]
+
+
+def _too_many(encoding: Encoding, features: Mapping[str, Any], n: int) -> Iterator[str]:
+    """A line about classes found among n targets that may be none: another one in most rows."""
+    classes, name = encoding.classes, encoding.columns.target
+    if classes is not None and 2 * len(classes) > n and kind_of(features[name]) != "class":
+        are_texts = isinstance(classes[0], str)
+        yield (
+            f"data.target: column {name!r} has {len(classes)} classes in {n} rows; for regression: "
+            + ("plain numbers ('1,250 €' and dates are text)" if are_texts else "data.task regression")
+        )
 
 
 def _other(source: Prepared, split: Split, name: str, columns: Columns) -> Any:
@@ -148,6 +170,11 @@ def _data(
     warnings = [*lost(normalization, layout)]
     if numbers:
         warnings += same_in_float32(train.y if scale is None else scale.apply(train.y), encoding.columns)
+    if scale is not None and not scale.deviations.any():
+        warnings.append(
+            f"data.target: column {encoding.columns.target!r} is {scale.means[0]:g} in all training rows: "
+            "there is nothing to learn"
+        )
     parts = tensors(train), tensors(evaluation)
     return Data(*parts, pipeline, config, notes=tuple(notes), warnings=tuple(warnings))
 

@@ -68,6 +68,12 @@ class _Pass:
                 self.targets = _merged(self.targets, Moments.of(numbers.targets(table, row)))
             row += len(table)
 
+    def empty(self, texts: tuple[str, ...]) -> list[str]:
+        """Columns of numbers of a table of which no row has one."""
+        own = [name for name in self.encoding.columns.inputs if name not in texts]
+        counts = [] if self.inputs is None else self.inputs.counts.tolist()
+        return [name for name, count in zip(own, counts, strict=False) if not count]
+
 
 def _merged(before: Moments | None, further: Moments) -> Moments:
     return further if before is None else before.merged(further)
@@ -109,7 +115,10 @@ def load_stream(config: DataConfig, source: Prepared) -> Data:
     )
     found = _Pass(config, encoding)
     found.run(split, asked)
-    columns, texts, warnings = usable(features, columns, config, found.seen.__getitem__)
+    empty = found.empty(asked) if config.missing == "mean" else []
+    columns, texts, warnings = usable(features, columns, config, found.seen.__getitem__, empty=empty)
+    if empty and found.inputs is not None and config.inputs is None:
+        found.inputs = found.inputs.taken(found.inputs.counts > 0)
     encoding = replace(encoding, columns=columns, texts=texts, gaps=config.missing != "refuse")
     return _data(config, encoding, found, table, split, notes=source.notes, warnings=warnings)
 

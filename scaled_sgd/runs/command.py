@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from scaled_sgd.core.errors import USAGE_STATUS, UserError, error_line
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.locks import holder
-from scaled_sgd.runs.own_files import read_file
+from scaled_sgd.runs.own_files import read_file, run_folder
 from scaled_sgd.runs.records import replace_file
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     if command == "export":
         parser.add_argument("--format", required=True, choices=FORMATS)
         parser.add_argument("--out", metavar="FILE", help="the run's name and the format")
-        return parser.parse_args(arguments)
+        found = parser.parse_args(arguments)
+        _check_folder(found.out or ".")
+        run_folder(found.run)
+        return found
     parser.add_argument("--data.source", dest="source", metavar="DATA", required=True, help="as for training")
     parser.add_argument("--data.split", dest="split", metavar="SPLIT", help="train, or the only one")
     if command == "predict":
@@ -64,7 +68,16 @@ def _options(command: str, arguments: Sequence[str]) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if command == "predict" and not found.out.endswith(_ENDS):
         raise UserError(f"--out: {found.out!r} is not usable; allowed: names that end in {', '.join(_ENDS)}")
+    if command == "predict":
+        _check_folder(found.out)
+    run_folder(found.run)
     return found
+
+
+def _check_folder(out: str) -> None:
+    """Refuse what cannot be written before it is computed."""
+    if not os.access(Path(out).absolute().parent, os.W_OK):
+        raise UserError(f"--out: {out!r} cannot be made; allowed: a file in a folder that can be written")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -10,7 +10,21 @@ import shutil
 import stat
 from pathlib import Path
 
+from scaled_sgd.core.errors import UserError
+
 _IS_LINK = "it is a link"
+
+
+def run_folder(path: str | Path) -> Path:
+    """The folder of a run that a user names; looked at before what reads it is imported.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(path) if isinstance(path, str | os.PathLike) else None
+    if folder is None or not folder.is_dir():
+        raise UserError(f"load_run: {str(path)!r} is no folder; allowed: a run directory")
+    return folder
 
 
 def open_file(path: Path, flags: int) -> int:

@@ -169,6 +169,10 @@ def from_pretrained(name: str | Path, **options: Any) -> HomogeneousMLP:
     folder = Path(name)
     if not folder.is_dir():
         folder = _downloaded(str(name), options)
+    if not (folder / CONFIG).is_file():
+        raise UserError(
+            f"model: {str(name)!r} has no {CONFIG}; allowed: model/ of a run, or a folder of save_pretrained"
+        )
     return network_in(folder, read_config(folder))
 
 

@@ -1,6 +1,5 @@
 """Loads a run as something to use: its network, with the pipeline from rows to predictions."""
 
-import os
 import sys
 import warnings
 from collections.abc import Collection, Mapping
@@ -35,6 +34,7 @@ from scaled_sgd.data.prepared import Prepared
 from scaled_sgd.runs.checkpoint import Checkpoint, open_checkpoint
 from scaled_sgd.runs.checkpoint.folders import steps_in
 from scaled_sgd.runs.checkpoint.manifest import MANIFEST
+from scaled_sgd.runs.own_files import run_folder
 from scaled_sgd.runs.pretrained import CONFIG, damaged, network_in, read_config
 
 _ROWS = 4096
@@ -170,9 +170,7 @@ def load_run(path: str | Path) -> TrainedRun:
     Raises:
         UserError: there is no such run, it is damaged, or it was stored without what predictions need.
     """
-    folder = Path(path) if isinstance(path, str | os.PathLike) else None
-    if folder is None or not folder.is_dir():
-        raise UserError(f"load_run: {str(path)!r} is no folder; allowed: a run directory")
+    folder = run_folder(path)
     for place, follow in ((folder / "model", False), (folder, True)):
         if (place / CONFIG).is_file():
             if place.is_symlink() and not follow:

@@ -84,9 +84,9 @@ def _status(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
+    folder = _folder(options)
     from scaled_sgd.study.tables.collect import collect
 
-    folder = _folder(options)
     collected = collect(folder.path)
     for warning in collected.warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -95,10 +95,11 @@ def _collect(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
 
 
 def _report(options: argparse.Namespace, _overrides: Mapping[str, Any]) -> int:
+    folder = _folder(options)
+    accepted = read_key(ACCEPT, option_value(ACCEPT, options.accepted)[ACCEPT])
     from scaled_sgd.study.page.report import write_report
 
-    accepted = read_key(ACCEPT, option_value(ACCEPT, options.accepted)[ACCEPT])
-    page = write_report(_folder(options).path, accepted=[*accepted, *own_code(options.study)])
+    page = write_report(folder.path, accepted=[*accepted, *own_code(options.study)])
     print(escaped(str(page)))
     return 0
 

@@ -57,10 +57,6 @@ class Saving:
         """Save, and end the run as its signal asks. Collective."""
         assert wish.signal is not None
         path = self._save()
-        saved = (
-            f"saved in {path}; --run.name {self._folder.name} --run.resume auto resumes it"
-            if path
-            else "not saved"
-        )
+        saved = f"saved in {path}; --run.resume {self._folder} resumes it" if path else "not saved"
         self._record.end(rows.interrupted(step, seconds=self._record.seconds))
         raise StoppedError(f"{wish.signal.name} after step {step}, {saved}", wish.signal)

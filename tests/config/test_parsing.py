@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import yaml
 
@@ -46,6 +49,19 @@ def test_a_written_configuration_reads_back_the_same(tmp_path):
 def test_a_mistake_in_a_dictionary_gets_one_line(values):
     with pytest.raises(UserError, match=r"^[\w.]+: .*(allowed|did you mean)"):
         from_dict(values)
+
+
+def test_paths_and_numbers_of_numpy_are_those_of_a_file():
+    given = {
+        "optim": {"steps": np.int64(3), "lr": np.float32(0.5)},
+        "run": {"dir": Path("x"), "name": np.str_("r")},
+        "data": {"source": Path("x.csv"), "inputs": [*np.array(["a", "b"])]},
+    }
+    config = from_dict(given)
+    assert (config.optim.steps, config.optim.lr, config.run.dir) == (3, 0.5, "x")
+    assert config.data.inputs == ["a", "b"]
+    assert from_dict(as_dict(config)) == config
+    yaml.safe_dump(as_dict(config))
 
 
 def test_every_key_says_what_it_does(capsys):

@@ -75,6 +75,25 @@ def test_columns_without_names_are_numbered_and_said(tmp_path: Path) -> None:
     assert len(data.train) + len(data.evaluation) == 30
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_separators_at_the_ends_of_lines_move_no_column(tmp_path: Path, streaming: bool) -> None:
+    lines = table(40).to_csv(index=False).splitlines()
+    expected = {}
+    for name, ends in (("plain", ("", "")), ("values", ("", ",")), ("all", (",", ","))):
+        path = tmp_path / f"{name}.csv"
+        path.write_text("\n".join([lines[0] + ends[0], *(line + ends[1] for line in lines[1:])]))
+        data = load(path, streaming=streaming, eval_split="train" if streaming else "auto")
+        assert data.columns.inputs == ("a", "b")
+        expected.setdefault("x", data.evaluation.x)
+        assert torch.equal(data.evaluation.x, expected["x"])
+
+
+def test_names_that_begin_with_a_space_are_quoted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a, price\n" + "1, 2.5\n2, 3.5\n" * 5)
+    assert refusal(tmp_path / "t.csv", target="price").endswith("allowed: a, ' price'")
+    assert load(tmp_path / "t.csv", target=" price").columns.inputs == ("a",)
+
+
 def test_a_separator_and_a_header_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a b^y\n" + "1^0\n2^1\n" * 5)
     assert load(tmp_path / "t.csv", separator="^").columns.inputs == ("a b",)

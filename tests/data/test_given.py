@@ -25,6 +25,8 @@ def test_pairs_that_do_not_fit_are_one_line() -> None:
         given((np.zeros((5, 2)), np.zeros(4)))
     with pytest.raises(UserError, match="column 'y' of x"):
         given((pd.DataFrame({"y": [1.0]}), [1]))
+    with pytest.raises(UserError, match="type Series does not fit; allowed: a pair"):
+        given(pd.Series([1.0]))
     with pytest.raises(UserError, match="rows of 1 and of 2 values in x"):
         given(([[1.0, 2.0], [3.0]], [0, 1]))
 

@@ -16,7 +16,7 @@ import torch
 
 from scaled_sgd.data import Data, Resident
 from tests.data.sources import plain as load
-from tests.data.sources import refusal, unit
+from tests.data.sources import png, refusal, unit
 
 Pixels = np.ndarray[Any, Any]
 DRAW = np.random.default_rng(0)
@@ -181,6 +181,13 @@ def test_cells_name_files_of_their_own_folder(tmp_path: Path, monkeypatch: pytes
     torch.testing.assert_close(
         torch.cat([data.train.x, data.evaluation.x])[y.argsort()], unit(PICTURES.reshape(4, 9))
     )
+
+
+@pytest.mark.parametrize("folder", [".", "cat"])
+def test_images_without_folders_of_classes_say_what_is_allowed(tmp_path: Path, folder: str) -> None:
+    for i in range(3):
+        png(tmp_path / folder / f"{i}.png", np.zeros((2, 2), np.uint8))
+    assert refusal(tmp_path).startswith("data.target: images have no classes; allowed: two folders or more")
 
 
 def test_a_folder_that_describes_itself_as_elsewhere_is_refused(tmp_path: Path) -> None:

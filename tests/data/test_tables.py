@@ -225,10 +225,44 @@ def test_gaps_are_filled_with_a_number_or_refused(tmp_path: Path) -> None:
     assert refusal(path, target="price", inputs=["town"], missing="refuse") == (
         "data.inputs: column 'town', row 3: nothing (1 of 90 rows); allowed: text"
     )
-    nothing = houses().assign(rooms=np.nan)
-    assert refusal(parquet(path, nothing), target="price").startswith(
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_without_any_number_is_left_out_unless_it_is_named(tmp_path: Path, streaming: bool) -> None:
+    rows = houses()
+    for name, part in (("without", rows.drop(columns="rooms")), ("with", rows.assign(rooms=np.nan))):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            part.to_csv(tmp_path / name / f"{split}.csv", index=False)
+    expected = load(tmp_path / "without", target="price", streaming=streaming)
+    data = load(tmp_path / "with", target="price", streaming=streaming)
+    assert torch.equal(data.evaluation.x, expected.evaluation.x)
+    assert data.columns.left_out == ("rooms",)
+    assert data.warnings == ("data.inputs: columns without any number are left out: rooms",)
+    assert refusal(tmp_path / "with", target="price", inputs=["rooms"], streaming=streaming).startswith(
         "data.missing: 'mean' is not known of column 'rooms', which no training row has"
     )
+
+
+@pytest.mark.parametrize(
+    ("target", "warning"),
+    [
+        (
+            [f"{i:,} €" for i in range(3000, 3020)],
+            "'y' has 20 classes in 20 rows; for regression: plain numb",
+        ),
+        (list(range(20)), "'y' has 20 classes in 20 rows; for regression: data.task regression"),
+        ([7.5] * 20, "'y' is 7.5 in all training rows: there is nothing to learn"),
+        ([0, 1] * 10, None),
+    ],
+)
+def test_targets_from_which_nothing_is_learned_are_said(
+    tmp_path: Path, target: list[Any], warning: str | None
+) -> None:
+    rows = pd.DataFrame({"a": np.arange(20) % 7, "y": target})
+    found = load(parquet(tmp_path / "t.parquet", rows)).warnings
+    assert len(found) == (warning is not None)
+    assert all(line.startswith(f"data.target: column {warning}") for line in found)
 
 
 def test_several_targets_are_standardised_each(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, statu
     step = int(line.split("after step ")[1].split(",")[0])
     assert line == (
         f"interrupted: {number.name} after step {step}, saved in runs/run/checkpoints/step-{step}; "
-        "--run.name run --run.resume auto resumes it"
+        "--run.resume runs/run resumes it"
     )
     assert "Traceback" not in text
     assert "death signal" not in text

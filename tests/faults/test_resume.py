@@ -206,6 +206,8 @@ def test_a_branch_leaves_its_origin_alone():
         (["--model.base_width=5", "--run.accept_changes=[model]"],
          "model.base_width: 5 differs from the checkpoint's 4; allowed: the same"),
         (["--data.limit=700"], "data.limit: 700 differs from the checkpoint's None; " + NAMED),
+        (["--data.source=parity", "--data.eval_fraction=0.1"],
+         "data.source: 'parity' differs from the checkpoint's 'digits'; " + NAMED),
         (["--data.limit=700", "--run.accept_changes=[data.limit]"],
          "data.source: 'digits' has training samples 700, the checkpoint's data 1438; allowed: the same "
          "data, or data.source in run.accept_changes"),

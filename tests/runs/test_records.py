@@ -77,6 +77,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
         write_atomically(path, "\ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["summary.json"]
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "none/summary.json", "new")
+    assert caught.value.filename == str(tmp_path / "none/summary.json")
 
 
 def test_a_missing_metrics_file_is_named(tmp_path):

@@ -1,10 +1,12 @@
 """A run's trained network predicts what the trainer's own evaluation computed."""
 
 import json
+import os
 import re
 import shutil
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -210,6 +212,8 @@ def test_a_network_is_saved_and_loaded_bit_for_bit(tmp_path: Path, monkeypatch: 
     card = (tmp_path / "net/README.md").read_text()
     assert "library_name: scaled_sgd" in card
     assert "widths 5 × 2 × 6 × 2 (mup)" in card
+    with pytest.raises(UserError, match=r"has no config\.json; allowed: model/ of a run, or a folder"):
+        HomogeneousMLP.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="no folder 'nobody/nothing', and none on the hub"):
         HomogeneousMLP.from_pretrained("nobody/nothing", local_files_only=True)
 
@@ -392,6 +396,8 @@ def lines(name: str) -> pd.DataFrame:
     [
         (["predict", "nothing", "--data.source=digits", "--out=p.csv"], "load_run: 'nothing' is no folder"),
         (["predict", "nothing", "--data.source=digits", "--out=p.txt"], "--out: 'p.txt' is not usable"),
+        (["predict", "nothing", "--data.source=digits", "--out=x/p.csv"], "--out: 'x/p.csv' cannot be made"),
+        (["export", "nothing", "--format=onnx", "--out=x/p.onnx"], "--out: 'x/p.onnx' cannot be made"),
         (["evaluate", "nothing"], "the following arguments are required: --data.source"),
         (["runs", "--run.dir=nothing"], "run.dir: no folder 'nothing'"),
     ],
@@ -417,3 +423,31 @@ def test_two_processes_of_shards_write_the_model_of_one(tmp_path: Path) -> None:
         for mine, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
             torch.testing.assert_close(theirs, mine, rtol=1e-12, atol=1e-12)
         assert one.pipeline == two.pipeline
+
+
+def stopping(_accelerator: Any) -> None:
+    """Have the last process ended by a signal after step 3 of the coming run."""
+
+    def stop(_self: Progress, step: int) -> None:
+        if step == 3 and os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+
+    setattr(Progress, "after_step", stop)  # noqa: B010
+
+
+@pytest.mark.slow
+def test_runs_of_shards_that_a_signal_stops_have_their_network_so_far(tmp_path: Path) -> None:
+    strategies = ["fsdp2", "tensor", *(["zero3"] if find_spec("deepspeed") else [])]
+    arguments = (*SMALL, "--run.device=cpu", "--scaling.rule=norm", "--optim.steps=1000000")
+    runs = [(*arguments, f"--sharding.strategy={name}", f"--run.name={name}") for name in strategies]
+    for name, run in zip(strategies, run_all(runs, 2, prepare=stopping, where=tmp_path), strict=True):
+        folder = tmp_path / "runs" / name
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["status"], summary["strategy"]) == ("interrupted", name)
+        model = load_run(folder)
+        shutil.rmtree(folder / "model")
+        checkpoint = load_run(folder)  # all that a killed run has
+        for loaded in (model, checkpoint):
+            for mine, theirs in zip(loaded.model.parameters(), run.weights, strict=True):
+                assert torch.equal(mine, theirs)
+        assert model.pipeline == checkpoint.pipeline

@@ -47,7 +47,7 @@ def test_a_run_of_plain_sgd_is_followed_at_its_rate(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["runs/none"], "flow: 'runs/none' has no config.yaml; allowed: a run directory"),
+        (["runs/none"], "load_run: 'runs/none' is no folder; allowed: a run directory"),
         (["runs/small", "--step=7"], "--step: 7 has no checkpoint in 'runs/small/checkpoints'; allowed: 0"),
         (["runs/small", "--lr=nan"], "argument --lr: 'nan' is no finite number above 0; allowed: see"),
         (["runs/small", "--length=0"], "argument --length: 0 is no integer from 1; allowed: see"),

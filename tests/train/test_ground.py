@@ -63,8 +63,7 @@ def test_a_hangup_saves_and_ends_the_run(at_step_3, capfd):
     at_step_3(lambda: os.kill(os.getpid(), signal.SIGHUP))
     assert main(RUN) == 129
     assert last_line(capfd) == (
-        "interrupted: SIGHUP after step 4, saved in runs/r/checkpoints/step-4; "
-        "--run.name r --run.resume auto resumes it"
+        "interrupted: SIGHUP after step 4, saved in runs/r/checkpoints/step-4; --run.resume runs/r resumes it"
     )
     assert Path("runs/r/checkpoints/step-4/manifest.json").exists()
 

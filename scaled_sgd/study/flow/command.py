@@ -9,6 +9,7 @@ from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import run_folder
 from scaled_sgd.study.ending import Parser, run_command
 
 _DESCRIPTION = """\
@@ -36,7 +37,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         "--substeps", type=_positive, default=4, metavar="N", help="of the flows per step (4)"
     )
     parser.add_argument("--out", metavar="FOLDER", help="default: the run's name and -flow")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    run_folder(found.run)
+    return found
 
 
 def _natural(text: str) -> int:

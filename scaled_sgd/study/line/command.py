@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.text import escaped
+from scaled_sgd.runs.own_files import run_folder
 from scaled_sgd.study.ending import Parser, run_command
 
 _ENDS = (".svg", ".png", ".pdf")
@@ -56,6 +57,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         low, high = found.range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise UserError(f"--range: {low:g} {high:g} is not usable; allowed: two numbers in order")
+    run_folder(found.run)
     return found
 
 
