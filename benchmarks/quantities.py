@@ -1,10 +1,10 @@
 """Cost of every registered quantity of a run's diagnostics, in gradients of the same minibatch.
 
-    python -m benchmarks.quantities [--rounds 3] [--json results.json]
+    python -m benchmarks.quantities [--shape 32,7,256] [--rounds 3] [--only costs|runs] [--json results.json]
 
 One thread, float32, cross-entropy, by processor time. ``first``: of a run's first measurement, with signals.
 ``later``: after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole
-runs on digits with measurements every 20 steps, over the run without.
+runs of the experiment digits with measurements every 20 steps, over the run without.
 """
 
 import argparse
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from benchmarks.diagnostics import SHAPES, gradient, problem, train
+from benchmarks.diagnostics import gradient, problem, train
 from benchmarks.harness import Figure, Report, paired
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.config.parsing import from_dict
@@ -30,19 +31,15 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.study.small import engine
 
 LR = 0.5
-DIGITS: dict[str, Any] = {
-    "scaling": {"rule": "norm"},
-    "optim": {"lr": 4.0, "steps": 120},
-    "run": {"log_every": 10},
-}
-DEFAULT_SET, ALL = "digits, default set every 20 steps", "digits, all quantities every 20 steps"
-TARGETS = {DEFAULT_SET: 2.0, ALL: 12.0}
+DIGITS: dict[str, Any] = yaml.safe_load(Path("configs/experiments/digits.yaml").read_text(encoding="utf-8"))
+DEFAULT_SET, CHEAP, ALL = "default set", "default set, 128 samples", "all quantities"
+TARGETS = {DEFAULT_SET: 2.0, CHEAP: 2.0, ALL: 12.0}
 """Largest times that are aimed at, over the run without diagnostics."""
 
 
-def costs(shape: str, rounds: int) -> dict[str, Figure]:
+def costs(base_width: int, depth: int, samples: int, rounds: int) -> dict[str, Figure]:
     """Gradients of each quantity alone, at first and later."""
-    model, x, y = problem(**SHAPES[shape])
+    model, x, y = problem(base_width, depth, samples)
     train(model, x, y, 20)
     step = [-LR * g for g in gradient(model, x, y)]
     side = [1.0]
@@ -84,11 +81,11 @@ def costs(shape: str, rounds: int) -> dict[str, Figure]:
 
 def runs(rounds: int) -> dict[str, Figure]:
     """Time of runs on digits, over the one without diagnostics."""
-    every = list(QUANTITIES)
-    settings = {
-        "digits, no diagnostics": {},
+    settings: dict[str, dict[str, Any]] = {
+        "no diagnostics": {},
         DEFAULT_SET: {"every": 20},
-        ALL: {"every": 20, "quantities": every, "samples": "all"},
+        CHEAP: {"every": 20, "samples": 128},
+        ALL: {"every": 20, "quantities": list(QUANTITIES)},
     }
     data = load_data(from_dict(DIGITS).data, seed=0, quiet=True)
 
@@ -97,20 +94,25 @@ def runs(rounds: int) -> dict[str, Figure]:
             engine.train([from_dict(DIGITS | {"diagnostics": diagnostics})], [data], [Path(folder)])
 
     candidates = {name: partial(run, own) for name, own in settings.items()}
-    timed = paired(candidates, unit="digits, no diagnostics", rounds=rounds, clock=time.process_time)
+    timed = paired(candidates, unit="no diagnostics", rounds=rounds, clock=time.process_time)
     return {name: Figure(f.value, f.seconds, most=TARGETS.get(name)) for name, f in timed.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="32,7,256", help="base width, depth, samples")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["costs", "runs"])
     parser.add_argument("--json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     report = Report("quantities", "a gradient of the same minibatch, or the run without diagnostics")
-    shape = next(iter(SHAPES))
-    report.add({"case": shape, "threads": 1}, costs(shape, arguments.rounds))
-    report.add({"case": "digits", "threads": 1}, runs(max(1, arguments.rounds // 3)))
+    base_width, depth, samples = map(int, arguments.shape.split(","))
+    if arguments.only != "runs":
+        case = {"base width": base_width, "depth": depth, "samples": samples}
+        report.add(case, costs(base_width, depth, samples, arguments.rounds))
+    if arguments.only != "costs":
+        report.add({"run": "digits"}, runs(max(1, arguments.rounds // 3)))
     report.write(arguments.json)
 
 

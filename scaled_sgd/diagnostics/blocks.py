@@ -1,6 +1,6 @@
 """Each layer's diagonal block of the Hessian, and its part of an eigenvector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +8,13 @@ from torch import Tensor, nn
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.hessian import is_homogeneous
-from scaled_sgd.diagnostics.kernels import layer_kernels
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.generic import GenericVectors
-from scaled_sgd.diagnostics.operators.samples import SampleVectors
-from scaled_sgd.diagnostics.operators.weights import RowVectors
+from scaled_sgd.diagnostics.operators.layered import LayeredVectors
+from scaled_sgd.diagnostics.operators.outputs import OutputBlock, output_blocks, through_outputs
+from scaled_sgd.diagnostics.operators.space import WeightOperator
 from scaled_sgd.diagnostics.precision import without_autocast
-from scaled_sgd.diagnostics.trace import curvature_root
 from scaled_sgd.steps.minibatch import Minibatch
 
 _PRODUCTS = 10
@@ -54,65 +53,35 @@ def block_sharpness(
     Raises:
         UserError: invalid arguments.
     """
+    operators: Iterable[tuple[int, WeightOperator]]
     if is_homogeneous(model):
         if groups is not None:
             raise UserError("groups: blocks of a HomogeneousMLP are its layers; allowed here: None")
-        batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
-        if grams_are_smaller(batch):
-            return block_spectra(batch)[:, 0]
-        operators: list[Curvature] | list[GenericCurvature] = [
-            curvature(batch, layers=[k]) for k in range(1, batch.partition.depth + 1)
-        ]
+        operators = block_operators(Minibatch(model, x, y, loss=loss, chunk_size=chunk_size))
     else:
         groups = [[name] for name in GenericVectors(model).parameters] if groups is None else groups
-        operators = [GenericCurvature(model, x, y, loss=loss, only=names) for names in groups]
-    found = [
-        sharpness_of(operator, tolerance=tolerance, max_iterations=max_iterations, seed=seed)
-        for operator in operators
-    ]
-    return torch.stack([pairs.values[0] for pairs in found])
+        operators = (
+            (i, GenericCurvature(model, x, y, loss=loss, only=names)) for i, names in enumerate(groups)
+        )
+    found = {
+        i: sharpness_of(operator, tolerance=tolerance, max_iterations=max_iterations, seed=seed).values[0]
+        for i, operator in operators
+    }
+    return torch.stack([found[i] for i in sorted(found)])
 
 
-def grams_are_smaller(batch: Minibatch) -> bool:
-    """Whether :func:`block_spectra` holds and takes fewer multiplications than searches by Lanczos."""
-    if batch.chunked or batch.partition.activation.curved:
-        return False
-    widths, n = batch.partition.model.widths, batch.total
-    N = n * widths[-1]
-    grams = lanczos = 0
-    above = 0
-    for k in range(len(widths) - 1, 0, -1):
-        m_in, m_out = widths[k - 1 : k + 1]
-        grams += N * m_in * m_out + N * N * m_out + 3 * N**3
-        lanczos += _PRODUCTS * n * (2 * above + min(2 * m_in * m_out, n * m_out))
-        above += m_in * m_out
-    return grams < lanczos
+def block_operators(batch: Minibatch) -> Iterator[tuple[int, Curvature | OutputBlock]]:
+    """Every layer k with an operator that has the positive eigenvalues of H_kk, the cheapest to search."""
+    if through_outputs(batch, _PRODUCTS):
+        for block in output_blocks(batch):
+            yield block.k, block
+    else:
+        for k in range(1, batch.partition.depth + 1):
+            yield k, curvature(batch, layers=[k])
 
 
 @torch.no_grad()
-def block_spectra(batch: Minibatch) -> Tensor:
-    """Eigenvalues of each layer's H_kk, largest first, (l, n m_l), float64; some are 0.  [ours]
-
-    Outputs are linear in each single W_k while no activation changes sign, so that H_kk is the Gauss–Newton
-    block (for a smooth φ it is not), which has the non-zero eigenvalues of the Gram matrix over samples and
-    outputs
-
-        (α_k²/n) ⟨h_{k−1,i}, h_{k−1,j}⟩ ⟨δ^{(c)}_{k,i}, δ^{(d)}_{k,j}⟩,
-
-    with δ^{(c)}_l = s_c and ℓ'' = Σ_c s_c s_cᵀ.
-    """
-    s, partition = batch.first, batch.partition
-    roots = torch.stack([curvature_root(s, c) for c in range(s.f.shape[1])])
-    found = [
-        torch.linalg.eigvalsh(partition.sum(kernel).double() / batch.total).flip(0)
-        for _, kernel in layer_kernels(partition, s.h, s.gate, roots)
-    ]
-    return torch.stack(found[::-1])
-
-
-@torch.no_grad()
-def layer_shares(vectors: RowVectors | SampleVectors, v: Tensor) -> Tensor:
+def layer_shares(vectors: LayeredVectors, v: Tensor) -> Tensor:
     """‖V_k‖²/‖V‖² of each layer of a vector, (l,), float64."""
-    parts = zip(vectors.split(v), vectors.split(vectors.dual(v)), strict=True)
-    squares = vectors.sum(torch.stack([torch.dot(a, b) for a, b in parts]).double())
+    squares = vectors.squares(v, vectors.dual(v))
     return squares / squares.sum()

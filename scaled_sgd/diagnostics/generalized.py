@@ -29,9 +29,7 @@ class FrobeniusBall:
 
     def lengths(self, p: Tensor, dual: Tensor) -> Tensor:
         """‖p_k‖_F, (l,), float64, on the CPU."""
-        parts = zip(self._vectors.split(p), self._vectors.split(dual), strict=True)
-        squares = torch.stack([torch.dot(a, b).double() for a, b in parts])
-        return self._vectors.sum(squares).clamp(min=0).sqrt().cpu()
+        return self._vectors.squares(p, dual).sqrt().cpu()
 
     def scales(self, p: Tensor) -> Tensor:
         """ξ with max dᵀAd ≤ λ_max(Ξ^{1/2} A Ξ^{1/2}), the best one if p = A d of a largest d.  [ours]

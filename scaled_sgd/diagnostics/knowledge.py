@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scaled_sgd.parallel import Partition
+from scaled_sgd.steps.statistics import gram
 
 Array = NDArray[np.float64]
 
@@ -80,19 +81,23 @@ def _noise(squares: Array, L: int, M: int, ratio: float, edge: float) -> float:
         return float(high)
     for _ in range(4):
         grid = np.geomspace(low, high, 128)
-        place = int(np.argmin([_energy(squares / (M * sigma), L, ratio, edge, sigma) for sigma in grid]))
+        place = int(np.argmin(_energies(squares, M * grid, ratio, edge)))
         low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
     return float(grid[place])
 
 
-def _energy(x: Array, L: int, ratio: float, edge: float, sigma: float) -> float:
-    """The free energy at σ², up to a constant, from x = s²/(M σ²)."""
-    above = x[x > edge]
-    below = np.maximum(x[x <= edge], 1e-300)
-    shifted = above - (1 + ratio)
+def _energies(squares: Array, noise: Array, ratio: float, edge: float) -> Array:
+    """The free energy up to a constant at each M σ² in ``noise``, from descending s²."""
+    x = np.maximum(squares / noise[:, None], 1e-300)
+    energies = x - np.log(x)
+    some = slice(int((squares > noise[0] * edge).sum()))
+    top = np.maximum(x[:, some], edge)
+    shifted = top - (1 + ratio)
     tau = 0.5 * (shifted + np.sqrt(np.maximum(shifted**2 - 4 * ratio, 0)))
-    energy = (below - np.log(below)).sum() + (above - tau).sum()
-    return float(energy + np.log((tau + 1) / above).sum() + ratio * np.log(tau / ratio + 1).sum())
+    above = top - tau + np.log((tau + 1) / top) + ratio * np.log(tau / ratio + 1)
+    energies[:, some] = np.where(x[:, some] > edge, above, energies[:, some])
+    found: Array = energies.sum(1)
+    return found
 
 
 @torch.no_grad()
@@ -104,11 +109,11 @@ def singular_values(partition: Partition, k: int) -> Array:
     W = partition.local(k).double()
     m_in, m_out = partition.widths[k - 1 : k + 1]
     if m_in <= m_out:
-        K = partition.sum(W.T @ W)
+        K = partition.sum(gram(W.T))
     else:
         bounds = partition.offsets[k]
         whole = partition.ranks.gather(W, [b - a for a, b in pairwise(bounds)])
-        K = whole @ whole.T
+        K = gram(whole)
     values: Tensor = torch.linalg.eigvalsh(K.nan_to_num(0, 0, 0)).clamp(min=0).sqrt() + 0 * K.sum()
     return values.cpu().numpy()
 

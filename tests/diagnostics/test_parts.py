@@ -18,8 +18,9 @@ from scaled_sgd.diagnostics import (
     sharpness,
 )
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
-from scaled_sgd.diagnostics.blocks import block_spectra, grams_are_smaller, layer_shares
+from scaled_sgd.diagnostics.blocks import layer_shares
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
+from scaled_sgd.diagnostics.operators.outputs import output_blocks, through_outputs
 from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.trace import gauss_newton_trace
 from tests.diagnostics.strategies import problems, seeds
@@ -89,20 +90,25 @@ def test_the_trace_is_that_of_the_gauss_newton_part(problem: Problem) -> None:
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 def test_gram_matrices_over_samples_and_outputs_have_the_spectra_of_the_blocks(loss: str) -> None:
     p = make_problem(loss=loss, samples=4, base_width=5, activation=(0.3, 0.8))
-    found = block_spectra(Minibatch(p.model, p.x, p.y, loss=loss))
-    start = 0
-    for row, size in zip(found, sizes(p), strict=True):
-        block = full_hessian(p)[start : start + size, start : start + size]
-        start += size
-        shared = min(size, found.shape[1])
-        wanted = torch.linalg.eigvalsh(block).flip(0)
-        torch.testing.assert_close(row[:shared], wanted[:shared], rtol=1e-9, atol=1e-12)
+    edges = torch.tensor([0, *sizes(p)]).cumsum(0).tolist()
+    for block in output_blocks(Minibatch(p.model, p.x, p.y, loss=loss)):
+        own = slice(*edges[block.k - 1 : block.k + 1])
+        units = torch.eye(block.vectors.size, dtype=torch.float64)
+        gram = torch.stack([block.multiply(unit, torch.empty_like(unit)) for unit in units])
+        whole = full_hessian(p)[own, own]
+        wanted = torch.linalg.eigvalsh(whole)
+        shared = min(len(wanted), len(gram))
+        values, turned = torch.linalg.eigh(gram)
+        torch.testing.assert_close(values.flip(0)[:shared], wanted.flip(0)[:shared], rtol=1e-9, atol=1e-12)
+        top = to_flat(block.vectors.expand(turned[:, -1]))
+        assert float(top.norm()) == pytest.approx(1)
+        torch.testing.assert_close(whole @ top, values[-1] * top, rtol=1e-9, atol=1e-12)
 
 
-def test_block_sharpness_by_lanczos_and_by_gram_matrices_is_that_of_the_dense_blocks() -> None:
-    for samples, outputs, by_grams in ((2, 1, True), (40, 6, False)):
+def test_block_sharpness_over_outputs_and_over_weights_is_that_of_the_dense_blocks() -> None:
+    for samples, outputs, by_outputs in ((2, 1, True), (40, 60, False)):
         p = make_problem(samples=samples, outputs=outputs, base_width=12, loss="mse")
-        assert grams_are_smaller(Minibatch(p.model, p.x, p.y, loss="mse")) is by_grams
+        assert through_outputs(Minibatch(p.model, p.x, p.y, loss="mse"), 10) is by_outputs
         found = block_sharpness(p.model, p.x, p.y, loss="mse", tolerance=1e-9)
         H, edges = full_gauss_newton(p), torch.tensor([0, *sizes(p)]).cumsum(0).tolist()
         wanted = [torch.linalg.eigvalsh(H[a:b, a:b])[-1] for a, b in itertools.pairwise(edges)]

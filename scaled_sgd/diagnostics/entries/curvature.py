@@ -138,6 +138,6 @@ BLOCKS = Measured(
         ),
     ),
     ("probe",),
-    cost=50,
-    source="theory §5; ours: blocks by Gram matrices",
+    cost=8,
+    source="theory §5; ours: blocks over samples and outputs",
 )

@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, factor_cost
-from scaled_sgd.diagnostics.operators.r_operator import Part, r_operator
-from scaled_sgd.diagnostics.operators.weights import (
-    RowVectors,
-    SpaceName,
-    layer_bytes,
-    over_length,
-    slots_of,
-    unit,
-)
+from scaled_sgd.diagnostics.operators.layered import LayeredVectors, layer_bytes
+from scaled_sgd.diagnostics.operators.weights import RowVectors, SpaceName, over_length, unit
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import Signals, run_signals
@@ -60,14 +53,14 @@ class SampleBlock(FactorBlock):
         return P, Q
 
 
-class SampleVectors:
-    """Like :class:`RowVectors` with all layers in factors, for replicas on several processes."""
+class SampleVectors(LayeredVectors):
+    """All layers in factors, for replicas on several processes. Products take no communication."""
 
     identity_dual = False
+    blocks: list[SampleBlock]
 
     def __init__(self, batch: Minibatch, *, both: bool = True, layers: Sequence[int] | None = None) -> None:
         self.partition, self._ranks = batch.partition, batch.partition.ranks
-        self.dtype, self.device = self.partition.dtype, self.partition.device
         widths = self.partition.model.widths
         layers = range(1, self.partition.depth + 1) if layers is None else layers
         self.weight_bytes = layer_bytes(self.partition, layers)
@@ -77,6 +70,7 @@ class SampleVectors:
         self._own = slice(offsets[self._ranks.rank], offsets[self._ranks.rank + 1])
         x, y = batch.x[self._own], batch.targets[self._own]
         self._signals = s = run_signals(alone, x, y, loss=batch.loss, total=batch.total)
+        self.chunks = (s,)
         self.blocks = [
             SampleBlock(
                 s,
@@ -89,21 +83,6 @@ class SampleVectors:
         ]
         self._columns = [(widths[b.k], widths[b.k - 1] if b.both else 0) for b in self.blocks]
         self.size = sum(block.size for block in self.blocks)
-
-    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """A vector's layers, as flat views."""
-        return torch.split(flat, [block.size for block in self.blocks])
-
-    def sum(self, t: Tensor) -> Tensor:
-        """Sum ``t`` over the processes, in place."""
-        return self._ranks.sum(t)
-
-    @torch.no_grad()
-    def product(self, part: Part, roots: Sequence[float], dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of Ξ^{1/2} C Ξ^{1/2} times the vector whose dual is given. No communication."""
-        slots = slots_of(self.blocks, self.split(dual), self.split(out), roots)
-        r_operator(self._signals, slots, part=part, onto=0.0)
-        return out
 
     @torch.no_grad()
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
@@ -127,25 +106,8 @@ class SampleVectors:
         whole = [torch.cat(rows) for rows in zip(*parts, strict=True)]
         return list(zip(whole[::2], whole[1::2], strict=True))
 
-    @torch.no_grad()
-    def gradient(self, roots: Sequence[float]) -> Tensor:
-        """Ξ^{1/2} times the gradient."""
-        flat, s = torch.zeros(self.size, dtype=self.dtype, device=self.device), self._signals
-        for block, v in zip(self.blocks, self.split(flat), strict=True):
-            scale = roots[block.k - 1] * self.partition.multiplier(block.k) / s.total
-            block.put_backward(s, v, s.delta[block.k], scale, 0.0)
-        return flat
-
-    def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
-        """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor."""
-        square = self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())
-        length = square.clamp(min=torch.finfo(self.dtype).tiny).sqrt()
-        return self._draw(seed, roots, (2 * len(self.blocks)) ** 0.5 / length)
-
-    def random(self, seed: int) -> Tensor:
-        """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed."""
-        none = torch.zeros((), dtype=self.dtype, device=self.device)
-        return self._draw(seed, [0.0] * self.partition.depth, none)
+    def _gradient_square(self) -> Tensor:
+        return self.sum(torch.stack([block.gradient_square for block in self.blocks]).sum())
 
     @torch.no_grad()
     def _draw(self, seed: int, roots: Sequence[float], gradient_weight: Tensor) -> Tensor:

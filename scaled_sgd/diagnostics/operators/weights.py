@@ -9,8 +9,7 @@ from torch import Tensor
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.start import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
-from scaled_sgd.diagnostics.operators.r_operator import Part, Slot, r_operator
-from scaled_sgd.parallel import Partition
+from scaled_sgd.diagnostics.operators.layered import LayeredVectors, layer_bytes
 from scaled_sgd.steps.minibatch import Minibatch
 
 SpaceName = Literal["auto", "dense", "factor"]
@@ -22,7 +21,7 @@ def check_space(name: object) -> None:
         raise UserError(f"space: {name!r} is unknown; allowed: {', '.join(get_args(SpaceName))}")
 
 
-class RowVectors:
+class RowVectors(LayeredVectors):
     """Flat vectors over the weights of a network, by rows of every W_k.
 
     Set up once for any number of products. A vector concatenates this process's blocks of all layers.
@@ -55,13 +54,11 @@ class RowVectors:
         check_space(space)
         if space == "factor" and batch.chunked:
             raise UserError("space: 'factor' needs the batch in one piece; allowed with chunk_size: 'dense'")
-        self.batch = batch
+        self.batch = self.chunks = batch
         self.partition = batch.partition
-        self.dtype, self.device = self.partition.dtype, self.partition.device
         layers = range(1, self.partition.depth + 1) if layers is None else layers
         self.blocks = [self._block(k, space, both=both and k > layers[0]) for k in layers]
-        self._sizes = [block.size for block in self.blocks]
-        self.size = sum(self._sizes)
+        self.size = sum(block.size for block in self.blocks)
         self.weight_bytes = layer_bytes(self.partition, layers)
         self.identity_dual = all(isinstance(block, DenseBlock) for block in self.blocks)
 
@@ -72,22 +69,6 @@ class RowVectors:
         if space == "factor" or (space == "auto" and cheaper):
             return FactorBlock(self.batch.first, k, both=both)
         return DenseBlock(self.partition, k, both=both)
-
-    def split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """A vector's layers, as flat views."""
-        return torch.split(flat, self._sizes)
-
-    def sum(self, t: Tensor) -> Tensor:
-        """Sum ``t`` over the processes, in place."""
-        return self.partition.sum(t)
-
-    @torch.no_grad()
-    def product(self, part: Part, roots: Sequence[float], dual: Tensor, out: Tensor) -> Tensor:
-        """Coefficients of Ξ^{1/2} C Ξ^{1/2} times the vector whose dual is given, into ``out``."""
-        slots = slots_of(self.blocks, self.split(dual), self.split(out), roots)
-        for i, signals in enumerate(self.batch):
-            r_operator(signals, slots, part=part, onto=float(i > 0))
-        return out
 
     @torch.no_grad()
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
@@ -109,35 +90,9 @@ class RowVectors:
                 to.copy_(v)
         return out
 
-    @torch.no_grad()
-    def gradient(self, roots: Sequence[float]) -> Tensor:
-        """Ξ^{1/2} times the gradient."""
-        flat = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for i, s in enumerate(self.batch):
-            for block, v in zip(self.blocks, self.split(flat), strict=True):
-                scale = roots[block.k - 1] * self.partition.multiplier(block.k) / s.total
-                block.put_backward(s, v, s.delta[block.k], scale, float(i > 0))
-        return flat
-
-    def near_gradient(self, seed: int, roots: Sequence[float]) -> Tensor:
-        """Ξ^{1/2} times the gradient, plus a random vector of about the gradient's norm, up to a factor.
-
-        The gradient leans towards the top eigenvectors; the random part ensures that none is missed.
-        """
-        tiny = torch.finfo(self.dtype).tiny
+    def _gradient_square(self) -> Tensor:
         squares = self.batch.statistics.gradient_squares
-        square = torch.stack([squares[block.k - 1] for block in self.blocks]).sum()
-        length = square.to(self.dtype).clamp(min=tiny).sqrt()
-        return self._draw(seed, roots, (2 * len(self.blocks)) ** 0.5 / length)
-
-    def random(self, seed: int) -> Tensor:
-        """P_kᵀ h_{k−1} + δ_kᵀ Q_k with random P and Q that depend only on the seed, in any space.
-
-        P and Q are outer products of Gaussian vectors: cheap, and with the second moments of Gaussian
-        matrices up to a factor, so that no direction within a layer is favoured. Each term has norm 1.
-        """
-        none = torch.zeros((), dtype=self.dtype, device=self.device)
-        return self._draw(seed, [0.0] * self.partition.depth, none)
+        return torch.stack([squares[block.k - 1] for block in self.blocks]).sum()
 
     @torch.no_grad()
     def _draw(self, seed: int, roots: Sequence[float], gradient_weight: Tensor) -> Tensor:
@@ -179,22 +134,6 @@ class RowVectors:
             else v.view(self.partition.width(block.k), self.partition.model.widths[block.k - 1])
             for block, v in zip(self.blocks, self.split(flat), strict=True)
         ]
-
-
-def layer_bytes(partition: Partition, layers: Sequence[int]) -> int:
-    """Size of the weights of some layers, over all processes."""
-    widths = partition.model.widths
-    return sum(widths[k - 1] * widths[k] for k in layers) * (torch.finfo(partition.dtype).bits // 8)
-
-
-def slots_of(
-    blocks: Sequence[Block], duals: Sequence[Tensor], outs: Sequence[Tensor], roots: Sequence[float]
-) -> list[Slot]:
-    """The slots of a product, from √ξ of all layers."""
-    return [
-        Slot(block, dual, out, roots[block.k - 1])
-        for block, dual, out in zip(blocks, duals, outs, strict=True)
-    ]
 
 
 def over_length(t: Tensor, length: Tensor) -> Tensor:

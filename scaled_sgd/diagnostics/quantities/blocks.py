@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from scaled_sgd.diagnostics.blocks import block_spectra, grams_are_smaller, layer_shares
+from scaled_sgd.diagnostics.blocks import block_operators, layer_shares
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 
@@ -19,11 +18,8 @@ class Blocks(Searching):
         """``block_sharpness`` and ``top_vector_shares``."""
         probe = context.probe
         operator, whole = self._searches.hessian(context)
-        layers = range(1, probe.partition.depth + 1)
-        if grams_are_smaller(probe):
-            sharpness = block_spectra(probe)[:, 0].tolist()
-        else:
-            found = [self._searches.top(f"layer.{k}", curvature(probe, layers=[k])) for k in layers]
-            sharpness = [float(pairs.values[0]) for pairs in found]
+        found = {
+            k: float(self._searches.top(f"layer.{k}", block).values[0]) for k, block in block_operators(probe)
+        }
         shares = layer_shares(operator.vectors, whole.vectors[0])
-        return {"block_sharpness": sharpness, "top_vector_shares": shares.tolist()}
+        return {"block_sharpness": [found[k] for k in sorted(found)], "top_vector_shares": shares.tolist()}

@@ -1,15 +1,19 @@
 """The largest curvature among directions in the norm of the step, on the probe (arXiv 2603.05002)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.algorithms.ascent import Ascent, Touch, ascend
 from scaled_sgd.diagnostics.directions import direction_norms
+from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.generalized import FrobeniusBall, SpectralBall
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
+from scaled_sgd.diagnostics.operators.weights import over_length
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows
@@ -46,8 +50,7 @@ class GeneralizedSharpness(Searching):
             ball = FrobeniusBall(operator.vectors, radii)
             found = self._best(operator, ball.touch, top)
             slope = float(radii @ probe.statistics.gradient_squares.double().sqrt().cpu())
-            roots = roots_of(ball.scales(found.product))
-            bound = float(self._searches.top("bound", replace(operator, roots=roots)).values[0])
+            bound = self._bound(operator, roots_of(ball.scales(found.product)), found.product)
         else:
             operator, top = curvature(probe, space="dense"), flat_rows(pairs.expand())
             partition = probe.partition
@@ -63,6 +66,19 @@ class GeneralizedSharpness(Searching):
             "generalized_sharpness_bound": bound,
             "generalized_edge_ratio": taken.rate * found.value / (2 * slope) if defined else None,
         }
+
+    def _bound(self, operator: Curvature, roots: Sequence[float], product: Tensor) -> float:
+        """λ_max(Ξ^{1/2} H Ξ^{1/2}), searched from Ξ^{1/2} H d, its eigenvector where S is known, and others.
+
+        Others weigh as much, for d may belong to a smaller eigenvalue.
+        """
+        vectors, scaled = operator.vectors, replace(operator, roots=roots)
+        y = torch.cat([part * root for part, root in zip(vectors.split(product), roots, strict=True)])
+        both = torch.stack([y, scaled.start(0)])
+        squares = torch.stack([torch.dot(v, vectors.dual(v)) for v in both])
+        start = over_length(both, vectors.sum(squares).sqrt()[:, None])
+        pairs = sharpness_of(scaled, tolerance=self._tolerance, warm_start=start)
+        return float(pairs.values[0])
 
     def _best(self, operator: Curvature, touch: Touch, top: Tensor) -> Ascent:
         """The better ascent of those from about the gradient and from the top eigenvector."""
