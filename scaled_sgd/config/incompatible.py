@@ -1,6 +1,8 @@
 """Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
 
-from scaled_sgd.config.combination import Combination, by_rule, by_strategy, unless, when
+from functools import partial
+
+from scaled_sgd.config.combination import Allowed, Combination, by_rule, by_strategy, unless, when
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
@@ -21,6 +23,10 @@ def _layers_to(depth: int) -> Holds:
         return not isinstance(layers, list) or (bool(layers) and max(layers) <= depth)
 
     return Holds(are_there, f"all, last or numbers of layers from 1 to {depth}")
+
+
+def _if_not_0(allowed: Allowed, number: float | None) -> Allowed:
+    return allowed if number else None
 
 
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
@@ -212,7 +218,7 @@ COMBINATIONS = (
         "without factors it is optim.weight_decay",
     ),
     *(
-        Combination(key, "optim.frobenius_decay", unless(0.0, allowed), reason)
+        Combination(key, "optim.frobenius_decay", partial(_if_not_0, allowed), reason)
         for key, allowed, reason in (
             ("optim.update", ("auto", "fused"), "gradients of autograd do not have it"),
             ("optim.optimizer", ("sgd",), "others step by gradients of autograd"),

@@ -1,4 +1,4 @@
-"""Which layers are factorised, and the widths of their factors: numbers only, no tensors (theory §10).
+"""Which layers are factorised, and the widths of their factors: numbers only, no tensors (theory §11).
 
 Khodak, Tenenholtz, Mackey, Fusi, arXiv 2105.01029: W = U Vᵀ of rank r. Vᵀ and U are two layers with the
 identity between them, so that all formulas of a network hold for them.

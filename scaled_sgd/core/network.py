@@ -107,7 +107,7 @@ class HomogeneousMLP(nn.Module):
         parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
         output_scale: γ; the network is f/γ, as the last multiplier is α_l/γ (theory §1).
         rank: r of layers W_j = U_j V_jᵀ, two weight matrices with the identity between them, where j < l and
-            both widths are at least r (theory §10); None: no layer is factorised.
+            both widths are at least r (theory §11); None: no layer is factorised.
         factor_start: ``"spectral"``: factors start as the best approximation of rank r of the W_j that is
             drawn without ``rank``; ``"drawn"``: each like an ordinary layer.
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
@@ -207,7 +207,7 @@ class HomogeneousMLP(nn.Module):
 
     @property
     def product_squares(self) -> dict[int, float]:
-        """c² for the place k of each Vᵀ, where c U Vᵀ is the W that the factors stand for (theory §10)."""
+        """c² for the place k of each Vᵀ, where c U Vᵀ is the W that the factors stand for (theory §11)."""
         found = {}
         for k, j in self.factored.pairs.items():
             alpha = layer_constants(self.parameterization, j, self.factored.ordinary).multiplier

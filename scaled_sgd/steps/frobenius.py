@@ -1,4 +1,4 @@
-"""Frobenius decay: the gradient of λ/2 ‖W‖_F² for layers W = U Vᵀ (arXiv 2105.01029; theory §10)."""
+"""Frobenius decay: the gradient of λ/2 ‖W‖_F² for layers W = U Vᵀ (arXiv 2105.01029; theory §11)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
