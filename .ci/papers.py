@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from scaled_sgd.study.claims.paper import Judged, Paper, judge, read_claims, read_paper, verdict_of
+from scaled_sgd.study.claims.paper import Paper, read_claims, read_paper
+from scaled_sgd.study.claims.verdict import Judged, judge, verdict_of
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.words import number
 from scaled_sgd.study.grid.study_file import named_studies

@@ -115,6 +115,15 @@ def _nup(fan_in: int, fan_out: int, _is_input: bool, is_output: bool) -> LayerCo
     return LayerConstants(fan_in**-0.5, 1.0, fan_out**0.5)
 
 
+def _nup_relative(fan_in: int, fan_out: int, _is_input: bool, is_output: bool) -> LayerConstants:
+    """Our derivation: a step whose singular values all are ω_k / l has at most 1/l of the norm of W_k(0).
+
+    They are √(m_k m_{k−1}) and ω_k √min(m_k, m_{k−1}) / l. Equal to νP if widths grow, from m_1 ≥ m_0 on.
+    """
+    found = _nup(fan_in, fan_out, False, is_output)
+    return replace(found, layer_weight=max(fan_in, fan_out) ** 0.5)
+
+
 def _ntp(fan_in: int, _fan_out: int, _is_input: bool, _is_output: bool) -> LayerConstants:
     return LayerConstants(fan_in**-0.5, 1.0, 1.0)
 
@@ -136,6 +145,13 @@ def _mup(fan_in: int, fan_out: int, is_input: bool, is_output: bool) -> LayerCon
     return LayerConstants(1.0, fan_in**-0.5, (fan_out / fan_in) ** 0.5)
 
 
+def _mup_normalized(fan_in: int, fan_out: int, is_input: bool, is_output: bool) -> LayerConstants:
+    """μP for inputs of norm √m_0 divided by it: the first layer's kernel does not grow with m_0 (ours)."""
+    if is_input:
+        return LayerConstants((fan_out / fan_in) ** 0.5, fan_out**-0.5, 1.0)
+    return _mup(fan_in, fan_out, is_input, is_output)
+
+
 PARAMETERIZATIONS: Registry[Parameterization] = Registry("parameterization")
 for _entry in (
     Parameterization(
@@ -147,6 +163,15 @@ for _entry in (
         omega="√m_k; output √m_{l−1}",
         remark="ours, after the published goals",
     ),
+    Parameterization(
+        "nup_relative",
+        "νP relative",
+        _nup_relative,
+        alpha="m_{k−1}^{−1/2}; output 1/m_{l−1}",
+        std="1",
+        omega="√max(m_k, m_{k−1})",
+        remark="ours, for `spectral` in networks with m_1 < m_0",
+    ),
     Parameterization("ntp", "NTP", _ntp, alpha="m_{k−1}^{−1/2}", std="1", omega="1"),
     Parameterization("sp", "SP", _sp, alpha="1", std="m_{k−1}^{−1/2}", omega="1"),
     Parameterization(
@@ -157,6 +182,15 @@ for _entry in (
         std="m_{k−1}^{−1/2}; input (m_0 m_1)^{−1/2}",
         omega="√(m_k/m_{k−1}); input m_0^{−1/2}; output 1",
         remark="SGD, one learning rate for all layers",
+    ),
+    Parameterization(
+        "mup_normalized",
+        "μP normalised",
+        _mup_normalized,
+        alpha="1; input √(m_1/m_0); output m_{l−1}^{−1/2}",
+        std="m_{k−1}^{−1/2}; input m_1^{−1/2}",
+        omega="√(m_k/m_{k−1}); input and output 1",
+        remark="as μP, for inputs of norm 1: its best rate does not move with m_0",
     ),
 ):
     PARAMETERIZATIONS.add(_entry.name, _entry)

@@ -72,6 +72,25 @@ def test_a_unit_step_moves_every_layer_alike_under_nup_and_mup(parameterization)
         assert reach == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("first", [8, 100])
+def test_equal_singular_values_move_every_layer_by_its_share_of_its_norm_under_relative_nup(first):
+    widths = width_pattern(64, 10, depth=5, base_width=first)
+    for k in range(1, 6):
+        constants = layer_constants("nup_relative", k, widths)
+        rank, size = min(widths[k - 1 : k + 1]), widths[k] * widths[k - 1]
+        assert constants.layer_weight * rank**0.5 == pytest.approx(constants.init_std * size**0.5)
+        if first > 64:
+            assert constants == layer_constants("nup", k, widths)
+
+
+def test_the_first_layer_of_normalised_mup_does_not_see_the_input_dimension():
+    narrow, wide = (layer_constants("mup_normalized", 1, (m_0, 32, 10)) for m_0 in (4, 784))
+    usual = layer_constants("mup", 1, (784, 32, 10))
+    assert narrow.multiplier**2 * 4 == pytest.approx(wide.multiplier**2 * 784)
+    assert wide.multiplier * wide.init_std == pytest.approx(usual.multiplier * usual.init_std)
+    assert wide.multiplier * wide.layer_weight == pytest.approx(usual.multiplier * usual.layer_weight)
+
+
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS.names)
 def test_hidden_preactivations_start_with_unit_variance(parameterization):
     widths = width_pattern(64, 10, depth=4, base_width=8)

@@ -7,8 +7,9 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import load
-from scaled_sgd.study.claims.paper import Verdict, judge, read_claims, read_paper, verdict_of
+from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.claims.quantity import MEASURES
+from scaled_sgd.study.claims.verdict import Verdict, judge, verdict_of
 from scaled_sgd.study.figures import draw_figures
 from scaled_sgd.study.grid.figures import check_figures
 from scaled_sgd.study.grid.study_file import read_study

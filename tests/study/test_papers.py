@@ -6,7 +6,8 @@ import pytest
 import yaml
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from scaled_sgd.study.claims.paper import judge, read_claims, read_paper
+from scaled_sgd.study.claims.paper import read_claims, read_paper
+from scaled_sgd.study.claims.verdict import judge
 from scaled_sgd.study.figures import draw_figures
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study

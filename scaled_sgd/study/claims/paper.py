@@ -1,28 +1,15 @@
-"""The ``paper`` and the ``claims`` of a study file, and the verdict on each claim."""
+"""The ``paper`` and the ``claims`` of a study file."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.claims.quantity import RunQuantity, read_quantity
 
-if TYPE_CHECKING:
-    from scaled_sgd.study.tables.collect import Collected
-
 _PAPER = ("cite", "arxiv", "differs", "full", "remark")
 _CLAIM = ("says", "measure", "column", "where", "along", "take", "expect")
-
-
-class Verdict(StrEnum):
-    """Whether what a paper says came out."""
-
-    AGREES = "agrees"
-    PARTLY = "partly"
-    DOES_NOT = "does not"
-    UNKNOWN = "no number"
 
 
 @dataclass(frozen=True)
@@ -43,21 +30,6 @@ class PaperClaim:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A claim with the number that came out, NaN where its runs are missing."""
-
-    claim: PaperClaim
-    value: float
-
-    @property
-    def verdict(self) -> Verdict:
-        """Whether the number is in the range."""
-        if math.isnan(self.value):
-            return Verdict.UNKNOWN
-        return Verdict.AGREES if self.claim.low <= self.value <= self.claim.high else Verdict.DOES_NOT
-
-
-@dataclass(frozen=True)
 class Paper:
     """The paper that a study repeats.
 
@@ -74,21 +46,6 @@ class Paper:
     differs: str
     full: str
     remark: str
-
-
-def verdict_of(judged: Sequence[Judged]) -> Verdict:
-    """The verdict on a paper: ``partly`` where some agree and others do not or have no number."""
-    verdicts = {one.verdict for one in judged}
-    if Verdict.AGREES in verdicts:
-        return Verdict.AGREES if len(verdicts) == 1 else Verdict.PARTLY
-    return Verdict.DOES_NOT if Verdict.DOES_NOT in verdicts else Verdict.UNKNOWN
-
-
-def judge(claims: Sequence[PaperClaim], collected: "Collected") -> list[Judged]:
-    """Every claim with its number."""
-    from scaled_sgd.study.claims.taking import taken
-
-    return [Judged(claim, taken(claim.quantity, collected)) for claim in claims]
 
 
 def read_paper(found: object) -> Paper | None:

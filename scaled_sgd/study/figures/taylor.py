@@ -17,7 +17,7 @@ from scaled_sgd.study.figures.reading.words import count, number, sentence_of, s
 _TITLE = "Does the Taylor polynomial of a step predict what the loss does?"
 _COLUMNS = ("predicted_loss", STEP_LOSS, "loss_after")
 _MOST_POINTS = 1500
-_CLASSES = ("before the edge", "beyond the edge", "edge not measured")
+_CLASSES = ("before the edge", "beyond the edge", "of unmeasured edge")
 
 
 def lacks(view: View) -> str:

@@ -17,7 +17,8 @@ from scaled_sgd.config.yaml_files import read_yaml
 from scaled_sgd.core.text import escaped
 from scaled_sgd.runs.own_files import delete, make_folder
 from scaled_sgd.runs.records import replace_file, write_atomically
-from scaled_sgd.study.claims.paper import PaperClaim, judge, read_claims, read_paper, verdict_of
+from scaled_sgd.study.claims.paper import PaperClaim, read_claims, read_paper
+from scaled_sgd.study.claims.verdict import judge, verdict_of
 from scaled_sgd.study.figures import Drawn, draw_figures
 from scaled_sgd.study.figures.reading.view import WIDTH
 from scaled_sgd.study.figures.reading.words import axis_label, count, listing, number, value_label
