@@ -35,7 +35,9 @@ class Factored:
         most = max(map(min, self.ordinary[:-2], self.ordinary[1:-1]), default=0)
         if self.rank > most:
             allowed = f"1 to {most}" if most else "null, since the last layer is never factorised"
-            raise UserError(f"rank: {self.rank!r} is above the smaller width of every layer; allowed: {allowed}")
+            raise UserError(
+                f"rank: {self.rank!r} is above the smaller width of every layer; allowed: {allowed}"
+            )
 
     @property
     def depth(self) -> int:

@@ -14,8 +14,8 @@ from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.factored import Factored
 from scaled_sgd.core.numbers import check_integer, check_number
-from scaled_sgd.core.piecewise_linear import LINEAR
 from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
+from scaled_sgd.core.piecewise_linear import LINEAR
 from scaled_sgd.core.registry import load
 from scaled_sgd.core.start import outputs_at_start, rows_at_start
 from scaled_sgd.core.storage import STORAGE

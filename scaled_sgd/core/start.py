@@ -109,7 +109,14 @@ def rows_at_start(network: DrawnNetwork, k: int, start: int, stop: int) -> Tenso
 
 @lru_cache(maxsize=1)
 def _spectral_pair(
-    seed: int, j: int, fan_in: int, fan_out: int, std: float, alpha: float, alphas: tuple[float, float], r: int
+    seed: int,
+    j: int,
+    fan_in: int,
+    fan_out: int,
+    std: float,
+    alpha: float,
+    alphas: tuple[float, float],
+    r: int,
 ) -> tuple[Tensor, Tensor]:
     """Weights Vᵀ (r, m_{j−1}) and U (m_j, r), float32, with α_U U α_V Vᵀ ≈ α_j W_j of step 0.
 

@@ -13,13 +13,13 @@ from scaled_sgd.steps.update import Number
 class FrobeniusDecay:
     """λc² U (VᵀV) for U and λc² (UᵀU) Vᵀ for Vᵀ, with c U Vᵀ the W that the factors stand for.
 
-    c is their multipliers' product over that of the layer without factors, 1 in the standard parameterization.
+    c is the product of their multipliers over that of the layer without factors, 1 under SP.
 
     Attributes:
         networks: the networks.
         number: λ; (B, 1, 1) for a stack.
         grams: for every factor, c² times the Gram matrix (…, r, r) of the other one before the step.
-        firsts: V (…, m_{k−1}, r) of each Vᵀ, complete on every process; a view of the weights if there is one.
+        firsts: V (…, m_{k−1}, r) of each Vᵀ, complete; a view of the weights on one process.
     """
 
     networks: Networks

@@ -35,7 +35,7 @@ class Networks(Protocol):
     def activation(self) -> Activation: ...  # noqa: D102
     @property
     def product_squares(self) -> Mapping[int, Tensor]:
-        """c² of each Vᵀ's place, () or (B, 1, 1), float64, where c U Vᵀ is the W that the factors stand for."""
+        """c² of each Vᵀ's place, () or (B, 1, 1), float64; c U Vᵀ is the W that the factors stand for."""
         ...
 
     def activation_at(self, k: int) -> Activation:

@@ -64,7 +64,9 @@ class Update:
 
     def apply(self, k: int, W: Tensor, add: AddTo) -> None:
         """Update this process's rows of W_k by the direction that ``add`` adds; ``k`` selects v_k."""
-        decay, pull, pulled = self.weight_decay, None, 0.0
+        decay: Number = self.weight_decay
+        pull: Tensor | None = None
+        pulled: Number = 0.0
         if self.frobenius is not None:
             pull, pulled = self.frobenius.pull(k), self.frobenius.number
             decay = decay + pulled if pull is None else decay

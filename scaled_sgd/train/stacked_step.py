@@ -78,7 +78,15 @@ class StackedStep:
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some networks only, in the same order."""
         index = self.stack.keep(rows)
-        for name in ("_momentum", "_weight_decay", "_frobenius", "_clip_norm", "_normalize", "_clipped", "_frozen"):
+        for name in (
+            "_momentum",
+            "_weight_decay",
+            "_frobenius",
+            "_clip_norm",
+            "_normalize",
+            "_clipped",
+            "_frozen",
+        ):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])

@@ -77,7 +77,9 @@ CASES = [
     for strategy in (*EXACT, *ZERO)
     for processes in (1, 2, 4)
     for feature in FEATURES
-    if not (strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "factored", "bf16_fused"))
+    if not (
+        strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "factored", "bf16_fused")
+    )
 ]
 """ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
 
@@ -109,7 +111,11 @@ def arguments(strategy: str, feature: str) -> tuple[str, ...]:
 @cache
 def reference(feature: str, dtype: str) -> Finished:
     """Replicas, that is plain training by autograd, on one process."""
-    own = ("--sharding.strategy=ddp",) if feature in FUSED else ("--optim.update=autograd", "--sharding.strategy=ddp")
+    own = (
+        ("--sharding.strategy=ddp",)
+        if feature in FUSED
+        else ("--optim.update=autograd", "--sharding.strategy=ddp")
+    )
     (run,) = run_all([(*BASE, f"--model.dtype={dtype}", *FEATURES[feature], *own)], 1)
     return run
 

@@ -100,7 +100,9 @@ def test_networks_of_a_stack_decay_each_by_its_own():
     for p, number in zip(alone, numbers, strict=True):
         partition = Partition.of(p.model)
         decay = FrobeniusDecay.of(partition, number) if number else None
-        take_step(partition, p.x, p.y, loss=get_loss(p.loss), direct=plain, update=Update(LR, frobenius=decay))
+        take_step(
+            partition, p.x, p.y, loss=get_loss(p.loss), direct=plain, update=Update(LR, frobenius=decay)
+        )
     stack = Stack([p.model for p in problems])
     number = torch.tensor(numbers, dtype=torch.float64)[:, None, None]
     lr = torch.full((2, 1, 1), LR, dtype=torch.float64)

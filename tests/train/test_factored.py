@@ -1,5 +1,6 @@
 """``model.rank`` in runs: trainer, small runs, stacks, what is stored of them, and what is refused."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -74,10 +75,15 @@ def test_trainer_small_runs_and_stacks_take_the_same_steps(tmp_path):
 @pytest.mark.parametrize("decay", ["--optim.weight_decay=0.02", "--optim.clip_norm=0.5"])
 def test_fused_steps_and_autograd_agree_on_factors(decay):
     options = ("--optim.frobenius_decay=0", decay, "--diagnostics.every=0", "--checkpoint.every_steps=null")
-    fused, autograd = (train(update, *options, f"--optim.update={update}") for update in ("fused", "autograd"))
+    fused, autograd = (
+        train(update, *options, f"--optim.update={update}") for update in ("fused", "autograd")
+    )
     for found, row in zip(fused, autograd, strict=True):
         for name in row.keys() & {"loss", "eval_loss"}:
             assert found[name] == pytest.approx(row[name], rel=1e-12)
+
+
+FROBENIUS = ("--model.rank=2", "--optim.frobenius_decay=1")
 
 
 @pytest.mark.parametrize(
@@ -85,11 +91,11 @@ def test_fused_steps_and_autograd_agree_on_factors(decay):
     [
         (["--optim.frobenius_decay=0.1"], "optim.frobenius_decay: 0.1 .* allowed: 0.0 with model.rank null"),
         (["--model.factor_start=drawn"], "model.factor_start: 'drawn' .* allowed: spectral with model.rank"),
-        (["--model.rank=2", "--optim.clip_norm=1", "--optim.clip_layers=[1]"], "optim.clip_layers: .*1.* last"),
-        (["--model.rank=2", "--optim.frobenius_decay=1", "--optim.accumulation=2"], "optim.accumulation: 2 is"),
-        (["--model.rank=2", "--optim.frobenius_decay=1", "--optim.optimizer=adamw"], "optim.optimizer: 'adamw'"),
-        (["--model.rank=2", "--optim.frobenius_decay=1", "--optim.schedule=edge"], "optim.schedule: 'edge' is"),
-        (["--model.rank=2", "--optim.frobenius_decay=1", "--sharding.strategy=zero2"], "sharding.strategy: 'zero"),
+        (["--model.rank=2", "--optim.clip_norm=1", "--optim.clip_layers=[1]"], "optim.clip_layers: .* last"),
+        ([*FROBENIUS, "--optim.accumulation=2"], "optim.accumulation: 2 is"),
+        ([*FROBENIUS, "--optim.optimizer=adamw"], "optim.optimizer: 'adamw'"),
+        ([*FROBENIUS, "--optim.schedule=edge"], "optim.schedule: 'edge' is"),
+        ([*FROBENIUS, "--sharding.strategy=zero2"], "sharding.strategy: 'zero"),
     ],
 )  # fmt: skip
 def test_what_factors_cannot_is_refused_in_one_line(options, line):
@@ -113,7 +119,7 @@ def test_the_planner_counts_factors():
         for options in ([], ["--model.rank=5"], ["--model.rank=5", "--optim.frobenius_decay=0.1"])
     )
     widths = (784, 100, 400, 900, 1600, 2500)
-    assert plain.held_bytes == 4 * (sum(a * b for a, b in zip(widths, widths[1:], strict=False)) + 25_000)
-    assert factored.held_bytes == 4 * (5 * sum(a + b for a, b in zip(widths, widths[1:], strict=False)) + 25_000)
+    assert plain.held_bytes == 4 * (sum(a * b for a, b in itertools.pairwise(widths)) + 25_000)
+    assert factored.held_bytes == 4 * (5 * sum(a + b for a, b in itertools.pairwise(widths)) + 25_000)
     # Five pairs of Gram matrices, and what is added to the largest factor.
     assert decayed.peak_bytes - factored.peak_bytes == 4 * (5 * 2 * 25 + 5 * 2500)

@@ -12,7 +12,7 @@ _SECTIONS = ("model", "optim", "scaling")
 
 
 def step_bytes(row: pd.Series) -> float:
-    """Peak of a fused step on one process: weights, optimizer, signals. ``row`` is one of the table of runs."""
+    """Peak of a fused step on one process: weights, optimizer, signals; of a row of the table of runs."""
     sections: dict[str, Any] = {"loss": row["config.loss"]}
     for name, value in row.items():
         _, section, key = f"{name}..".split(".")[:3]
