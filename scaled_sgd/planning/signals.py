@@ -1,9 +1,9 @@
 """Signal memory of an autograd step (torch 2.9 to 2.13).
 
 A product saves its input α_k h_{k−1}, an activation its input z_k; tanh saves h_k instead, which the next
-product has if α_{k+1} = 1. Between factors there is no activation. In the
-backward pass a layer holds δ_k, the new gradient and δ_k W_k beside what
-the layers below have saved; the forward pass never needs more.
+product has if α_{k+1} = 1. Between factors there is no activation. In the backward pass a layer
+holds δ_k, the new gradient and δ_k W_k beside what the layers below have saved; the forward pass never needs
+more.
 """
 
 import math
