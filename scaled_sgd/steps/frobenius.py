@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scaled_sgd.steps.networks import Networks
@@ -28,6 +29,7 @@ class FrobeniusDecay:
     firsts: Mapping[int, Tensor]
 
     @classmethod
+    @torch.no_grad()
     def of(cls, networks: Networks, number: Number) -> "FrobeniusDecay":
         """The decay of weights as they are now. Collective if processes hold rows of them."""
         grams: dict[int, Tensor] = {}
