@@ -49,6 +49,7 @@ with tempfile.TemporaryDirectory() as folder:
         "optim.lr": "8",
         "optim.steps": STEPS,
         "diagnostics.every": "20",
+        "diagnostics.sharpness": "false",
         "diagnostics.quantities": "[largest_weights]",
         "run.dir": folder,
         "run.name": "own",

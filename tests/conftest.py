@@ -1,6 +1,7 @@
 """Settings of the whole suite."""
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -43,10 +44,17 @@ LONG = (
     "test_against_measured.py",
     "test_processes.py",
     "test_accelerate_configs.py",
-    "test_readme.py",
     "test_figures.py",
+    "test_papers.py",
+    "test_readme.py",
+    "test_batched.py",
+    "test_data.py",
+    "test_collect.py",
+    "test_pieces.py",
+    "test_engine.py",
+    "test_steps.py",
 )
-"""Files whose tests take longest, first."""
+"""Files whose tests take longest, first: those of ``make test``, then those of ``make quick``."""
 
 
 def pytest_configure():
@@ -58,6 +66,17 @@ def pytest_configure():
 def pytest_xdist_auto_num_workers(config):
     """More than cores where processes are started: a test waits half of its time for them."""
     return cores() + (0 if "not slow" in config.option.markexpr else 2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: no search for garbage there, neither now nor beside the tests."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items):
@@ -103,6 +122,12 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", check)
     monkeypatch.setattr(BaseProcess, "start", refuse)
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits_for_the_disk(monkeypatch):
+    """No power fails while tests run in this process; what is no open file is refused as ever."""
+    monkeypatch.setattr(os, "fsync", os.fstat)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from accelerate.state import AcceleratorState
 
-from benchmarks.tables import houses
 from scaled_sgd.cli import main
 from tests.launching import REPOSITORY, environment
 
@@ -61,6 +60,8 @@ def test_make_train_reaches_95_percent_on_held_out_digits(tmp_path):
 
 @pytest.mark.usefixtures("fresh_world")
 def test_the_recipe_for_new_data_is_followed_in_five_lines(tmp_path, capsys):
+    from benchmarks.tables import houses
+
     rows = houses(60).rename(columns={"target": "price"})
     rows.to_csv("houses.csv", index=False)
     rows.to_csv("unseen.csv", index=False)

@@ -18,7 +18,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 
 from scaled_sgd.config import DataConfig
 from scaled_sgd.core.errors import UserError
@@ -45,6 +44,8 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
 
 @pytest.mark.parametrize("found", [True, False])
 def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
     if not found:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     read = read_digits.__wrapped__
@@ -302,7 +303,7 @@ def test_any_http_status_counts_as_an_answer_and_silence_does_not(monkeypatch: p
             pass
 
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         assert hub_is_reachable()
         server.shutdown()
@@ -312,7 +313,7 @@ def test_any_http_status_counts_as_an_answer_and_silence_does_not(monkeypatch: p
         monkeypatch.setattr(
             "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}"
         )
-        assert not hub_is_reachable(timeout=0.5)
+        assert not hub_is_reachable(timeout=0.1)
 
 
 @given(st.integers(0, 1000), st.integers(1, 40))
@@ -370,11 +371,14 @@ def shards(folder: Path, *, images: bool) -> Path:
     return folder
 
 
-@pytest.fixture(params=["resident", "stream", "image stream"])
-def train(request: pytest.FixtureRequest, tmp_path: Path) -> Resident | Stream:
-    folder = shards(tmp_path / "shards", images=request.param == "image stream")
+@pytest.fixture(scope="module", params=["resident", "stream", "image stream"])
+def train(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Resident | Stream:
+    place = tmp_path_factory.mktemp("train")
     streaming = request.param != "resident"
-    return load(folder, eval_split="test", streaming=streaming, shuffle_buffer=16).train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", place / "cache")
+        folder = shards(place / "shards", images=request.param == "image stream")
+        return load(folder, eval_split="test", streaming=streaming, shuffle_buffer=16).train
 
 
 def test_minibatches_do_not_depend_on_the_number_of_processes(train: Resident | Stream) -> None:

@@ -2,11 +2,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, mean_squared_error
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.metrics import load_metrics
@@ -31,7 +29,7 @@ class {name}(evaluate.Metric):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(cache))
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(cache))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     return cache
@@ -44,6 +42,8 @@ def script(folder: Path, name: str, result: str) -> str:
 
 
 def test_accuracy_takes_outputs_or_ids() -> None:
+    from sklearn.metrics import accuracy_score
+
     torch.manual_seed(0)
     outputs, y = torch.randn(200, 5), torch.randint(0, 5, (200,))
     metrics = load_metrics(["accuracy"], "classification")
@@ -55,6 +55,8 @@ def test_accuracy_takes_outputs_or_ids() -> None:
 
 @pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 3)])
 def test_mse_is_the_mean_over_samples_and_entries(shape: tuple[int, ...]) -> None:
+    from sklearn.metrics import mean_squared_error
+
     torch.manual_seed(0)
     f, y = torch.randn(shape), torch.randn(shape)
     found = load_metrics(["mse"], "regression").compute(f, y)
@@ -84,12 +86,14 @@ def test_results_are_the_same_without_evaluate() -> None:
 
 def test_the_built_in_metrics_need_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file" / "metrics"))
     ids = torch.tensor([0, 1, 2, 0])
     assert load_metrics(["accuracy"], "classification").compute(torch.eye(4), ids) == {"accuracy": 0.75}
 
 
 def test_the_built_in_metrics_are_evaluate_modules() -> None:
+    import evaluate
+
     from scaled_sgd.data.metrics.modules import Accuracy, MeanSquaredError
 
     assert issubclass(Accuracy, evaluate.Metric)
@@ -146,6 +150,8 @@ def test_a_broken_script_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_hub_is_told() -> None:
+    import evaluate
+
     with pytest.raises(
         UserError, match=r"run\.metrics: cannot reach the Hugging Face hub for 'f1'; allowed without"
     ):

@@ -10,10 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.compose import make_column_transformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from scaled_sgd import load_run
 from scaled_sgd.config import DataConfig
@@ -59,6 +55,11 @@ def splits(folder: Path, suffix: str = "csv") -> tuple[pd.DataFrame, pd.DataFram
 
 def by_scikit_learn(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray[Any, Any]:
     """Numbers standardised with gaps at the mean, one number a text, and a constant as large as a row."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     made = make_column_transformer(
         (make_pipeline(SimpleImputer(), StandardScaler()), NUMBERS),
         (OneHotEncoder(handle_unknown="ignore", sparse_output=False), TEXTS),
@@ -76,6 +77,8 @@ def by_scikit_learn(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray[Any, 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_inputs_are_those_of_scikit_learns_transformers(tmp_path: Path, suffix: str, streaming: bool) -> None:
+    from sklearn.preprocessing import StandardScaler
+
     train, test = splits(tmp_path / "d", suffix)
     data = load(tmp_path / "d", target="price", streaming=streaming)
     assert data.config.eval_split == "test"

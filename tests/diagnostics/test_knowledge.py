@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
 
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch
@@ -37,6 +36,8 @@ def test_noise_knows_nothing_and_what_stands_out_of_it_is_found(shape):
 
 
 def test_the_variance_is_that_of_a_scalar_search():
+    from scipy.optimize import minimize_scalar
+
     shape, L, M = (40, 100), 40, 100
     s = np.linalg.svd(spiked(shape, [60.0, 30.0], noise=0.7), compute_uv=False)
     a = L / M

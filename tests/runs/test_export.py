@@ -47,6 +47,7 @@ def test_every_format_of_the_command_has_a_writer():
     assert set(WRITERS) == set(FORMATS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kinds", "prices"])
 def test_a_program_gives_the_predictions_of_the_run(folder, name, capsys):
     path = export(folder, name, "pt2")

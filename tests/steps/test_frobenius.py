@@ -1,5 +1,8 @@
 """Steps of factorised layers against autograd on U Vᵀ, and Frobenius decay against its penalty."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,3 +120,49 @@ def test_networks_of_a_stack_decay_each_by_its_own():
     for p, other in zip(problems, alone, strict=True):
         for W, V in zip(p.model.parameters(), other.model.parameters(), strict=True):
             torch.testing.assert_close(W, V, rtol=1e-12, atol=1e-14)
+
+
+class Pair:
+    """Two processes as two threads: their sum and their gather."""
+
+    size, members = 2, (0, 1)
+
+    def __init__(self, rank: int, held: list[Tensor], barrier: threading.Barrier) -> None:
+        self.rank, self._held, self._barrier = rank, held, barrier
+
+    def _all(self, t: Tensor) -> list[Tensor]:
+        self._held[self.rank] = t.clone()
+        self._barrier.wait()
+        found = list(self._held)
+        self._barrier.wait()
+        return found
+
+    def sum(self, t: Tensor) -> Tensor:
+        return t.copy_(sum(self._all(t)))
+
+    def gather(self, t: Tensor, sizes: list[int]) -> Tensor:
+        parts = self._all(t)
+        assert [len(part) for part in parts] == sizes
+        return torch.cat(parts)
+
+
+def test_processes_that_hold_rows_find_their_rows_of_the_decay():
+    model = problem("nup").model
+    one, held, barrier = Partition.of(model), [torch.empty(0)] * 2, threading.Barrier(2, timeout=60)
+    whole = FrobeniusDecay.of(one, LAMBDA)
+
+    @torch.no_grad()
+    def rows_of(rank: int) -> dict[int, tuple[slice, Tensor | None]]:
+        offsets = tuple((0, -(-m // 2), m) for m in model.widths)
+        own = replace(one, ranks=Pair(rank, held, barrier), offsets=offsets)
+        decay = FrobeniusDecay.of(own, LAMBDA)
+        return {k: (own.columns(k), decay.pull(k)) for k in range(1, model.depth + 1)}
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(rows_of, (0, 1)))
+    for k in range(1, model.depth):
+        wanted = whole.pull(k)
+        assert wanted is not None
+        for columns, rows in (own[k] for own in found):
+            torch.testing.assert_close(rows, wanted[columns], rtol=1e-12, atol=1e-14)
+    assert all(own[model.depth][1] is None for own in found)

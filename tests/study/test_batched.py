@@ -21,7 +21,7 @@ SMALL = from_dict({
     "model": {"depth": 4, "base_width": 3, "dtype": "float64"},
     "optim": {"lr": 0.5, "steps": 9, "batch_size": 400},
     "scaling": {"rule": "norm"},
-    "diagnostics": {"every": 8, "samples": 20, "tolerance": 1e-10},
+    "diagnostics": {"every": 8, "samples": 20, "tolerance": 1e-7},
     "run": {"log_every": 2, "eval_every": 5, "device": "cpu"},
 })  # fmt: skip
 
@@ -99,12 +99,14 @@ def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tm
 @pytest.mark.parametrize(
     ("runs", "activation", "sharpness"),
     [
-        (WITH_MOMENTUM, "abs", True),
+        (WITH_MOMENTUM, "gelu", True),
         (WITHOUT, (1.0, 0.3), False),
         (WITH_MATRICES, "relu", False),
         (CENTERED, "relu", True),
-        (WITH_MOMENTUM, "tanh", False),
-        (WITHOUT, "gelu", True),
+        (WITHOUT, "tanh", False),
+        pytest.param(WITH_MOMENTUM, "abs", True, marks=pytest.mark.full),
+        pytest.param(WITH_MOMENTUM, "tanh", False, marks=pytest.mark.full),
+        pytest.param(WITHOUT, "gelu", True, marks=pytest.mark.full),
     ],
 )
 def test_runs_that_update_in_several_ways_have_the_numbers_of_each_alone(

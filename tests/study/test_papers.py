@@ -29,6 +29,7 @@ def shelf():
     return DataShelf()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_paper_is_repeated_in_a_tiny_size(name, tmp_path, shelf, monkeypatch):
     # Placing panels takes longer than drawing them.

@@ -145,6 +145,7 @@ def test_nothing_of_the_machine_is_in_what_one_commits(page):
         assert str(page.parent.parent) not in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_report_written_twice_is_the_same(tmp_path):
     folder = make_study(tmp_path / "s", AXES, outcome)
     path = write_report(folder, ["methods"])

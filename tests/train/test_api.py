@@ -6,12 +6,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.datasets import load_iris
-from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.metrics import r2_score
-from sklearn.model_selection import train_test_split
 
-from benchmarks import tables
 from scaled_sgd import load_run
 from scaled_sgd.cli import main
 from scaled_sgd.config import Config, ModelConfig, OptimConfig, RunConfig
@@ -26,10 +21,14 @@ SMALL = {"depth": 3, "base_width": 4}
 
 def houses(n: int) -> pd.DataFrame:
     """Prices around 1e5 from columns of scales 1 to 1e4, one constant, one text, with gaps."""
+    from benchmarks import tables
+
     return tables.houses(n).rename(columns={"target": "price"})
 
 
 def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
+    from sklearn.metrics import r2_score
+
     rows = houses(400)
     config = {"data": {"target": "price"}, "model": SMALL, "optim": {"steps": 60}, "run": {"name": "h"}}
     run = train(config, data=rows)
@@ -65,6 +64,8 @@ def test_a_configuration_with_its_defaults_trains() -> None:
 
 
 def test_a_bunch_of_scikit_learn_has_its_names() -> None:
+    from sklearn.datasets import load_iris
+
     run = train({"model": SMALL, "optim": {"steps": 60}}, data=load_iris())
     assert run.classes == ("setosa", "versicolor", "virginica")
     assert (
@@ -78,6 +79,9 @@ def test_a_source_beside_data_in_memory_is_refused() -> None:
 
 
 def test_a_small_network_is_as_good_as_other_tools_on_a_small_table() -> None:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+    from sklearn.model_selection import train_test_split
+
     train_rows, test_rows = train_test_split(houses(1500), test_size=0.25, random_state=0)
     data = datasets.DatasetDict(
         {
@@ -98,6 +102,8 @@ def test_a_small_network_is_as_good_as_other_tools_on_a_small_table() -> None:
 @pytest.mark.slow
 @pytest.mark.full
 def test_a_plain_command_is_as_good_as_other_tools_on_a_table(tmp_path: Path) -> None:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     rows = houses(4000)
     rows.to_csv("houses.csv", index=False)
     assert main(["train", "--data.source=houses.csv", "--data.target=price", "--run.name=h"]) == 0

@@ -62,6 +62,7 @@ class StandIn:
     ],
 )
 def test_a_captured_run_has_the_numbers_of_a_plain_one(options, monkeypatch):
+    options = ("--diagnostics.sharpness=false", *options)
     _, plain = train("plain", *options)
     stand_in = StandIn()
     monkeypatch.setattr(trainer, "capture_for", lambda *_: stand_in)
@@ -73,6 +74,7 @@ def test_a_captured_run_has_the_numbers_of_a_plain_one(options, monkeypatch):
 
 def test_divergence_is_found_at_its_step_and_layer(monkeypatch, capsys):
     options = ("--optim.lr=1e4", "--scaling.rule=none", "--optim.steps=40", "--model.activation=abs")
+    options += ("--diagnostics.sharpness=false",)
     found = []
     for name, stand_in in (("plain", None), ("captured", StandIn())):
         monkeypatch.setattr(trainer, "capture_for", lambda *_, stand_in=stand_in: stand_in)
@@ -112,9 +114,8 @@ def test_a_step_reads_no_number_on_the_host(rule):
 @pytest.mark.parametrize("stacked", [WITH_MOMENTUM, SEEDS_AND_RULES])
 def test_stacked_runs_are_captured_again_when_one_leaves(stacked, monkeypatch, tmp_path):
     lost = {**stacked[0], "scaling.rule": "none", "optim.lr": 1e3}
-    configs = [
-        changed({**changes, "model.activation": "abs", "optim.steps": 16}) for changes in (*stacked, lost)
-    ]
+    base = {"model.activation": "abs", "optim.steps": 16, "diagnostics.sharpness": False}
+    configs = [changed({**changes, **base}) for changes in (*stacked, lost)]
     data = [data_of(config.run.seed) for config in configs]
     ends = []
     for name, capture in (("plain", None), ("captured", StandIn())):

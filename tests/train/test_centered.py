@@ -55,6 +55,12 @@ def test_a_run_starts_at_0_and_is_stored_with_its_start(loss, tmp_path):
     stored, early = run.model(x), load_run("runs/run/checkpoints/step-6").model
     assert run.model.centered
     torch.testing.assert_close(early(x), stored)
+
+
+@pytest.mark.slow
+def test_an_exported_network_starts_at_0_too():
+    train("run", "--diagnostics.every=0")
+    run = load_run("runs/run")
     assert command(["export", "runs/run", "--format", "pt2", "--out", "out.pt2"]) == 0
     rows_in = torch.rand(4, 64, dtype=torch.float64)
     outputs = torch.export.load(Path("out.pt2")).module()(rows_in)[0]

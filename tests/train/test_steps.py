@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("fresh_world")
 SMALL = (
     "--scaling.rule=norm",
     "--model.depth=3", "--model.base_width=4", "--optim.lr=0.5", "--optim.steps=9", "--optim.batch_size=400",
-    "--run.log_every=1", "--model.dtype=float64", "--diagnostics.every=4", "--diagnostics.samples=20",
+    "--run.log_every=1", "--model.dtype=float64", "--diagnostics.every=8", "--diagnostics.samples=20",
     "--diagnostics.tolerance=1e-7", "--run.eval_every=3",
 )  # fmt: skip
 
@@ -90,6 +90,7 @@ def test_the_predicted_loss_is_that_of_the_step_that_is_taken(options):
         "--optim.lr=0.01",
         "--scaling.rule=none",
         "--diagnostics.every=1",
+        "--diagnostics.sharpness=false",
     )
     for row in (row for row in rows if "taylor" in row):
         change = row["loss_after"] - row["loss"]
@@ -105,6 +106,7 @@ def test_a_fused_run_that_blows_up_ends_as_that_by_autograd_does(lr, activation,
     options = (
         f"--optim.lr={lr}",
         "--scaling.rule=none",
+        "--diagnostics.sharpness=false",
         f"--model.activation={activation}",
         f"--loss={loss}",
     )

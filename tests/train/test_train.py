@@ -34,11 +34,11 @@ def rows(name):
 
 
 def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
-    network = ["--model.base_width=16", "--model.activation=abs"]
-    assert main([*network, "--optim.steps=200", "--run.name=first"]) == 0
+    network = ["--model.base_width=8", "--model.activation=abs"]
+    assert main([*network, "--optim.steps=150", "--run.name=first"]) == 0
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["accuracy"] > 0.9
-    assert summary["widths"] == [64, 16, 64, 144, 256, 400, 10]
+    assert summary["widths"] == [64, 8, 32, 72, 128, 200, 10]
     assert summary["world_size"] == 1
     printed = capsys.readouterr().out
     for line in ("train loss", "eval loss", "accuracy", "run directory  runs/first"):
@@ -51,7 +51,7 @@ def test_a_run_learns_digits_and_leaves_its_records(tmp_path, capsys):
     assert {"step", "epoch", "samples", "lr", "loss", "grad_norm", "seconds", "scales"} <= set(logged[0])
     assert len(logged[0]["scales"]) == 6
     config = yaml.safe_load((tmp_path / "runs/first/config.yaml").read_text())
-    assert config["model"]["base_width"] == 16
+    assert config["model"]["base_width"] == 8
     assert config["scaling"]["rule"] == "spectral"
 
 
