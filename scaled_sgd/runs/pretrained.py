@@ -136,9 +136,11 @@ def network_in(folder: Path, config: Mapping[str, Any], *, follow: bool = True) 
         raise damaged(folder, f"{WEIGHTS} is not there, or not a file")
     try:
         with safe_open(path, framework="pt") as file:
-            # One matrix a layer, two a factorised one.
-            if not len(file.keys()) / 2 <= config["depth"] <= len(file.keys()):
-                raise damaged(folder, f"{WEIGHTS} has {len(file.keys())} tensors, not {config['depth']!r}")
+            count, depth = len(file.keys()), config["depth"]
+            # A factorised layer has two.
+            fits = depth <= count if config.get("rank") is not None else depth == count
+            if not fits:
+                raise damaged(folder, f"{WEIGHTS} has {count} tensors, not {depth!r}")
             network = HomogeneousMLP(
                 **{name: config[name] for name in _ARGUMENTS},
                 output_scale=config.get("output_scale", 1.0),
@@ -147,8 +149,8 @@ def network_in(folder: Path, config: Mapping[str, Any], *, follow: bool = True) 
                 device="meta",
                 dtype=dtype,
             )
-            if len(file.keys()) != network.depth:
-                raise damaged(folder, f"{WEIGHTS} has {len(file.keys())} tensors, not {network.depth}")
+            if count != network.depth:
+                raise damaged(folder, f"{WEIGHTS} has {count} tensors, not {network.depth}")
             network.centered = config.get("centered", False) is True
             for k, layer in enumerate(network.scaled_layers, start=1):
                 held = file.get_slice(_name(k))
