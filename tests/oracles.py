@@ -32,6 +32,7 @@ def make_problem(
     activation: str | tuple[float, float] = "relu",
     parameterization: str = "ntp",
     output_scale: float = 1.0,
+    rank: int | None = None,
     loss: str = "cross_entropy",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
@@ -47,6 +48,7 @@ def make_problem(
         activation=activation,
         parameterization=parameterization,
         output_scale=output_scale,
+        rank=rank,
         seed=seed,
         dtype=dtype,
     )

@@ -1,6 +1,8 @@
 """Incompatible keys, each combination stated once; checks, ``auto``, planner and docs read this table."""
 
-from scaled_sgd.config.combination import Combination, by_rule, by_strategy, unless, when
+from functools import partial
+
+from scaled_sgd.config.combination import Allowed, Combination, by_rule, by_strategy, unless, when
 from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.optimizers import OPTIMIZERS, Optimizer
@@ -23,6 +25,10 @@ def _layers_to(depth: int) -> Holds:
     return Holds(are_there, f"all, last or numbers of layers from 1 to {depth}")
 
 
+def _if_not_0(allowed: Allowed, number: float | None) -> Allowed:
+    return allowed if number else None
+
+
 def _strategies_for(optimizer: Optimizer) -> tuple[str, ...]:
     return tuple(
         can.name
@@ -35,7 +41,7 @@ COMBINATIONS = (
     *(
         # Their product fits float32 too.
         Combination(key, "model.dtype", when("float32", Within(0, most)), "a step must fit the weights' type")
-        for key, most in (("optim.lr", 1e30), ("optim.weight_decay", 1e8))
+        for key, most in (("optim.lr", 1e30), ("optim.weight_decay", 1e8), ("optim.frobenius_decay", 1e8))
     ),
     Combination(
         "run.precision", "model.dtype", unless("float32", ("no",)), "mixed precision is of float32 weights"
@@ -197,6 +203,31 @@ COMBINATIONS = (
         "model.depth",
         lambda depth: _layers_to(depth) if isinstance(depth, int) else None,
         "they are layers of the network",
+    ),
+    Combination(
+        "optim.clip_layers",
+        "model.rank",
+        unless(None, ("all", "last")),
+        "numbers would be those of factors",
+    ),
+    Combination("model.factor_start", "model.rank", when(None, ("spectral",)), "there are no factors"),
+    Combination(
+        "optim.frobenius_decay",
+        "model.rank",
+        when(None, (0.0,)),
+        "without factors it is optim.weight_decay",
+    ),
+    *(
+        Combination(key, "optim.frobenius_decay", partial(_if_not_0, allowed), reason)
+        for key, allowed, reason in (
+            ("optim.update", ("auto", "fused"), "gradients of autograd do not have it"),
+            ("optim.optimizer", ("sgd",), "others step by gradients of autograd"),
+            ("sharding.strategy", ("auto", *_FUSED), "it needs a fused step"),
+            ("optim.accumulation", (1,), "it needs a fused step"),
+            ("sharding.activation_checkpointing", (False,), "it needs a fused step"),
+            ("optim.schedule", ("constant", "linear", "cosine", "adas"), "the edge is without it"),
+            ("optim.lr_in_edges", (None,), "the edge is without it"),
+        )
     ),
     Combination("optim.steps", "optim.epochs", unless(None, (None,)), "one of the two says how long"),
     *(

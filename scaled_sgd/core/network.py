@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.arguments import FLOATS
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.factored import Factored
 from scaled_sgd.core.numbers import check_integer, check_number
 from scaled_sgd.core.parameterization import MAX_WIDTH, layer_constants, width_pattern
+from scaled_sgd.core.piecewise_linear import LINEAR
 from scaled_sgd.core.registry import load
-from scaled_sgd.core.start import initial_rows, outputs_at_start
+from scaled_sgd.core.start import outputs_at_start, rows_at_start
 from scaled_sgd.core.storage import STORAGE
 
 _COPIED_ELEMENTS = 1 << 23
@@ -39,7 +41,7 @@ class ScaledLinear(nn.Module):
     Attributes:
         weight: W_k, shape (m_k, m_{k−1}).
         multiplier: α_k.
-        init_std: standard deviation of the entries of W_k at step 0.
+        init_std: standard deviation of the entries of W_k at step 0, if they are drawn.
         layer_weight: ω_k of the scaling rules (theory §3).
 
     Raises:
@@ -104,12 +106,18 @@ class HomogeneousMLP(nn.Module):
             ``"softplus"``, ``"swish"``, …, or a pair (a, b), normalised to a² + b² = 1.
         parameterization: a registered name: ``"nup"``, ``"ntp"``, ``"sp"``, ``"mup"``, …
         output_scale: γ; the network is f/γ, as the last multiplier is α_l/γ (theory §1).
+        rank: r of layers W_j = U_j V_jᵀ, two weight matrices with the identity between them, where j < l and
+            both widths are at least r (theory §11); None: no layer is factorised.
+        factor_start: ``"spectral"``: factors start as the best approximation of rank r of the W_j that is
+            drawn without ``rank``; ``"drawn"``: each like an ordinary layer.
         seed: fixes the initial weights for any processes, devices and precision; None draws a seed from
             torch's global generator.
         device: ``"meta"`` leaves weights empty until :meth:`reset_parameters`.
         dtype: of the weights; torch's default dtype when None.
 
     Attributes:
+        widths: (m_0, …, m_l); with ``rank`` those of all weight matrices, (m_0, r, m_1, …).
+        factored: which of them are factors.
         centered: subtract the outputs f_0 at step 0, whose weights are drawn again for each call; set it
             before training.
         activation_checkpointing: keep the signals of every √l-th layer only and recompute the others in the
@@ -130,14 +138,21 @@ class HomogeneousMLP(nn.Module):
         activation: str | tuple[float, float] | Activation = "relu",
         parameterization: str = "nup",
         output_scale: float = 1.0,
+        rank: int | None = None,
+        factor_start: Literal["spectral", "drawn"] = "spectral",
         seed: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.widths = width_pattern(
+        ordinary = width_pattern(
             in_features, out_features, depth=depth, base_width=base_width, exponent=width_exponent
         )
+        self.factored = Factored(ordinary, rank)
+        self.widths = self.factored.widths
+        if factor_start not in ("spectral", "drawn"):
+            raise UserError(f"factor_start: {factor_start!r} is unknown; allowed: spectral, drawn")
+        self.factor_start = factor_start
         self.base_width, self.width_exponent = base_width, width_exponent
         self.activation = Activation.of(activation)
         self.parameterization = parameterization
@@ -148,14 +163,15 @@ class HomogeneousMLP(nn.Module):
         check_integer("seed", seed, least=0, most=2**63 - 1)
         self.seed = seed
         layers: list[ScaledLinear] = []
-        for k in range(1, depth + 1):
+        for k in range(1, len(self.widths)):
             constants = layer_constants(parameterization, k, self.widths, output_scale)
+            behind = LINEAR if k == 1 else self.activation_at(k - 1)
             layers.append(
                 ScaledLinear(
                     self.widths[k - 1],
                     self.widths[k],
                     multiplier=constants.multiplier,
-                    init_std=constants.init_std * (self.activation.scale if k > 1 else 1.0),
+                    init_std=constants.init_std * behind.scale,
                     layer_weight=constants.layer_weight,
                     device=device,
                     dtype=dtype,
@@ -173,8 +189,7 @@ class HomogeneousMLP(nn.Module):
             rows_per_copy = max(1, _COPIED_ELEMENTS // layer.in_features)
             for start in range(0, layer.out_features, rows_per_copy):
                 stop = min(start + rows_per_copy, layer.out_features)
-                rows = initial_rows(self.seed, k, start, stop, layer.in_features, layer.init_std)
-                layer.weight[start:stop].copy_(rows)
+                layer.weight[start:stop].copy_(rows_at_start(self, k, start, stop))
 
     @property
     def depth(self) -> int:
@@ -185,6 +200,20 @@ class HomogeneousMLP(nn.Module):
     def scaled_layers(self) -> list[ScaledLinear]:
         """The layers in order of application."""
         return [layer for layer in self.layers if isinstance(layer, ScaledLinear)]
+
+    def activation_at(self, k: int) -> Activation:
+        """What is applied to z_k: φ, or the identity between two factors."""
+        return LINEAR if k in self.factored.pairs else self.activation
+
+    @property
+    def product_squares(self) -> dict[int, float]:
+        """c² for the place k of each Vᵀ, where c U Vᵀ is the W that the factors stand for (theory §11)."""
+        found = {}
+        for k, j in self.factored.pairs.items():
+            alpha = layer_constants(self.parameterization, j, self.factored.ordinary).multiplier
+            both = self.scaled_layers[k - 1].multiplier * self.scaled_layers[k].multiplier
+            found[k] = (both / alpha) ** 2
+        return found
 
     def apply_activation(self, z: Tensor) -> Tensor:
         """φ(z)."""
@@ -259,5 +288,5 @@ class HomogeneousMLP(nn.Module):
     def _run(self, z: Tensor, start: int, stop: int) -> Tensor:
         """z_stop from z_start; z_0 is the input."""
         for k in range(start, stop):
-            z = self.layers[k](self.apply_activation(z) if k else z)
+            z = self.layers[k](self.apply_activation(z) if k and k not in self.factored.pairs else z)
         return z

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.activations import Activation
+from scaled_sgd.core.factored import Factored
+from scaled_sgd.core.parameterization import layer_constants
 
 _BLOCK_ELEMENTS = 1 << 18
 _HELD = 1 << 24
@@ -16,8 +19,10 @@ _HELD = 1 << 24
 
 
 class DrawnLayer(Protocol):
-    """What is read of a layer: α_k, the standard deviation of W_k at step 0, and the type of W_k."""
+    """What is read of a layer: m_{k−1}, α_k, the standard deviation of drawn entries, and the type of W_k."""
 
+    @property
+    def in_features(self) -> int: ...  # noqa: D102
     @property
     def multiplier(self) -> float: ...  # noqa: D102
     @property
@@ -35,6 +40,13 @@ class DrawnNetwork(Protocol):
     def seed(self) -> int: ...  # noqa: D102
     @property
     def activation(self) -> Activation: ...  # noqa: D102
+    @property
+    def parameterization(self) -> str: ...  # noqa: D102
+    @property
+    def factored(self) -> Factored: ...  # noqa: D102
+    @property
+    def factor_start(self) -> str: ...  # noqa: D102
+    def activation_at(self, k: int) -> Activation: ...  # noqa: D102
     @property
     def scaled_layers(self) -> Sequence[DrawnLayer]: ...  # noqa: D102
 
@@ -68,6 +80,70 @@ def initial_rows(seed: int, k: int, start: int, stop: int, fan_in: int, std: flo
     return torch.from_numpy(rows).mul_(std)
 
 
+def rows_at_start(network: DrawnNetwork, k: int, start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of the k-th weight matrix at step 0: float32, (stop − start, m_{k−1})."""
+    factored, layers = network.factored, network.scaled_layers
+    j, layer = factored.ordinary_layer(k), layers[k - 1]
+    behind = k - 1 in factored.pairs
+    if not (behind or k in factored.pairs) or network.factor_start == "drawn":
+        # The last layer, which comes last, never has factors: none stay in memory after it.
+        _spectral_pair.cache_clear()
+        # A second factor has numbers of its own.
+        key = j + factored.depth if behind else j
+        return initial_rows(network.seed, key, start, stop, layer.in_features, layer.init_std)
+    assert factored.rank is not None
+    constants = layer_constants(network.parameterization, j, factored.ordinary)
+    first = k - 1 if behind else k
+    pair = _spectral_pair(
+        network.seed,
+        j,
+        factored.ordinary[j - 1],
+        factored.ordinary[j],
+        constants.init_std * (network.activation.scale if j > 1 else 1.0),
+        constants.multiplier,
+        (layers[first - 1].multiplier, layers[first].multiplier),
+        factored.rank,
+    )
+    return pair[behind][start:stop]
+
+
+@lru_cache(maxsize=1)
+def _spectral_pair(
+    seed: int,
+    j: int,
+    fan_in: int,
+    fan_out: int,
+    std: float,
+    alpha: float,
+    alphas: tuple[float, float],
+    r: int,
+) -> tuple[Tensor, Tensor]:
+    """Weights Vᵀ (r, m_{j−1}) and U (m_j, r), float32, with α_U U α_V Vᵀ ≈ α_j W_j of step 0.
+
+    In float64, so that their rounding to float32 hardly depends on the machine.
+    """
+    W = initial_rows(seed, j, 0, fan_out, fan_in, std).double()
+    U, V = spectral_factors(W.mul_(alpha), r)
+    return (V.T / alphas[0]).float(), (U / alphas[1]).float()
+
+
+def spectral_factors(W: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U = Ũ √Σ (m, r) and V = Ṽ √Σ (m′, r) of the SVD Ũ Σ Ṽᵀ of W (m, m′), truncated to the rank.
+
+    U Vᵀ is the best approximation of W of this rank (arXiv 2105.01029). By the eigenvectors of the smaller
+    of W Wᵀ and Wᵀ W; the largest entry of each is positive, so that all processes find the same factors.
+    """
+    if W.shape[0] > W.shape[1]:
+        V, U = spectral_factors(W.T, rank)
+        return U, V
+    _, vectors = torch.linalg.eigh(W @ W.T)
+    vectors = vectors[:, -rank:].flip(1)
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    others = W.T @ vectors
+    roots = torch.linalg.vector_norm(others, dim=0).sqrt()
+    return vectors * roots, others / torch.where(roots > 0, roots, 1.0)
+
+
 @torch.no_grad()
 def outputs_at_start(network: DrawnNetwork, x: Tensor) -> Tensor:
     """f_0 (…, m_l) of samples x (…, m_0), in the type of the weights and on the device of x.
@@ -81,11 +157,11 @@ def outputs_at_start(network: DrawnNetwork, x: Tensor) -> Tensor:
 
 def _outputs(network: DrawnNetwork, z: Tensor) -> Tensor:
     for k, layer in enumerate(network.scaled_layers, start=1):
-        h = layer.multiplier * (network.activation.value(z) if k > 1 else z)
+        h = layer.multiplier * (network.activation_at(k - 1).value(z) if k > 1 else z)
         fan_in, fan_out = network.widths[k - 1 : k + 1]
         z, step = h.new_empty(len(h), fan_out), max(1, _HELD // fan_in)
         for start in range(0, fan_out, step):
             stop = min(start + step, fan_out)
-            W = initial_rows(network.seed, k, start, stop, fan_in, layer.init_std).to(h)
+            W = rows_at_start(network, k, start, stop).to(h)
             z[:, start:stop] = h @ W.T
     return z

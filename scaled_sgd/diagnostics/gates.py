@@ -28,6 +28,8 @@ def gates_flipped(batch: Minibatch, along: Along, rate: float) -> Tensor | None:
         updates = updates_for(batch, along)
         for s in batch:
             hidden = zip(range(1, s.depth), moved_preactivations(s, updates(s), rate), strict=False)
-            counts = [((z > 0) != (s.gate[k] > 0)).sum(dtype=torch.float64) for k, z in hidden]
-            flipped += torch.stack(counts)
+            for k, z in hidden:
+                # Between two factors there is no kink.
+                if batch.partition.activation_at(k) is phi:
+                    flipped[k - 1] += ((z > 0) != (s.gate[k] > 0)).sum()
     return flipped / batch.total / flipped.new_tensor(widths[1:-1])

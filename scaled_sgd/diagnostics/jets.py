@@ -43,7 +43,7 @@ def output_jets(signals: Signals, updates: Updates, *, order: int) -> tuple[list
         top += push_update(signals, updates(k), levels, k, out=z)
         if len(levels):
             z[: len(levels)].addmm_(levels, partition.local(k).T, alpha=alpha)
-        curved = partition.activation.curved and pushed and k < partition.depth
+        curved = pushed and k < partition.depth and partition.activation_at(k).curved
         if curved:
             z, beyond = through_curve(signals, z, k, order=order)
             top += beyond
@@ -63,7 +63,7 @@ def through_curve(signals: Signals, z: Tensor, k: int, *, order: int) -> tuple[T
     h^(3) = φ′ ∘ z^(3) + φ″ ∘ z^(1) ∘ z^(2) + ⅙ φ‴ ∘ z^(1)³. All in this process's columns.
     """
     n = signals.samples
-    first, second, third = signals.partition.activation.derivatives(signals.own_gate(k))
+    first, second, third = signals.partition.activation_at(k).derivatives(signals.own_gate(k))
     z1, z2 = z[:n], z[n : 2 * n]
     square = z1.square()
     half = 0.5 * second * square

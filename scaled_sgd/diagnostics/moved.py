@@ -20,7 +20,7 @@ def moved_preactivations(s: Signals, updates: Updates, rate: float) -> Iterator[
         own.addmm_(h, partition.local(k).T, alpha=partition.multiplier(k))
         z = partition.gather(own, k)
         yield z
-        h = partition.activation.value(z)
+        h = partition.activation_at(k).value(z)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaled_sgd.core.start import initial_rows
+from scaled_sgd.core.start import rows_at_start
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.minibatch import Minibatch
 
@@ -28,7 +28,7 @@ class FromStart:
 def start_rows(partition: Partition, k: int) -> Tensor:
     """This process's rows of W_k at step 0, (width(k), m_{k−1}), drawn again."""
     layer, own = partition.layers[k - 1], partition.columns(k)
-    drawn = initial_rows(partition.model.seed, k, own.start, own.stop, layer.in_features, layer.init_std)
+    drawn = rows_at_start(partition.model, k, own.start, own.stop)
     return drawn.to(layer.weight.dtype).to(partition.device, partition.dtype)
 
 
@@ -55,7 +55,7 @@ def from_start(batch: Minibatch) -> FromStart:
 
 def _squares(partition: Partition, x: Tensor) -> Tensor:
     """Squares summed over samples, (5, l): both parts, z_0, the change beyond its linear part, the change."""
-    phi, n = partition.activation, len(x)
+    n = len(x)
     h_0 = h = partition.start(x)
     Rh = torch.zeros_like(h)
     found = []
@@ -70,6 +70,7 @@ def _squares(partition: Partition, x: Tensor) -> Tensor:
         squared = [t.square().sum(dtype=torch.float64) for t in (own, inherited, z_0, change - Rz, change)]
         found.append(torch.stack(squared))
         if k < partition.depth:
+            phi = partition.activation_at(k)
             h_0, h = phi.value(z_0), phi.value(z_0 + change)
             Rh = phi.pulled(Rz, h_0 if phi.from_value else z_0)
     return torch.stack(found, dim=1)

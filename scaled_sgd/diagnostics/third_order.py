@@ -89,8 +89,8 @@ def _forward(s: Signals, u: Sequence[Tensor]) -> tuple[dict[int, Tensor], dict[i
         if k == s.depth:
             break
         levels[k] = s.through_activation(z[k].view(2, n, -1), k).view_as(z[k])
-        if partition.activation.curved:
-            _, bend, _ = partition.activation.derivatives(s.gate[k])
+        if partition.activation_at(k).curved:
+            _, bend, _ = partition.activation_at(k).derivatives(s.gate[k])
             levels[k][n:].addcmul_(bend, z[k][:n].square())
     return levels, z
 
@@ -102,9 +102,9 @@ def _through_slope(s: Signals, Ra: Tensor, z: Tensor, k: int) -> Tensor:
     """
     n = s.samples
     found = s.own_through_activation(Ra.view(2, n, -1), k).view_as(Ra)
-    if not s.partition.activation.curved:
+    if not s.partition.activation_at(k).curved:
         return found
-    _, second, third = s.partition.activation.derivatives(s.own_gate(k))
+    _, second, third = s.partition.activation_at(k).derivatives(s.own_gate(k))
     Rz, R2z, a = z[:n], z[n:], s.above[k]
     found[:n].addcmul_(second * a, Rz)
     found[n:].addcmul_(2 * second * Ra[:n], Rz)

@@ -90,7 +90,7 @@ def trace_of(
     generator = torch.Generator().manual_seed(seed)
     known, drawn = torch.zeros_like(layers), layers.new_zeros(probes, len(layers))
     for signals in batch:
-        for k in signals.bent:
+        for k in range(1, max(signals.bent, default=0) + 1):
             if partition.widths[k] <= probes:
                 known[k - 1] += feature_norms(signals, k, units(signals.gate[k])).sum()
             else:
@@ -154,7 +154,8 @@ def feature_norms(s: Signals, k: int, vectors: Iterable[Tensor]) -> Tensor:
         for j in range(k, s.depth):
             if j > k:
                 Rz = partition.preactivation(s.through_activation(Rz, j - 1), j)
-            square += (s.bent[j] * partition.own(Rz, j).square()).sum(1, dtype=torch.float64)
+            if j in s.bent:
+                square += (s.bent[j] * partition.own(Rz, j).square()).sum(1, dtype=torch.float64)
         found.append((weights * square).sum())
     return torch.stack(found) * partition.multiplier(k) ** 2
 

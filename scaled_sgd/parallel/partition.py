@@ -112,6 +112,15 @@ class Partition:
         """φ."""
         return self.model.activation
 
+    def activation_at(self, k: int) -> Activation:
+        """What is applied to z_k."""
+        return self.model.activation_at(k)
+
+    @cached_property
+    def product_squares(self) -> dict[int, Tensor]:
+        """c² () of each Vᵀ's place, where c U Vᵀ is the W that the factors stand for."""
+        return {k: self._constants([square])[0] for k, square in self.model.product_squares.items()}
+
     @cached_property
     def alpha(self) -> Tensor:
         """α_k (l,), float64, where the weights are."""

@@ -1,6 +1,7 @@
 """Signal memory of a fused step (:mod:`scaled_sgd.steps.step`), which holds no gradient."""
 
 from collections.abc import Sequence
+from itertools import compress
 
 from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
@@ -33,7 +34,8 @@ def fused_peak(
     own_wide = [rows * -(-width // parts) * size for width in work.widths]
     copies = 2 if hardware.gloo else 1
     phi = work.activation
-    gate = 0 if phi.from_value and not (work.half and phi.curved) else 1
+    kept_apart = not phi.from_value or (work.half and phi.curved)
+    gates = [kept_apart and k not in work.factors for k in range(depth)]
     rounded = work.rows_of_weights(parts) if work.half else (0,) * depth
     at_once = work.limited or work.batch * sum(work.widths[1:]) <= HELD
     outputs, waiting, turned = 2 * wide[-1], 0, 0.0
@@ -41,13 +43,13 @@ def fused_peak(
     def kept(k: int) -> int:
         """Bytes that the forward pass up to h_k has left: h, gates and rounded weights."""
         weights = work.signal_size * sum(rounded[1 : k + 1])
-        return whole[0] + sum(whole[1 : k + 1]) + gate * sum(wide[1 : k + 1]) + weights
+        return whole[0] + sum(whole[1 : k + 1]) + sum(compress(wide[1 : k + 1], gates[1 : k + 1])) + weights
 
     moments: dict[str, float] = {"loss": kept(depth - 1) + wide[-1] * (3 if work.loss == "mse" else 2)}
     for k in reversed(range(depth)):
         inputs = kept(k)
         if parts > 1:
-            before = wide[k] if k and not gate else 0
+            before = wide[k] if k and not gates[k] else 0
             moments[f"forward pass, layer {k + 1}"] = inputs + before + 2 * (1 + parts) * own_wide[k + 1]
         delta = own[k + 1] if parts > 1 or k + 1 < depth else 0
         flowing = wide[k] + own_wide[k] if k else 0
@@ -81,4 +83,16 @@ def fused_peak(
             turned += direction.held_bytes if at_once else 0
             beside = whole[0] + waiting if at_once else inputs + delta + moved + (own[k] if k else 0)
             moments[f"direction, layer {k + 1}"] = beside + outputs + turned + direction.peak_bytes
-    return worst(moments)
+    peak, moment = worst(moments)
+    return peak + _decayed(work, parts), moment
+
+
+def _decayed(work: Workload, parts: int) -> float:
+    """Gram matrices of all factors, what is added to one of them, and each V gathered from its rows."""
+    if not work.frobenius:
+        return 0.0
+    pairs = [(k, work.widths[k]) for k in work.factors]
+    grams = sum(2 * rank**2 for _, rank in pairs)
+    largest = max(rank * max(work.widths[k - 1], work.widths[k + 1]) for k, rank in pairs)
+    gathered = sum(rank * work.widths[k - 1] for k, rank in pairs) if parts > 1 else 0
+    return float(work.itemsize * (grams + largest + gathered))

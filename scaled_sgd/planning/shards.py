@@ -118,6 +118,10 @@ def rows_fused(work: Workload, hardware: Hardware) -> Cost:
         traffic += all_gather(work.batch * ranks * -(-width // ranks) * size, everyone, hardware)
         if k:
             traffic += all_reduce(work.batch * work.widths[k] * size, everyone, hardware)
+    for k in work.factors if work.frobenius else ():
+        rank, fan_in = work.widths[k], work.widths[k - 1]
+        traffic += all_gather(fan_in * ranks * -(-rank // ranks) * size, everyone, hardware)
+        traffic += all_reduce(rank**2 * size, everyone, hardware)
     multiplying = sum(
         hardware.product((3 if k else 2) * work.batch / ranks, size_) for k, size_ in enumerate(work.sizes)
     )

@@ -1,8 +1,9 @@
 """Signal memory of an autograd step (torch 2.9 to 2.13).
 
 A product saves its input α_k h_{k−1}, an activation its input z_k; tanh saves h_k instead, which the next
-product has if α_{k+1} = 1. In the backward pass a layer holds δ_k, the new gradient and δ_k W_k beside what
-the layers below have saved; the forward pass never needs more.
+product has if α_{k+1} = 1. Between factors there is no activation. In the backward pass a layer
+holds δ_k, the new gradient and δ_k W_k beside what the layers below have saved; the forward pass never needs
+more.
 """
 
 import math
@@ -44,7 +45,11 @@ def signals(work: Workload, hardware: Hardware, *, data: int, parts: int = 1) ->
     segment = math.ceil(math.sqrt(depth)) if work.checkpointing else depth
     first = [k // segment * segment for k in range(depth)]
     shared = work.activation.saves_value and parts == 1
-    z = [0 if shared and not multiplied else own[k] for k, multiplied in enumerate(work.multiplied) if k]
+    z = [
+        0 if k in work.factors or (shared and not multiplied) else own[k]
+        for k, multiplied in enumerate(work.multiplied)
+        if k
+    ]
     layers = [0, *accumulate(a + b for a, b in zip(inputs, [*z, own[-1]], strict=True))]
     kept = [0, *accumulate(own[start] for start in range(segment, depth, segment))]
     samples = work.samples_of_a_rank(data) * work.widths[0] * work.itemsize

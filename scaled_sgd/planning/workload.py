@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal
 
 from scaled_sgd.config import Config
-from scaled_sgd.config.network import widths_of
+from scaled_sgd.config.network import factored_of
 from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.parameterization import layer_constants
 from scaled_sgd.planning.hardware import Hardware
@@ -20,7 +20,7 @@ class Workload:
     """The network, the minibatch and the kind of step.
 
     Attributes:
-        widths: (m_0..m_l).
+        widths: (m_0..m_l), of all weight matrices.
         batch: n, number of samples of the global minibatch.
         activation: φ.
         parameterization: determines which multipliers α_k are 1, whose products α_k h need no memory.
@@ -34,6 +34,8 @@ class Workload:
         limited: the whole gradient is clipped or normalised; a fused step then holds all layers' factors.
         exchange: what is exchanged for a layer under ``ddp`` with fused steps.
         polar: settings of a rule of polar factors; None for a rule with a number per layer.
+        factors: places k of the Vᵀ of factorised layers U Vᵀ, behind which there is no activation.
+        frobenius: products of factors decay.
     """
 
     widths: tuple[int, ...]
@@ -50,6 +52,8 @@ class Workload:
     limited: bool = False
     exchange: Literal["auto", "factors", "gradients"] = "auto"
     polar: Polar | None = None
+    factors: frozenset[int] = frozenset()
+    frobenius: bool = False
 
     @classmethod
     def of(cls, config: Config, in_features: int, out_features: int) -> "Workload":
@@ -60,8 +64,9 @@ class Workload:
         """
         model, optim = config.model, config.optim
         rule, exchange = RULES[config.scaling.rule], config.sharding.exchange
+        factored = factored_of(model, in_features, out_features)
         return cls(
-            widths_of(config, in_features, out_features),
+            factored.widths,
             optim.batch,
             Activation.of(model.activation),
             model.parameterization,
@@ -75,6 +80,8 @@ class Workload:
             limited=optim.limits_gradient,
             exchange="factors" if exchange == "auto" and not rule.scalar else exchange,
             polar=config.scaling.settings if rule.polar else None,
+            factors=frozenset(factored.pairs),
+            frobenius=optim.frobenius_decay > 0,
         )
 
     @property

@@ -64,12 +64,14 @@ def architecture(network: HomogeneousMLP) -> dict[str, Any]:
     return {
         "in_features": network.widths[0],
         "out_features": network.widths[-1],
-        "depth": network.depth,
+        "depth": network.factored.depth,
         "base_width": network.base_width,
         "width_exponent": network.width_exponent,
         "activation": network.activation.given,
         "parameterization": network.parameterization,
         "output_scale": network.output_scale,
+        "rank": network.factored.rank,
+        "factor_start": network.factor_start,
         "centered": network.centered,
         "seed": network.seed,
         "dtype": str(network.scaled_layers[0].weight.dtype).removeprefix("torch."),
@@ -134,14 +136,21 @@ def network_in(folder: Path, config: Mapping[str, Any], *, follow: bool = True) 
         raise damaged(folder, f"{WEIGHTS} is not there, or not a file")
     try:
         with safe_open(path, framework="pt") as file:
-            if len(file.keys()) != config["depth"]:
-                raise damaged(folder, f"{WEIGHTS} has {len(file.keys())} tensors, not {config['depth']!r}")
+            count, depth = len(file.keys()), config["depth"]
+            # A factorised layer has two.
+            fits = depth <= count if config.get("rank") is not None else depth == count
+            if not fits:
+                raise damaged(folder, f"{WEIGHTS} has {count} tensors, not {depth!r}")
             network = HomogeneousMLP(
                 **{name: config[name] for name in _ARGUMENTS},
                 output_scale=config.get("output_scale", 1.0),
+                rank=config.get("rank"),
+                factor_start=config.get("factor_start", "spectral"),
                 device="meta",
                 dtype=dtype,
             )
+            if count != network.depth:
+                raise damaged(folder, f"{WEIGHTS} has {count} tensors, not {network.depth}")
             network.centered = config.get("centered", False) is True
             for k, layer in enumerate(network.scaled_layers, start=1):
                 held = file.get_slice(_name(k))

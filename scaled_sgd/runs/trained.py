@@ -230,11 +230,11 @@ def from_checkpoint(checkpoint: Checkpoint) -> TrainedRun:
     """
     state, path = checkpoint.state, checkpoint.path
     config = stored_config(state["config"])
-    if config.model.depth != sum(name.startswith("weight.") for name in checkpoint.names):
-        raise damaged(path, f"it has not {config.model.depth} weights")
     network = network_of(
         config, state["data"].get("in_features"), state["data"].get("out_features"), device="meta"
     )
+    if network.depth != sum(name.startswith("weight.") for name in checkpoint.names):
+        raise damaged(path, f"it has not {network.depth} weights")
     network.centered = config.model.centered
     for k, layer in enumerate(network.scaled_layers, start=1):
         name, shape = f"weight.{k}", tuple(layer.weight.shape)

@@ -1,5 +1,6 @@
 """The interface between steps and weights: one network, or a stack of networks."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -32,6 +33,15 @@ class Networks(Protocol):
     def widths(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def activation(self) -> Activation: ...  # noqa: D102
+    @property
+    def product_squares(self) -> Mapping[int, Tensor]:
+        """c² of each Vᵀ's place, () or (B, 1, 1), float64; c U Vᵀ is the W that the factors stand for."""
+        ...
+
+    def activation_at(self, k: int) -> Activation:
+        """What is applied to z_k: φ, or the identity between two factors."""
+        ...
+
     @property
     def alpha(self) -> Tensor: ...  # noqa: D102
     @property

@@ -59,11 +59,11 @@ class Signals:
 
     def through_activation(self, t: Tensor, k: int) -> Tensor:
         """φ′(z_k) ∘ t for t of shape (…, samples, m_k)."""
-        return self.partition.activation.pulled(t, self.gate[k])
+        return self.partition.activation_at(k).pulled(t, self.gate[k])
 
     def own_through_activation(self, t: Tensor, k: int) -> Tensor:
         """φ′(z_k) ∘ t for this process's columns t of shape (…, samples, width(k))."""
-        return self.partition.activation.pulled(t, self.own_gate(k))
+        return self.partition.activation_at(k).pulled(t, self.own_gate(k))
 
     def own_gate(self, k: int) -> Tensor:
         """This process's columns of ``gate[k]``."""
@@ -72,8 +72,8 @@ class Signals:
     @cached_property
     def bent(self) -> dict[int, Tensor]:
         """φ″(z_k) ∘ ∂ℓ_i/∂h_k for k = 1..l−1, this process's columns; empty where φ is piecewise linear."""
-        phi = self.partition.activation
-        return {k: phi.derivatives(self.own_gate(k))[1] * above for k, above in self.above.items()}
+        phi = self.partition.activation_at
+        return {k: phi(k).derivatives(self.own_gate(k))[1] * above for k, above in self.above.items()}
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
     above: dict[int, Tensor] = {}
     for k in range(partition.depth, 1, -1):
         below = partition.pulled_back(delta[k], k)
-        if partition.activation.curved:
+        if partition.activation_at(k - 1).curved:
             above[k - 1] = below.contiguous()
         delta[k - 1] = through_activation(partition, below, gate[k - 1], k - 1)
     return Signals(partition, loss, y, total, h, gate, f, delta, above, f_0)
@@ -102,7 +102,6 @@ def forward(
 
     Call it without gradients.
     """
-    phi = networks.activation
     h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
     for k in range(1, networks.depth + 1):
@@ -110,6 +109,7 @@ def forward(
         if see is not None:
             see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
         if k < networks.depth:
+            phi = networks.activation_at(k)
             value = phi.value(z)
             h.append(networks.factor(value))
             # Rounding keeps the sign, which is all that a piecewise linear φ needs.
@@ -127,4 +127,4 @@ def backward(networks: Networks, delta: Tensor, gate: Tensor, k: int) -> Tensor:
 
 def through_activation(networks: Networks, t: Tensor, gate: Tensor, k: int) -> Tensor:
     """φ′(z_k) ∘ t for this process's columns t (…, samples, width(k)), contiguous."""
-    return networks.activation.pulled(t, networks.own(gate, k)).contiguous()
+    return networks.activation_at(k).pulled(t, networks.own(gate, k)).contiguous()

@@ -62,6 +62,16 @@ class Stack:
         """φ."""
         return self.models[0].activation
 
+    def activation_at(self, k: int) -> Activation:
+        """What is applied to z_k."""
+        return self.models[0].activation_at(k)
+
+    @property
+    def product_squares(self) -> dict[int, Tensor]:
+        """c² (B, 1, 1) of each Vᵀ's place, where c U Vᵀ is the W that the factors stand for."""
+        found = [model.product_squares for model in self.models]
+        return {k: self.alpha.new_tensor([own[k] for own in found])[:, None, None] for k in found[0]}
+
     def keep(self, rows: Sequence[int]) -> Tensor:
         """Continue with some networks only, in the same order. Returns their indices, on the device."""
         index = torch.tensor(rows, dtype=torch.int64, device=self.weights[0].device)

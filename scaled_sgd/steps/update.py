@@ -13,6 +13,14 @@ Number = float | Tensor
 """A number for one network, also as a tensor (), or numbers (B, 1, 1) for the networks of a stack."""
 
 
+class Decay(Protocol):
+    """Decay of the products of factors, such as :class:`~scaled_sgd.steps.frobenius.FrobeniusDecay`."""
+
+    @property
+    def number(self) -> Number: ...  # noqa: D102
+    def pull(self, k: int) -> Tensor | None: ...  # noqa: D102
+
+
 class AddTo(Protocol):
     """Target ← keep · target + factor · c U_k, in place."""
 
@@ -26,6 +34,7 @@ class Update:
     Attributes:
         lr: η; () as a tensor, (B, 1, 1) for a stack.
         weight_decay: λ, not scaled by the direction; likewise.
+        frobenius: decay of products of factors, not scaled either; acts on other layers as weight decay.
         momentum: μ; likewise.
         velocity: gives this process's rows of v_k; needed if μ > 0.
         clip_norm: largest norm of the gradient; (B,) for a stack, inf for no clipping.
@@ -40,6 +49,7 @@ class Update:
     clip_norm: Number | None = None
     normalize: bool | Tensor = False
     clipped: Tensor | None = None
+    frobenius: Decay | None = None
 
     @property
     def needs_norm(self) -> bool:
@@ -54,15 +64,25 @@ class Update:
 
     def apply(self, k: int, W: Tensor, add: AddTo) -> None:
         """Update this process's rows of W_k by the direction that ``add`` adds; ``k`` selects v_k."""
+        decay: Number = self.weight_decay
+        pull: Tensor | None = None
+        pulled: Number = 0.0
+        if self.frobenius is not None:
+            pull, pulled = self.frobenius.pull(k), self.frobenius.number
+            decay = decay + pulled if pull is None else decay
         if _is_zero(self.momentum):
-            keep = 1.0 if _is_zero(self.weight_decay) else 1 - self.lr * self.weight_decay
+            keep = 1.0 if _is_zero(decay) else 1 - self.lr * decay
             add(W, keep=keep, factor=-self.lr)
+            if pull is not None:
+                add_scaled(W, pull, -self.lr * pulled)
             return
         assert self.velocity is not None
         v = self.velocity(k)
         add(v, keep=self.momentum, factor=1.0)
-        if not _is_zero(self.weight_decay):
-            add_scaled(v, W, self.weight_decay)
+        if not _is_zero(decay):
+            add_scaled(v, W, decay)
+        if pull is not None:
+            add_scaled(v, pull, pulled)
         add_scaled(W, v, -self.lr)
 
 

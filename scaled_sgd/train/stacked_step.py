@@ -11,6 +11,7 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.steps.captured import Capture, CapturedStep
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.frobenius import FrobeniusDecay
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.stack import Stack
 from scaled_sgd.steps.statistics import Statistics
@@ -55,6 +56,7 @@ class StackedStep:
             return column(values)[:, None, None] if any(values) else 0.0
 
         self._momentum, self._weight_decay = spread("momentum"), spread("weight_decay")
+        self._frobenius = spread("frobenius_decay")
         limited = any(optim.limits_gradient for optim in optims)
         self._clip_norm = column([optim.clip_norm or math.inf for optim in optims]) if limited else None
         self._normalize: Tensor | bool = (
@@ -76,7 +78,15 @@ class StackedStep:
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some networks only, in the same order."""
         index = self.stack.keep(rows)
-        for name in ("_momentum", "_weight_decay", "_clip_norm", "_normalize", "_clipped", "_frozen"):
+        for name in (
+            "_momentum",
+            "_weight_decay",
+            "_frobenius",
+            "_clip_norm",
+            "_normalize",
+            "_clipped",
+            "_frozen",
+        ):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
@@ -108,6 +118,8 @@ class StackedStep:
         return taken
 
     def _take(self, x: Tensor, y: Tensor, lr: Tensor, n: int, measure: bool) -> Taken:
+        decayed = isinstance(self._frobenius, Tensor)
+        decay = FrobeniusDecay.of(self.stack, self._frobenius) if decayed else None
         if x.ndim == 2:
             y = y.expand(len(self.stack), *y.shape)
         return take_step(
@@ -124,6 +136,7 @@ class StackedStep:
                 clip_norm=self._clip_norm,
                 normalize=self._normalize,
                 clipped=self._clipped,
+                frobenius=decay,
             ),
             sizes=[n],
             measure=measure,

@@ -15,6 +15,7 @@ from scaled_sgd.parallel import Partition, Ranks, reshard
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.steps.captured import Capture, CapturedStep
 from scaled_sgd.steps.divergence import DivergenceWatch
+from scaled_sgd.steps.frobenius import FrobeniusDecay
 from scaled_sgd.steps.hook import DepthwiseScaling
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.optimizers import OPTIMIZERS
@@ -114,7 +115,7 @@ def step_taken(
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
         velocity=velocity,
-        known=OPTIMIZERS[optim.optimizer].fused,
+        known=OPTIMIZERS[optim.optimizer].fused and not optim.frobenius_decay,
         polar=RULES[scaling.rule].polar,
         adam=adam,
     )
@@ -230,6 +231,8 @@ class FusedStep:
         if self.whole:
             # Evaluation leaves FSDP2's weights gathered.
             reshard(strategy.network)
+        number = optim.frobenius_decay
+        decay = FrobeniusDecay.of(self._partition, number) if number else None
         return take_step(
             self._partition,
             x,
@@ -244,6 +247,7 @@ class FusedStep:
                 clip_norm=optim.clip_norm,
                 normalize=optim.normalize,
                 clipped=self._clipped,
+                frobenius=decay,
             ),
             ranks=None if self.whole else data,
             sizes=[n] if self.whole else [rows.stop - rows.start for rows in shares],

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from scaled_sgd.config import ModelConfig
+from scaled_sgd.config.network import factored_of
 from scaled_sgd.config.stored import completed
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.train.snapshot import Progressed
 
 _LARGEST = 2**53
@@ -31,7 +34,7 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
             _check(f"progressed.{name}", progressed.get(name), test)
     if progressed["step"] != step:
         raise ValueError(f"progressed.step is {progressed['step']}, its manifest says {step}")
-    depth = completed(state["config"])["model.depth"]
+    depth = _matrices(state)
     numbers = _or_none(lambda value: _is_mapping(value) and all(map(_is_number, value.values())))
     _check("scaling.rule", state["scaling"].get("rule"), _is_text)
     _check("scaling.static", state["scaling"].get("static"), _is_flag)
@@ -41,6 +44,18 @@ def check_state(state: Mapping[str, Any], step: int) -> None:
     _check("peak", state.get("peak"), _or_none(_is_number))
     _check("grad_scaler", state.get("grad_scaler"), numbers)
     _check("optimizer", state.get("optimizer"), numbers)
+
+
+def _matrices(state: Mapping[str, Any]) -> object:
+    """The number of weight matrices; factors of a rank are two."""
+    known, data = completed(state["config"]), state["data"]
+    if known["model.rank"] is None:
+        return known["model.depth"]
+    shape = {name: known[f"model.{name}"] for name in ("depth", "base_width", "width_exponent", "rank")}
+    try:
+        return len(factored_of(ModelConfig(**shape), data["in_features"], data["out_features"]).widths) - 1
+    except (UserError, KeyError, TypeError) as error:
+        raise ValueError(f"its state has no network with a rank: {error}") from error
 
 
 def _check(name: str, value: object, test: _Test) -> None:

@@ -95,8 +95,9 @@ class Trainer:
             self.session.observer.keep = self._keep_vectors
         self._record.say(f"data: {data.describe()}")
         network = self.strategy.network
-        if isinstance(network.activation, Smooth) and network.depth > 1:
-            self._record.say(f"model.activation: {network.activation.describe(network.depth - 1)}")
+        if isinstance(network.activation, Smooth) and network.factored.depth > 1:
+            hidden = network.factored.depth - 1
+            self._record.say(f"model.activation: {network.activation.describe(hidden)}")
         for note in data.notes:
             self._record.say(printable(note))
         if OPTIMIZERS[config.optim.optimizer].divides and config.optim.lr > 0.1:

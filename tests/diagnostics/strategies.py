@@ -1,4 +1,6 @@
-"""Random problems: all activations, losses and parameterizations, n below and above the widths."""
+"""Random problems: all activations, losses and parameterizations, n below and above the widths, factors."""
+
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -10,9 +12,14 @@ activations = st.sampled_from(
 losses = st.sampled_from(["cross_entropy", "mse"])
 
 
+def _problem(*, factored: bool, depth: int, **options: Any) -> Problem:
+    return make_problem(rank=1 if factored and depth > 1 else None, depth=depth, **options)
+
+
 def problems(*, max_depth: int = 5, max_samples: int = 12) -> st.SearchStrategy[Problem]:
     return st.builds(
-        make_problem,
+        _problem,
+        factored=st.booleans(),
         samples=st.integers(1, max_samples),
         inputs=st.integers(1, 6),
         outputs=st.integers(1, 4),

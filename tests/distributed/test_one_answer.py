@@ -51,12 +51,18 @@ FEATURES = {
         "--optim.batch_size=100", "--optim.clip_norm=0.02", "--optim.clip_layers=[2, 4]",
         "--optim.schedule=drift_adjusted", "--optim.edge_every=5",
     ),
+    "factored": (
+        "--optim.update=fused", "--model.rank=5", "--optim.frobenius_decay=0.01", "--optim.momentum=0.9",
+        "--optim.lr=0.3",
+    ),
     "bf16": ("--run.precision=bf16", "--model.dtype=float32", "--diagnostics.sharpness=false"),
     "bf16_fused": (
         "--run.precision=bf16", "--model.dtype=float32", "--optim.update=fused",
         "--diagnostics.sharpness=false",
     ),
 }  # fmt: skip
+FUSED = ("factored",)
+"""Features that gradients of autograd do not have."""
 NARROW = ("bf16", "bf16_fused")
 EXACT = ("ddp", "fsdp2", "tensor", "fsdp2+tensor")
 ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else ()
@@ -74,7 +80,9 @@ CASES = [
     for strategy in (*EXACT, *ZERO)
     for processes in (1, 2, 4)
     for feature in FEATURES
-    if not (strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "bf16_fused"))
+    if not (
+        strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "factored", "bf16_fused")
+    )
 ]
 """ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
 
@@ -106,7 +114,11 @@ def arguments(strategy: str, feature: str) -> tuple[str, ...]:
 @cache
 def reference(feature: str, dtype: str) -> Finished:
     """Replicas, that is plain training by autograd, on one process."""
-    own = ("--optim.update=autograd", "--sharding.strategy=ddp")
+    own = (
+        ("--sharding.strategy=ddp",)
+        if feature in FUSED
+        else ("--optim.update=autograd", "--sharding.strategy=ddp")
+    )
     (run,) = run_all([(*BASE, f"--model.dtype={dtype}", *FEATURES[feature], *own)], 1)
     return run
 

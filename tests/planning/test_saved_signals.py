@@ -12,9 +12,10 @@ from scaled_sgd.planning.signals import signals
 
 @pytest.mark.parametrize("parameterization", ["ntp", "sp"])
 @pytest.mark.parametrize("activation", ["relu", "abs", "tanh", "gelu", "softplus", "swish"])
-def test_the_bytes_that_autograd_saves_are_predicted(activation, parameterization):
+@pytest.mark.parametrize("rank", [None, 6])
+def test_the_bytes_that_autograd_saves_are_predicted(activation, parameterization, rank):
     options = {"activation": activation, "parameterization": parameterization}
-    network = HomogeneousMLP(7, 3, depth=4, base_width=5, seed=0, **options)
+    network = HomogeneousMLP(7, 3, depth=4, base_width=5, seed=0, rank=rank, **options)
     x, held = torch.randn(50, 7), []
 
     def keep(t: Tensor) -> Tensor:
@@ -27,6 +28,10 @@ def test_the_bytes_that_autograd_saves_are_predicted(activation, parameterizatio
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (x, *held)}
     saved = sum(size for address, size in storages.items() if address not in weights)
     work = Workload(
-        network.widths, 50, activation=Activation.of(activation), parameterization=parameterization
+        network.widths,
+        50,
+        activation=Activation.of(activation),
+        parameterization=parameterization,
+        factors=frozenset(network.factored.pairs),
     )
     assert signals(work, nominal("cpu"), data=1).saved[-1] == saved

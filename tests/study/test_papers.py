@@ -37,7 +37,10 @@ def test_a_paper_is_repeated_in_a_tiny_size(name, tmp_path, shelf, monkeypatch):
     source = yaml.safe_load(PAPERS[name].read_text(encoding="utf-8"))
     varied = {key for axis in source["axes"] for key in axis}
     base = read_study(PAPERS[name]).base
-    tiny = {key: [value, value + 2] if key in varied else value for key, value in TINY.items()}
+    choices = [made for axis in source["axes"] for made in axis.values() if isinstance(made, dict)]
+    ranks = [keys.get("model.rank") for made in choices for keys in made.values() if isinstance(keys, dict)]
+    sizes = TINY | {"model.base_width": max(TINY["model.base_width"], *(rank or 0 for rank in ranks), 0)}
+    tiny = {key: [value, value + 2] if key in varied else value for key, value in sizes.items()}
     study = read_study(PAPERS[name], {key: tiny[key] for key in tiny if key in varied or key in base})
     runs = expand(study, shelf)
     # Some of every choice, at no more than so many runs.

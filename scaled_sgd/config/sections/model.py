@@ -39,6 +39,12 @@ class ModelConfig:
     output_scale: Annotated[float, Within(1e-6, 1e6), STACKED] = 1.0
     """γ: the network is f/γ; small: lazy, its features hardly move; large: rich. Best rates with scaling.rule
     none, mse and cross_entropy alike: ∝ γ² below 1, γ^(2/l) above; ∝ γ below 1 with norm, unit, spectral"""
+    rank: Annotated[Count | None, SHAPES] = None
+    """r: layers but the last, both of whose widths are at least r, are U Vᵀ of this rank: two layers without
+    activation between, numbered one after the other; null: none is"""
+    factor_start: Annotated[Literal["spectral", "drawn"], STACKED] = "spectral"
+    """U and V at the start; spectral: the best approximation of the layer without rank (arXiv 2105.01029);
+    drawn: each as a layer of its widths"""
     centered: bool = False
     """the network is f − f_0, f_0 its outputs at its initial weights, computed once for every sample; with a
     small output_scale its changes, not its start, are what is learned"""

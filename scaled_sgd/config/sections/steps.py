@@ -53,6 +53,9 @@ class OptimConfig:
     """μ of v ← μ v + ξ G"""
     weight_decay: Annotated[NonNegative, STACKED] = 0.0
     """λ of v ← v + λ W, not scaled by ξ"""
+    frobenius_decay: Annotated[NonNegative, STACKED] = 0.0
+    """with model.rank: λ of the gradient of λ/2 ‖W‖², W = U Vᵀ, added to those of U and V instead of λU and
+    λV; of layers that are not factorised too (arXiv 2105.01029)"""
     accumulation: Annotated[Count, NOTHING] = 1
     """microbatches a step; the step stays the same"""
     clip_norm: Annotated[Positive | None, STACKED] = None

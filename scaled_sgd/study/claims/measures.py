@@ -9,6 +9,8 @@ import math
 import numpy as np
 import pandas as pd
 
+from scaled_sgd.study.claims.memory import step_bytes
+
 _RATE, _IN_EDGES = "config.optim.lr", "config.optim.lr_in_edges"
 
 
@@ -135,6 +137,17 @@ def best_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float
     return float(losses.min()) if len(losses) else math.nan
 
 
+def best_accuracy(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """The highest median accuracy over rates; a run that diverged has none right."""
+    accuracy = _accuracy(runs)
+    return float(accuracy.max()) if len(accuracy) else math.nan
+
+
+def planned_memory(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
+    """Median of what the planner predicts: weights, optimizer and signals at their peak."""
+    return _median(runs.apply(step_bytes, axis="columns"))
+
+
 def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The largest rate that, like all lower ones, is stable for every run."""
     stable = runs["stable"].fillna(False).astype(bool).groupby(_rates(runs)).all()
@@ -144,9 +157,8 @@ def largest_stable_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str
 
 def largest_trained_rate(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The largest rate that, like all from the best accuracy on, has at least half of that accuracy."""
-    found = pd.to_numeric(runs["accuracy"]).where(runs["status"] == "finished")
-    accuracy = found.fillna(0.0).groupby(_rates(runs)).median().sort_index()
-    if not found.notna().any() or accuracy.empty:
+    accuracy = _accuracy(runs)
+    if accuracy.empty:
         return math.nan
     beyond = accuracy[accuracy.idxmax() :]
     unbroken = (beyond >= accuracy.max() / 2).cummin()
@@ -184,6 +196,13 @@ def _rates(runs: pd.DataFrame) -> pd.Series:
     in_edges = _given_in_edges(runs)
     rates = pd.to_numeric(runs[_IN_EDGES if in_edges.all() else _RATE])
     return rates if in_edges.all() or not in_edges.any() else rates.astype("float64") * math.nan
+
+
+def _accuracy(runs: pd.DataFrame) -> pd.Series:
+    """Median accuracy of each rate, 0 where runs diverged; empty where no run has one."""
+    found = pd.to_numeric(runs["accuracy"]).where(runs["status"] == "finished")
+    medians = found.fillna(0.0).groupby(_rates(runs)).median().sort_index()
+    return medians if found.notna().any() else medians.iloc[:0]
 
 
 def _losses(runs: pd.DataFrame) -> pd.Series:

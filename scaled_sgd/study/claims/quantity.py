@@ -50,6 +50,8 @@ for _name, _label, _needs in (
     ("rising_steps", "share of steps in which the loss rises", False),
     ("best_rate", "best learning rate", False),
     ("best_loss", "final training loss at the best learning rate", False),
+    ("best_accuracy", "held-out accuracy at the rate where it is best", False),
+    ("planned_memory", "predicted bytes of a fused step on one process", False),
     ("largest_stable_rate", "largest stable learning rate", False),
     ("largest_trained_rate", "largest learning rate with half of the best accuracy", False),
     ("trained_rate_in_curvatures", "that rate times the first {column}", True),

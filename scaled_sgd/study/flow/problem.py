@@ -87,7 +87,10 @@ def flow_problem(run: Path, *, step: int | None, samples: int | None) -> FlowPro
     plain = (
         stored["scaling.rule"] == "none"
         and stored["optim.optimizer"] == "sgd"
-        and not any(stored[f"optim.{key}"] for key in ("momentum", "weight_decay", "clip_norm", "normalize"))
+        and not any(
+            stored[f"optim.{key}"]
+            for key in ("momentum", "weight_decay", "frobenius_decay", "clip_norm", "normalize")
+        )
         and stored["optim.lr_in_edges"] is None
         and not OptimConfig(schedule=stored["optim.schedule"]).measures_rate
     )

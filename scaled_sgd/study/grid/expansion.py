@@ -95,6 +95,11 @@ def _matched(
         if len(study.matchings) > 1:
             columns["matching"] = matching.replace("_", " ")
         if matching == "equal_parameters" and model.width_exponent != study.like:
+            if model.rank is not None:
+                raise UserError(
+                    f"matching: 'equal_parameters' is not usable; allowed: equal_base_width with model.rank "
+                    f"{model.rank} (weights are counted without factors)"
+                )
             width = matching_base_width(
                 data.in_features,
                 data.out_features,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scaled_sgd.core.network import HomogeneousMLP
-from scaled_sgd.core.start import initial_rows
+from scaled_sgd.core.start import rows_at_start
 from scaled_sgd.parallel import Partition
 from scaled_sgd.parallel.agreement import gather
 from scaled_sgd.parallel.layout import local_shard, row_range
@@ -124,12 +124,11 @@ def copy_range(target: Tensor, start: int, read: Read) -> None:
 
 def initial_values(network: HomogeneousMLP, k: int) -> Read:
     """Reads W_k at step 0, of which any range can be generated separately."""
-    layer = network.scaled_layers[k - 1]
-    fan_in = layer.in_features
+    fan_in = network.widths[k - 1]
 
     def read(start: int, stop: int) -> Tensor:
         first, last = start // fan_in, -(-stop // fan_in)
-        rows = initial_rows(network.seed, k, first, last, fan_in, layer.init_std)
+        rows = rows_at_start(network, k, first, last)
         return rows.view(-1)[start - first * fan_in : stop - first * fan_in]
 
     return read

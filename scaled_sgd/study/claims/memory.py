@@ -1,0 +1,27 @@
+"""The memory that the planner predicts for the steps of a study's runs."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from scaled_sgd.config.parsing import from_dict
+from scaled_sgd.planning import Workload, nominal, predict
+
+_SECTIONS = ("model", "optim", "scaling")
+
+
+def step_bytes(row: pd.Series) -> float:
+    """Peak of a fused step on one process: weights, optimizer, signals; of a row of the table of runs."""
+    sections: dict[str, Any] = {"loss": row["config.loss"]}
+    for name, value in row.items():
+        _, section, key = f"{name}..".split(".")[:3]
+        if str(name).startswith("config.") and section in _SECTIONS and not _is_missing(value):
+            sections.setdefault(section, {})[key] = value
+    widths = json.loads(row["widths"])
+    work = Workload.of(from_dict(sections), widths[0], widths[-1])
+    return predict("ddp", work, nominal("cpu"), fused=True).peak_bytes
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or value != value
