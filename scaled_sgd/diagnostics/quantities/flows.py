@@ -94,9 +94,7 @@ class Flows:
         last = self._last or {"descent": w, "lr": torch.tensor(0.0)} | dict.fromkeys(_PATHS, w)
         steps, lr = (self._every, float(last["lr"])) if self._last else (0, context.taken.lr)
         descent = GradientDescent(self._landscape(context), last["descent"], lr, count=1)
-        flow = GradientFlow(
-            self._landscape(context), last["gradient_flow"], lr, count=1, substeps=_SUBSTEPS
-        )
+        flow = GradientFlow(self._landscape(context), last["gradient_flow"], lr, count=1, substeps=_SUBSTEPS)
         central = CentralFlow(
             self._landscape(context), last["central_flow"], lr, count=_COUNT, substeps=_SUBSTEPS
         )
