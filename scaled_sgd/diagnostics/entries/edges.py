@@ -26,9 +26,7 @@ THIRD_ORDER = Measured(
         ),
         Column("progressive_sharpening_across", "α with ∇λ orthogonal to the eigenvector of λ", figure=None),
         Column("self_stabilization_across", "β with ∇λ orthogonal to the eigenvector of λ", figure=None),
-        Column(
-            "swing", "|⟨u, ∇L⟩|/λ: the distance along the eigenvector from the valley's floor", figure=None
-        ),
+        Column("swing", "|⟨u, ∇L⟩|/λ: distance along u from the valley's floor", figure=None),
         Column(
             "sharpness_change_of_step", "⟨∇λ, step⟩: the change of λ by the step, first order", figure=None
         ),

@@ -1,4 +1,4 @@
-"""Gradient flow and central flow beside a run of gradient descent, from its first measurement on (theory §10)."""
+"""Gradient flow and central flow beside a run, from its first measurement on (theory §10)."""
 
 import copy
 import math
@@ -61,8 +61,8 @@ class Flows:
         partition = context.probe.partition
         if partition.ranks.size > 1 or partition.dtype != torch.float64 or not context.probe_is_all:
             raise UserError(
-                f"{_KEY} compares with flows on all training samples in float64 on one process; allowed: with "
-                "model.dtype float64, diagnostics.samples all, one process"
+                f"{_KEY} compares with flows on all training samples in float64 on one process; allowed: "
+                "with model.dtype float64, diagnostics.samples all, one process"
             )
         w = torch.cat([layer.weight.detach().reshape(-1) for layer in partition.model.scaled_layers])
         row: dict[str, Any] = dict.fromkeys(_columns())
@@ -90,7 +90,7 @@ class Flows:
         return row
 
     def _followed(self, context: Context, w: Tensor) -> dict[str, _Seen]:
-        """The three paths now. They are made anew at every measurement, so that a resumed run repeats them."""
+        """The three paths now. Made anew at every measurement, so that a resumed run repeats them."""
         last = self._last or {"descent": w, "lr": torch.tensor(0.0)} | dict.fromkeys(_PATHS, w)
         steps, lr = (self._every, float(last["lr"])) if self._last else (0, context.taken.lr)
         descent = GradientDescent(self._landscape(context), last["descent"], lr, count=1)

@@ -72,7 +72,9 @@ def cycle_height(_runs: pd.DataFrame, metrics: pd.DataFrame, _column: str) -> fl
 
 def cycle_rise(_runs: pd.DataFrame, metrics: pd.DataFrame, _column: str) -> float:
     """Median over runs: steps from 2/η to the largest λ of the first cycle, predicted over measured."""
-    return _median(metrics, lambda one: one.predicted[:, 0].argmax() / max(1, one.sharpness.argmax()))
+    return _median(
+        metrics, lambda one: int(one.predicted[:, 0].argmax()) / max(1, int(one.sharpness.argmax()))
+    )
 
 
 def _median(metrics: pd.DataFrame, of: Callable[[Cycle], float]) -> float:

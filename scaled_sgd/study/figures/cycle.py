@@ -1,5 +1,7 @@
 """λ and the swing of a cycle at the edge of stability, measured and predicted from its first values."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
@@ -13,9 +15,12 @@ from scaled_sgd.study.figures.reading.words import number, sentence_of
 
 _TITLE = "Does a cubic model predict the cycle of sharpness and oscillation?"
 _DASHES = (0, (4, 2))
-_LOOKS = ({"label": "measured"}, {"label": "predicted", "linestyle": (0, (1.5, 1.5))})
+_LOOKS: tuple[dict[str, Any], ...] = (
+    {"label": "measured"},
+    {"label": "predicted", "linestyle": (0, (1.5, 1.5))},
+)
 _CAPTION = (
-    "Below, the largest eigenvalue λ of the Hessian on a fixed probe, averaged as (λ_{t−1} + 2λ_t + λ_{t+1})/4, "
+    "Below, the largest eigenvalue λ of the Hessian on a probe, averaged as (λ_{t−1} + 2λ_t + λ_{t+1})/4, "
     "from the step where it passes the dashed 2/η until it does so again; above, the swing |⟨u, ∇L⟩|/λ along "
     "its eigenvector u; dotted, x ← −(1 + ηy) x, y ← y + η(α − βx²/2) from the first values of both, with α "
     "and β of that step, while the predicted swing is below three times the largest measured one."

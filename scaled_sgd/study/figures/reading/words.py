@@ -106,7 +106,7 @@ def shortened(text: str, length: int = 34) -> str:
 
 
 def wrapped(text: str, length: int) -> str:
-    """The parts of a title, between `` · ``, on lines of at most so many letters; a longer part is shortened."""
+    """The parts of a title, between `` · ``, on lines of at most so many letters; longer parts are cut."""
     lines: list[str] = []
     for part in (shortened(part, length) for part in text.split(" · ")):
         if lines and len(lines[-1]) + 3 + len(part) <= length:
