@@ -126,6 +126,12 @@ COMBINATIONS = (
         "‖H ĝ‖ is that of steps that are a number times each layer's gradient",
     ),
     Combination(
+        "optim.lr_factors",
+        "optim.schedule",
+        lambda schedule: None if schedule in ("constant", "linear", "cosine") else ([],),
+        "a measured rate follows what it finds",
+    ),
+    Combination(
         "optim.momentum",
         "optim.optimizer",
         lambda name: None if OPTIMIZERS[name].momentum else (0.0,),

@@ -31,6 +31,7 @@ ABSENT: Mapping[str, Any] = {
     "optim.edge_every": 5,
     "optim.drift_power": 1.0,
     "optim.lr_in_edges": None,
+    "optim.lr_factors": [],
     "optim.adas_decay": 0.8,
     "optim.adas_growth": 1.0,
     "optim.clip_layers": "all",

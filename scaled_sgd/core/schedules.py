@@ -1,8 +1,11 @@
 """Learning-rate schedules."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+Factors = Sequence[tuple[int, float]]
 
 
 @dataclass
@@ -14,15 +17,20 @@ class Schedule:
         peak: η; a run whose rate is relative to its sharpness sets it before step 0.
         steps: length of the run.
         warmup_steps: step s < warmup_steps runs at peak·(s + 1) / (warmup_steps + 1).
+        factors: (s, c): from step s on the rate is c times that of the shape; steps ascend.
     """
 
     kind: Literal["constant", "linear", "cosine"]
     peak: float
     steps: int
     warmup_steps: int = 0
+    factors: Factors = ()
 
     def __call__(self, step: int) -> float:
         """η at step 0, 1, …"""
+        return next((c for start, c in reversed(self.factors) if start <= step), 1.0) * self._shape(step)
+
+    def _shape(self, step: int) -> float:
         if step < self.warmup_steps:
             return self.peak * (step + 1) / (self.warmup_steps + 1)
         if self.kind == "constant":

@@ -45,7 +45,7 @@ def schedule_of(optim: OptimConfig, steps: int) -> Schedule | MeasuredSchedule:
         return AdasSchedule(
             optim.lr, decay=optim.adas_decay, growth=optim.adas_growth, every=every, warmup_steps=warmup_steps
         )
-    return Schedule(optim.schedule, optim.lr, steps, optim.warmup_steps)
+    return Schedule(optim.schedule, optim.lr, steps, optim.warmup_steps, optim.lr_factors)
 
 
 class Session:

@@ -19,6 +19,14 @@ def test_decays_start_at_the_peak_and_would_reach_zero_one_step_after_the_last(k
     assert rates == sorted(rates, reverse=True)
 
 
+def test_factors_multiply_the_rate_of_the_shape_from_their_steps_on():
+    shape = Schedule("linear", 1.0, 8, warmup_steps=2)
+    changed = Schedule("linear", 1.0, 8, warmup_steps=2, factors=[(1, 0.5), (4, 3.0)])
+    assert [changed(step) for step in range(8)] == [
+        factor * shape(step) for step, factor in enumerate([1, *[0.5] * 3, *[3.0] * 4])
+    ]
+
+
 def test_linear_and_cosine_are_at_half_the_peak_half_way():
     assert Schedule("linear", 1.0, 10)(5) == pytest.approx(0.5)
     assert Schedule("cosine", 1.0, 10)(5) == pytest.approx(0.5)

@@ -1,13 +1,19 @@
 """The sections ``optim`` and ``scaling``: what becomes of a gradient."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from scaled_sgd.config.sections.marks import NOTHING, STACKED, Count, Natural, NonNegative, Positive
-from scaled_sgd.config.values import OneOf, Within
+from scaled_sgd.config.values import Holds, OneOf, Within
 from scaled_sgd.steps.optimizers import OPTIMIZERS
 from scaled_sgd.steps.polynomials import MOST, POLAR, POLYNOMIALS, Polar
 from scaled_sgd.steps.rules import RULES
+
+_ASCEND = Holds(
+    lambda factors: all(one[0] < other[0] for one, other in pairwise(factors)),
+    "a list of [step, factor] with steps that ascend",
+)
 
 
 @dataclass
@@ -37,6 +43,8 @@ class OptimConfig:
     rate follows the one that keeps the directional edge ratio at optim.edge_ratio; drift_adjusted: from
     optim.lr on 2/‖H ĝ‖^p, H and ĝ = g/‖g‖ of the minibatch, at most twice what it was (arXiv 2302.01952);
     adas: η ← β η + ζ ΔG, G the mean knowledge gain of the weights (arXiv 2006.06587)"""
+    lr_factors: Annotated[list[tuple[Natural, Positive]], _ASCEND, STACKED] = field(default_factory=list)
+    """such as [[400, 0.5], [600, 2]]: half the rate of the schedule from step 400 on, twice it from 600 on"""
     edge_ratio: Annotated[Positive, STACKED] = 1.0
     """with schedule edge: η c2/|c1| along the step; at 1 a quadratic predicts that the loss stays"""
     edge_every: Annotated[Count, STACKED] = 5

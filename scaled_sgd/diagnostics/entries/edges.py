@@ -26,6 +26,7 @@ THIRD_ORDER = Measured(
         ),
         Column("progressive_sharpening_across", "α with ∇λ orthogonal to the eigenvector of λ", figure=None),
         Column("self_stabilization_across", "β with ∇λ orthogonal to the eigenvector of λ", figure=None),
+        Column("swing", "|⟨u, ∇L⟩|/λ: distance along u from the valley's floor", figure=None),
         Column(
             "sharpness_change_of_step", "⟨∇λ, step⟩: the change of λ by the step, first order", figure=None
         ),
@@ -92,4 +93,27 @@ GENERALIZED_SHARPNESS = Measured(
     ("probe", "minibatch", "step"),
     cost=100,
     source="Islamov et al., arXiv 2603.05002; ours: the bound",
+)
+
+CENTRAL_FLOW = Measured(
+    f"{_HERE}.flows:Flows",
+    "gradient flow and central flow beside gradient descent, from the first measurement on",
+    (
+        Column("descent_loss", "mean loss of the steps since the last measurement", figure=None),
+        Column("descent_sharpness", "λ at (w_{t−1} + 2w_t + w_{t+1})/4", figure=None),
+        *(
+            Column(f"{path}_{name}", meaning.format(flow), figure=None)
+            for path, flow in (("gradient_flow", "gradient flow"), ("central_flow", "the central flow"))
+            for name, meaning in (
+                ("loss", "mean loss of gradient descent over these steps as {} has it"),
+                ("sharpness", "λ of {}"),
+                ("distance", "distance of {} from that point of gradient descent"),
+                ("loss_error", "relative error of that loss of {}"),
+                ("sharpness_error", "relative error of that λ of {}"),
+            )
+        ),
+    ),
+    ("probe", "step"),
+    cost=1000,
+    source="Cohen et al., arXiv 2410.24206",
 )

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.operators.curvature import curvature
@@ -48,7 +49,7 @@ class NetworkLandscape:
         network: the network.
         x: samples (n, m_0).
         y: targets, in the form that the loss takes.
-        loss: ``cross_entropy`` or ``mse``.
+        loss: ``cross_entropy`` or ``mse``, or a loss.
         chunk_size: largest number of samples at a time.
         tolerance: relative residual of eigenvalues.
     """
@@ -59,7 +60,7 @@ class NetworkLandscape:
         x: Tensor,
         y: Tensor,
         *,
-        loss: str,
+        loss: str | Loss,
         chunk_size: int | None = None,
         tolerance: float = 1e-7,
     ) -> None:

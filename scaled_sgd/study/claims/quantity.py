@@ -57,6 +57,11 @@ for _name, _label, _needs in (
     ("trained_rate_in_curvatures", "that rate times the first {column}", True),
 ):
     MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.measures:{_name}", _needs))
+for _name, _label in (
+    ("cycle_height", "height of λ over 2/η in the first cycle, predicted over measured"),
+    ("cycle_rise", "steps from 2/η to the largest λ of that cycle, predicted over measured"),
+):
+    MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.cycles:{_name}", needs_column=False))
 
 TAKES: Mapping[str, str] = {
     "power": "power of {axis}",

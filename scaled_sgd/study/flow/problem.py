@@ -92,6 +92,7 @@ def flow_problem(run: Path, *, step: int | None, samples: int | None) -> FlowPro
             for key in ("momentum", "weight_decay", "frobenius_decay", "clip_norm", "normalize")
         )
         and stored["optim.lr_in_edges"] is None
+        and not stored["optim.lr_factors"]
         and not OptimConfig(schedule=stored["optim.schedule"]).measures_rate
     )
     lr = float(stored["optim.lr"]) if plain else None

@@ -23,6 +23,7 @@ for _name, _recipe in (
     ("taylor", "taylor:TAYLOR"),
     ("edge_ratios", "together:EDGE_RATIOS"),
     ("sharpness_change", "together:SHARPNESS_CHANGE"),
+    ("cycle", "cycle:CYCLE"),
     ("refined_coordinate_check", "refined_check:REFINED_CHECK"),
 ):
     FIGURES.add(_name, f"scaled_sgd.study.figures.{_recipe}")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES, set_mathtext
 from scaled_sgd.study.figures.reading.view import groups, is_task, label, title, values
-from scaled_sgd.study.figures.reading.words import listing, shortened
+from scaled_sgd.study.figures.reading.words import listing, shortened, wrapped
 
 MOST_PANELS = 12
 
@@ -75,7 +75,7 @@ class Panels:
         for unused in places[len(self.shown) :]:
             unused.remove()
         for ax, panel in zip(places, self.shown, strict=False):
-            ax.set_title(shortened(panel.title, self._room(width)), loc="left")
+            ax.set_title(wrapped(panel.title, self._room(width)), loc="left")
         return picture, places[: len(self.shown)]
 
     def _empty(self, rows: int, *, height: float = 1.0) -> tuple[Figure, float]:
@@ -102,7 +102,7 @@ class Panels:
             below.append(picture.add_subplot(grid[2 * row + 1, column]))
             upper = picture.add_subplot(grid[2 * row, column], sharex=below[-1])
             upper.tick_params(labelbottom=False)
-            upper.set_title(shortened(panel.title, self._room(width)), loc="left")
+            upper.set_title(wrapped(panel.title, self._room(width)), loc="left")
             above.append(upper)
         return picture, below, above
 

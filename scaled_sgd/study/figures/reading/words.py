@@ -105,6 +105,17 @@ def shortened(text: str, length: int = 34) -> str:
     return text if len(text) <= length else f"{text[: length - 10]}…{text[-9:]}"
 
 
+def wrapped(text: str, length: int) -> str:
+    """The parts of a title, between `` · ``, on lines of at most so many letters; longer parts are cut."""
+    lines: list[str] = []
+    for part in (shortened(part, length) for part in text.split(" · ")):
+        if lines and len(lines[-1]) + 3 + len(part) <= length:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
+
+
 def sentence_of(parts: Sequence[tuple[str, str]], *, opening: str = "", most: int = 4) -> str | None:
     """One sentence about what each panel shows; None if there are too many panels to read."""
     if not 0 < len(parts) <= most:
