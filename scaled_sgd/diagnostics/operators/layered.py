@@ -87,6 +87,10 @@ class LayeredVectors:
         none = torch.zeros((), dtype=self.dtype, device=self.device)
         return self._draw(seed, [0.0] * self.partition.depth, none)
 
+    def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
+        """The dual of a vector."""
+        raise NotImplementedError
+
     def _gradient_square(self) -> Tensor:
         """‖∇L‖² over these layers, ()."""
         raise NotImplementedError

@@ -18,9 +18,17 @@ class Vectors(Protocol):
     """
 
     size: int
-    dtype: torch.dtype
-    device: torch.device
     identity_dual: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the computations."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors are."""
+        ...
 
     def dual(self, coefficients: Tensor, out: Tensor | None = None) -> Tensor:
         """The dual of a vector: its coefficients if ``identity_dual``."""
