@@ -52,7 +52,7 @@ class Workload:
     limited: bool = False
     exchange: Literal["auto", "factors", "gradients"] = "auto"
     polar: Polar | None = None
-    factors: frozenset[int] = frozenset()
+    factors: tuple[int, ...] = ()
     frobenius: bool = False
 
     @classmethod
@@ -80,7 +80,7 @@ class Workload:
             limited=optim.limits_gradient,
             exchange="factors" if exchange == "auto" and not rule.scalar else exchange,
             polar=config.scaling.settings if rule.polar else None,
-            factors=frozenset(factored.pairs),
+            factors=tuple(factored.pairs),
             frobenius=optim.frobenius_decay > 0,
         )
 

@@ -156,6 +156,11 @@ IMPOSSIBLE = [
         "data.limit: 9223372036854775808 is not usable; allowed: integers below 2**63, or null",
         ("--data.limit=9223372036854775808",),
     ),
+    Row(
+        "optim.lr_factors: [(3, 0.5), (2, 1.0)] is not usable; allowed: a list of [step, factor] with steps "
+        "that ascend",
+        ("--optim.lr_factors=[[3, 0.5], [2, 1]]",),
+    ),
     Row("optim.lr: nan is not usable; allowed: finite numbers from 0", ("--optim.lr=.nan",)),
     Row(
         "optim.lr: 1e+300 is not usable; allowed: numbers from 0 to 1e30 with model.dtype float32 (a step "
@@ -374,7 +379,8 @@ COMMAND_LINES = [
     Row(
         (
             "model.help: unknown key; allowed: model.depth, model.base_width, model.width_exponent, "
-            "model.activation, model.parameterization, model.output_scale, model.centered, model.dtype"
+            "model.activation, model.parameterization, model.output_scale, "
+            "model.rank, model.factor_start, model.centered, model.dtype"
         ),
         ("--model.help",),
     ),
@@ -396,21 +402,21 @@ COMMAND_LINES = [
     Row(
         (
             "model: nothing is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, output_scale, centered, dtype"
+            "activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--model",),
     ),
     Row(
         (
             "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, output_scale, centered, dtype"
+            "activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--model=3",),
     ),
     Row(
         (
             "model: 'x.yaml' is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, output_scale, centered, dtype"
+            "activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--model=x.yaml",),
     ),
@@ -444,7 +450,7 @@ FILES = [
     Row(
         (
             "model: 3 is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, output_scale, centered, dtype"
+            "activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: 3"},
@@ -452,7 +458,7 @@ FILES = [
     Row(
         (
             "model: null is not a group; allowed: the keys depth, base_width, "
-            "width_exponent, activation, parameterization, output_scale, centered, dtype"
+            "width_exponent, activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model:"},
@@ -460,7 +466,7 @@ FILES = [
     Row(
         (
             "model: [] is not a group; allowed: the keys depth, base_width, width_exponent, "
-            "activation, parameterization, output_scale, centered, dtype"
+            "activation, parameterization, output_scale, rank, factor_start, centered, dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: []"},
@@ -646,7 +652,7 @@ FILES = [
         (
             "model.class_path: unknown key; allowed: model.depth, model.base_width, "
             "model.width_exponent, model.activation, model.parameterization, model.output_scale, "
-            "model.centered, model.dtype"
+            "model.rank, model.factor_start, model.centered, model.dtype"
         ),
         ("--config=c.yaml",),
         {"c.yaml": "model: {class_path: os.system}"},
@@ -730,7 +736,9 @@ def outside(name: str) -> list[Any]:
     return found
 
 
-OUTSIDE = [(name, value) for name in KEYS if name != "optim.clip_layers" for value in outside(name)]
+LISTS = ("optim.clip_layers", "optim.lr_factors")
+"""Keys whose numbers stand in lists of their own; their tests try them."""
+OUTSIDE = [(name, value) for name in KEYS if name not in LISTS for value in outside(name)]
 
 
 def in_a_list(name: str, value: Any) -> Any:
