@@ -32,8 +32,8 @@ train: $(VENV)/.trains  ## train on the embedded digits with two processes (PROC
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
-quick: setup  ## tests that stay in one process, in a minute or so
-	$(MAKE) suite TESTS='-m "not slow and not full"'
+quick: setup  ## tests that stay in one process and take no seconds, with half of the random examples
+	$(MAKE) suite TESTS='-m "not slow and not full" --hypothesis-profile quick'
 
 # Types are checked, on one core, beside the tests, which often wait.
 test: lint  ## lint, type check and all tests but those that are long by nature

@@ -94,6 +94,7 @@ def test_no_run_of_a_study_is_repeated(old_study, capsys):
 
 
 @pytest.mark.usefixtures("unseen_pictures")
+@pytest.mark.slow
 def test_a_study_is_reported(old_study):
     """Its tables have every run at the loss that its summary has."""
     assert study(["report", "tiny.yaml"]) == 0

@@ -61,6 +61,7 @@ def test_make_train_reaches_95_percent_on_held_out_digits(shorter, tmp_path):
 
 
 @pytest.mark.usefixtures("fresh_world")
+@pytest.mark.slow
 def test_the_recipe_for_new_data_is_followed_in_five_lines(tmp_path, capsys):
     from benchmarks.tables import houses
 
@@ -123,6 +124,7 @@ def test_the_diagnostics_by_hand_run(capsys):
 
 
 @pytest.mark.usefixtures("fresh_world")
+@pytest.mark.slow
 def test_the_command_with_diagnostics_records_them(tmp_path):
     (command,) = (command for command in commands() if "--diagnostics.every" in command)
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")

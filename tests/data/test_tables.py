@@ -76,6 +76,7 @@ def by_scikit_learn(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray[Any, 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.slow
 def test_inputs_are_those_of_scikit_learns_transformers(tmp_path: Path, suffix: str, streaming: bool) -> None:
     from sklearn.preprocessing import StandardScaler
 

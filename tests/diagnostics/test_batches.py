@@ -120,6 +120,7 @@ def rows_of(name: str, *options: str) -> list[dict[str, object]]:
     return list(read_metrics(f"runs/{name}/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_run_of_all_samples_measures_the_batch_of_its_steps(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def scales(problem: Problem, seed: int) -> Tensor:
 @pytest.mark.parametrize("part", ["gauss_newton", "feature"])
 @given(problem=problems(max_samples=8), seed=seeds())
 @examples(12)
+@pytest.mark.slow
 def test_products_are_those_of_the_dense_parts(part: str, problem: Problem, seed: int) -> None:
     xi, generator = scales(problem, seed), torch.Generator().manual_seed(seed)
     V = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in problem.model.parameters()]
@@ -105,6 +106,7 @@ def test_gram_matrices_over_samples_and_outputs_have_the_spectra_of_the_blocks(l
         torch.testing.assert_close(whole @ top, values[-1] * top, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_block_sharpness_over_outputs_and_over_weights_is_that_of_the_dense_blocks() -> None:
     for samples, outputs, by_outputs in ((2, 1, True), (40, 60, False)):
         p = make_problem(samples=samples, outputs=outputs, base_width=12, loss="mse")

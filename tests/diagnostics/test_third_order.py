@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch import Tensor
 from torch.func import grad, jvp
 
@@ -30,7 +30,6 @@ def third_derivative(p: Problem, u: Tensor) -> Tensor:
 
 
 @given(problem=problems(max_samples=8), seed=seeds())
-@settings(max_examples=20)
 def test_it_is_the_third_derivative_twice_along_a_vector(problem: Problem, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     u = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in problem.model.parameters()]

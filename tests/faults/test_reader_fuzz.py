@@ -141,6 +141,7 @@ def test_a_mutated_network_is_loaded_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("command", "count"), [("status", 40), ("collect", 12), ("report", 1)])
+@pytest.mark.slow
 def test_a_mutated_study_is_read_or_refused(command, count, tmp_path, capsys):
     read_mutated_study(range(count), command, tmp_path, capsys)
 

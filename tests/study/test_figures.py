@@ -23,6 +23,8 @@ from scaled_sgd.study.tables.collect import collect
 from tests.examples import examples
 from tests.study.folders import diagnosed, diverged, finished, make_study
 
+pytestmark = pytest.mark.slow
+
 RATES = [2.0**k for k in range(-1, 5)]
 GRID = {"model.base_width": [4, 8, 16], "optim.lr": RATES, "run.seed": [0, 1, 2]}
 

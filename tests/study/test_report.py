@@ -17,6 +17,8 @@ from scaled_sgd.study.page.report import write_report
 from tests.study.browser import BROWSER, look
 from tests.study.folders import diagnosed, diverged, finished, identifier, make_study
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 AXES = {
     "method": ["νP norm", HOSTILE],
@@ -81,7 +83,6 @@ def page(reported):
     return reported[0]
 
 
-@pytest.mark.slow
 def test_every_figure_says_what_it_shows_and_how_to_read_it(reported):
     for figure in reported[1]:
         assert figure.title.endswith("?")
@@ -93,7 +94,6 @@ def test_every_figure_says_what_it_shows_and_how_to_read_it(reported):
         assert figure.sentence in figure.alt
 
 
-@pytest.mark.slow
 def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     text = page.read_text(encoding="utf-8")
     drawn = re.findall(r'<section id="(\w+)">', text)
@@ -109,7 +109,6 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
     assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
 
 
-@pytest.mark.slow
 @pytest.mark.full
 def test_every_figure_is_drawn_in_every_kind(reported):
     for figure in reported[1]:
@@ -117,7 +116,6 @@ def test_every_figure_is_drawn_in_every_kind(reported):
         assert figure.pdf().startswith(PDF)
 
 
-@pytest.mark.slow
 def test_a_page_loads_nothing_and_runs_nothing(page):
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r"url\(|@import", text)
@@ -135,7 +133,6 @@ def test_a_page_loads_nothing_and_runs_nothing(page):
     assert all(re.fullmatch(r"#\w+|figures/\w+\.(png|svg|pdf|csv)", link) for link in links)
 
 
-@pytest.mark.slow
 def test_names_and_titles_are_shown_as_they_were_written(page):
     text = page.read_text(encoding="utf-8")
     assert "<h1>Does η·λ &lt;stay&gt; at 2? &lt;script&gt;document" in text
@@ -146,7 +143,6 @@ def test_names_and_titles_are_shown_as_they_were_written(page):
     assert "<img" not in summary
 
 
-@pytest.mark.slow
 def test_the_facts_of_a_study_head_its_page(page):
     text = page.read_text(encoding="utf-8")
     assert "24 planned: 19 finished, 2 diverged, 2 pending, 1 damaged" in text
@@ -158,13 +154,11 @@ def test_the_facts_of_a_study_head_its_page(page):
     assert f"runs/{identifier(LOST)}: left out: " in text
 
 
-@pytest.mark.slow
 def test_nothing_of_the_machine_is_in_what_one_commits(page):
     for file in (page, page.parent / "summary.md", *(page.parent / "figures").glob("*.svg")):
         assert str(page.parent.parent) not in file.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_report_written_twice_is_the_same(tmp_path):
     folder = make_study(tmp_path / "s", AXES, outcome)
     path = write_report(folder, ["methods"])
@@ -174,7 +168,6 @@ def test_a_report_written_twice_is_the_same(tmp_path):
     assert [file.read_bytes() for file in files] == before
 
 
-@pytest.mark.slow
 def test_the_tables_of_the_text_have_a_cell_a_column(page):
     summary = (page.parent / "summary.md").read_text(encoding="utf-8")
     tables = re.findall(r"(?:^\|.*\|\n)+", summary, flags=re.MULTILINE)

@@ -78,6 +78,7 @@ def test_a_source_beside_data_in_memory_is_refused() -> None:
         train({"data": {"source": "digits"}}, data=houses(9))
 
 
+@pytest.mark.slow
 def test_a_small_network_is_as_good_as_other_tools_on_a_small_table() -> None:
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.model_selection import train_test_split
