@@ -7,6 +7,7 @@ import pytest
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import load
+from scaled_sgd.study.claims.cycles import first_cycle
 from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.claims.quantity import MEASURES
 from scaled_sgd.study.claims.verdict import Verdict, judge, verdict_of
@@ -262,3 +263,25 @@ def test_the_page_of_a_paper_has_its_claims_with_numbers_and_verdicts(tmp_path):
         assert "−1.2 to −0.8" in text
         assert "agrees" in text
     assert (folder / "figures/rates.png").is_file()
+
+
+@pytest.mark.parametrize("alpha", [0.1, -0.1])
+def test_a_cycle_begins_where_sharpness_passes_the_edge_and_gradient_flow_sharpens(alpha):
+    """η = 1, so that 2/η = 2; λ is linear in the step, which averaging leaves."""
+    found = first_cycle(
+        pd.DataFrame(
+            {
+                "step": range(8),
+                "lr": 1.0,
+                "sharpness": [1.65 + 0.1 * step for step in range(8)],
+                "swing": 1e-3,
+                "progressive_sharpening_across": alpha,
+                "self_stabilization_across": 1.0,
+            }
+        )
+    )
+    if alpha < 0:
+        assert found is None
+    else:
+        assert (found.first, found.edge, found.complete) == (4, 2.0, False)
+        assert found.predicted[:2, 0] == pytest.approx([2.05, 2.05 + 0.1 - 1e-6 / 2])

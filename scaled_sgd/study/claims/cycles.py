@@ -33,7 +33,10 @@ class Cycle:
 
 
 def first_cycle(rows: pd.DataFrame) -> Cycle | None:
-    """The first cycle of a run measured at every step at a constant rate; None where there is none."""
+    """The first cycle of a run measured at every step at a constant rate.
+
+    None where there is none, or where α is not positive there: nothing sharpens that could be stabilised.
+    """
     if not set(COLUMNS) <= set(rows):
         return None
     rows = rows.dropna(subset=list(COLUMNS)).sort_values("step")
@@ -48,6 +51,8 @@ def first_cycle(rows: pd.DataFrame) -> Cycle | None:
     complete = len(starts) > 1
     begin, end = int(starts[0]), int(starts[1]) if complete else len(smooth)
     now = rows.iloc[begin + 1]
+    if now["progressive_sharpening_across"] <= 0:
+        return None
     path = np.array(
         cycle(
             lr,

@@ -17,7 +17,9 @@ def step_bytes(row: pd.Series) -> float:
     for name, value in row.items():
         _, section, key = f"{name}..".split(".")[:3]
         if str(name).startswith("config.") and section in _SECTIONS and not _is_missing(value):
-            sections.setdefault(section, {})[key] = value
+            # Lists are JSON text in the table.
+            listed = isinstance(value, str) and value.startswith("[")
+            sections.setdefault(section, {})[key] = json.loads(value) if listed else value
     widths = json.loads(row["widths"])
     work = Workload.of(from_dict(sections), widths[0], widths[-1])
     return predict("ddp", work, nominal("cpu"), fused=True).peak_bytes

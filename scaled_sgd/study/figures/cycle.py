@@ -34,7 +34,9 @@ def _cycles(view: View) -> dict[str, Cycle]:
 
 def lacks(view: View) -> str:
     """A study needs a run whose λ passes 2/η, measured at every step."""
-    return "" if _cycles(view) else "third_order at every step of a run whose sharpness passes 2/η"
+    return (
+        "" if _cycles(view) else "third_order at every step of a run whose sharpness passes 2/η where α > 0"
+    )
 
 
 def draw(view: View) -> Drawn:
@@ -67,7 +69,9 @@ def draw(view: View) -> Drawn:
                 "predicted steps": sooner,
             }
         )
-        said = f"λ rises to {number(highest)} in {steps} steps, predicted {number(expected)} in {sooner}"
+        said = (
+            f"sharpness rises to {number(highest)} in {steps} steps, predicted {number(expected)} in {sooner}"
+        )
         parts.append((panel.title, f"{said}, from 2/η = {number(one.edge)}"))
     panels.label(below, "step", "sharpness λ")
     for ax in above[:: panels.columns]:
