@@ -1,4 +1,4 @@
-"""How much of a law is tried: a sample in ``make test``, half of it in ``make quick``, more in ``make full``."""
+"""How much of a law is tried: a sample in ``make test``, half of it in ``make quick``, more in ``full``."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product

@@ -73,6 +73,21 @@ def gradients(problem: Problem) -> list[Tensor]:
     return list(grad(lambda values: mean_loss(problem, values))(parameters(problem.model)).values())
 
 
+def signals(problem: Problem) -> tuple[list[Tensor], list[Tensor]]:
+    """h_0..h_{l−1} and δ_1..δ_l of the sum of losses, as the layers of a forward pass take and give them."""
+    h, z = [], []
+
+    def keep(_: nn.Module, taken: tuple[Tensor], given: Tensor) -> None:
+        h.append(taken[0].detach())
+        z.append(given)
+
+    hooks = [layer.register_forward_hook(keep) for layer in problem.model.scaled_layers]
+    whole = get_loss(problem.loss).value(problem.model(problem.x), problem.y).sum()
+    for hook in hooks:
+        hook.remove()
+    return h, list(torch.autograd.grad(whole, z))
+
+
 def flat_parameters(model: nn.Module) -> Tensor:
     return torch.cat([p.reshape(-1) for p in parameters(model).values()])
 

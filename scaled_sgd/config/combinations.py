@@ -1,4 +1,4 @@
-"""Refuses incompatible keys, and resolves ``scaling.rule`` and ``optim.update: auto``."""
+"""Refuses incompatible keys, and resolves ``auto`` of rule, parameterization and update."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +8,7 @@ from scaled_sgd.config.incompatible import COMBINATIONS
 from scaled_sgd.config.sections import Config, DataConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.steps.optimizers import OPTIMIZERS
+from scaled_sgd.steps.rules import RULES
 
 
 def violations(config: Config) -> Iterator[str]:
@@ -45,11 +46,14 @@ def check_data(data: DataConfig) -> None:
 
 
 def with_rule(config: Config) -> Config:
-    """The configuration with ``scaling.rule: auto`` resolved: the optimizer's own."""
-    if config.scaling.rule != "auto":
-        return config
-    rule = OPTIMIZERS[config.optim.optimizer].rule
-    return replace(config, scaling=replace(config.scaling, rule=rule))
+    """``scaling.rule: auto``, the optimizer's own, and then ``model.parameterization: auto``, the rule's."""
+    if config.scaling.rule == "auto":
+        rule = OPTIMIZERS[config.optim.optimizer].rule
+        config = replace(config, scaling=replace(config.scaling, rule=rule))
+    if config.model.parameterization == "auto":
+        name = RULES[config.scaling.rule].parameterization
+        config = replace(config, model=replace(config.model, parameterization=name))
+    return config
 
 
 def with_update(config: Config) -> Config:

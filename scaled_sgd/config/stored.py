@@ -65,6 +65,7 @@ ABSENT: Mapping[str, Any] = {
 """What versions without a key did. A key not listed means its default."""
 FORMER: Mapping[str, Any] = {
     "scaling.rule": "norm",
+    "model.parameterization": "nup",
     "optim.lr": 4.0,
     "data.standardize": False,
     "data.eval_split": None,

@@ -104,7 +104,7 @@ def rows_at_start(network: DrawnNetwork, k: int, start: int, stop: int) -> Tenso
         (layers[first - 1].multiplier, layers[first].multiplier),
         factored.rank,
     )
-    return pair[behind][start:stop]
+    return pair[behind][start:stop].clone(memory_format=torch.contiguous_format)
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from scaled_sgd.core.network import HomogeneousMLP, ScaledLinear
 from scaled_sgd.parallel.layout import unwrap
 from scaled_sgd.parallel.tensor_parallel import ColumnParallelLinear
 
-_OWN = ("forward", "uncentered", "_run", "apply_activation")
+_OWN = ("forward", "uncentered", "_run", "apply_activation", "activation_at")
 _LAYERS = (ScaledLinear.forward, ColumnParallelLinear.forward)
 _NEUTRAL = ("scaled_sgd.", "torch.distributed.", "deepspeed.", "accelerate.")
 """Packages whose hooks move weights or measure, but keep what a module computes."""

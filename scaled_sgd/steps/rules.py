@@ -49,6 +49,11 @@ class Rule:
     polar: bool = False
     settings: Polar = POLAR
 
+    @property
+    def parameterization(self) -> str:
+        """What ``model.parameterization: auto`` means with it: equal singular values suit relative νP."""
+        return "nup_relative" if self.polar else "nup"
+
     def with_settings(self, polar: Polar) -> "Rule":
         """The rule with other settings; they matter to rules that take a Polar."""
         return replace(self, settings=polar)

@@ -7,7 +7,7 @@ from torch import Tensor
 from scaled_sgd import HomogeneousMLP
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.factored import Factored
-from scaled_sgd.core.start import outputs_at_start
+from scaled_sgd.core.start import outputs_at_start, rows_at_start
 from tests.core.test_network import inputs
 
 PARAMETERIZATIONS = ("nup", "ntp", "sp", "mup")
@@ -91,6 +91,16 @@ def test_drawn_factors_are_independent_and_have_the_deviation_of_their_widths():
     for W, V in ((first, second.T), (first, third), (second, fourth), (third, fourth.T)):
         correlation = torch.corrcoef(torch.stack([W.flatten(), V.flatten()]))[0, 1]
         assert abs(float(correlation)) < 0.03
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_rows_of_factors_at_the_start_are_contiguous_and_the_callers_own(k):
+    model = network(rank=5)
+    rows = rows_at_start(model, k, 0, 3)
+    assert rows.is_contiguous()
+    wanted = rows.clone()
+    rows.zero_()
+    assert torch.equal(rows_at_start(model, k, 0, 3), wanted)
 
 
 @pytest.mark.parametrize("factor_start", ["spectral", "drawn"])

@@ -17,26 +17,12 @@ from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.steps.direction import Direction
 from tests.diagnostics.strategies import problems, seeds
 from tests.examples import examples
-from tests.oracles import Problem, make_problem, mean_loss, parameters
-
-
-def signals_by_autograd(problem: Problem) -> tuple[list[Tensor], list[Tensor]]:
-    """h_0..h_{l−1} and δ_1..δ_l."""
-    h, z = [problem.x], []
-    for layer in problem.model.scaled_layers:
-        z.append((layer.multiplier * h[-1] @ layer.weight.detach().T).requires_grad_())
-        h.append(problem.model.apply_activation(z[-1]))
-    whole = (
-        torch.nn.functional.cross_entropy(z[-1], problem.y, reduction="sum")
-        if problem.loss == "cross_entropy"
-        else 0.5 * (z[-1] - problem.y).square().sum()
-    )
-    return [t.detach() for t in h[:-1]], list(torch.autograd.grad(whole, z))
+from tests.oracles import Problem, make_problem, mean_loss, parameters, signals
 
 
 def updates(problem: Problem, direction: Direction) -> list[Tensor]:
     """U_k = (α_k/n) δ_kᵀ K_k h_{k−1}, formed."""
-    h, delta = signals_by_autograd(problem)
+    h, delta = signals(problem)
     found = []
     for i, layer in enumerate(problem.model.scaled_layers):
         K = direction.matrix(i)

@@ -14,7 +14,9 @@ from scaled_sgd import (
     sharpness,
     taylor_coefficients,
 )
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.core.piecewise_linear import LINEAR
 from scaled_sgd.diagnostics import hessian_trace, hessian_vector_product
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 
@@ -27,6 +29,11 @@ class Skip(HomogeneousMLP):
 class Curved(HomogeneousMLP):
     def apply_activation(self, z: Tensor) -> Tensor:
         return torch.tanh(z)
+
+
+class Straight(HomogeneousMLP):
+    def activation_at(self, k: int) -> Activation:
+        return LINEAR
 
 
 def network(kind: type[HomogeneousMLP] = HomogeneousMLP) -> HomogeneousMLP:
@@ -67,6 +74,7 @@ def patched() -> HomogeneousMLP:
 FOREIGN = {
     "Skip with a forward pass of its own": lambda: network(Skip),
     "Curved with a forward pass of its own": lambda: network(Curved),
+    "Straight with a forward pass of its own": lambda: network(Straight),
     "HomogeneousMLP with a forward hook": hooked,
     "whose layer 2 has no weight of its own": parametrized,
     "layer 2 has no weight of its own": pruned,

@@ -14,7 +14,7 @@ from scaled_sgd.diagnostics import (
 )
 from tests.diagnostics.strategies import problems, seeds
 from tests.examples import examples
-from tests.oracles import Problem, gradients, make_problem
+from tests.oracles import Problem, gradients, make_problem, signals
 
 
 @given(n=st.integers(1, 9), m=st.integers(1, 9), seed=seeds())
@@ -51,21 +51,13 @@ def test_gradient_soft_ranks_follow_from_gradients_and_signals(
 ) -> None:
     G = gradients(problem)
     assume(all(float(g.norm()) > 1e-8 for g in G))
-    n, x = len(problem.x), problem.x
-    h, z, forward = [x], [], []
-    for layer in problem.model.scaled_layers:
-        z.append((layer.multiplier * h[-1] @ layer.weight.T).requires_grad_())
-        forward.append(layer.multiplier**2 * h[-1].square().sum() / n)
-        h.append(problem.model.apply_activation(z[-1]))
-    losses = (
-        torch.nn.functional.cross_entropy(z[-1], problem.y, reduction="sum")
-        if problem.loss == "cross_entropy"
-        else 0.5 * (z[-1] - problem.y).square().sum()
-    )
-    delta = torch.autograd.grad(losses, z)
-    wanted = [F * d.square().sum() / n / g.square().sum() for F, d, g in zip(forward, delta, G, strict=True)]
-    found = gradient_soft_ranks(problem.model, x, problem.y, loss=problem.loss, chunk_size=chunk_size)
-    torch.testing.assert_close(found, torch.stack(wanted).detach(), rtol=1e-9, atol=0)
+    n, (h, delta) = len(problem.x), signals(problem)
+    wanted = [
+        layer.multiplier**2 * t.square().sum() * d.square().sum() / n**2 / g.square().sum()
+        for layer, t, d, g in zip(problem.model.scaled_layers, h, delta, G, strict=True)
+    ]
+    found = gradient_soft_ranks(problem.model, problem.x, problem.y, loss=problem.loss, chunk_size=chunk_size)
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-9, atol=0)
 
 
 def test_one_sample_has_soft_rank_one() -> None:
@@ -75,12 +67,11 @@ def test_one_sample_has_soft_rank_one() -> None:
     )
 
 
-def test_hidden_features_are_what_the_model_computes() -> None:
-    p = make_problem()
-    h = p.x
-    for layer, found in zip(p.model.scaled_layers[:-1], hidden_features(p.model, p.x), strict=True):
-        h = p.model.apply_activation(layer(h))
-        torch.testing.assert_close(found, h.detach())
+@pytest.mark.parametrize("rank", [None, 2])
+def test_hidden_features_are_what_the_model_computes(rank: int | None) -> None:
+    p = make_problem(rank=rank)
+    h, _ = signals(p)
+    torch.testing.assert_close(hidden_features(p.model, p.x), h[1:])
 
 
 def test_drift_and_alignment() -> None:

@@ -40,21 +40,25 @@ def move(model: HomogeneousMLP, by: float = 0.3) -> None:
 
 def features(p: Problem, weights: list[Tensor]) -> list[Tensor]:
     h = [p.x]
-    for layer, W in zip(p.model.scaled_layers[:-1], weights, strict=False):
-        h.append(p.model.apply_activation(layer.multiplier * h[-1] @ W.T))
+    for k, (layer, W) in enumerate(zip(p.model.scaled_layers[:-1], weights, strict=False), start=1):
+        h.append(p.model.activation_at(k).value(layer.multiplier * h[-1] @ W.T))
     return h
 
 
-@pytest.mark.parametrize("activation", ["relu", (0.3, 0.8), "tanh", "gelu"])
+@pytest.mark.parametrize(
+    ("activation", "rank"), [("relu", None), ((0.3, 0.8), None), ("tanh", None), ("gelu", None), ("tanh", 2)]
+)
 @pytest.mark.parametrize("chunk", [3, 100])
-def test_changes_are_those_of_dense_weights_and_of_the_jacobian(activation: object, chunk: int) -> None:
-    p = make_problem(samples=8, base_width=4, activation=activation)
+def test_changes_are_those_of_dense_weights_and_of_the_jacobian(
+    activation: object, rank: int | None, chunk: int
+) -> None:
+    p = make_problem(samples=8, base_width=4, activation=activation, rank=rank)
     first = {name: W.clone() for name, W in parameters(p.model).items()}
     z_0 = preactivations(Minibatch(p.model, p.x, p.y, loss=p.loss))
     observer = observer_of(p, chunk=chunk)
     start = measured(observer, p)
     assert start["linearisation_distance"] is None
-    assert start["change_by_weights"] == start["change_by_features"] == [0.0] * 4
+    assert start["change_by_weights"] == start["change_by_features"] == [0.0] * p.model.depth
     move(p.model)
     found, now = measured(observer, p), parameters(p.model)
     V = {name: now[name] - W for name, W in first.items()}

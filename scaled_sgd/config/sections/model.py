@@ -34,8 +34,9 @@ class ModelConfig:
     ) = "relu"
     """φ by name, or [a, b] for a·s + b·|s|, normalised; abs (a = 0) makes f(−x) = f(x), so it fits pixels
     only, tanh f(−x) = −f(x)"""
-    parameterization: Annotated[str, OneOf(PARAMETERIZATIONS), STACKED] = "nup"
-    """how multipliers and initial weights depend on widths"""
+    parameterization: Annotated[str, OneOf(PARAMETERIZATIONS, also=("auto",)), STACKED] = "auto"
+    """how multipliers, initial weights and update sizes depend on widths; auto: nup_relative with
+    scaling.rule spectral, nup with any other"""
     output_scale: Annotated[float, Within(1e-6, 1e6), STACKED] = 1.0
     """γ: the network is f/γ; small: lazy, its features hardly move; large: rich. Best rates with scaling.rule
     none, mse and cross_entropy alike: ∝ γ² below 1, γ^(2/l) above; ∝ γ below 1 with norm, unit, spectral"""

@@ -17,7 +17,8 @@ from scaled_sgd.study.figures.reading.words import count, number, sentence_of, s
 _TITLE = "Does the Taylor polynomial of a step predict what the loss does?"
 _COLUMNS = ("predicted_loss", STEP_LOSS, "loss_after")
 _MOST_POINTS = 1500
-_CLASSES = ("before the edge", "beyond the edge", "of unmeasured edge")
+_CLASSES = ("before the edge", "beyond the edge", "edge not measured")
+_WHERE = {"edge not measured": "where the edge was not measured"}
 
 
 def lacks(view: View) -> str:
@@ -128,7 +129,7 @@ def _right(points: pd.DataFrame) -> pd.Series:
 
 def _words(points: pd.DataFrame, classes: list[dict[str, object]]) -> str:
     errors = [
-        f"{number(row['relative error, median'], 2)} {row['steps that are']}"
+        f"{number(row['relative error, median'], 2)} {_WHERE.get(str(name := row['steps that are']), name)}"
         for row in classes
         if row["steps"]
     ]
