@@ -21,7 +21,7 @@ SMALL = (
     "--data.limit=60", "--optim.batch_size=20", "--optim.steps=4", "--optim.lr=0.5", "--run.name=run",
     "--diagnostics.every=2", "--diagnostics.samples=16", "--diagnostics.k=2",
     "--diagnostics.keep_vectors=true", "--diagnostics.ranks=false", "--diagnostics.tolerance=1e-9",
-    "--checkpoint.keep_steps=[2]",
+    "--checkpoint.keep_steps=[2]", "--model.parameterization=nup",
 )  # fmt: skip
 
 
