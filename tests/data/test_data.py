@@ -371,11 +371,14 @@ def shards(folder: Path, *, images: bool) -> Path:
     return folder
 
 
-@pytest.fixture(params=["resident", "stream", "image stream"])
-def train(request: pytest.FixtureRequest, tmp_path: Path) -> Resident | Stream:
-    folder = shards(tmp_path / "shards", images=request.param == "image stream")
+@pytest.fixture(scope="module", params=["resident", "stream", "image stream"])
+def train(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Resident | Stream:
+    place = tmp_path_factory.mktemp("train")
     streaming = request.param != "resident"
-    return load(folder, eval_split="test", streaming=streaming, shuffle_buffer=16).train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", place / "cache")
+        folder = shards(place / "shards", images=request.param == "image stream")
+        return load(folder, eval_split="test", streaming=streaming, shuffle_buffer=16).train
 
 
 def test_minibatches_do_not_depend_on_the_number_of_processes(train: Resident | Stream) -> None:
