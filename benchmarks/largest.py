@@ -28,10 +28,13 @@ from benchmarks.measuring import ENVIRONMENT, IN_FEATURES, OUT_FEATURES
 from benchmarks.peers import criterion, eigenthings_operator, installed
 from benchmarks.step_time import peak_bytes, step_by_hand, synchronize
 from scaled_sgd import HomogeneousMLP, sharpness, taylor_coefficients
+from scaled_sgd.core.activations import Activation
 from scaled_sgd.core.parameterization import width_pattern
 from scaled_sgd.parallel.machine import host_memory
 from scaled_sgd.planning import Workload, nominal, predict
 from scaled_sgd.planning.units import SIZES, parse, size
+
+ACTIVATION = "abs"
 
 KRYLOV = 4
 """Basis vectors of Lanczos, the fewest that find one eigenpair."""
@@ -70,12 +73,16 @@ class Case:
     @property
     def weights(self) -> int:
         """Σ_k m_k m_{k−1}."""
-        return Workload(self.widths, self.batch).weights
+        return self._work.weights
 
     @property
     def step_bytes(self) -> float:
         """Predicted peak of a step."""
-        return predict("ddp", Workload(self.widths, self.batch), nominal("cpu"), fused=True).peak_bytes
+        return predict("ddp", self._work, nominal("cpu"), fused=True).peak_bytes
+
+    @property
+    def _work(self) -> Workload:
+        return Workload(self.widths, self.batch, activation=Activation.of(ACTIVATION))
 
     @property
     def sharpness_bytes(self) -> float:
@@ -96,7 +103,7 @@ class Case:
             OUT_FEATURES,
             depth=self.depth,
             base_width=self.base_width,
-            activation="abs",
+            activation=ACTIVATION,
             seed=0,
             device=self.device,
         )
