@@ -190,7 +190,7 @@ for _entry in (
         alpha="1; input √(m_1/m_0); output m_{l−1}^{−1/2}",
         std="m_{k−1}^{−1/2}; input m_1^{−1/2}",
         omega="√(m_k/m_{k−1}); input and output 1",
-        remark="as μP, for inputs of norm 1: its best rate does not move with m_0",
+        remark="as μP, for inputs of norm 1: the first layer's kernel does not grow with m_0",
     ),
 ):
     PARAMETERIZATIONS.add(_entry.name, _entry)

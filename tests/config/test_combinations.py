@@ -111,6 +111,21 @@ def test_a_configuration_made_by_hand_is_checked_whole():
             check(wrong)
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([], "nup_relative"),
+        ([SPECTRAL], "nup_relative"),
+        (["--scaling.rule=norm"], "nup"),
+        (["--optim.optimizer=adamw"], "nup"),
+        ([SPECTRAL, "--model.parameterization=nup"], "nup"),
+        (["--scaling.rule=norm", "--model.parameterization=nup_relative"], "nup_relative"),
+    ],
+)
+def test_the_parameterization_is_the_rules_unless_it_is_given(options, name):
+    assert parse(options).model.parameterization == name
+
+
 def test_every_combination_is_of_keys_and_in_the_documentation():
     text = DOCUMENT.read_text(encoding="utf-8")
     for one in COMBINATIONS:

@@ -83,8 +83,8 @@ def draw(view: View, column: str) -> Drawn:
     if above:
         panels.label_first(above, "minibatch loss")
     panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
-    momentum = _has_momentum(runs)
-    edge_name = "2(1 + μ)/η − λ_w" if momentum else "2/η"
+    momentum = _has(runs, "momentum")
+    edge_name = "2(1 + μ)/η − λ_w" if momentum else "2/η − λ_w" if _has(runs, "weight_decay") else "2/η"
     edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label=edge_name)
     key_of_lines(picture, axes, order=_names(lines), extra=[edge])
     table = pd.DataFrame([_row(line, column) for line in lines])
@@ -128,9 +128,9 @@ def _steps(view: View, runs: pd.DataFrame, column: str) -> pd.DataFrame:
     return steps.assign(rate=effective.where(np.isfinite(effective) & (effective > 0), steps["lr"]))
 
 
-def _has_momentum(runs: pd.DataFrame) -> bool:
-    """Whether some of these runs have momentum, which moves the edge."""
-    columns = [runs[key] for key in ("optim.momentum", "config.optim.momentum") if key in runs]
+def _has(runs: pd.DataFrame, name: str) -> bool:
+    """Whether some of these runs have momentum or weight decay, which move the edge."""
+    columns = [runs[key] for key in (f"optim.{name}", f"config.optim.{name}") if key in runs]
     return any(bool((pd.to_numeric(c.astype(str), errors="coerce") > 0).any()) for c in columns)
 
 
