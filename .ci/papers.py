@@ -30,10 +30,10 @@ reason where it is known. Options for the full size are in each study's file and
 
 The ranges are ours, and not all were set before the numbers were known: the range 3 to 4.5 of the largest
 rate in lewkowycz2020 was set after its number, and claims of cohen2021, haas2025, lewkowycz2020, kalra2024,
-terjek2025, damian2022, hosseini2020 and khodak2021 were reworded, or measured by another quantity or
-range, after first results. Networks and rates of cohen2024, and the GELU network of damian2022, were chosen
-after trials that showed where λ rises, and the ranges of the cycle in damian2022 were set after numbers of
-such trials.
+terjek2025, damian2022, hosseini2020, khodak2021, gilmer2021, noci2024 and roulet2024 were reworded, or
+measured by another quantity or range, after first results. Networks and rates of cohen2024, and the GELU
+network of damian2022, were chosen after trials that showed where λ rises, and the ranges of the cycle in
+damian2022 were set after numbers of such trials.
 
 This folder is made by `python .ci/papers.py studies` from the folders of the studies. Minutes are of
 training, summed over runs, on one core that other work kept busy: upper bounds.

@@ -47,7 +47,7 @@ _EDGES = {
 }
 
 
-_MOST_WITH_LOSS = 6
+_MOST_WITH_LOSS = 8
 """Panels of a figure that has the loss above the sharpness."""
 
 
