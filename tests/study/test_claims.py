@@ -5,9 +5,12 @@ import math
 import pandas as pd
 import pytest
 
+from scaled_sgd.config.parsing import from_dict
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import load
+from scaled_sgd.planning import Workload, nominal, predict
 from scaled_sgd.study.claims.cycles import first_cycle
+from scaled_sgd.study.claims.memory import step_bytes
 from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.claims.quantity import MEASURES
 from scaled_sgd.study.claims.verdict import Verdict, judge, verdict_of
@@ -285,3 +288,25 @@ def test_a_cycle_begins_where_sharpness_passes_the_edge_and_gradient_flow_sharpe
     else:
         assert (found.first, found.edge, found.complete) == (4, 2.0, False)
         assert found.predicted[:2, 0] == pytest.approx([2.05, 2.05 + 0.1 - 1e-6 / 2])
+
+
+def test_the_memory_of_a_run_is_the_planners_for_its_configuration():
+    row = pd.Series(
+        {
+            "config.loss": "mse",
+            "config.model.depth": 3,
+            "config.model.base_width": 8,
+            "config.optim.batch_size": 16,
+            "config.optim.optimizer": "adamw",
+            "config.optim.options.betas": "[0.8, 0.9]",
+            "config.optim.clip_norm": None,
+            "config.data.source": "not read",
+            "widths": "[5, 8, 32, 2]",
+        }
+    )
+    optim = {"batch_size": 16, "optimizer": "adamw", "options": {"betas": [0.8, 0.9]}}
+    config = from_dict({"loss": "mse", "model": {"depth": 3, "base_width": 8}, "optim": optim})
+    planned = predict("ddp", Workload.of(config, 5, 2), nominal("cpu"), fused=True)
+    assert step_bytes(row) == planned.peak_bytes
+    row["config.model.base_width"] = 16
+    assert step_bytes(row) > planned.peak_bytes

@@ -15,11 +15,15 @@ def step_bytes(row: pd.Series) -> float:
     """Peak of a fused step on one process: weights, optimizer, signals; of a row of the table of runs."""
     sections: dict[str, Any] = {"loss": row["config.loss"]}
     for name, value in row.items():
-        _, section, key = f"{name}..".split(".")[:3]
-        if str(name).startswith("config.") and section in _SECTIONS and not _is_missing(value):
+        _, *path = str(name).split(".")
+        if str(name).startswith("config.") and path[0] in _SECTIONS and not _is_missing(value):
+            *groups, key = path
+            section = sections
+            for group in groups:
+                section = section.setdefault(group, {})
             # Lists are JSON text in the table.
             listed = isinstance(value, str) and value.startswith("[")
-            sections.setdefault(section, {})[key] = json.loads(value) if listed else value
+            section[key] = json.loads(value) if listed else value
     widths = json.loads(row["widths"])
     work = Workload.of(from_dict(sections), widths[0], widths[-1])
     return predict("ddp", work, nominal("cpu"), fused=True).peak_bytes
