@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from scaled_sgd.train import accelerator
 from scaled_sgd.train.main import main
-from tests.launching import launch
+from tests.programs import launch
 from tests.training import figures, run_all
 
 pytestmark = pytest.mark.slow
