@@ -13,6 +13,7 @@ import contextlib
 import gc
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import threading
 import traceback
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver, process, resource_tracker, util
 from pathlib import Path
@@ -49,6 +51,7 @@ class Program:
         **variables: str,
     ) -> None:
         folder = Path(tempfile.mkdtemp(prefix="program-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.stdout, self.stderr = stdout or folder / "stdout", stderr or folder / "stderr"
         ready()
         self._process = context.Process(
