@@ -1,7 +1,8 @@
 """What theory says, beside the lines of a figure: power laws, levels, edges of rates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from scaled_sgd.study.claims.measures import first
 from scaled_sgd.study.claims.plot import Plot
 from scaled_sgd.study.claims.taking import kept, measured
 from scaled_sgd.study.figures.drawing.style import GREY
-from scaled_sgd.study.figures.plot_lines import DASHED, DASHES, EDGE, NOT_DATA, Line
+from scaled_sgd.study.figures.plot_lines import DASHED, DASHES, EDGE, NOT_DATA, PlotLine
 from scaled_sgd.study.figures.reading.view import STEP_LOSS, View
 
 _DARK = "#333333"
@@ -21,7 +22,7 @@ _LAWS = ((0, (5, 1.5, 1.5, 1.5)), (0, (1.5, 1.5)))
 _LEVELS = (DASHED["linestyle"], (0, (7, 2)), (0, (2, 2)))
 
 
-def draw_laws(ax: Axes, plot: Plot, lines: Sequence[Line]) -> None:
+def draw_laws(ax: Axes, plot: Plot, lines: Sequence[PlotLine]) -> None:
     """Each power law through the middle, in logarithms, of the points that it is of."""
     data = [line for line in ax.get_lines() if line.get_gid() != NOT_DATA]
     for power, dash in zip(plot.powers.values(), cycle(_LAWS), strict=False):
@@ -40,11 +41,17 @@ def draw_laws(ax: Axes, plot: Plot, lines: Sequence[Line]) -> None:
 def draw_levels(ax: Axes, view: View, plot: Plot) -> None:
     """Heights, and those of other runs."""
     for level, dash in zip(plot.levels.values(), cycle(_LEVELS), strict=False):
-        height = level
-        if not isinstance(level, float):
-            metrics = view.metrics.rename(columns={STEP_LOSS: "loss"})
-            height = measured(plot.curves[0], kept(view.plain, level), metrics)
-        ax.axhline(height, color=GREY, linestyle=dash, linewidth=1.2)
+        ax.axhline(
+            level if isinstance(level, float) else _of_runs(view, plot, level),
+            color=GREY,
+            linestyle=dash,
+            linewidth=1.2,
+        )
+
+
+def _of_runs(view: View, plot: Plot, where: Mapping[str, tuple[Any, ...]]) -> float:
+    metrics = view.metrics.rename(columns={STEP_LOSS: "loss"})
+    return measured(plot.curves[0], kept(view.plain, where), metrics)
 
 
 def draw_edges(ax: Axes, view: View, plot: Plot, runs: pd.DataFrame) -> None:

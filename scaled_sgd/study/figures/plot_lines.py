@@ -28,7 +28,7 @@ DASHES = ("-", (0, (1.5, 1.5)), (0, (3, 1)), (0, (7, 2)))
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """A line of a panel.
 
     Attributes:
@@ -50,7 +50,7 @@ class Line:
     quantity: RunQuantity
 
 
-def lines_of(view: View, plot: Plot, panel: Panel) -> list[Line]:
+def lines_of(view: View, plot: Plot, panel: Panel) -> list[PlotLine]:
     """One for each value of ``lines`` and each curve."""
     plain = view.plain[view.plain["id"].isin(panel.runs["id"])]
     split = along(plain, plot.lines) if plot.lines else [("", plain)]
@@ -77,11 +77,11 @@ def lines_of(view: View, plot: Plot, panel: Panel) -> list[Line]:
             # Columns of several lines are told by their dashes (plot_guides.handles).
             shown = ("" if place else name) if plot.lines else of
             look = {"markersize": 4.0} | look
-            found.append(Line(str(value), position, head, shown, look, rows, quantity))
+            found.append(PlotLine(str(value), position, head, shown, look, rows, quantity))
     return found
 
 
-def over_axis(ax: Axes, view: View, plot: Plot, line: Line) -> list[dict[str, Any]]:
+def over_axis(ax: Axes, view: View, plot: Plot, line: PlotLine) -> list[dict[str, Any]]:
     """A measure at each value of an axis; a cross at the top where all runs diverged."""
     metrics = view.metrics.rename(columns={STEP_LOSS: "loss"})
     found = [
@@ -109,7 +109,7 @@ def over_axis(ax: Axes, view: View, plot: Plot, line: Line) -> list[dict[str, An
     return [line.head | {axis_label(plot.along): x, "value": y, "runs": n} for x, y, n, _ in found]
 
 
-def over_steps(ax: Axes, view: View, plot: Plot, line: Line) -> list[dict[str, Any]]:
+def over_steps(ax: Axes, view: View, plot: Plot, line: PlotLine) -> list[dict[str, Any]]:
     """A column along the steps: median and range over seeds."""
     column = STEP_LOSS if line.quantity.column == "loss" else line.quantity.column
     runs = view.runs[view.runs["id"].isin(line.plain["id"])]
@@ -137,7 +137,7 @@ def _swings(values: pd.Series) -> bool:
     return len(moves) > 10 * MOST_MARKERS and bool((moves[1:] * moves[:-1] < 0).mean() > 1 / 3)
 
 
-def points(ax: Axes, view: View, plot: Plot, line: Line) -> list[dict[str, Any]]:
+def points(ax: Axes, view: View, plot: Plot, line: PlotLine) -> list[dict[str, Any]]:
     """A column against another one, a point a measured step."""
     names = [plot.against, line.quantity.column]
     runs = view.runs[view.runs["id"].isin(line.plain["id"])]

@@ -108,7 +108,9 @@ def _scales(ax: Axes, plot: Plot, rows: Sequence[Mapping[str, Any]]) -> None:
         log_axis(ax, "x", at=sorted(set(places)))
     elif pd.api.types.is_numeric_dtype(pd.Series(places)) and len(set(places)) <= _FEW:
         ax.set_xticks(sorted(set(places)))
-    heights = np.concatenate([np.asarray(line.get_ydata(), dtype="float64") for line in drawn] or [[]])
+    heights = np.concatenate(
+        [np.asarray(line.get_ydata(), dtype="float64") for line in drawn] or [np.empty(0)]
+    )
     heights = heights[np.isfinite(heights)]
     if _wide(heights.tolist(), _LOG_FROM):
         log_axis(ax, "y")

@@ -116,9 +116,9 @@ class Panels:
     def label_first(self, axes: Sequence[Axes], y: str) -> None:
         """Label y beside the first panel of each row."""
         for ax in axes[:: self.columns]:
-            picture = ax.get_figure()
+            picture = ax.get_figure(root=True)
             assert picture is not None
-            inches = ax.get_position().height * picture.get_size_inches()[1]
+            inches = ax.get_window_extent().height / picture.dpi
             set_mathtext(ax.yaxis.label, balanced(y, int(inches / _LETTER)))
 
     def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
