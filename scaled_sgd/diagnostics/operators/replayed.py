@@ -96,12 +96,13 @@ class _Replayed:
         if self._capture is None or self._calls <= AFTER:
             return self._function(given, out)
         capture, self._capture = self._capture, None
-        own = given.clone(), torch.empty_like(out)
-        capture.warm_up(lambda: self._function(*own))
-        out.copy_(own[1])
         try:
+            own = given.clone(), torch.empty_like(out)
+            capture.warm_up(lambda: self._function(*own))
+            out.copy_(own[1])
             self._replay, self._own = capture.capture(lambda: self._function(*own)), own
         except RuntimeError as error:
             line = f"products are not captured as CUDA graphs: {why_failed(error)}"
             warnings.warn(line, stacklevel=2)
+            return self._function(given, out)
         return out
