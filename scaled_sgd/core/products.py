@@ -7,6 +7,7 @@ numbers are exact there, so that only the order of a sum differs.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ def full_float32() -> Iterator[None]:
 
     By the settings of each backend: torch refuses to read those for all once a program has set others.
     """
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    mkldnn: Any = torch.backends.mkldnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn.matmul)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
