@@ -112,7 +112,7 @@ def _safetensors(run: TrainedRun, path: Path, facts: str) -> str:
 
 
 def _pt2(run: TrainedRun, path: Path, facts: str) -> str:
-    model = Predictor(run)
+    model = Predictor(run, copy.deepcopy(run.model))
     program = _program(model)
 
     def write(place: Path) -> None:
@@ -154,7 +154,7 @@ def _program(model: Predictor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(
-            model.eval(), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=1)}}
+            model.eval().requires_grad_(False), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=1)}}
         )
 
 
