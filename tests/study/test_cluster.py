@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,8 +15,8 @@ from scaled_sgd.study.command import main as study
 from scaled_sgd.study.folder import State, StudyFolder
 from tests.distributed.slurm import LoopbackCluster, why_not
 from tests.holding import Hold
-from tests.launching import PATIENCE, REPOSITORY, wait_until
-from tests.programs import Program, finished
+from tests.launching import PATIENCE, REPOSITORY, environment, wait_until
+from tests.programs import finished
 
 
 @pytest.fixture
@@ -77,7 +78,15 @@ def held(clone, request):
     """A study of so many local jobs that hold a run each, and that cannot end by themselves."""
     kind, jobs = request.param
     options = ("--executor=local", f"--jobs={jobs}", f"--at-once={jobs}")
-    started = Program(*command("run", "smoke", *options, jobs=kind), cwd=clone)
+    # An interpreter of its own tells what it leaves behind when it ends.
+    started = subprocess.Popen(
+        [sys.executable, *command("run", "smoke", *options, jobs=kind)],
+        cwd=clone,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         plan = clone / "studies/smoke/plan.jsonl"
         wait_until(lambda: plan.exists() and states(clone).count(State.RUNNING) == jobs, what="the jobs")
