@@ -17,7 +17,7 @@ from scaled_sgd.study.figures.reading.over_steps import (
 )
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import SEED, View
-from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
+from scaled_sgd.study.figures.reading.words import listing, number, sentence_of, spread
 from scaled_sgd.study.tables.edges import edge_of
 
 _TITLE = "Which curvature is at the edge of stability?"
@@ -54,7 +54,8 @@ def draw(view: View) -> Drawn:
     runs, left_out = shown_widths(view)
     panels = Panels.of(runs, axes_with_widths(view, runs))
     picture, axes = panels.figure(share_y=False)
-    parts, rows, seeds, without, edges = [], [], [], [], {}
+    parts, rows, seeds, without = [], [], [], []
+    of_edge: dict[str, dict[str, None]] = {}
     for ax, panel in zip(axes, panels.shown, strict=True):
         best, rate = at_best_rate(panel.runs)
         steps = steps_with_edges(view, best, measured)
@@ -74,8 +75,9 @@ def draw(view: View) -> Drawn:
             ratios[column] = _late_ratio(steps.assign(ratio=steps[column] / edge_of(steps, of)))
         if edged:
             edge = median_edge(steps, edged)
-            ax.plot(edge.index, edge, color=GREY, linestyle=(0, (4, 2)), linewidth=1.2)
-            edges[_EDGES.get(edged) or edge_formula(view, runs)] = _NAMES[edged]
+            color = GREY if edged == "sharpness" else category(list(_NAMES).index(edged))["color"]
+            ax.plot(edge.index, edge, color=color, linestyle=(0, (4, 2)), linewidth=1.2)
+            of_edge.setdefault(_EDGES.get(edged) or edge_formula(view, runs), {})[_NAMES[edged]] = None
         else:
             without.append((panel.title, steps))
         log_axis(ax, "y")
@@ -88,17 +90,18 @@ def draw(view: View) -> Drawn:
             | {f"{_NAMES[column]} over the edge, late median": ratio for column, ratio in ratios.items()}
         )
     panels.label(axes, "step", "curvature")
-    name = next(iter(edges)) if len(edges) == 1 else "the edge"
+    name = next(iter(of_edge)) if len(of_edge) == 1 else "the edge"
     dashes = [Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label=name)]
-    key_of_lines(picture, axes, order=list(_NAMES.values()), extra=dashes if edges else ())
+    key_of_lines(picture, axes, order=list(_NAMES.values()), extra=dashes if of_edge else ())
     said = sentence_of(
         parts, opening="In the last half of training, over the edge and in the median, they are "
     )
+    edges = "; ".join(f"{formula} for {listing(list(names))}" for formula, names in of_edge.items())
     caption = (
         "Largest eigenvalues λ of the Hessian H, its Gauss–Newton part G and H − G on a fixed probe, and "
         "batch sharpness, the mean over fresh minibatches of gᵀHg/‖g‖² along their gradients g, as far as "
         f"measured, at the best learning rate; {spread(view.seeds)}."
-        + "".join(f" The dashed line is {formula}, the edge of {of}." for formula, of in edges.items())
+        + (f" The dashed line is the edge of stability: {edges}." if edges else "")
     )
     notes = (*panels.notes, *left_out, *no_edge_notes(without), *seed_note(seeds))
     said = said_of_late(said or "The table has each panel.", runs)
