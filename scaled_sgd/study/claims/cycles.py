@@ -36,8 +36,8 @@ class Cycle:
 def first_cycle(rows: pd.DataFrame) -> Cycle | None:
     """The first cycle of a run of plain SGD measured at every step at a constant rate.
 
-    None where there is none, where the edge of its steps is not 2/η, or where α is not positive there: nothing
-    sharpens that could be stabilised.
+    None where there is none, where the edge of its steps is not 2/η, or where α is not positive there:
+    nothing sharpens that could be stabilised.
     """
     if not set(COLUMNS) <= set(rows):
         return None
