@@ -62,6 +62,7 @@ FULL = ((6, 3, "replica", "cross_entropy"), (6, 3, "fsdp2", "mse"))
 def sampled(sizes: tuple[int, ...], layout: str, loss: str) -> bool:
     return len(sizes) == 2 and (*sizes, layout, loss) not in FULL
 
+
 ALONE = {"central_flow"}
 """Quantities that are refused on several processes, as tests/diagnostics/test_flows.py says."""
 OVER_PROCESSES = [
