@@ -56,7 +56,7 @@ CASES = {
 }
 """Local samples by rank: layouts of the weights with a loss, and an activation if it is smooth."""
 FULL = ((6, 3, "replica", "cross_entropy"), (6, 3, "fsdp2", "mse"))
-"""On three processes everything, and here what these layouts have with the other loss and other samples."""
+"""For ``make full``, as all on four processes: these layouts with the other loss and other samples."""
 
 
 def sampled(sizes: tuple[int, ...], layout: str, loss: str) -> bool:
