@@ -146,4 +146,5 @@ def test_the_start_of_a_centred_network_does_not_change():
 )
 def test_runs_of_studies_keep_their_names(values, name):
     """As before optim.update, optim.optimizer and run.plugins were there."""
-    assert run_id(resolved(values), {"digest": "x"}) == name
+    probe = {"samples": FORMER["diagnostics.samples"]} | values.get("diagnostics", {})
+    assert run_id(resolved(values | {"diagnostics": probe}), {"digest": "x"}) == name
