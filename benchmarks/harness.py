@@ -22,6 +22,7 @@ class Figure:
     Attributes:
         value: the measurement, usually a ratio.
         seconds: the median time behind it, if it is a ratio of times.
+        spread: the least and the largest ratio of all rounds.
         most: upper target.
         least: lower target.
         bound: whether the measurement was stopped, so that ``value`` is a lower bound.
@@ -32,6 +33,7 @@ class Figure:
     most: float | None = None
     least: float | None = None
     bound: bool = False
+    spread: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         words = f"{'≥ ' if self.bound else ''}{self.value:.3f}".rjust(10)
@@ -39,6 +41,8 @@ class Figure:
             words += f"  stopped after {self.seconds:.0f} s"
         elif self.seconds is not None:
             words += f"  {1e3 * self.seconds:10.2f} ms"
+        if self.spread is not None:
+            words += f"  ({self.spread[0]:.3g} to {self.spread[1]:.3g})"
         if self.most is not None:
             words += f"  target ≤ {self.most:g}{'' if self.value <= self.most else ', missed'}"
         if self.least is not None:
@@ -123,10 +127,9 @@ def paired(
             start = clock()
             candidates[name]()
             seconds[name].append(clock() - start)
-    return {
-        name: Figure(
-            statistics.median(own / other for own, other in zip(times, seconds[unit], strict=True)),
-            statistics.median(times),
-        )
-        for name, times in seconds.items()
-    }
+    figures = {}
+    for name, times in seconds.items():
+        ratios = [own / other for own, other in zip(times, seconds[unit], strict=True)]
+        spread = (min(ratios), max(ratios)) if rounds > 1 else None
+        figures[name] = Figure(statistics.median(ratios), statistics.median(times), spread=spread)
+    return figures

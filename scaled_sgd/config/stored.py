@@ -67,6 +67,7 @@ FORMER: Mapping[str, Any] = {
     "scaling.rule": "norm",
     "model.parameterization": "nup",
     "optim.lr": 4.0,
+    "diagnostics.samples": 256,
     "data.standardize": False,
     "data.eval_split": None,
 } | {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -14,14 +15,14 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.products import full_float32
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
-from scaled_sgd.diagnostics.operators.curvature import Curvature
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_of
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.steps.minibatch import Minibatch, gradient_rows
 
 Say = Callable[[str], object]
 Draw = Callable[[int], Minibatch]
@@ -62,7 +63,7 @@ class Context:
         say: prints one line for the user, once.
         draw: gives the minibatch of this number, from 0, of fresh ones of a step's size.
         probe_is_all: whether the probe has all training samples.
-        found: eigenpairs that a quantity found on the probe and others can take, with their operator.
+        found: eigenpairs on the probe that a quantity found and others can take, by operator.
     """
 
     minibatch: Minibatch
@@ -71,12 +72,22 @@ class Context:
     say: Say = field(default=lambda line: None)
     draw: Draw = no_samples
     probe_is_all: bool = False
-    found: dict[str, tuple[Curvature, Eigenpairs]] = field(default_factory=dict)
+    found: dict[str, Eigenpairs] = field(default_factory=dict)
 
     @cached_property
     def probe(self) -> Minibatch:
         """The probe; all quantities share its signals."""
         return self.make_probe()
+
+    @cached_property
+    def hessian(self) -> Curvature:
+        """H of the probe."""
+        return curvature(self.probe)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """This process's rows of the probe's gradient, of all layers, flat."""
+        return torch.cat([rows.reshape(-1) for rows in gradient_rows(self.probe).values()])
 
     @cached_property
     def terms(self) -> TaylorCoefficients:
@@ -163,7 +174,7 @@ class Observer:
             for quantity in self.quantities.values():
                 row |= quantity.measure(context)
             if self.keep is not None and "hessian" in context.found:
-                self.keep(context.probe.partition, context.found["hessian"][1])
+                self.keep(context.probe.partition, context.found["hessian"])
         return row
 
     def state_dict(self) -> dict[str, Tensor]:

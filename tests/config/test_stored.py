@@ -80,10 +80,12 @@ def test_a_named_run_keeps_the_defaults_that_it_began_with(parent, tmp_path, mon
     folder.mkdir(parents=True)
     values = as_dict(from_dict({}))
     values["scaling"]["rule"], values["optim"]["lr"] = FORMER["scaling.rule"], FORMER["optim.lr"]
+    values["diagnostics"]["samples"] = FORMER["diagnostics.samples"]
     values["model"]["depth"] = 3
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     resumed = parse([*parent, "--run.name=wide", "--run.resume=auto"])
     assert (resumed.scaling.rule, resumed.optim.lr) == ("norm", 4.0)
+    assert resumed.diagnostics.samples == 256 != from_dict({}).diagnostics.samples
     assert resumed.model.depth == from_dict({}).model.depth
     given = parse([*parent, "--run.name=wide", "--run.resume=auto", "--scaling.rule=unit"])
     assert (given.scaling.rule, given.optim.lr) == ("unit", 4.0)
@@ -144,4 +146,5 @@ def test_the_start_of_a_centred_network_does_not_change():
 )
 def test_runs_of_studies_keep_their_names(values, name):
     """As before optim.update, optim.optimizer and run.plugins were there."""
-    assert run_id(resolved(values), {"digest": "x"}) == name
+    probe = {"samples": FORMER["diagnostics.samples"]} | values.get("diagnostics", {})
+    assert run_id(resolved(values | {"diagnostics": probe}), {"digest": "x"}) == name

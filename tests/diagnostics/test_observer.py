@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from scaled_sgd import HomogeneousMLP, ScaledSGD
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import Minibatch, hidden_features
+from scaled_sgd.diagnostics import observer as observing
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.registry import QUANTITIES, Column, Measured
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.runs.checkpoint import open_checkpoint
 from scaled_sgd.runs.records import read_metrics
+from scaled_sgd.steps import minibatch as steps_minibatch
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.train.main import main
 from tests.oracles import Problem, full_hessian
@@ -261,3 +264,32 @@ def test_a_run_records_diagnostics_at_their_steps_and_none_when_they_are_off(tmp
         if "taylor" in row:
             assert row["taylor"]["c0"] == pytest.approx(row["loss"], rel=1e-5)
             assert row["predicted_loss"] == pytest.approx(row["loss_after"], rel=0.02)
+
+
+def test_what_several_quantities_need_of_the_probe_is_computed_once(monkeypatch):
+    counts = Counter()
+
+    def counted(module, name):
+        function = getattr(module, name)
+
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in ("curvature", "gradient_rows"):
+        counted(observing, name)
+    counted(steps_minibatch, "run_signals")
+    model, x, y = problem()
+    names = ["subspace", "third_order", "generalized_sharpness", "gauss_newton", "blocks"]
+    config = DiagnosticsConfig(every=1, quantities=names)
+    observer = Observer(config, model, x, y, loss="cross_entropy", say=lambda _: None)
+    minibatch = Minibatch(model, x, y, loss="cross_entropy")
+    # Polar steps, whose generalized sharpness needs the probe's gradient too.
+    polar = Direction(
+        torch.ones(4, dtype=torch.float64), dense=[torch.zeros_like(w) for w in model.parameters()]
+    )
+    row = observer.measure(minibatch, StepTaken(polar, 0.1, polar=True))
+    assert all(row[name] for name in ("gradient_in_subspace", "generalized_sharpness", "feature_sharpness"))
+    assert counts == {"run_signals": 2, "curvature": 1, "gradient_rows": 1}

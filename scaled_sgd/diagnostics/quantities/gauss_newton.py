@@ -1,5 +1,6 @@
 """The two parts of the Hessian on the probe: moving outputs, moving features (theory §4, §5)."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class GaussNewton(Searching):
         """``gauss_newton_sharpness`` and its related columns."""
         probe = context.probe
         outputs = self._searches.top("gauss_newton", curvature(probe, part="gauss_newton"))
-        features = self._searches.top("feature", curvature(probe, part="feature"))
+        features = self._searches.top("feature", replace(context.hessian, part="feature"))
         trace = float(gauss_newton_trace(probe, torch.ones_like(probe.partition.alpha)).sum())
         row: dict[str, Any] = {
             "gauss_newton_sharpness": float(outputs.values[0]),

@@ -17,7 +17,6 @@ from scaled_sgd.diagnostics.operators.weights import over_length
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows
-from scaled_sgd.steps.minibatch import gradient_rows
 
 _COLUMNS = ("generalized_sharpness", "generalized_sharpness_bound", "generalized_edge_ratio")
 
@@ -56,8 +55,7 @@ class GeneralizedSharpness(Searching):
             partition = probe.partition
             touch = SpectralBall(operator.vectors, (partition.omega / partition.depth).tolist()).touch
             found = self._best(operator, touch, top)
-            gradient = flat_rows(list(gradient_rows(probe).values()))
-            slope = touch(gradient, gradient)[1]
+            slope = touch(context.gradient, context.gradient)[1]
         if not taken.is_along_direction:
             context.say("generalized_edge_ratio: null with momentum or weight decay")
         defined = taken.is_along_direction and slope > 0

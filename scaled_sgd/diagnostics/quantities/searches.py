@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
+from scaled_sgd.diagnostics.operators.curvature import Curvature
 from scaled_sgd.diagnostics.operators.space import WeightOperator
 
 
@@ -40,10 +40,9 @@ class Searches:
     def hessian(self, context: Context) -> tuple[Curvature, Eigenpairs]:
         """H of the probe and its ``k`` largest eigenpairs or more: of a quantity before, or found for all."""
         found = context.found.get("hessian")
-        if found is None or len(found[1].values) < self._k:
-            operator = curvature(context.probe) if found is None else found[0]
-            found = context.found["hessian"] = operator, self.top("hessian", operator)
-        return found
+        if found is None or len(found.values) < self._k:
+            found = context.found["hessian"] = self.top("hessian", context.hessian)
+        return context.hessian, found
 
     def state_dict(self) -> dict[str, Tensor]:
         """The start vectors of later searches."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature, roots_of
+from scaled_sgd.diagnostics.operators.curvature import roots_of
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 
@@ -19,10 +19,8 @@ class Sharpness(Searching):
     def measure(self, context: Context) -> dict[str, Any]:
         """``sharpness`` and its related columns."""
         taken = context.taken
-        operator = curvature(context.probe)
-        plain = self._searches.top("plain", operator)
-        context.found["hessian"] = (operator, plain)
-        scaled = self._scaled(context, operator, plain)
+        plain = context.found["hessian"] = self._searches.top("plain", context.hessian)
+        scaled = self._scaled(context, plain)
         has_edge = scaled is not None and taken.known
         if not taken.known:
             context.say("edge_ratio, edge: null, for the optimizer does not step by −ηv")
@@ -39,7 +37,7 @@ class Sharpness(Searching):
             row["preconditioned_eigenvalues"] = None if scaled is None else scaled.values.tolist()
         return row
 
-    def _scaled(self, context: Context, operator: Curvature, plain: Eigenpairs) -> Eigenpairs | None:
+    def _scaled(self, context: Context, plain: Eigenpairs) -> Eigenpairs | None:
         """Eigenpairs of Ξ^{1/2} H Ξ^{1/2}; None if the direction is not a ξ, ``plain`` if all ξ are 1."""
         direction = context.taken.direction
         if not direction.is_scalar:
@@ -52,4 +50,4 @@ class Sharpness(Searching):
         if bool((xi == 1).all()):
             self._searches.starts["scaled"] = plain.vectors
             return plain
-        return self._searches.top("scaled", replace(operator, roots=roots_of(xi)))
+        return self._searches.top("scaled", replace(context.hessian, roots=roots_of(xi)))

@@ -11,7 +11,6 @@ from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
-from scaled_sgd.steps.minibatch import gradient_rows
 
 _WINDOW = 10
 
@@ -34,16 +33,15 @@ class Subspace:
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``subspace_overlap``, ``gradient_in_subspace``, ``step_in_subspace`` and ``oscillation``."""
-        probe, partition = context.probe, context.probe.partition
+        partition = context.probe.partition
         _, pairs = self._searches.hessian(context)
         found = [flat_rows(pairs.expand(i)) for i in range(len(pairs.values))]
         U, before = torch.stack(found), self._last
         self._last = U
-        gradient = flat_rows(list(gradient_rows(probe).values()))
         step = step_rows(context) if context.taken.known else None
         return {
             "subspace_overlap": None if before is None else overlap(partition, U, before),
-            "gradient_in_subspace": share(partition, U, gradient),
+            "gradient_in_subspace": share(partition, U, context.gradient),
             "step_in_subspace": None if step is None else share(partition, U, step),
             "oscillation": None if step is None else self._swing(context, U[0], step),
         }

@@ -10,7 +10,6 @@ from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows, step_rows
 from scaled_sgd.diagnostics.third_order import eigenvalue_gradient
-from scaled_sgd.steps.minibatch import gradient_rows
 
 _COLUMNS = (
     "progressive_sharpening",
@@ -52,7 +51,7 @@ class ThirdOrder:
         rows = pairs.expand()
         u, slope = flat_rows(rows), flat_rows(eigenvalue_gradient(probe, rows))
         weights = flat_rows([partition.local(k) for k in range(1, partition.depth + 1)])
-        gradient = flat_rows(list(gradient_rows(probe).values()))
+        gradient = context.gradient
         products = [(gradient, slope), (slope, slope), (u, slope), (u, gradient)]
         if context.taken.known:
             products.append((step_rows(context), slope))
