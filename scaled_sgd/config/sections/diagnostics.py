@@ -15,7 +15,8 @@ class DiagnosticsConfig:
     every: Natural = 0
     """steps between measurements; 0: none"""
     samples: Count | Literal["all"] = 128
-    """size of the fixed probe on which curvature and ranks are measured; all: all training samples"""
+    """size of the fixed probe on which curvature and ranks are measured, where the sharpness exceeds that of
+    all samples, the more the fewer they are; all: all training samples"""
     taylor: bool = True
     """Taylor coefficients of the step's own minibatch along its update, and the loss they predict"""
     sharpness: bool = True
