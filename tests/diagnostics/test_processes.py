@@ -190,6 +190,11 @@ def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
 
     # noise_stability takes many products an iteration, and its error is the tolerance's square.
     row = measured(names, 1e-8) | measured(["noise_stability"], 1e-4)
+    # Nodes of an exhausted Krylov space are as rounding has them; moments are not.
+    row |= measured(["batch_spectrum"], 1e-8)
+    density = row.pop("batch_spectrum")
+    for power in (0, 1, 2):
+        row[f"moment {power}"] = sum(w * n**power for n, w in zip(*density.values(), strict=True))
     row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
     shares = torch.tensor(row.pop("top_vector_shares"))
     spans = ("gradient_in_subspace", "step_in_subspace", "oscillation", "subspace_overlap")

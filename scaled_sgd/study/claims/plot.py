@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaled_sgd.core.errors import UserError
-from scaled_sgd.study.claims.quantity import MEASURES, RunQuantity, is_axis, read_quantity
+from scaled_sgd.study.claims.quantity import MEASURES, STEP, RunQuantity, is_axis, read_quantity
 
-STEP = "step"
 _KEYS = ("name", "title", "measure", "column", "where", "along", "lines", "levels", "powers")
 
 
@@ -65,6 +64,8 @@ def read_plot(found: Mapping[str, Any], axes: Sequence[str] | None) -> Plot:
     if along == STEP:
         # Any measure of a column will do for the checks.
         shared["measure"] = "last"
+        if STEP in (found.get("where") or {}):
+            raise UserError(f"{place}.where: step is the axis; allowed: axes of the study")
         if "measure" in found:
             raise UserError(f"{place}.measure: it has none along step; allowed: column")
     else:

@@ -63,6 +63,9 @@ for _name, _label in (
 ):
     MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.cycles:{_name}", needs_column=False))
 
+STEP = "step"
+"""In ``where``, steps of the metrics; in a figure, the axis."""
+
 TAKES: Mapping[str, str] = {
     "power": "power of {axis}",
     "ratio": "last over first {axis}",
@@ -81,7 +84,7 @@ class RunQuantity:
     Attributes:
         measure: its name in :data:`MEASURES`.
         column: the column that it is of; empty for none.
-        where: the values of axes, or of ``config.KEY``, that are kept; all of others.
+        where: the values of axes, or of ``config.KEY``, that are kept, and steps of the metrics; all of others.
         along: the axis, or ``config.KEY``, for each of whose values the measure is taken; empty for none.
         take: what becomes of these, one of :data:`TAKES`; empty where ``along`` is.
     """
@@ -124,7 +127,9 @@ def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | No
     where, along = found.get("where", {}), found.get("along", "")
     if not isinstance(where, dict):
         raise UserError(f"{place}.where: {where!r} is not usable; allowed: {{axis: value or list of values}}")
-    for axis in (*where, *([along] if along else [])):
+    if STEP in where and not column:
+        raise UserError(f"{place}.where: step needs a column of the metrics; allowed with {measure}: axes")
+    for axis in (*(axis for axis in where if axis != STEP), *([along] if along else [])):
         if not is_axis(axis, axes):
             allowed = ", ".join((*(axes or ()), "config.KEY"))
             raise UserError(f"{place}: {axis!r} is no axis of the study; allowed: {allowed}")

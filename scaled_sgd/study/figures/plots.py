@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from scaled_sgd.study.claims.plot import STEP, Plot, title_of
-from scaled_sgd.study.claims.quantity import RunQuantity
+from scaled_sgd.study.claims.plot import Plot, title_of
+from scaled_sgd.study.claims.quantity import STEP, RunQuantity
 from scaled_sgd.study.claims.taking import along, kept, measured
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
