@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.claims.verdict import judge
 from scaled_sgd.study.command import main
-from scaled_sgd.study.execution import run
+from scaled_sgd.study.execution import run as execution
 from scaled_sgd.study.figures import draw_figures
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
@@ -90,7 +90,7 @@ def few(config):
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_full_size_on_the_page_of_a_paper_is_planned(name, images, tmp_path, capsys, monkeypatch):
     shelf = DataShelf()
-    monkeypatch.setattr(run, "DataShelf", lambda: lambda config, seed: shelf(few(config), seed))
+    monkeypatch.setattr(execution, "DataShelf", lambda: lambda config, seed: shelf(few(config), seed))
     page = (REPOSITORY / f"docs/{name}.md").read_text(encoding="utf-8")
     [line] = re.findall(r"Full size: `scaled-sgd study run (.*)`", page)
     place, *options = shlex.split(line)

@@ -50,6 +50,7 @@ for _name, _label, _needs in (
     ("rising_steps", "share of steps in which the loss rises", False),
     ("best_rate", "best learning rate", False),
     ("best_loss", "final training loss at the best learning rate", False),
+    ("best_last", "last {column} at the best learning rate", True),
     ("best_accuracy", "held-out accuracy at the rate where it is best", False),
     ("planned_memory", "predicted bytes of a fused step on one process", False),
     ("largest_stable_rate", "largest stable learning rate", False),
@@ -84,7 +85,8 @@ class RunQuantity:
     Attributes:
         measure: its name in :data:`MEASURES`.
         column: the column that it is of; empty for none.
-        where: the values of axes, or of ``config.KEY``, that are kept, and steps of the metrics; all of others.
+        where: the values of axes, or of ``config.KEY``, and the steps of metrics, that are kept; all of
+            others.
         along: the axis, or ``config.KEY``, for each of whose values the measure is taken; empty for none.
         take: what becomes of these, one of :data:`TAKES`; empty where ``along`` is.
     """
