@@ -30,17 +30,17 @@ reason where it is known. Options for the full size are in each study's file and
 
 The ranges are ours, and not all were set before the numbers were known: the range 3 to 4.5 of the largest
 rate in lewkowycz2020 was set after its number, and claims of cohen2021, haas2025, lewkowycz2020, kalra2024,
-terjek2025, damian2022, hosseini2020, khodak2021, gilmer2021, noci2024, roulet2024,
-yang2022 and atanasov2024 were reworded, or measured by another quantity, setting or range, after first results. Networks and rates of cohen2024, and the GELU
-network of damian2022, were chosen after trials that showed where λ rises, and the ranges of the cycle in
-damian2022 were set after numbers of such trials.
+terjek2025, damian2022, hosseini2020, khodak2021, gilmer2021, noci2024, roulet2024, yang2022 and atanasov2024
+were reworded, or measured by another quantity, setting or range, after first results. Networks and rates of
+cohen2024, and the GELU network of damian2022, were chosen after trials that showed where λ rises, and the
+ranges of the cycle in damian2022 were set after numbers of such trials.
 
 This folder is made by `python .ci/papers.py studies` from the folders of the studies. Minutes are of
 training, summed over runs, on one core that other work kept busy: upper bounds. Those marked CPU are
 processor minutes, on a machine with many programs per core.
 
-In the full sizes `/usr/share/datasets/fashion-mnist` stands for a folder with the four files of Fashion-MNIST;
-any source of 28 × 28 images in ten classes does. They are planned by a test and were not run. μP is the table
+In the full sizes `/usr/share/datasets/fashion-mnist` stands for a folder with the files of Fashion-MNIST; any
+source of 28 × 28 images in ten classes does. They are planned by a test and were not run. μP is the table
 `mup`, whose first layer's kernel grows with the number of inputs m₀: to carry a rate of these pages to other
 data, divide it by m₀/64. Under `mup_normalized` rates do not depend on m₀.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from scaled_sgd.study.figures.drawing.style import GREY, category, curve, log_ax
 from scaled_sgd.study.figures.reading.over_steps import over_seeds
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import SEED, STEP_LOSS, View, label
-from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, shortened, span, spread
+from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span, spread
 
 _EDGE = "edge"
 """The column of the edge of stability of each step: dashed, in the colour of the first column."""
@@ -143,12 +144,12 @@ def _over_axis(ax: Axes, view: View, plot: Plot, line: _Line, *, laws: bool) -> 
         (x, measured(line.quantity, rows, metrics), len(rows)) for x, rows in along(line.plain, plot.along)
     ]
     drawn = [(x, y) for x, y, _ in points if math.isfinite(y)]
-    names = [str(value) for value, _ in along(view.plain, plot.along)]
+    names = [str(value) for value, _ in along(kept(view.plain, line.quantity.where), plot.along)]
     text = not pd.api.types.is_numeric_dtype(view.plain[plot.along])
     at = [float(names.index(str(x))) if text else float(x) for x, _ in drawn]
     ax.plot(at, [y for _, y in drawn], label=line.label or None, **line.look)
     if text:
-        ax.set_xticks(range(len(names)), [shortened(each, 18) for each in names])
+        ax.set_xticks(range(len(names)), [fill(each, 14) for each in names])
     if laws and not text:
         _laws(ax, plot, at, [y for _, y in drawn])
     return [line.head | {axis_label(plot.along): x, "value": y, "runs": n} for x, y, n in points]
