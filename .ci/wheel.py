@@ -52,8 +52,11 @@ def main(wheels: Path) -> int:
         # A path in such a file is searched for modules; the editable installation there is not followed.
         Path(found["purelib"], "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
         python = str(place / "venv/bin/python")
-        install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
-        subprocess.run(install, check=True)
+        # The package may be among these dependencies, which would count as installed here, without commands.
+        options = ("--quiet", "--no-deps", "--ignore-installed")
+        subprocess.run(
+            [sys.executable, "-m", "pip", "--python", python, "install", *options, wheel], check=True
+        )
         scripts = place / "venv/bin"
         # The launcher of the environment below, started by the interpreter above it.
         (scripts / "accelerate").write_text(

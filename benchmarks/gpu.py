@@ -10,22 +10,25 @@ Every ratio is measured in one run, its candidates taking turns; widths m·k², 
   TF32 and bf16, 1.5 at (64, 8, 1024) in TF32; 1.2 times SGD's graph at (16, 8, 512).
 - hook: SGD with the hook over SGD, plain and both captured. Targets: 1.10 at (64, 8, 1024), 1.03 at
   (128, 8, 4096).
-- trainer: a step of a run between two rows over a captured step. Target: 1.15.
+- trainer: a step between two rows over a captured step, of a run of a study and of one of the trainer, the
+  latter with its row. Target: 1.15.
 - stack: 64 runs one by one over the same together. Target: 10.
 - diagnostics: one Hessian product, plain and captured, over an eager gradient (target 0.6) and beside a
-  compiled jvp(grad), c0..c3 (1.2), the top eigenvalue with plain and with captured products, the latter over
-  its products (1.3), hessian-eigenthings over ours (5).
+  compiled jvp(grad) (1), c0..c3, plain and captured (1.2), the top eigenvalue with plain and with captured
+  products, the latter over its products (1.3), hessian-eigenthings over ours (5).
 
 The largest network that fits has a command of its own, benchmarks.largest.
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -36,17 +39,20 @@ from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import eigenthings_lanczos, hessian_products, installed
 from benchmarks.step_time import LIMIT, LR, Case, bare_products, step_by_hand, synchronize
 from scaled_sgd import DepthwiseScaling, sharpness, taylor_coefficients
+from scaled_sgd.config import Config
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
-from scaled_sgd.data import Data, load_data
+from scaled_sgd.data import Data, Resident, load_data
 from scaled_sgd.diagnostics import HessianSpace, Minibatch
 from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.parallel import Partition, Ranks
+from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.steps.captured import CudaGraphs
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 from scaled_sgd.study.small.batched import Together
 from scaled_sgd.study.small.session import small_session, stepper_of
+from scaled_sgd.train.api import train as train_by_trainer
 from scaled_sgd.train.stepper import Stepper
 
 SHAPES = ((16, 8, 512), (64, 8, 1024), (64, 8, 4096), (128, 8, 1024))
@@ -55,6 +61,7 @@ OVER_SGD = {(16, 8, 512): 1.2}
 HOOKED = {(64, 8, 1024): 1.10, (128, 8, 4096): 1.03}
 MEASURED = ((32, 7, 256), (64, 6, 64), (64, 8, 256), (128, 8, 256))
 TINY = ((2, 4, 8),)
+COMPILED = "compiled jvp(grad)"
 COMPILING = 200.0
 """Seconds after which no peer is compiled any more, so that the command ends within five minutes."""
 
@@ -195,11 +202,14 @@ def trainer(report: Report, shapes: Sequence[tuple[int, int, int]], device: str,
         for graphs in ("auto", "no"):
             config = parse(config_of(shape, device, count, **{"run.cuda_graphs": graphs}))
             session = small_session(config, _digits(config))
-            seconds[graphs] = seconds_of_steps(stepper_of(session), [session], count, device) / count
+            stepper = stepper_of(session)
+            seconds[graphs] = seconds_of_steps(stepper, [session], count, device) / count
+            stepper.end()
         case = Case(shape[0], 2.0, shape[1], shape[2], device, "no")
         bare = waiting(captured(fused(case), device), device)
         alone = paired({"captured": bare}, unit="captured")["captured"].seconds
         assert alone is not None
+        whole = seconds_of_a_run(shape, device, count)
         report.add(
             {"shape": shape},
             {
@@ -207,8 +217,22 @@ def trainer(report: Report, shapes: Sequence[tuple[int, int, int]], device: str,
                     seconds["auto"] / alone, seconds["auto"], most=1.15
                 ),
                 "with run.cuda_graphs no": Figure(seconds["no"] / alone, seconds["no"]),
+                "the same of the trainer": Figure(whole / alone, whole, most=1.15),
             },
         )
+
+
+def seconds_of_a_run(shape: tuple[int, int, int], device: str, count: int) -> float:
+    """Seconds of a step of the trainer, from its row at step ``count`` to the next."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"run.dir": folder, "run.name": "run", "optim.steps": 2 * count + 1}
+        config = parse(config_of(shape, device, count, **options))
+        data = _digits(config).train
+        assert isinstance(data, Resident)
+        train_by_trainer(config, data=(data.x.numpy(), data.y.numpy()))
+        rows = read_metrics(Path(folder) / "run" / "metrics.jsonl")
+        at = {row["step"]: row["seconds"] for row in rows}
+        return float(at[2 * count] - at[count]) / count
 
 
 def stack(report: Report, shape: tuple[int, int, int], device: str, runs: int, count: int) -> None:
@@ -218,15 +242,24 @@ def stack(report: Report, shape: tuple[int, int, int], device: str, runs: int, c
     ]
     data = _digits(configs[0])
     alone = small_session(configs[0], data)
-    one = seconds_of_steps(stepper_of(alone), [alone], count, device)
+    stepper: Stepper = stepper_of(alone)
+    one = seconds_of_steps(stepper, [alone], count, device)
+    stepper.end()
     sessions = [small_session(config, data) for config in configs]
-    together = seconds_of_steps(Together(sessions), sessions, count, device)
+    stepper = Together(sessions)
+    together = seconds_of_steps(stepper, sessions, count, device)
+    stepper.end()
     ratio = runs * one / together
     report.add({"shape": shape, "runs": runs}, {"one by one over together": Figure(ratio, least=10)})
 
 
-def _digits(config: object) -> Data:
-    return load_data(config.data, seed=0)  # type: ignore[attr-defined]
+def _digits(config: Config) -> Data:
+    """Digits, repeated to sixteen minibatches an epoch, so that hardly any is smaller than the others."""
+    data = load_data(config.data, seed=0)
+    assert isinstance(data.train, Resident)
+    assert config.optim.batch_size is not None
+    again = torch.arange(16 * config.optim.batch_size) % len(data.train)
+    return replace(data, train=Resident(data.train.x[again], data.train.y[again]))
 
 
 def diagnostics(
@@ -263,6 +296,7 @@ def diagnostics_of(
         "one product, plain": waiting(product, device),
         "one product": waiting(captured(product, device), device),
         "c0..c3": waiting(taylor, device),
+        "c0..c3, captured": waiting(captured(taylor, device), device),
         "top eigenvalue, plain products": waiting(plain_top, device),
         "top eigenvalue": waiting(top, device),
     }
@@ -276,8 +310,12 @@ def diagnostics_of(
     found |= {
         "one product": replace(found["one product"], most=0.6),
         "c0..c3": replace(found["c0..c3"], most=1.2),
+        "c0..c3, captured": replace(found["c0..c3, captured"], most=1.2),
         "top eigenvalue over its products": Figure(ratio, most=1.3),
     }
+    if COMPILED in found:
+        ahead = found[COMPILED].value / found["one product"].value
+        found["ahead: compiled jvp(grad)"] = Figure(ahead, least=1)
     if theirs in found:
         found["ahead: top eigenvalue"] = Figure(found[theirs].value / found["top eigenvalue"].value, least=5)
     return found
@@ -293,7 +331,7 @@ def compiled_jvp(model: nn.Module, x: Tensor, y: Tensor, device: str) -> dict[st
             f"skipped: jvp(grad) does not compile: {(str(error).splitlines() or [type(error).__name__])[0]}"
         )
         return {}
-    return {"compiled jvp(grad)": waiting(product, device)}
+    return {COMPILED: waiting(product, device)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

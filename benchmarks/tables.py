@@ -3,7 +3,8 @@
 A seed also draws the quarter of the rows that is held out; each cell is the mean and, over several seeds, the
 range.
 
-Run: ``python -m benchmarks.tables --seeds 3``; further options go to every training, as ``--optim.lr 2``.
+Run: ``python -m benchmarks.tables --seeds 3 [--tables iris,wine]``; further options go to every training, as
+``--optim.lr 2``.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def tables() -> Iterator[tuple[str, pd.DataFrame, bool]]:
     ):
         options: dict[str, Any] = {"scaled": False} if name == "diabetes" else {}
         yield name, getattr(datasets, f"load_{name}")(as_frame=True, **options).frame, classes
-    yield "houses (generated)", houses(), False
+    yield "houses", houses(), False
 
 
 def ours(train: pd.DataFrame, test: pd.DataFrame, seed: int, options: list[str]) -> float:
@@ -93,9 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table; ``arguments`` go to every training."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--tables", type=lambda names: names.split(","), help="those to measure; all without")
     asked, options = parser.parse_known_args(arguments)
     print("| table | rows | figure | scaled-sgd | MLP | gradient boosting |\n" + "| --- " * 6 + "|")
     for name, rows, classes in tables():
+        if asked.tables and name not in asked.tables:
+            continue
         found = []
         for seed in range(asked.seeds):
             train, test = train_test_split(

@@ -1,6 +1,7 @@
 """The same numbers on a GPU, without waiting for it. Skipped where there is none: ``pytest -m gpu``."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -22,14 +23,14 @@ from scaled_sgd.core.products import NARROW
 from scaled_sgd.data import load_data
 from scaled_sgd.diagnostics.operators.replayed import allow_graphs
 from scaled_sgd.parallel import Partition, Ranks
-from scaled_sgd.steps.captured import CudaGraphs
+from scaled_sgd.steps.captured import CudaGraphs, why_failed
 from scaled_sgd.steps.divergence import DivergenceWatch, witness
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import take_step
 from scaled_sgd.steps.update import Update
 from scaled_sgd.study.small.batched import Together, faster_batched
 from scaled_sgd.study.small.engine import train
-from scaled_sgd.study.small.session import small_session
+from scaled_sgd.study.small.session import small_session, stepper_of
 from scaled_sgd.train.main import main
 from scaled_sgd.train.steps import FusedStep
 
@@ -335,3 +336,55 @@ def test_captured_products_find_the_eigenvalues_of_plain_ones(recwarn):
         plain = sharpness(model, x, y, **options)
     torch.testing.assert_close(captured.values, plain.values, rtol=1e-12, atol=0)
     assert not [warning for warning in recwarn if "not captured" in str(warning.message)]
+
+
+def test_a_network_compiled_into_graphs_has_the_steps_of_a_plain_one():
+    ends = []
+    for compiled in (False, True):
+        model, x, y = problem("cuda")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        scaling = DepthwiseScaling(model, optimizer)
+        run = torch.compile(model, mode="reduce-overhead") if compiled else model
+        for _ in range(6):
+            optimizer.zero_grad()
+            F.cross_entropy(run(x), y).backward()
+            optimizer.step()
+        ends.append([scaling.scales.clone(), *(w.detach().clone() for w in model.parameters())])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+
+
+def test_a_failed_capture_says_its_first_reason_and_leaves_the_stream():
+    graphs, here, number = CudaGraphs(), torch.cuda.current_stream(), torch.ones((), device="cuda")
+    with pytest.raises(RuntimeError) as failed:
+        graphs.capture(lambda: float(number))
+    assert "captur" in why_failed(failed.value)
+    assert torch.cuda.current_stream() == here
+    take = graphs.capture(lambda: number.add_(1))
+    take()
+    assert float(number) == 2
+
+
+def test_steps_of_a_run_never_wait_for_the_gpu():
+    """Not even where an epoch begins and its permutation is drawn on the host."""
+    config = parse([*STUDY, "--run.device=cuda", "--optim.batch_size=300"])
+    session = small_session(config, load_data(config.data, seed=0))
+    stepper, minibatches = stepper_of(session), session.samples.minibatches(Ranks.alone())
+    for step in range(20):
+        stepper.take(step, [next(minibatches)], measure=False)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(20, 30):
+            stepper.take(step, [next(minibatches)], measure=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_terms_of_the_loss_along_a_step_can_be_captured():
+    model, x, y = problem("cuda")
+    terms = partial(taylor_coefficients, model, x, y, loss="cross_entropy", scales="norm")
+    plain, graphs = terms(), CudaGraphs()
+    graphs.warm_up(terms)
+    captured = graphs.capture(terms)()
+    for name in ("c0", "c1", "c2", "c3"):
+        torch.testing.assert_close(getattr(captured, name), getattr(plain, name), rtol=1e-12, atol=0)

@@ -1,15 +1,19 @@
 """What takes seconds to import is imported where it is needed only."""
 
 import json
+import re
 import sys
 
 import pytest
 
+from scaled_sgd.cli import main
 from tests.launching import finished
 from tests.study.folders import finished as ended
 from tests.study.folders import make_study
 
 COMMANDS = {
+    "": 2,
+    "nothing": 2,
     "--help": 0,
     "--version": 0,
     "train --help": 0,
@@ -18,9 +22,11 @@ COMMANDS = {
     "train --optim.lr=fast": 2,
     "train --config=none.yaml": 2,
     "predict --help": 0,
+    "predict": 2,
     "predict runs/wide --out=table.xlsx --data.source=new.csv": 2,
     "evaluate --help": 0,
     "export --help": 0,
+    "export runs/wide --format=none": 2,
     "flow --help": 0,
     "flow runs/wide --lr=0": 2,
     "flow runs/none": 2,
@@ -29,6 +35,10 @@ COMMANDS = {
     "evaluate runs/none --data.source=new.csv": 2,
     "export runs/none --format=onnx": 2,
     "runs": 0,
+    "runs --help": 0,
+    "runs --run.dir=none": 2,
+    "launch-files": 2,
+    "launch-files copied": 0,
     "launch-files --help": 0,
     "line --help": 0,
     "doctor --help": 0,
@@ -36,7 +46,12 @@ COMMANDS = {
     "doctor --plan --help": 0,
     "doctor --plan --plan.ranks=64": 0,
     "study --help": 0,
+    "study": 2,
     "study run --help": 0,
+    "study status --help": 0,
+    "study collect --help": 0,
+    "study report --help": 0,
+    "study list --help": 0,
     "study list": 0,
     "study status planned": 0,
     "study status none": 2,
@@ -44,6 +59,7 @@ COMMANDS = {
     "study report none": 2,
     "study collect none": 2,
     "study run smoke --model.deph=3": 2,
+    "study run smoke --worker=2": 2,
     "-m scaled_sgd.train --help": 0,
     "-m scaled_sgd.train --print_config": 0,
     "-m scaled_sgd.train --optim.lr=fast": 2,
@@ -77,6 +93,21 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     status = module({TRAIN})
 print(json.dumps([found, launchers, [status, [name for name in {UNUSED} if name in sys.modules]]]))
 """
+
+
+def test_the_list_of_commands_that_only_print_has_every_command(capsys):
+    def named():
+        return re.findall(r"^ +([a-z-]+)  ", capsys.readouterr().out, re.MULTILINE)
+
+    main(["--help"])
+    commands = named()
+    assert {"train", "runs", "study", "launch-files"} <= {*commands}
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    of_study = named()
+    assert {"run", "status", "collect"} <= {*of_study}
+    asked = {f"{command} --help" for command in [*commands, *(f"study {name}" for name in of_study)]}
+    assert asked <= COMMANDS.keys()
 
 
 @pytest.mark.slow

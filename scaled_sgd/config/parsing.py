@@ -46,10 +46,7 @@ def parse(arguments: Sequence[str], *, prog: str = "scaled_sgd.train") -> Config
             given.append(option_value(option, value))
             resumed = value if option == "run.resume" else resumed
     own = [*map(_from_file, files), *given]
-    stored = of_named_run(own) | _of_resumed(resumed)
-    accepted = [source["run.accept_code"] for source in own if "run.accept_code" in source]
-    refuse_foreign_code(stored, own, read_key("run.accept_code", accepted[-1] if accepted else []))
-    sources = [stored, *own]
+    sources = _over_resumed(own, resumed)
     if "help" in printing:
         _load_plugins(sources)
         print(help_text(prog), end="")
@@ -68,6 +65,16 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         UserError: an unknown key, a wrong type or an impossible value.
     """
     return _checked([dict(leaves(values))])
+
+
+def for_training(values: Mapping[str, Any]) -> Config:
+    """As :func:`from_dict`, over the configuration of the run or checkpoint that ``run.resume`` names.
+
+    Raises:
+        UserError: likewise, or there is no such run, or it names code that is not accepted.
+    """
+    own = dict(leaves(values))
+    return _checked(_over_resumed([own], read_key("run.resume", own.get("run.resume", "no"))))
 
 
 def read_key(name: str, value: Any) -> Any:
@@ -100,6 +107,14 @@ def _load_plugins(sources: Sequence[Mapping[str, Any]]) -> None:
     """Plugins are loaded first, because they may register what other keys name."""
     named = [source["run.plugins"] for source in sources if "run.plugins" in source]
     load_plugins(read_key("run.plugins", named[-1] if named else []))
+
+
+def _over_resumed(own: Sequence[Mapping[str, Any]], resumed: str) -> list[Mapping[str, Any]]:
+    """``own`` sources, before them what the run sets that they resume."""
+    stored = of_named_run(own) | _of_resumed(resumed)
+    accepted = [source["run.accept_code"] for source in own if "run.accept_code" in source]
+    refuse_foreign_code(stored, own, read_key("run.accept_code", accepted[-1] if accepted else []))
+    return [stored, *own]
 
 
 def _of_resumed(path: str) -> dict[str, Any]:

@@ -4,13 +4,34 @@ Where a device has no such product, the rounded factors are multiplied in float3
 numbers are exact there, so that only the order of a sum differs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NARROW = torch.bfloat16
 WIDE = torch.float32
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 factors in full float32 meanwhile: TF32's have three significant digits.
+
+    By the settings of each backend: torch refuses to read those for all once a program has set others.
+    """
+    mkldnn: Any = torch.backends.mkldnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, kept in zip(backends, before, strict=True):
+            backend.fp32_precision = kept
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:

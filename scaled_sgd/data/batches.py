@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaled_sgd.data.ahead import ahead
+
 Samples = tuple[Tensor, Tensor]
 """Inputs (n, m_0), and class ids (n,) or targets (n, d)."""
 
@@ -35,8 +37,23 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0])
 
 
-def _moved(x: Tensor, y: Tensor, device: torch.device | str, dtype: torch.dtype) -> Samples:
-    return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else y.dtype)
+def to_device(t: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """``t`` on a device in ``dtype``, from the host without waiting until a GPU has done its work."""
+    if torch.device(device).type != "cuda" or t.device.type != "cpu":
+        return t.to(device, dtype)
+    # From other memory the host waits.
+    return t.to(dtype).pin_memory().to(device, non_blocking=True)
+
+
+def _moved(
+    x: Tensor,
+    y: Tensor,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    move: Callable[[Tensor, torch.device | str, torch.dtype], Tensor] = Tensor.to,
+) -> Samples:
+    return move(x, device, dtype), move(y, device, dtype if y.is_floating_point() else y.dtype)
 
 
 @dataclass(slots=True)
@@ -124,7 +141,7 @@ class Resident:
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-        return torch.randperm(len(self), generator=generator).to(self.x.device)
+        return to_device(torch.randperm(len(self), generator=generator), self.x.device, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -173,14 +190,21 @@ class Stream:
 
         Minibatches before `start` are read but not decoded.
         """
-        for index, table in enumerate(self.tables(epoch_seed(seed, epoch), batch_size)):
-            if index < start:
-                continue
-            n = len(table)
-            rows = rank_rows(n, rank, world_size)
-            own = table.slice(rows.start, rows.stop - rows.start)
-            x, y = self.decode(own, index * batch_size + rows.start) if len(own) else self.empty
-            moved = _moved(x, y, self.device, self.dtype)
+
+        def decoded() -> Iterator[tuple[int, int, slice, Samples]]:
+            for index, table in enumerate(self.tables(epoch_seed(seed, epoch), batch_size)):
+                if index < start:
+                    continue
+                n = len(table)
+                rows = rank_rows(n, rank, world_size)
+                own = table.slice(rows.start, rows.stop - rows.start)
+                found = self.decode(own, index * batch_size + rows.start) if len(own) else self.empty
+                yield index, n, rows, found
+
+        # A GPU works while its host decodes; a CPU has no time to spare.
+        found = decoded() if torch.device(self.device).type == "cpu" else ahead(decoded())
+        for index, n, rows, (x, y) in found:
+            moved = _moved(x, y, self.device, self.dtype, move=to_device)
             yield Batch(epoch, index, n, rows, partial(_only, moved, rows))
 
 

@@ -37,19 +37,27 @@ class Column:
         meaning: what the number is, with its unit if it has one.
         layers: whether it is one number, or a list with one per layer or hidden layer.
         figure: how studies draw it; None: in tables only, or in a figure with others.
+        label: what axes, legends and sentences call it, with its symbol; empty: what the figure's axis says.
     """
 
     name: str
     meaning: str
     layers: Literal["none", "all", "hidden"] = "none"
     figure: Figure | None = Figure()
+    label: str = ""
+
+    @property
+    def words(self) -> str:
+        """The label; without one and without a figure that has one, the words of the name."""
+        axis = self.figure.axis if self.figure is not None else ""
+        return self.label or axis or self.name.replace("_", " ").replace(".", " ")
 
     @property
     def drawn(self) -> Figure | None:
         """The figure with everything filled in."""
         if self.figure is None:
             return None
-        figure, words = self.figure, self.name.replace("_", " ").replace(".", " ")
+        figure, words = self.figure, self.words
         return replace(
             figure,
             name=figure.name or self.name.replace(".", "_"),

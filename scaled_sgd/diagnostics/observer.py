@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import Loss
+from scaled_sgd.core.products import full_float32
 from scaled_sgd.core.registry import load
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
 from scaled_sgd.diagnostics.operators.curvature import Curvature
 from scaled_sgd.diagnostics.operators.replayed import allow_graphs
-from scaled_sgd.diagnostics.precision import full_float32, without_autocast
+from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_of

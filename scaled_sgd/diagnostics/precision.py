@@ -1,23 +1,11 @@
-"""Diagnostics compute in the weights' precision."""
+"""Diagnostics compute in the weights' precision, whatever autocast surrounds them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Full float32 products even when training runs in TF32, whose products have three significant digits."""
-    shorter = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = shorter
-
 
 P = ParamSpec("P")
 T = TypeVar("T")

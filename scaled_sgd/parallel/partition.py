@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ from scaled_sgd.parallel.layout import (
     unwrap,
 )
 from scaled_sgd.parallel.ranks import Ranks
+
+
+@cache
+def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers (…), float64, on a device: made once, since a copy to a GPU waits and cannot be captured."""
+    return torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
 
 
 def reshard(network: nn.Module) -> None:
@@ -137,7 +143,7 @@ class Partition:
         return self._constants([layer.layer_weight for layer in self.layers])
 
     def _constants(self, values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=True)
+        return constants(tuple(values), self.device)
 
     @cached_property
     def whole(self) -> list[Tensor] | None:

@@ -40,6 +40,7 @@ class RunDirectory:
     def __init__(self, path: Path, *, durable: bool = True) -> None:
         self.path = path
         self._durable = durable
+        self._open = True
         try:
             refuse_link(self.checkpoints)
             refuse_link(self.model)
@@ -119,9 +120,13 @@ class RunDirectory:
         )
 
     def close(self) -> None:
-        """Flush the metrics and release the lock."""
-        self.metrics.close()
-        self._lock.release()
+        """Flush the metrics and release the lock, if that was not done."""
+        if self._open:
+            self._open = False
+            try:
+                self.metrics.close()
+            finally:
+                self._lock.release()
 
 
 def clear(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ def _safetensors(run: TrainedRun, path: Path, facts: str) -> str:
 
 
 def _pt2(run: TrainedRun, path: Path, facts: str) -> str:
-    model = Predictor(run)
+    model = Predictor(run, copy.deepcopy(run.model))
     program = _program(model)
 
     def write(place: Path) -> None:
@@ -135,6 +136,8 @@ def _onnx(run: TrainedRun, path: Path, facts: str) -> str:
     model = Predictor(run, copy.deepcopy(run.model).float())
     if sum(weight.nbytes for weight in model.parameters()) >= _MOST_ONNX_BYTES:
         raise UserError("format: 'onnx' holds less than 2 GiB of weights; allowed: safetensors, pt2")
+    # It would tell of packages that these programs do not use.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
@@ -154,7 +157,7 @@ def _program(model: Predictor) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.export(
-            model.eval(), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=1)}}
+            model.eval().requires_grad_(False), (x,), dynamic_shapes={"x": {0: torch.export.Dim("n", min=1)}}
         )
 
 

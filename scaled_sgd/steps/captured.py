@@ -6,8 +6,10 @@ run was resumed. Of several processes all replay a step or none does, since a co
 the same graph of the others.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -41,12 +43,18 @@ class Capture(Protocol):
         ...
 
 
+@cache
+def _side_stream(_device: int) -> "torch.cuda.Stream":
+    """The stream of a device for all captures: libraries keep a workspace for every stream that they saw."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+
 class CudaGraphs:
     """Captures CUDA graphs, each in a memory pool of its own."""
 
     def warm_up(self, function: Callable[[], T]) -> T:
-        """Run ``function`` on a side stream, as capturing does."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        """Run ``function`` on the stream of captures."""
+        here, side = torch.cuda.current_stream(), _side_stream(torch.cuda.current_device())
         side.wait_stream(here)
         with torch.cuda.stream(side):
             taken = function()
@@ -55,15 +63,31 @@ class CudaGraphs:
 
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Capture ``function`` as a graph."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            taken = function()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        collects = gc.isenabled()
+        # What is collected meanwhile may be a graph, whose end is not allowed during a capture.
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
+                taken = function()
+        finally:
+            # A capture that fails leaves its stream as the current one.
+            torch.cuda.set_stream(here)
+            if collects:
+                gc.enable()
 
         def replay() -> T:
             graph.replay()
             return taken
 
         return replay
+
+
+def why_failed(error: BaseException) -> str:
+    """The first line of what made a capture fail, after which its end fails as well."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class CapturedStep:
@@ -108,7 +132,7 @@ class CapturedStep:
         try:
             captured = _Captured(self._body, self._capture, x, y, lr, n, measure)
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = why_failed(error)
         if not self._everywhere(captured is not None, lr.device):
             self._say(f"steps are not captured as CUDA graphs: {reason}")
             self._capture = None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scaled_sgd.steps.hook_checks import is_captured
 from scaled_sgd.steps.statistics import square_into, square_norm
 
 
@@ -15,17 +16,25 @@ class BegunSums:
     def __init__(self, depth: int) -> None:
         self._rows = [0] * depth
         self._made: list[Tensor | None] = [None] * depth
+        self._read_by_graphs: list[Tensor] = []
 
     def __call__(self, k: int, h: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
         """(‖h‖², 0, rows, 1) of layer k in ``dtype``, to be completed in place; each is given once."""
         if k == 0:
-            self._made = [*_blank(tuple(self._rows), h.device, dtype).clone().unbind()]
+            self._made = [*self._start(tuple(self._rows), h, dtype).unbind()]
         sums, self._made[k] = self._made[k], None
         if sums is None or self._rows[k] != rows or sums.dtype != dtype or sums.device != h.device:
             self._rows[k] = rows
-            sums = _blank((rows,), h.device, dtype).clone().select(0, 0)
+            sums = self._start((rows,), h, dtype).select(0, 0)
         square_into(h, sums.select(0, 0))
         return sums
+
+    def _start(self, rows: tuple[int, ...], h: Tensor, dtype: torch.dtype) -> Tensor:
+        blank = _blank(rows, h.device, dtype)
+        if is_captured(h):
+            # A graph copies it from its place at every replay.
+            self._read_by_graphs.append(blank)
+        return blank.clone()
 
 
 class Measure(torch.autograd.Function):

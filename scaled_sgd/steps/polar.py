@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scaled_sgd.core.products import full_float32
 from scaled_sgd.steps.polynomials import Coefficients, Polar, bounds
 from scaled_sgd.steps.sizes import in_sample_space
 from scaled_sgd.steps.statistics import Statistics
@@ -24,15 +25,8 @@ SQUARINGS = 5
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Products in the precision of their factors: no TF32, no bfloat16, no autocast."""
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+    with full_float32(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @dataclass(frozen=True)

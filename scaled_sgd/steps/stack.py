@@ -66,7 +66,7 @@ class Stack:
         """What is applied to z_k."""
         return self.models[0].activation_at(k)
 
-    @property
+    @cached_property
     def product_squares(self) -> dict[int, Tensor]:
         """c² (B, 1, 1) of each Vᵀ's place, where c U Vᵀ is the W that the factors stand for."""
         found = [model.product_squares for model in self.models]
@@ -79,6 +79,7 @@ class Stack:
         self.weights = [W.index_select(0, index) for W in self.weights]
         self.alpha, self.omega = self.alpha[index], self.omega[index]
         self.alpha_squares = self.alpha.square()
+        vars(self).pop("product_squares", None)
         self._lend()
         return index
 

@@ -19,6 +19,9 @@ _TRIANGLE = 256
 _DOTTED = (torch.float32, torch.float64)
 """Dtypes that are squared and summed without conversion."""
 
+_LONGEST = 2**31 - 1
+"""Most elements of an inner product on a GPU."""
+
 _SAFE = (1e-20, 3e38)
 """Sums of float32 squares in this range have lost nothing to underflow or overflow."""
 
@@ -88,7 +91,8 @@ def square_norm(signal: Tensor) -> Tensor:
     is; a smaller one is 0 and a larger one inf: float64 sums would first copy the signal, and cannot be
     chosen by a number that nobody waits for.
     """
-    if signal.dtype in _DOTTED and signal.is_contiguous() and not torch.compiler.is_compiling():
+    dotted = signal.dtype in _DOTTED and signal.is_contiguous() and signal.numel() <= _LONGEST
+    if dotted and not torch.compiler.is_compiling():
         square = torch.dot(signal.view(-1), signal.view(-1)).double()
     else:
         square = _norm(signal, _summed(signal)).double().square()
@@ -99,7 +103,7 @@ def square_norm(signal: Tensor) -> Tensor:
 
 def square_into(signal: Tensor, out: Tensor) -> None:
     """‖signal‖² into ``out`` (), in its precision and range, with as few launches as there can be."""
-    if signal.dtype == out.dtype and signal.is_contiguous():
+    if signal.dtype == out.dtype and signal.is_contiguous() and signal.numel() <= _LONGEST:
         torch.dot(signal.view(-1), signal.view(-1), out=out)
     else:
         torch.linalg.vector_norm(signal, dtype=out.dtype, out=out)

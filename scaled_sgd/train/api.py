@@ -6,7 +6,7 @@ from typing import Any
 
 from scaled_sgd.config import Config
 from scaled_sgd.config.checks import check
-from scaled_sgd.config.parsing import from_dict
+from scaled_sgd.config.parsing import for_training
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data.given import GIVEN
 from scaled_sgd.runs.trained import TrainedRun, load_run
@@ -18,7 +18,8 @@ def train(config: Mapping[str, Any] | Config | None = None, *, data: Any = None)
     """Train as ``scaled-sgd train`` does, in this process, and load the run; collective under a launcher.
 
     Args:
-        config: keys as in a YAML file, ``{"data": {"target": "price"}, "optim": {"steps": 500}}``.
+        config: keys as in a YAML file, ``{"data": {"target": "price"}, "optim": {"steps": 500}}``; with
+            ``{"run": {"resume": "runs/x"}}`` over that run's.
         data: in place of ``data.source``: arrays (x, y), a table of pandas or pyarrow, columns by name, a
             Bunch of scikit-learn, a ``datasets.Dataset``, or a ``DatasetDict`` with splits.
 
@@ -45,4 +46,4 @@ def _settings(config: Mapping[str, Any] | Config | None, *, given: bool) -> Conf
         if not isinstance(section, Mapping) or "source" in section:
             raise UserError("data: a source beside data in memory; allowed: one of the two")
         values["data"] = {**section, "source": GIVEN}
-    return from_dict(values)
+    return for_training(values)

@@ -63,18 +63,30 @@ def find_start(config: Config) -> Start:
     in_place = named is None or _same(named, folder)
     exists = on_every_rank(folder.is_dir)
     directory = on_first_rank(lambda: RunDirectory(folder) if in_place and exists else None)
+    try:
+        return Start(directory, _checkpoint_of(folder, chosen, directory, needed=run.resume != "auto"))
+    except BaseException:
+        if directory is not None:
+            directory.close()
+        raise
+
+
+def _checkpoint_of(
+    folder: Path, chosen: Path | None, directory: RunDirectory | None, *, needed: bool
+) -> Checkpoint | None:
+    """The chosen checkpoint, or the newest intact one of the run in ``folder``; None if there is none."""
     if chosen is not None:
-        return Start(directory, open_checkpoint(chosen, check_state))
+        return open_checkpoint(chosen, check_state)
     checkpoint, skipped = newest_intact(folder / "checkpoints", check_state)
     on_first_rank(lambda: _say_skipped(folder / "checkpoints", skipped, rename=directory is not None))
-    if checkpoint is None and (skipped or run.resume != "auto"):
+    if checkpoint is None and (skipped or needed):
         raise UserError(
             f"run.resume: {str(folder)!r} has no intact checkpoint; allowed: a run with one, or no"
         )
     if checkpoint is None and directory is not None:
         print(f"run.resume: no checkpoint in {str(folder)!r}; starting over", file=sys.stderr, flush=True)
         directory.metrics.cut(0)
-    return Start(directory, checkpoint)
+    return checkpoint
 
 
 def check_start(checkpoint: Checkpoint, config: Config, data: Data) -> list[str]:
@@ -113,6 +125,17 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
         source = re.sub(r"[^A-Za-z0-9._-]", "-", Path(config.data.source).stem).strip(".-")
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         directory = RunDirectory.make(run.dir, f"{source or 'run'}-{stamp}", numbered=True)
+    try:
+        _take_up(directory, config, start)
+    except BaseException:
+        directory.close()
+        raise
+    return directory
+
+
+def _take_up(directory: RunDirectory, config: Config, start: Start) -> None:
+    """Write the configuration, and the rows and checkpoints of ``start`` up to its step."""
+    run = config.run
     if run.trackers:
         _refuse_links(directory.path)
     if start.checkpoint is not None:
@@ -122,7 +145,6 @@ def open_directory(config: Config, start: Start) -> RunDirectory:
     # Changes and code are accepted only once.
     written = replace(run, name=directory.path.name, resume="no", accept_changes=[], accept_code=[])
     directory.write_config(as_dict(replace(config, run=written)))
-    return directory
 
 
 def _refuse_links(folder: Path) -> None:

@@ -10,6 +10,7 @@ from scaled_sgd.config import Config, OptimConfig
 from scaled_sgd.config.network import network_of
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import Centered, get_loss
+from scaled_sgd.core.products import full_float32
 from scaled_sgd.core.schedules import AdasSchedule, DriftSchedule, EdgeSchedule, MeasuredSchedule, Schedule
 from scaled_sgd.core.start import outputs_at_start
 from scaled_sgd.data import Batch, Data, Resident
@@ -19,7 +20,6 @@ from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.knowledge import knowledge_of
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.curvature import curvature, drift_along_gradient
-from scaled_sgd.diagnostics.precision import full_float32
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.taylor import taylor_of
 from scaled_sgd.parallel import Partition, Ranks, reshard

@@ -75,8 +75,8 @@ class StackedStep:
         self._static = column([config.scaling.static for config in configs], torch.bool)
         self._frozen: Tensor | None = None
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Continue with some networks only, in the same order."""
+    def keep(self, rows: Sequence[int]) -> Tensor:
+        """Continue with some networks only, in the same order. Returns their indices, on the device."""
         index = self.stack.keep(rows)
         for name in (
             "_momentum",
@@ -93,6 +93,11 @@ class StackedStep:
         self._rule, self._static = self._rule[index], self._static[index]
         self._velocities = [v.index_select(0, index) for v in self._velocities]
         self._watch.keep(index)
+        self.end()
+        return index
+
+    def end(self) -> None:
+        """Free what was captured."""
         if self._captured is not None:
             self._captured.forget()
 

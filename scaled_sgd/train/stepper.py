@@ -38,6 +38,10 @@ class Stepper(Protocol):
         """Continue with some networks only."""
         ...
 
+    def end(self) -> None:
+        """Take no further step."""
+        ...
+
 
 class OneNetwork:
     """The steps of one network.

@@ -212,6 +212,9 @@ class FusedStep:
     def __call__(self, x: Tensor, y: Tensor, n: int, lr: float, *, measure: bool) -> Taken:
         """Take a step."""
         scaling = self._strategy.scaling
+        if self.whole:
+            # Evaluation leaves FSDP2's weights gathered.
+            reshard(self._strategy.network)
         if self._captured is None:
             taken = self._take(x, y, lr, n, measure)
         else:
@@ -228,9 +231,6 @@ class FusedStep:
     def _take(self, x: Tensor, y: Tensor, lr: Number, n: int, measure: bool) -> Taken:
         strategy, optim, data = self._strategy, self._optim, self._strategy.data
         shares = [rank_rows(n, rank, data.size) for rank in range(data.size)]
-        if self.whole:
-            # Evaluation leaves FSDP2's weights gathered.
-            reshard(strategy.network)
         number = optim.frobenius_decay
         decay = FrobeniusDecay.of(self._partition, number) if number else None
         return take_step(

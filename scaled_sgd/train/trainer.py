@@ -1,5 +1,6 @@
 """A run on any number of processes: the loop with a durable run directory, checkpoints and interrupts."""
 
+import contextlib
 from dataclasses import replace
 from typing import Any, cast
 
@@ -59,6 +60,14 @@ class Trainer:
 
     def __init__(self, config: Config, accelerator: Accelerator, *, source: Any = None) -> None:
         self.accelerator = accelerator
+        self.directory: RunDirectory | None = None
+        try:
+            self._set_up(config, accelerator, source)
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _set_up(self, config: Config, accelerator: Accelerator, source: Any) -> None:
         quiet, seed = accelerator.process_index > 0, config.run.seed
         data = on_every_rank(lambda: load_data(config.data, seed=seed, quiet=quiet, source=source))
         asked = config.optim.update
@@ -67,6 +76,7 @@ class Trainer:
         stored = replace(config, optim=replace(config.optim, update=asked))
         agree_on_run(config, data, accelerator.device, accelerator.num_processes)
         start = find_start(config)
+        self.directory = start.directory
         changes = [] if start.checkpoint is None else check_start(start.checkpoint, config, data)
         self.strategy = build_strategy(Request(config, accelerator, data.in_features, data.out_features))
         agree_on_places(self.strategy, config)
@@ -161,9 +171,17 @@ class Trainer:
                 (summary,) = loop.run()
             finally:
                 self._stepper.end()
+                self._let_go()
         if saving.problem is not None and self._saver.due(self.session.steps):
             raise LostError(f"{saving.problem}; the run is done, but not saved")
         return summary
+
+    def _let_go(self) -> None:
+        """Release the run directory, whose process, such as a notebook, may live on."""
+        if self.directory is not None:
+            # A disk that fails now is not what ended the run.
+            with contextlib.suppress(OSError):
+                self.directory.close()
 
     def _keep_vectors(self, partition: Partition, pairs: Eigenpairs) -> None:
         """Write the eigenvectors of H before the coming step; a warning where that fails. Collective."""

@@ -58,6 +58,7 @@ def test_a_program_gives_the_predictions_of_the_run(folder, name, capsys):
     for rows in (ROWS, ROWS[:1]):
         outputs, more = program(torch.from_numpy(rows))
         found = run.predict(rows)
+        assert not outputs.requires_grad
         torch.testing.assert_close(outputs, found.outputs, rtol=1e-6, atol=1e-6)
         theirs = found.probabilities if name == "kinds" else torch.from_numpy(found.values)[:, None]
         torch.testing.assert_close(more, theirs, rtol=1e-6, atol=1e-6)

@@ -178,14 +178,22 @@ def test_a_step_in_float32_is_that_in_float64():
         torch.testing.assert_close(U.double() / V.norm(), V / V.norm(), rtol=0, atol=1e-4)
 
 
-def test_products_of_the_iteration_are_not_shortened():
+@pytest.mark.parametrize("together", [True, False])
+def test_products_of_the_iteration_are_not_shortened(together):
+    """However a program asked for shorter ones: for all backends, or, which torch does not mix, for one."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     before = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision("medium")
+        if together:
+            torch.set_float32_matmul_precision("medium")
+        else:
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        shorter = [backend.fp32_precision for backend in backends]
+        assert shorter[0] == "tf32"
         with torch.autocast("cpu", torch.bfloat16), full_precision():
-            assert torch.get_float32_matmul_precision() == "highest"
+            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert [backend.fp32_precision for backend in backends] == shorter
     finally:
         torch.set_float32_matmul_precision(before)
 

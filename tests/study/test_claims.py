@@ -12,6 +12,7 @@ from scaled_sgd.planning import Workload, nominal, predict
 from scaled_sgd.study.claims.cycles import first_cycle
 from scaled_sgd.study.claims.memory import step_bytes
 from scaled_sgd.study.claims.paper import read_claims, read_paper
+from scaled_sgd.study.claims.plot import read_plot
 from scaled_sgd.study.claims.quantity import MEASURES
 from scaled_sgd.study.claims.verdict import Verdict, judge, verdict_of
 from scaled_sgd.study.figures import draw_figures
@@ -242,6 +243,63 @@ def test_a_described_figure_draws_columns_along_steps(tmp_path):
     assert "nothing" in lacking.lacking[0][1]
 
 
+def test_a_power_law_is_drawn_where_it_holds_and_a_level_may_be_that_of_other_runs(tmp_path):
+    def outcome(axes):
+        width, kind = axes["model.base_width"], axes["loss"]
+        return finished(1.0 if kind == "mse" else 8.0 / width**2 if width < 16 else 3.0)
+
+    axes = {"model.base_width": [1, 2, 4, 16], "loss": ["mse", "cross_entropy"], "optim.lr": [1.0]}
+    plot = {
+        "name": "losses", "measure": "final_loss", "along": "model.base_width", "lines": "loss",
+        "levels": {"mse at 1": {"loss": "mse", "model.base_width": 1}},
+        "powers": {"m^−2": {"power": -2, "line": "cross_entropy", "to": 4}},
+    }  # fmt: skip
+    collected = collect(make_study(tmp_path, axes, outcome))
+    (figure,) = draw_figures(collected, [plot]).figures
+    *_, law, level = figure.picture.axes[0].get_lines()
+    assert list(law.get_xdata()) == [1, 2, 4]
+    assert list(law.get_ydata()) == pytest.approx([8.0, 2.0, 0.5])
+    assert level.get_ydata()[0] == 1.0
+
+
+def test_rates_over_the_sharpness_at_the_start_and_the_edge_are_drawn(tmp_path):
+    def outcome(axes):
+        rate = axes["optim.lr"]
+        seen = {"lr": rate, "loss": 1.0, "edge": 2 / rate}
+        rows = [seen | {"step": step, "sharpness": at} for step, at in ((1, 4.0), (2, 1 / rate))]
+        return finished(0.5, rows=rows) if rate < 1 else diverged() | {"rows": rows[:1]}
+
+    plot = {
+        "name": "final", "measure": "last", "column": ["sharpness", "edge"], "axis": "sharpness λ",
+        "along": "optim.lr", "edges": {"2/λ₀": 2, "4/λ₀": 4},
+    }  # fmt: skip
+    collected = collect(make_study(tmp_path, {"optim.lr": [0.25, 0.5, 1.0]}, outcome))
+    (figure,) = draw_figures(collected, [plot]).figures
+    (ax,) = figure.picture.axes
+    last, lost, edge, *vertical = ax.get_lines()
+    assert list(last.get_ydata()) == [4.0, 2.0]
+    assert list(lost.get_xdata()) == [1.0]
+    assert list(edge.get_ydata()) == [8.0, 4.0]
+    assert [line.get_xdata()[0] for line in vertical] == [0.5, 1.0]
+    assert [text.get_text() for text in ax.texts] == ["2/λ₀", "4/λ₀"]
+    assert ax.get_ylabel() == "last sharpness λ"
+    with pytest.raises(UserError, match=r"report\.final\.edges: they are rates"):
+        read_plot(plot | {"along": "model.depth"}, None)
+
+
+def test_a_described_figure_draws_points_of_two_columns(tmp_path):
+    def rows(axes):
+        pairs = [{"step": s, "lr": 1.0, "found": s - 2.0, "expected": 2 * s - 4.0} for s in range(1, 5)]
+        return finished(0.5, rows=pairs)
+
+    plot = {"name": "pairs", "column": "expected", "along": "metrics.found"}
+    (figure,) = draw_figures(collect(make_study(tmp_path, {"optim.lr": [1.0]}, rows)), [plot]).figures
+    (ax,) = figure.picture.axes
+    assert list(ax.get_lines()[0].get_xdata()) == [-1.0, 0.0, 1.0, 2.0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("found", "expected")
+    assert figure.sentence == "The correlation is 1."
+
+
 def test_two_described_figures_of_one_name_are_refused():
     with pytest.raises(UserError, match=r"^report: two figures are called 'rates'; allowed: one$"):
         check_figures([PLOT, PLOT | {"title": "How large again?"}], ["model.base_width"])
@@ -255,6 +313,9 @@ def test_two_described_figures_of_one_name_are_refused():
         ({"along": "model.depth"}, "report.rates.along"),
         ({"lines": "model.depth"}, "report.rates.lines"),
         ({"levels": [1]}, "report.rates.levels"),
+        ({"levels": {"one": {"model.depth": 4}}}, "report.rates.levels.one"),
+        ({"powers": {"1/m": {"exponent": -1}}}, "report.rates.powers.1/m"),
+        ({"powers": {"1/m": {"power": -1, "to": "all"}}}, "report.rates.powers.1/m"),
         ({"colour": "red"}, "report.rates.colour"),
         ({"along": "step"}, "report.rates.measure"),
         ({"along": "step", "where": {"step": 1}}, "report.rates.where"),

@@ -107,6 +107,7 @@ def test_a_study_that_is_stopped_ends_its_local_jobs_before_itself(number, code,
     assert held.returncode == code
     assert errors.splitlines()[-1] == "interrupted: the same command resumes it"
     assert "Traceback" not in errors
+    assert "leaked" not in errors
     assert states(clone) == [State.PENDING] * 8
 
 

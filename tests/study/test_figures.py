@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import _pylab_helpers
+from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 
@@ -15,9 +16,9 @@ from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.figures import View, draw_figures
 from scaled_sgd.study.figures.drawing import drawn
 from scaled_sgd.study.figures.drawing.panels import MOST_PANELS, Panels
-from scaled_sgd.study.figures.drawing.style import set_mathtext
+from scaled_sgd.study.figures.drawing.style import log_axis, set_mathtext
 from scaled_sgd.study.figures.reading.rates import best, largest_stable
-from scaled_sgd.study.figures.reading.words import number
+from scaled_sgd.study.figures.reading.words import balanced, number, wrapped
 from scaled_sgd.study.grid.figures import all_figures
 from scaled_sgd.study.tables.collect import collect
 from tests.examples import examples
@@ -221,10 +222,10 @@ def test_any_axis_takes_the_place_of_width_where_there_is_one_network(draw):
     largest = {0: 2.0, 60: 4.0, 240: 8.0}
     figure = draw("largest_stable_lr", axes, lambda a: bowl(a, 1.0, stable=largest[a["optim.warmup_steps"]]))
     assert figure.sentence == (
-        "The largest stable learning rate moves by 4×, from 2 at warmup steps 0 to 8 at warmup steps 240."
+        "The largest stable learning rate moves by 4×, from 2 at warm-up steps 0 to 8 at warm-up steps 240."
     )
     ticks = [text.get_text() for text in figure.picture.axes[0].get_xticklabels()]
-    assert ticks == ["warmup_steps 0", "warmup_steps 60", "warmup_steps 240"]
+    assert ticks == ["warm-up steps 0", "warm-up steps 60", "warm-up steps 240"]
     assert "seed" not in figure.caption
 
 
@@ -585,8 +586,8 @@ def test_several_axes_of_methods_are_one_list_of_names(draw):
     axes = {"scaling.rule": ["norm", "none"], "optim.clip_norm": [None, 1.0], "run.seed": [0]}
     figure = draw("methods", axes, lambda a: finished(0.1))
     assert list(figure.table["method"]) == [
-        "rule norm · clip_norm 1", "rule norm · clip_norm none", "rule none · clip_norm 1",
-        "rule none · clip_norm none",
+        "rule norm · clip norm 1", "rule norm · clip norm none", "rule none · clip norm 1",
+        "rule none · clip norm none",
     ]  # fmt: skip
 
 
@@ -776,6 +777,32 @@ def test_numbers_keep_their_order():
 
 def test_symbols_of_labels_are_mathematics_but_no_dollar_sign_is():
     text = Text()
-    set_mathtext(text, "soft rank S_k, ‖W_k‖_F like m^s at $2")
-    assert text.get_text() == r"soft rank $S_{k}$, ‖$W_{k}$$‖_{F}$ like $m^{s}$ at \$2"
+    set_mathtext(text, "soft rank S_k, ‖W_k‖_F like m^s or t^−0.67 at $2")
+    assert text.get_text() == r"soft rank $S_{k}$, ‖$W_{k}$$‖_{F}$ like $m^{s}$ or $t^{−0.67}$ at \$2"
     assert text.get_parse_math()
+
+
+def test_long_labels_are_on_lines_of_like_length_and_names_are_not_cut():
+    assert balanced("median of stable rank of layer 5 in the last half", 30).split("\n") == [
+        "median of stable rank of", "layer\u00a05 in the last half",
+    ]  # fmt: skip
+    assert balanced("sharpness λ", 30) == "sharpness λ"
+    assert wrapped("cross-entropy · νP relative spectral, momentum", 24).split("\n") == [
+        "cross-entropy", "νP relative spectral,", "momentum",
+    ]  # fmt: skip
+
+
+def test_ticks_stand_apart_on_a_logarithmic_axis():
+    ax = Figure().add_subplot()
+    ax.plot([1, 32], [1, 1])
+    log_axis(ax, "x", at=[1, 2, 4, 8, 8.5, 9, 16, 32], most=6)
+    assert list(ax.xaxis.get_majorticklocs()) == [1, 2, 4, 8, 16, 32]
+
+
+def test_no_line_joins_rates_over_one_that_diverged(draw):
+    def outcome(axes):
+        return diverged() if axes["optim.lr"] == 2.0 else bowl(axes, 1.0)
+
+    figure = draw("loss_against_lr", {"optim.lr": RATES, "run.seed": [0]}, outcome)
+    drawn = figure.picture.axes[0].get_lines()[0]
+    assert dict(zip(*drawn.get_data(), strict=True))[2.0] != dict(zip(*drawn.get_data(), strict=True))[2.0]

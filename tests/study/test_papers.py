@@ -10,11 +10,15 @@ import pytest
 import yaml
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from scaled_sgd.diagnostics.registry import QUANTITIES
+from scaled_sgd.study.claims.labels import column_label
 from scaled_sgd.study.claims.paper import read_claims, read_paper
+from scaled_sgd.study.claims.plot import read_plot
 from scaled_sgd.study.claims.verdict import judge
 from scaled_sgd.study.command import main
 from scaled_sgd.study.execution import run as execution
 from scaled_sgd.study.figures import draw_figures
+from scaled_sgd.study.figures.reading.words import axis_label
 from scaled_sgd.study.folder import StudyFolder
 from scaled_sgd.study.grid import expand, read_study
 from scaled_sgd.study.grid.study_file import named_studies
@@ -56,8 +60,51 @@ def test_a_paper_is_repeated_in_a_tiny_size(name, tmp_path, shelf, monkeypatch):
     for run in runs:
         train([run.config], [shelf(run.config.data, run.config.run.seed)], [folder.begin(run.id)])
     collected = collect(folder.path)
-    assert draw_figures(collected, source["report"]).figures
+    drawings = draw_figures(collected, source["report"])
+    assert drawings.figures
+    for figure in drawings.figures:
+        assert wrong_labels(figure.picture) == []
     assert len(judge(read_claims(source["claims"], collected.axes), collected)) == len(source["claims"])
+
+
+PLOTS = [
+    read_plot(found, None)
+    for path in PAPERS.values()
+    for found in yaml.safe_load(path.read_text(encoding="utf-8"))["report"]
+    if isinstance(found, dict)
+]
+
+
+def wrong_labels(picture):
+    """Labels of axes and legends that are names of columns, and axes in the first place without any."""
+    found = [ax.get_ylabel() or "no label" for ax in picture.axes if ax.get_subplotspec().is_first_col()]
+    found += [ax.get_xlabel() or "no label" for ax in picture.axes if ax.get_subplotspec().is_last_row()]
+    found += [text.get_text() for legend in picture.legends for text in legend.get_texts()]
+    return [text for text in found if text == "no label" or is_raw(text)]
+
+
+def is_raw(text):
+    """Whether a text is the name of a column or a key: joined words, apart from symbols such as S_k."""
+    return text in ("lr", "edge") or bool(re.search(r"[a-z]{2,}[._][a-z0-9]", text))
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: f"{plot.name}-{plot.along}")
+def test_every_axis_and_line_of_a_described_figure_has_words(plot):
+    columns = [curve.column for curve in plot.curves if curve.column] + [plot.against] * bool(plot.against)
+    said = [plot.y_label, axis_label(plot.along), axis_label(plot.lines or "step")]
+    said += [column_label(column) for column in columns]
+    assert all(said)
+    assert not any(is_raw(text) for text in said)
+    # Several columns need a word for what they have in common.
+    assert len([column for column in columns if column != "edge"]) < 2 or plot.axis or plot.against
+
+
+def test_every_column_of_a_diagnostic_has_words():
+    columns = [column for entry in QUANTITIES.entries for column in entry.columns]
+    assert [column.name for column in columns if is_raw(column.words)] == []
+    assert column_label("features.drift.3") == "kernel drift of layer 3"
+    assert column_label("gauss_newton_eigenvalues.2") == "eigenvalue of G 2"
+    assert column_label("lr") == "learning rate η"
 
 
 @pytest.mark.parametrize("name", PAPERS)

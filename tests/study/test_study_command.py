@@ -7,7 +7,9 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
+from multiprocessing import resource_tracker
 
 import pandas as pd
 import pytest
@@ -26,6 +28,7 @@ from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.options import split_overrides
 from scaled_sgd.study.small.attempt import DataShelf
 from tests.launching import REPOSITORY
+from tests.processes import context, ready
 
 SMALL = ("--optim.steps=4", "--diagnostics.every=0")
 
@@ -282,6 +285,38 @@ def test_jobs_of_every_submission_are_told(tmp_path):
     record(tmp_path, "local", ["1000000001"])
     record(new_folder(tmp_path), "local", ["1000000002"])
     assert [job.id for job in jobs(tmp_path)] == ["1000000001", "1000000002"]
+
+
+def run_by_workers(clone, errors):
+    """A study by two workers, with a tracker of semaphores of its own; ``errors`` takes what is said."""
+    os.chdir(clone)
+    os.dup2(errors.fileno(), 2)
+    errors.close()
+    resource_tracker._resource_tracker._fd = resource_tracker._resource_tracker._pid = None
+    # Its workers are copies, too, of one that has imported everything.
+    multiprocessing.get_context = lambda _method: context
+    sys.exit(main(["run", "own.yaml", "--workers=2"]))
+
+
+@pytest.mark.slow
+def test_workers_leave_no_semaphores(clone):
+    """Reading an own file shows a progress bar, whose lock is one."""
+    (clone / "own.csv").write_text("height,weight,kind\n" + "1.5,2,cat\n3,4.5,dog\n" * 20)
+    sizes = {"model.depth": 2, "model.base_width": 2, "optim.steps": 2}
+    base = {"data.source": "own.csv", "data.target": "kind", **sizes}
+    (clone / "own.yaml").write_text(yaml.safe_dump({"base": base, "axes": [{"run.seed": [0, 1]}]}))
+    ready()
+    read, write = context.Pipe(duplex=False)
+    study = context.Process(target=run_by_workers, args=(clone, write))
+    study.start()
+    write.close()
+    with open(os.dup(read.fileno()), encoding="utf-8") as stream:
+        # To its end, which is that of the tracker.
+        said = stream.read()
+    study.join()
+    assert study.exitcode == 0, said
+    assert "done: 2 finished" in said
+    assert "leaked" not in said
 
 
 @pytest.mark.slow

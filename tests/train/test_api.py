@@ -63,6 +63,25 @@ def test_a_configuration_with_its_defaults_trains() -> None:
     assert train(config).config["configuration"]["scaling"]["rule"] == "spectral"
 
 
+def test_a_run_that_was_refused_is_free_for_the_next_call() -> None:
+    """In a notebook, which keeps the error, and with it all that was made before."""
+    config = {"model": SMALL, "optim": {"steps": 2}, "run": {"name": "r"}}
+    train(config)
+    again = {"run": {"resume": "runs/r"}, "optim": {"steps": 4}}
+    with pytest.raises(UserError, match=r"^optim\.steps: 4 differs"):
+        train(again)
+    damaged = Path("runs/damaged/checkpoints/step-1")
+    damaged.mkdir(parents=True)
+    (damaged.parents[1] / "config.yaml").write_text(Path("runs/r/config.yaml").read_text())
+    for _ in range(2):
+        with pytest.raises(UserError, match="no intact checkpoint"):
+            train({"run": {"resume": "runs/damaged"}})
+    again["run"]["accept_changes"] = ["optim.steps"]
+    train(again)
+    *_, last = read_metrics(Path("runs/r/metrics.jsonl"))
+    assert last["step"] == 4
+
+
 def test_a_bunch_of_scikit_learn_has_its_names() -> None:
     from sklearn.datasets import load_iris
 

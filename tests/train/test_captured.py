@@ -4,6 +4,7 @@ A CUDA graph needs a GPU (tests/test_gpu.py). Here a stand-in runs the same func
 tensors, and a device without values shows that nothing in a step reads them.
 """
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from scaled_sgd import DepthwiseScaling, HomogeneousMLP
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.captured import WARM_UP, CapturedStep
+from scaled_sgd.steps.captured import WARM_UP, CapturedStep, CudaGraphs, _side_stream, why_failed
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.rules import RULES
 from scaled_sgd.steps.step import Taken, take_step
@@ -161,3 +162,40 @@ def test_several_processes_capture_what_nccl_exchanges_between_replicas(layout, 
     config = changed({"optim.update": "fused"})
     assert why_not(config, strategy) == reason
     assert (capture_for(config, strategy) is None) == (reason is not None)
+
+
+def test_a_failed_capture_says_its_first_reason_and_leaves_the_stream(monkeypatch):
+    """As torch ends it: an error in its place, and the stream of the capture as the current one."""
+    streams = ["before"]
+
+    class Ends:
+        def __init__(self, graph, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            streams.append(self.stream)
+
+        def __exit__(self, *_):
+            assert not gc.isenabled()
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    for name, value in {
+        "CUDAGraph": object,
+        "graph": Ends,
+        "Stream": lambda: "side",
+        "current_device": lambda: 0,
+        "current_stream": lambda: streams[-1],
+        "set_stream": streams.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    _side_stream.cache_clear()
+
+    def reads():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    with pytest.raises(RuntimeError, match="previous error") as failed:
+        CudaGraphs().capture(reads)
+    _side_stream.cache_clear()
+    assert streams == ["before", "side", "before"]
+    assert gc.isenabled()
+    assert why_failed(failed.value) == "operation not permitted when stream is capturing"

@@ -130,11 +130,10 @@ class Basis:
             known = torch.stack((beta.to(w.dtype), alpha))
         elif first == j:
             known = alpha[None]
+        elif first == j - 1:
+            known = torch.stack((w.new_full((), float(self.T[first, j])), alpha))
         else:
-            couplings = torch.zeros(j + 1 - first, dtype=torch.float64)
-            couplings[:-1] = self.T[first:j, j]
-            known = couplings.to(w)
-            known[-1] = alpha
+            known = torch.cat((self.T[first:j, j].to(w), alpha[None]))
         rows.subtract(w, known, first=first)
         self.count = j + 1
         self._dual = vectors.dual(w, None if vectors.identity_dual else d)

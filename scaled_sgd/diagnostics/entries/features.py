@@ -32,8 +32,8 @@ RANKS = Measured(
                 "(1: all samples pull the same way)",
             ),
         ),
-        Column("features.participation", "(Σσ²)²/Σσ⁴", "hidden", None),
-        Column("features.effective", "exp of the entropy of σ²/Σσ²", "hidden", None),
+        Column("features.participation", "(Σσ²)²/Σσ⁴", "hidden", None, "participation ratio"),
+        Column("features.effective", "exp of the entropy of σ²/Σσ²", "hidden", None, "effective rank"),
         Column(
             "features.drift",
             "‖K_t − K_0‖/‖K_0‖ of Gram matrices",
@@ -65,7 +65,7 @@ CHANGE = Measured(
             Figure(
                 "coordinate_check",
                 "Do preactivations move as much at every width?",
-                "relative change",
+                "relative change of preactivations",
                 "the relative change of preactivations",
                 "RMS(z_k − z_k at step 0) / RMS(z_k at step 0) of every layer on a fixed probe",
                 "width",
@@ -89,7 +89,7 @@ KNOWLEDGE = Measured(
             Figure(title="How much of the weights stands out of noise?", axis="knowledge gain"),
         ),
         Column("mapping_condition", "s_1/s_p of the low-rank part; null where it is 0", "all", None),
-        Column("low_rank", "p / min(m_k, m_{k−1})", "all", None),
+        Column("low_rank", "p / min(m_k, m_{k−1})", "all", None, "rank of the low-rank part over full rank"),
     ),
     ("minibatch",),
     cost=3,

@@ -14,7 +14,7 @@ NEURAL_COLLAPSE = Measured(
             "tr(Σ_W Σ_B⁺)/C of h_{l−1}",
             figure=Figure(
                 title="Do the last features collapse to their classes?",
-                axis="tr(Σ_W Σ_B⁺)/C",
+                axis="neural collapse tr(Σ_W Σ_B⁺)/C",
                 meaning="Neural collapse tr(Σ_W Σ_B⁺)/C of the last features on a fixed probe: 0 where "
                 "all samples of a class have the same",
             ),
@@ -84,13 +84,21 @@ FROM_START = Measured(
             "‖f − f_lin‖/‖f − f_0‖, f_lin = f_0 + J_0 (θ − θ_0)",
             figure=Figure(
                 title="How far from its linearisation does a network go?",
-                axis="‖f − f_lin‖/‖f − f_0‖",
+                axis="linearisation distance ‖f − f_lin‖/‖f − f_0‖",
                 meaning="Part of the change of the outputs on a fixed probe that the network linearised "
                 "at step 0, with the weights of now, does not have",
             ),
         ),
-        Column("change_by_weights", "‖α_k (W_k − W_k at 0) h_{k−1}‖/‖z_k at 0‖", "all", None),
-        Column("change_by_features", "‖α_k W_k at 0 (h_{k−1} − h_{k−1} at 0)‖/‖z_k at 0‖", "all", None),
+        Column(
+            "change_by_weights", "‖α_k (W_k − W_k at 0) h_{k−1}‖/‖z_k at 0‖", "all", None, "change by weights"
+        ),
+        Column(
+            "change_by_features",
+            "‖α_k W_k at 0 (h_{k−1} − h_{k−1} at 0)‖/‖z_k at 0‖",
+            "all",
+            None,
+            "change by features",
+        ),
     ),
     ("probe",),
     cost=3,

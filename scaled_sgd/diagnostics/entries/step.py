@@ -10,13 +10,32 @@ TAYLOR = Measured(
     "Taylor terms of the minibatch loss along the step that is taken",
     (
         *(
-            Column(f"taylor.c{p}", f"c{p} of L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³", figure=None)
+            Column(
+                f"taylor.c{p}", f"c{p} of L(θ + ηu) = c0 + c1 η + c2 η² + c3 η³", figure=None, label=f"c_{p}"
+            )
             for p in range(4)
         ),
-        Column("taylor.gauss_newton", "the part of c2 from moving outputs", figure=None),
-        Column("taylor.feature", "the part of c2 from moving features", figure=None),
-        Column("predicted_loss", "the polynomial at the step that is taken", figure=None),
-        Column("directional_edge_ratio", "ρ = η c2/|c1|; null unless c1 < 0 < c2", figure=None),
+        Column(
+            "taylor.gauss_newton",
+            "the part of c2 from moving outputs",
+            figure=None,
+            label="Gauss–Newton part of c_2",
+        ),
+        Column(
+            "taylor.feature", "the part of c2 from moving features", figure=None, label="feature part of c_2"
+        ),
+        Column(
+            "predicted_loss",
+            "the polynomial at the step that is taken",
+            figure=None,
+            label="predicted loss after the step",
+        ),
+        Column(
+            "directional_edge_ratio",
+            "ρ = η c2/|c1|; null unless c1 < 0 < c2",
+            figure=None,
+            label="directional edge ratio ρ",
+        ),
         Column(
             "gates_flipped",
             "the share of z_k's signs that the step changes; null where φ is smooth",
@@ -41,7 +60,7 @@ SUBSPACE = Measured(
         Column(
             "subspace_overlap",
             "mean cos² of the angles between the span and that of the last measurement",
-            figure=Figure(title="Does the top of the Hessian turn?", axis="overlap"),
+            figure=Figure(title="Does the top of the Hessian turn?", axis="overlap of the top eigenvectors"),
         ),
         Column(
             "gradient_in_subspace",

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.operators.space import Vectors, WeightOperator
 from scaled_sgd.diagnostics.operators.weights import RowVectors
-from scaled_sgd.steps.captured import Capture, CudaGraphs
+from scaled_sgd.steps.captured import Capture, CudaGraphs, why_failed
 
-AFTER = 4
-"""Products that run as they are: searches that begin near their end are over before a capture pays."""
+AFTER = 1
+"""Products that run as they are; the next one is taken before its capture, all others replay that."""
 
 LARGEST = 1 << 30
 """Bytes of weights from which on products take far longer than their launches."""
@@ -88,20 +89,20 @@ class _Replayed:
 
     def __call__(self, given: Tensor, out: Tensor) -> Tensor:
         self._calls += 1
-        if self._replay is None and self._capture is not None and self._calls > AFTER:
-            self._captured(self._capture, given, out)
-        if self._replay is None or self._own is None:
+        if self._replay is not None and self._own is not None:
+            self._own[0].copy_(given)
+            self._replay()
+            return out.copy_(self._own[1])
+        if self._capture is None or self._calls <= AFTER:
             return self._function(given, out)
-        self._own[0].copy_(given)
-        self._replay()
-        return out.copy_(self._own[1])
-
-    def _captured(self, capture: Capture, given: Tensor, out: Tensor) -> None:
-        own = given.clone(), out.clone()
+        capture, self._capture = self._capture, None
         try:
+            own = given.clone(), torch.empty_like(out)
             capture.warm_up(lambda: self._function(*own))
+            out.copy_(own[1])
             self._replay, self._own = capture.capture(lambda: self._function(*own)), own
         except RuntimeError as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"products are not captured as CUDA graphs: {reason}", stacklevel=2)
-        self._capture = None
+            line = f"products are not captured as CUDA graphs: {why_failed(error)}"
+            warnings.warn(line, stacklevel=2)
+            return self._function(given, out)
+        return out

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from scaled_sgd.diagnostics.operators.blocks import FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.operators.layered import LayeredVectors, layer_bytes
-from scaled_sgd.diagnostics.operators.weights import RowVectors, SpaceName, over_length, unit
+from scaled_sgd.diagnostics.operators.weights import (
+    RowVectors,
+    SpaceName,
+    normal_vectors,
+    over_length,
+    unit,
+)
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import Signals, run_signals
@@ -114,12 +120,12 @@ class SampleVectors(LayeredVectors):
         generator = torch.Generator().manual_seed(seed)
         n, s = sum(self._sizes), self._signals
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        widths, layers = self.partition.model.widths, [block.k for block in self.blocks]
+        sizes = [size for k in layers for size in (n, n, widths[k], widths[k - 1])]
+        drawn = normal_vectors(sizes, generator, like=flat)
         for block, v in zip(self.blocks, self.split(flat), strict=True):
-            k, widths = block.k, self.partition.model.widths
-            u_P, u_Q, v_P, v_Q = (
-                torch.randn(m, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
-                for m in (n, n, widths[k], widths[k - 1])
-            )
+            k = block.k
+            u_P, u_Q, v_P, v_Q = (next(drawn) for _ in range(4))
             P, Q = block.drawn(u_P, v_P, u_Q, v_Q, self._own)
             if block.both:
                 block.put_forward(s, v, Q, 1.0, 0.0)

@@ -1,6 +1,6 @@
 """Vectors over weights, by rows, with dense or factored layers (theory §5, §6)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -99,10 +99,13 @@ class RowVectors(LayeredVectors):
         s, widths = self.batch.first, self.partition.model.widths
         generator = torch.Generator().manual_seed(seed)
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        n, layers = s.samples, [block.k for block in self.blocks]
+        sizes = [size for k in layers for size in (n, n, widths[k], widths[k - 1])]
+        drawn = normal_vectors(sizes, generator, like=flat)
         for block, v in zip(self.blocks, self.split(flat), strict=True):
             k = block.k
-            u_P, u_Q = (self._normal(s.samples, generator) for _ in range(2))
-            v_P, v_Q = (unit(self._normal(widths[j], generator)) for j in (k, k - 1))
+            u_P, u_Q, v_P, v_Q = (next(drawn) for _ in range(4))
+            v_P, v_Q = unit(v_P), unit(v_Q)
             if block.both:
                 length = self.sum((s.delta[k].T @ u_Q).square().sum()).sqrt()
                 block.put_forward(s, v, torch.outer(over_length(u_Q, length), v_Q), 1.0, 0.0)
@@ -121,10 +124,6 @@ class RowVectors(LayeredVectors):
             layers.append(initial_rows(seed, k, own.start, own.stop, fan_in, 1.0).reshape(-1))
         return torch.cat(layers).to(self.device, self.dtype)
 
-    def _normal(self, length: int, generator: torch.Generator) -> Tensor:
-        numbers = torch.randn(length, generator=generator, dtype=torch.float64)
-        return numbers.to(self.device, self.dtype)
-
     @torch.no_grad()
     def expand(self, flat: Tensor) -> list[Tensor]:
         """A vector's layers in weight space: this process's rows, (width(k), m_{k−1}) each."""
@@ -134,6 +133,12 @@ class RowVectors(LayeredVectors):
             else v.view(self.partition.width(block.k), self.partition.model.widths[block.k - 1])
             for block, v in zip(self.blocks, self.split(flat), strict=True)
         ]
+
+
+def normal_vectors(sizes: Sequence[int], generator: torch.Generator, *, like: Tensor) -> Iterator[Tensor]:
+    """Standard normal vectors, drawn one after the other and moved to the device of ``like`` in one copy."""
+    drawn = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    return iter(torch.split(torch.cat(drawn).to(like.device, like.dtype), list(sizes)))
 
 
 def over_length(t: Tensor, length: Tensor) -> Tensor:

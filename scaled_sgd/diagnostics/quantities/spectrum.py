@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.observer import Context
-from scaled_sgd.diagnostics.operators.curvature import curvature
+from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
+from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.quantities.batches import BatchSettings
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
@@ -40,8 +41,9 @@ class BatchSpectrum(Searching):
             if not isfinite(tops[-1]):
                 context.say("batch_spectrum: null where the network is not finite")
                 return dict.fromkeys(_COLUMNS)
-            operator = curvature(batch, space="dense")
-            theta, shares = quadrature(operator, operator.vectors.gaussian(number), STEPS)
+            vectors = RowVectors(batch, space="dense")
+            operator = Curvature(vectors, "hessian", [1.0] * batch.partition.depth)
+            theta, shares = quadrature(operator, vectors.gaussian(number), STEPS)
             nodes += theta.tolist()
             weights += (shares / self._count).tolist()
         error = stdev(tops) / self._count**0.5 if self._count > 1 else None

@@ -7,6 +7,7 @@ from typing import Any
 from scaled_sgd.config import KEYS
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.registry import Registry
+from scaled_sgd.study.claims.labels import column_label
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ for _name, _label, _needs in (
     ("loss_fall", "final training loss over the first minibatch's", False),
     ("loss_peak", "largest minibatch loss over the first", False),
     ("rising_steps", "share of steps in which the loss rises", False),
-    ("best_rate", "best learning rate", False),
+    ("best_rate", "best learning rate η", False),
     ("best_loss", "final training loss at the best learning rate", False),
     ("best_last", "last {column} at the best learning rate", True),
     ("best_accuracy", "held-out accuracy at the rate where it is best", False),
     ("planned_memory", "predicted bytes of a fused step on one process", False),
-    ("largest_stable_rate", "largest stable learning rate", False),
-    ("largest_trained_rate", "largest learning rate with half of the best accuracy", False),
+    ("largest_stable_rate", "largest stable learning rate η", False),
+    ("largest_trained_rate", "largest learning rate η with half of the best accuracy", False),
     ("trained_rate_in_curvatures", "that rate times the first {column}", True),
 ):
     MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.measures:{_name}", _needs))
@@ -98,9 +99,18 @@ class RunQuantity:
     take: str
 
     @property
+    def title(self) -> str:
+        """The measure as text."""
+        return self.title_of(column_label(self.column) if self.column else "")
+
+    def title_of(self, column: str) -> str:
+        """The measure of what has this name, as text."""
+        return MEASURES[self.measure].label.format(column=column)
+
+    @property
     def words(self) -> str:
         """The quantity as text."""
-        said = MEASURES[self.measure].label.format(column=self.column)
+        said = self.title
         if self.take:
             said += f": {TAKES[self.take].format(axis=self.along)}"
         if self.where:

@@ -73,6 +73,7 @@ def draw(view: View) -> Drawn:
         "does not see."
     )
     notes = (*shown.notes, *seed_note(table["seeds"].tolist()))
+    said = said or "The table has each panel."
     return Drawn("batch_spectrum", _TITLE, said, caption, notes, table, picture)
 
 

@@ -80,10 +80,11 @@ def _panel(ax: Axes, runs: pd.DataFrame, line: str | None, every: list[Any]) -> 
         place = every.index(value)
         look = ordered(place, len(every)) if is_ordered else category(place)
         rates = by_rate(rows)
-        inside = rates[rates["median"] < math.inf]
-        ax.plot(inside[RATE], inside["median"], label=label(line, value) if line else "median", **look)
-        band = rates[rates["high"] < math.inf]
-        ax.fill_between(band[RATE], band["low"], band["high"], color=look["color"], alpha=BAND, linewidth=0)
+        # A line does not pass over rates that diverged.
+        inside = rates["median"].where(rates["median"] < math.inf)
+        ax.plot(rates[RATE], inside, label=label(line, value) if line else "median", **look)
+        low, high = (rates[end].where(rates["high"] < math.inf) for end in ("low", "high"))
+        ax.fill_between(rates[RATE], low, high, color=look["color"], alpha=BAND, linewidth=0)
         height = 0.985 - 0.045 * place
         for marker, at in (
             ("x", rates[rates["diverged"] > 0]),

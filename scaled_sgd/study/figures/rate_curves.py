@@ -25,6 +25,7 @@ from scaled_sgd.study.figures.reading.view import (
 )
 from scaled_sgd.study.figures.reading.words import (
     axis_label,
+    axis_name,
     listing,
     number,
     sentence_of,
@@ -37,7 +38,7 @@ from scaled_sgd.study.figures.reading.words import (
 def along(axis: str) -> str:
     """The name of an axis in sentences."""
     names = {"model.base_width": "width", "model.depth": "depth"}
-    return names.get(axis, axis.rpartition(".")[2].replace("_", " "))
+    return names.get(axis, axis_name(axis))
 
 
 _ENDINGS = {

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
+from scaled_sgd.study.figures.drawing.signed import around_diagonal
 from scaled_sgd.study.figures.drawing.style import GREY, category
 from scaled_sgd.study.figures.reading.view import DEPTH, RATE, SEED, STEP_LOSS, WIDTH, View
 from scaled_sgd.study.figures.reading.words import count, number, sentence_of, share
@@ -86,22 +86,7 @@ def _panel(ax: Axes, points: pd.DataFrame) -> int:
                 mine["actual"], mine["predicted"], linestyle="", marker=marker, markersize=3.2, alpha=0.55,
                 color=color, markeredgewidth=0, label=name, rasterized=True,
             )  # fmt: skip
-    # Rare large steps would hide all others: the axes cover 99 % of the points.
-    sizes = np.abs(points[["actual", "predicted"]].to_numpy())
-    limit = float(np.quantile(sizes.max(axis=1), 0.99)) * 1.5 or 1.0
-    small = math.floor(math.log10(max(float(np.quantile(sizes, 0.1)), limit * 1e-4)))
-    powers = range(small, math.floor(math.log10(limit)) + 1)
-    marks = [10.0**power for power in powers][:: math.ceil(len(powers) / 3)]
-    gains = points[["actual", "predicted"]].to_numpy()
-    top = float(np.quantile(gains[gains > 0], 0.99)) * 1.5 if (gains > 0).any() else 0.0
-    top = min(limit, max(top, 10.0**small))
-    ax.axline((0, 0), slope=1, color=GREY, linewidth=1, zorder=1)
-    for which, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
-        (ax.set_xscale if which == "x" else ax.set_yscale)("symlog", linthresh=10.0**small)
-        (ax.set_xlim if which == "x" else ax.set_ylim)(-limit, top)
-        axis.set_major_locator(FixedLocator([*(-mark for mark in reversed(marks)), 0, *marks]))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))
-        axis.set_minor_locator(NullLocator())
+    around_diagonal(ax, points[["actual", "predicted"]].to_numpy())
     return len(points) - len(drawn)
 
 

@@ -20,7 +20,7 @@ _NAMES = {
 def draw_paths(rows: Sequence[dict[str, Any]], lr: float, path: Path) -> None:
     """Write the figure of the rows of :func:`~scaled_sgd.diagnostics.flow.follow.follow` as PNG."""
     with rc_context(STYLE):
-        picture = Figure(figsize=(5.8, 5.6), layout="constrained")
+        picture = Figure(figsize=(4.6, 5.2), layout="constrained")
         losses, curvatures = picture.subplots(2, 1, sharex=True)
         for place, (key, name) in enumerate(_NAMES.items()):
             color = category(place)["color"]

@@ -6,7 +6,15 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from scaled_sgd.study.figures.drawing.style import GREY, PNG_DPI, STYLE, category, log_axis
+from scaled_sgd.study.figures.drawing.style import (
+    GREY,
+    PNG_DPI,
+    STYLE,
+    category,
+    log_axis,
+    set_mathtext,
+)
+from scaled_sgd.study.figures.reading.words import wrapped
 from scaled_sgd.study.line.along import Line
 
 _UNDATED: dict[str, dict[str, None]] = {
@@ -24,10 +32,10 @@ def draw(path: Path, kind: str, line: Line, at: Sequence[float], losses: Sequenc
     finite = [loss for loss in losses if loss == loss and abs(loss) != float("inf")]
     low, high = min(finite), max(finite)
     with rc_context(STYLE):
-        picture = Figure(figsize=(5.8, 3.9), layout="constrained")
+        picture = Figure(figsize=(4.6, 3.5), layout="constrained")
         ax = picture.subplots()
         ax.plot(at, losses, color=category(0)["color"], label="loss")
-        ax.plot(at, cubic, color=category(1)["color"], linestyle="--", label="c0 + c1 t + c2 t² + c3 t³")
+        ax.plot(at, cubic, color=category(1)["color"], linestyle="--", label="c_0 + c_1 t + c_2 t² + c_3 t³")
         for words, t in line.marks.items():
             ax.axvline(t, color=GREY, linewidth=1, linestyle=":")
             ax.annotate(
@@ -40,8 +48,9 @@ def draw(path: Path, kind: str, line: Line, at: Sequence[float], losses: Sequenc
             log_axis(ax, "y")
         else:
             ax.set_ylim(low - room, high + room)
-        ax.set_title(f"Loss along {line.words}", loc="left")
+        ax.set_title(wrapped(f"Loss along {line.words}", 50), loc="left")
         ax.set_xlabel(f"t: {line.axis}")
         ax.set_ylabel("loss on the probe")
-        picture.legend(loc="outside lower center", ncols=2)
+        for text in picture.legend(loc="outside lower center", ncols=2).get_texts():
+            set_mathtext(text, text.get_text())
         picture.savefig(path, format=kind, dpi=PNG_DPI, metadata=_UNDATED[kind])

@@ -117,10 +117,14 @@ class Together:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with some runs only."""
-        self._step.keep(rows)
+        index = self._step.keep(rows)
         self._sessions = [self._sessions[row] for row in rows]
-        self._rates = self._rates[:, list(rows)]
+        self._rates = self._rates.index_select(1, index)
         self._lend_velocities()
+
+    def end(self) -> None:
+        """Free what was captured."""
+        self._step.end()
 
     def _lend_velocities(self) -> None:
         """Give every run's diagnostics its part of the stack's momentum."""
@@ -149,4 +153,6 @@ def _seconds(sessions: Sequence[Session], stepper: Stepper) -> float:
         stepper.take(step, [batch for _ in sessions], measure=False)
         taken += 1
     torch.cuda.synchronize()
-    return (time.perf_counter() - start) / taken
+    found = (time.perf_counter() - start) / taken
+    stepper.end()
+    return found

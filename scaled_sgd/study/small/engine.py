@@ -41,7 +41,10 @@ def train(configs: Sequence[Config], data: Sequence[Data], folders: Sequence[Pat
             for session, folder in zip(sessions, folders, strict=True)
         ]
         stepper = stepper_of(sessions[0]) if len(sessions) == 1 else Together(sessions)
-        return Loop(sessions, stepper, records).run()
+        try:
+            return Loop(sessions, stepper, records).run()
+        finally:
+            stepper.end()
 
 
 _SUITED: dict[str, tuple[object, ...]] = {

@@ -11,9 +11,15 @@ from matplotlib.figure import Figure
 
 from scaled_sgd.study.figures.drawing.style import WIDTH_INCHES, set_mathtext
 from scaled_sgd.study.figures.reading.view import groups, is_task, label, title, values
-from scaled_sgd.study.figures.reading.words import listing, shortened, wrapped
+from scaled_sgd.study.figures.reading.words import balanced, listing, wrapped
 
 MOST_PANELS = 12
+_LETTER = 0.072
+"""Width of a letter of 9 points in inches, on the safe side."""
+_LEGEND = 40
+"""Letters on a line of a legend."""
+_LEGEND_ROW = 0.17
+"""Height of a line of a legend in inches."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,9 @@ class Panels:
 
     def _empty(self, rows: int, *, height: float = 1.0) -> tuple[Figure, float]:
         """A figure for ``rows`` rows, ``height`` times as high as usual, and its width in inches."""
-        width = min(WIDTH_INCHES, 5.8 if self.columns == 1 else 4.5 * self.columns)
-        height *= {1: 3.7, 2: 3.1, 3: 2.6}.get(self.columns, 2.3)
+        # One panel is for a column of 8.5 cm, where 9 points become 6.6.
+        width = min(WIDTH_INCHES, 4.6 if self.columns == 1 else 4.5 * self.columns)
+        height *= {1: 3.0, 2: 3.0, 3: 2.6}.get(self.columns, 2.3)
         picture = Figure(figsize=(width, height * rows + 0.5), layout="constrained")
         layout: Any = picture.get_layout_engine()
         layout.set(w_pad=0.06, h_pad=0.06)
@@ -89,7 +96,7 @@ class Panels:
 
     def _room(self, width: float) -> int:
         """The number of letters of a title."""
-        return int(26 * width / self.columns / 2.4)
+        return int((width / self.columns - 0.55) / _LETTER)
 
     def figure_of_two(self) -> tuple[Figure, list[Axes], list[Axes]]:
         """An empty figure with two axes for each panel: the lower ones, and smaller titled ones above."""
@@ -109,7 +116,10 @@ class Panels:
     def label_first(self, axes: Sequence[Axes], y: str) -> None:
         """Label y beside the first panel of each row."""
         for ax in axes[:: self.columns]:
-            set_mathtext(ax.yaxis.label, y)
+            picture = ax.get_figure(root=True)
+            assert picture is not None
+            inches = ax.get_window_extent().height / picture.dpi
+            set_mathtext(ax.yaxis.label, balanced(y, int(inches / _LETTER)))
 
     def label(self, axes: Sequence[Axes], x: str, y: str) -> None:
         """Label x below the lowest panel of each column and y beside the first panel of each row."""
@@ -140,22 +150,27 @@ def key_of_lines(
         handles.setdefault(handle.get_label(), handle)
     if not handles:
         return
-    inches = [0.58 + 0.062 * len(shortened(text)) for text in handles]
+    shown = [wrapped(text, _LEGEND) for text in handles]
+    inches = [0.58 + 0.062 * max(len(line) for line in text.split("\n")) for text in shown]
     fitting = len(handles)
     while fitting > 1 and not _fits(inches, fitting, picture):
         fitting -= 1
-    columns = math.ceil(len(handles) / math.ceil(len(handles) / fitting))
+    rows = math.ceil(len(handles) / fitting)
+    columns = math.ceil(len(handles) / rows)
+    # A long legend is not at the cost of the panels.
+    below = picture.get_figheight() + _LEGEND_ROW * max(0, rows + bool(heading) - 2)
+    picture.set_figheight(below)
     legend = picture.legend(
         handles.values(),
-        [shortened(text) for text in handles],
+        shown,
         loc="outside lower center",
         ncols=columns,
         title=heading or None,
     )
     own = {handle.get_label() for handle in extra}
-    for shown in legend.get_texts():
-        if shown.get_text() in own:
-            set_mathtext(shown, shown.get_text())
+    for text in legend.get_texts():
+        if text.get_text() in own:
+            set_mathtext(text, text.get_text())
 
 
 def _fits(inches: Sequence[float], columns: int, picture: Figure) -> bool:

@@ -49,7 +49,7 @@ STYLE: dict[str, Any] = {
     # Names of methods may contain a dollar sign that does not start mathematics.
     "text.parse_math": False,
 }
-PNG_DPI = 160
+PNG_DPI = 200
 WIDTH_INCHES = 9.4
 BAND = 0.16
 """Opacity of the band between the smallest and the largest seed."""
@@ -63,12 +63,12 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 
 
 def set_mathtext(text: Text, written: str) -> None:
-    """Show a text of the package with ``S_k`` and ``m^s`` as mathematics.
+    """Show a text of the package with ``S_k``, ``m^s`` and ``t^−0.67`` as mathematics.
 
     Other texts are not parsed, since names that users choose may contain dollar signs, and an SVG has a
     parsed text letter by letter.
     """
-    symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w)(?!\w)"
+    symbol = r"((?<!\w)[A-Za-zΑ-ω]|‖)([_^])(\w|(?<=\^)−?[\d.½⅔]+)(?!\w)"
     if re.search(symbol, written):
         written = re.sub(symbol, r"$\1\2{\3}$", written.replace("$", r"\$"))
         text.set_parse_math(True)
@@ -113,8 +113,7 @@ def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -
     axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     if len(at):
-        stride = math.ceil(len(at) / most)
-        axis.set_major_locator(FixedLocator(list(at)[::stride]))
+        axis.set_major_locator(FixedLocator(_apart(at, most)))
         axis.set_minor_locator(NullLocator())
     else:
         low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
@@ -124,6 +123,16 @@ def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -
         axis.set_major_locator(MaxNLocator(nbins=4) if narrow else LogLocator(base=10, subs=subs, numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _apart(at: Sequence[float], most: int) -> list[float]:
+    """As many of these ascending places as stand apart on a logarithmic axis, the first among them."""
+    room = 0.99 * math.log(at[-1] / at[0]) / max(most - 1, 1)
+    kept = [at[0]]
+    for place in at[1:]:
+        if math.log(place / kept[-1]) >= room:
+            kept.append(place)
+    return kept
 
 
 def step_axis(ax: Axes) -> None:

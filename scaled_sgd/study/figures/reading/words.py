@@ -1,7 +1,9 @@
 """Formats numbers, lists and values of axes as text."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from scaled_sgd.core.parameterization import PARAMETERIZATIONS
@@ -77,8 +79,9 @@ def spread(seeds: int) -> str:
 
 def value_label(axis: str, value: Any) -> str:
     """A value of an axis: ``m = 8``, ``νP``, ``momentum 0.9``; a named choice is its name."""
+    name = axis_name(axis)
     if value is None:
-        return f"{axis.rpartition('.')[2]} none"
+        return f"{name} none"
     plain = " ".join(number(value).split()) if _is_number(value) else " ".join(str(value).split())
     if axis in _SYMBOLS:
         return f"{_SYMBOLS[axis]} = {plain}"
@@ -86,18 +89,27 @@ def value_label(axis: str, value: Any) -> str:
         return _NAMES[axis, value]
     if isinstance(value, bool):
         plain = plain.lower()
-    return f"{axis.rpartition('.')[2]} {plain}" if "." in axis else plain
+    return f"{name} {plain}" if "." in axis else plain
+
+
+def axis_name(axis: str) -> str:
+    """The name of an axis before a value."""
+    return "warm-up steps" if axis == "optim.warmup_steps" else axis.rpartition(".")[2].replace("_", " ")
 
 
 def axis_label(axis: str) -> str:
     """The name of an axis in legends and tables."""
+    axis = axis.removeprefix("config.")
     named = {
         "model.base_width": "base width m",
         "model.depth": "depth l",
         "model.width_exponent": "width exponent r",
+        "model.output_scale": "output scale γ",
         "optim.lr": "learning rate η",
+        "optim.batch_size": "batch size B",
+        "optim.momentum": "momentum μ",
     }
-    return named.get(axis, axis.rpartition(".")[2].replace("_", " "))
+    return named.get(axis, axis_name(axis))
 
 
 def shortened(text: str, length: int = 34) -> str:
@@ -106,14 +118,32 @@ def shortened(text: str, length: int = 34) -> str:
 
 
 def wrapped(text: str, length: int) -> str:
-    """The parts of a title, between `` · ``, on lines of at most so many letters; longer parts are cut."""
+    """A text on lines of so many letters, broken between the parts of a title, `` · ``, else at blanks.
+
+    Longer words are cut.
+    """
     lines: list[str] = []
-    for part in (shortened(part, length) for part in text.split(" · ")):
+    for part in text.split(" · "):
         if lines and len(lines[-1]) + 3 + len(part) <= length:
             lines[-1] += f" · {part}"
         else:
-            lines.append(part)
+            words = " ".join(shortened(word, length) for word in part.split(" "))
+            lines += wrap(words, length, break_long_words=False, break_on_hyphens=False) or [""]
     return "\n".join(lines)
+
+
+def balanced(text: str, length: int) -> str:
+    """A text on as few lines of so many letters as it needs, broken at blanks into lines of like length.
+
+    A number stays with the word before it.
+    """
+    text = re.sub(r" (\d+)\b", "\u00a0\\1", text)
+    lines = len(wrap(text, max(length, 1), break_long_words=False))
+    for width in range(max(len(text) // max(lines, 1), 1), length):
+        found = wrap(text, width, break_long_words=False)
+        if len(found) <= lines:
+            return "\n".join(found)
+    return "\n".join(wrap(text, max(length, 1), break_long_words=False))
 
 
 def sentence_of(parts: Sequence[tuple[str, str]], *, opening: str = "", most: int = 4) -> str | None:
