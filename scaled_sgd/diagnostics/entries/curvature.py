@@ -71,7 +71,12 @@ BATCH_SPECTRUM = Measured(
             ),
         ),
         Column("batch_eigenvalue_error", "standard error of that mean", figure=None),
-        Column("batch_eigenvalue_excess", "that mean less λ_max of H of all samples", figure=None),
+        Column(
+            "batch_eigenvalue_excess",
+            "that mean less λ_max of H of all samples",
+            figure=None,
+            label="E λ_max(H_B) − λ_max(H)",
+        ),
         Column("batch_spectrum.nodes", "Ritz values of the minibatches, one after the other", "all", None),
         Column("batch_spectrum.weights", "shares of the spectrum at these, of sum 1", "all", None),
     ),
