@@ -8,6 +8,7 @@ from hypothesis import given
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
+from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.diagnostics import (
@@ -19,10 +20,13 @@ from scaled_sgd.diagnostics import (
 )
 from scaled_sgd.diagnostics.algorithms.hutchinson import hutchinson
 from scaled_sgd.diagnostics.blocks import layer_shares
+from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
 from scaled_sgd.diagnostics.operators.outputs import output_blocks, through_outputs
 from scaled_sgd.diagnostics.operators.weights import RowVectors
+from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.diagnostics.trace import gauss_newton_trace
+from scaled_sgd.steps.direction import Direction
 from tests.diagnostics.strategies import problems, seeds
 from tests.examples import examples, pairwise
 from tests.oracles import Problem, full_gauss_newton, full_hessian, make_problem, to_flat
@@ -152,6 +156,33 @@ def test_shares_of_the_top_eigenvector_are_its_squares_by_layer(space: str) -> N
     u = torch.linalg.eigh(full_hessian(p)).eigenvectors[:, -1]
     wanted = torch.stack([part.square().sum() for part in u.split(sizes(p))])
     torch.testing.assert_close(layer_shares(operator.vectors, found.vectors[0]), wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_a_run_writes_the_spectra_of_the_parts_and_of_the_blocks() -> None:
+    p, k = make_problem(samples=7, base_width=4), 2
+    config = DiagnosticsConfig(every=1, k=k, taylor=False, sharpness=False, ranks=False, tolerance=1e-9)
+    config.quantities = ["gauss_newton", "blocks"]
+    taken = StepTaken(Direction(torch.ones(p.model.depth, dtype=torch.float64)), 0.1)
+    observer = Observer(config, p.model, p.x, p.y, loss=p.loss)
+    row = observer.measure(Minibatch(p.model, p.x, p.y, loss=p.loss), taken)
+    H, G = full_hessian(p), full_gauss_newton(p)
+    edges = torch.tensor([0, *sizes(p)]).cumsum(0).tolist()
+    of_G, of_rest = (torch.linalg.eigvalsh(M).flip(0)[:k] for M in (G, H - G))
+    u = torch.linalg.eigh(H).eigenvectors[:, -1]
+    wanted = {
+        "gauss_newton_sharpness": of_G[0],
+        "gauss_newton_eigenvalues": of_G,
+        "feature_sharpness": of_rest[0],
+        "feature_eigenvalues": of_rest,
+        "gauss_newton_trace": G.trace(),
+        "gauss_newton_share": of_G.sum() / G.trace(),
+        "block_sharpness": [torch.linalg.eigvalsh(H[a:b, a:b])[-1] for a, b in itertools.pairwise(edges)],
+        "top_vector_shares": [part.square().sum() for part in u.split(sizes(p))],
+    }
+    assert wanted.keys() <= row.keys()
+    for name, value in wanted.items():
+        found = torch.tensor(row[name], dtype=torch.float64)
+        torch.testing.assert_close(found, torch.as_tensor(value), rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_the_trace_estimator_takes_any_operator() -> None:

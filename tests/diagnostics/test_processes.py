@@ -1,8 +1,8 @@
 """Every diagnostic in 2 and 4 processes with unequal local batches, against one process, in float64."""
 
+import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 from scaled_sgd.config import DiagnosticsConfig, flat
+from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     block_sharpness,
     gradient_soft_ranks,
@@ -29,6 +30,7 @@ from scaled_sgd.diagnostics import (
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.operators.samples import SampleVectors, choose_vectors
+from scaled_sgd.diagnostics.registry import QUANTITIES
 from scaled_sgd.diagnostics.taken import AdamState, StepTaken
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.direction import Direction
@@ -53,6 +55,27 @@ CASES = {
     (4, 0, 3, 2): [("replica", "cross_entropy"), ("fsdp2", "mse"), ("fsdp2", "mse, gelu")],
 }
 """Local samples by rank: layouts of the weights with a loss, and an activation if it is smooth."""
+
+ALONE = {"central_flow"}
+"""Quantities that are refused on several processes, as tests/diagnostics/test_flows.py says."""
+OVER_PROCESSES = [
+    name
+    for name in QUANTITIES
+    if name not in ALONE and str(QUANTITIES[name].make).startswith("scaled_sgd.diagnostics.")
+]
+PARTS = ("hessian", "gauss_newton", "feature")
+ALONG_VECTORS = (
+    "top_vector_shares",
+    "subspace",
+    "oscillation",
+    "sharpening",
+    "stabilization",
+    "swing",
+    "change",
+    "second: log_lambda_min",
+)
+"""Words in columns that are found along eigenvectors, to the tolerance (eigenvalues to its
+square), or far below the largest eigenvalue."""
 
 
 def problem(case: str) -> Problem:
@@ -105,10 +128,7 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         ),
         "along tensors, chunked": along(model, x, y, loss, vectors, chunk_size=4),
         "norms": direction_norms(Minibatch(model, x, y, loss=loss), matrices()),
-        "observed": observed(model, p.x, p.y, loss),
         "blocks": block_sharpness(model, x, y, loss=loss, tolerance=1e-8),
-        **laboratory(model, loss),
-        "features and labels": features_and_labels(model, loss),
         "density": spectral_density(model, x, y, loss=loss, steps=4, probes=1).nodes,
     }
     for space in ("dense", "factor"):
@@ -124,7 +144,7 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
                 model, x, y, loss=loss, scales="gain", part=part, space=space, tolerance=1e-8, basis=8
             )
             found[f"{part}, {space}"] = top.values
-    return found | at_the_edge(model, Minibatch(model, p.x, p.y, loss=loss, whole=True), p)
+    return found | measured(model, p)
 
 
 def matrices() -> Direction:
@@ -155,90 +175,58 @@ def ramp(batch: Minibatch) -> Callable[[int], Tensor]:
     return rows
 
 
-def observed(model: nn.Module, x: Tensor, y: Tensor, loss: str) -> Tensor:
-    """What a run measures before a step with momentum and decay, as one vector."""
-    config = DiagnosticsConfig(every=1, sharpness=False)
-    observer = Observer(config, model, x, y, loss=loss, say=lambda line: None)
-    batch = Minibatch(model, x, y, loss=loss, whole=True)
-    first = [torch.full((9, m), 0.1 * m, dtype=torch.float64) for m in batch.partition.model.widths[1:]]
-    observer.load_state_dict({f"change.first.{k}": z for k, z in enumerate(first, start=1)})
+def measured(model: nn.Module, p: Problem) -> dict[str, Tensor]:
+    """Every column of every quantity that a run measures on several processes, None as NaN.
 
-    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
-    taken = StepTaken(Direction(xi), 0.1, momentum=0.9, weight_decay=0.1, velocity=ramp(batch))
-    row = flat(observer.measure(batch, taken))
-    return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
-
-
-def laboratory(model: nn.Module, loss: str) -> dict[str, Tensor]:
-    """What a run measures of parts, blocks and fresh minibatches."""
-    names = ["batch_sharpness", "gradient_noise", "gauss_newton", "blocks", "subspace", "knowledge"]
-    p = problem(loss)
+    Twice with one observer, with other weights the second time, so that what is kept between measurements
+    counts: before a step with momentum and decay, then before AdamW's; and before a step by polar factors.
+    """
+    batch = Minibatch(model, p.x, p.y, loss=p.loss, whole=True)
+    adam = AdamState((0.9, 0.99), 1e-3, 2, lambda k: ramp(batch)(k).abs())
+    xi = Direction(torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64))
+    kept = observer(model, p, [name for name in OVER_PROCESSES if name != "noise_stability"], 1e-9)
+    # Weights of another seed than that of the network, as those of step 0.
+    kept.load_state_dict({"from_start.began": torch.ones(())})
+    batch.partition.model.seed = 7
 
     def fresh(number: int) -> Minibatch:
         rows = slice(number, number + 5)
-        return Minibatch(model, p.x[rows], p.y[rows], loss=loss, whole=True, chunk_size=5 - number)
+        return Minibatch(model, p.x[rows], p.y[rows], loss=p.loss, whole=True, chunk_size=5 - number)
 
-    taken = StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)
-
-    def measured(names: list[str], tolerance: float) -> dict[str, Any]:
-        config = DiagnosticsConfig(
-            every=1, taylor=False, sharpness=False, ranks=False, quantities=names, k=2, tolerance=tolerance,
-            minibatches=3,
-        )  # fmt: skip
-        observer = Observer(config, model, p.x, p.y, loss=loss, probe_is_all=True)
-        return observer.measure(Minibatch(model, p.x, p.y, loss=loss, whole=True), taken, fresh)
-
-    # noise_stability takes many products an iteration, and its error is the tolerance's square.
-    row = measured(names, 1e-8) | measured(["noise_stability"], 1e-4)
-    # Nodes of an exhausted Krylov space are as rounding has them; moments are not.
-    row |= measured(["batch_spectrum"], 1e-8)
-    density = row.pop("batch_spectrum")
-    for power in (0, 1, 2):
-        row[f"moment {power}"] = sum(w * n**power for n, w in zip(*density.values(), strict=True))
-    row["mapping_condition"] = [value or 0.0 for value in row["mapping_condition"]]
-    shares = torch.tensor(row.pop("top_vector_shares"))
-    spans = ("gradient_in_subspace", "step_in_subspace", "oscillation", "subspace_overlap")
-    shares = torch.cat([shares, torch.tensor([row.pop(name) for name in spans][:3])])
-    numbers = [torch.tensor(value, dtype=torch.float64).flatten() for value in row.values()]
-    return {"laboratory": torch.cat(numbers), "shares of the top eigenvector": shares}
-
-
-def at_the_edge(model: nn.Module, batch: Minibatch, p: Problem) -> dict[str, Tensor]:
-    """What a run measures of third derivatives and edges, twice, with other weights for the second time."""
-    names = ["third_order", "critical_rate", "adam_sharpness", "generalized_sharpness"]
-    config = DiagnosticsConfig(
-        every=1, taylor=False, sharpness=False, ranks=False, quantities=names, tolerance=1e-9
-    )
-    observer = Observer(config, model, p.x, p.y, loss=p.loss, say=lambda line: None)
-    adam = AdamState((0.9, 0.99), 1e-3, 2, lambda k: ramp(batch)(k).abs())
-    xi = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64)
-    taken = StepTaken(Direction(xi), 0.1, factor=0.8, adam=adam)
-    observer.measure(batch, taken)
+    taken = StepTaken(xi, 0.1, momentum=0.9, weight_decay=0.1, velocity=ramp(batch))
+    rows = {"first": kept.measure(batch, taken, fresh)}
     with torch.no_grad():
-        for layer in batch.partition.layers:
-            layer.weight.mul_(1.01)
+        # A mean far enough from 0 stands out of noise, as knowledge sees it.
+        for layer, mean in zip(batch.partition.layers, (0.5, 0.5, 1.0, 0.5), strict=True):
+            layer.weight.add_(mean)
     moved = Minibatch(model, p.x, p.y, loss=p.loss, whole=True)
+    rows["second"] = kept.measure(moved, StepTaken(xi, 0.1, factor=0.8, adam=adam), fresh)
     polar = StepTaken(RULES["spectral"](moved.statistics), 0.1, polar=True)
-    rows = {"scalar": observer.measure(moved, taken), "polar": observer.measure(moved, polar)}
+    rows["polar"] = observer(model, p, ["generalized_sharpness"], 1e-9).measure(moved, polar)
+    # noise_stability takes many products an iteration, and its error is the tolerance's square.
+    noise = observer(model, p, ["noise_stability"], 1e-4)
+    rows["noise"] = noise.measure(moved, StepTaken(xi, 0.1), fresh)
+    for row in rows.values():
+        if "batch_spectrum" in row:
+            # Nodes of an exhausted Krylov space are as rounding has them; moments are not.
+            nodes, shares = row["batch_spectrum"].values()
+            first, second = (sum(w * n**p for n, w in zip(nodes, shares, strict=True)) for p in (1, 2))
+            row["batch_spectrum"] = {"nodes": first, "weights": second}
     return {
-        f"along a vector, {name}": torch.tensor(
-            [v for v in flat(row).values() if v is not None], dtype=torch.float64
+        f"{when}: {name}": torch.tensor(
+            [math.nan if v is None else v for v in (value if isinstance(value, list) else [value])],
+            dtype=torch.float64,
         )
-        for name, row in rows.items()
+        for when, row in rows.items()
+        for name, value in flat(row).items()
     }
 
 
-def features_and_labels(model: nn.Module, loss: str) -> Tensor:
-    """What a run measures of features, with another seed's weights as those of step 0."""
-    names = ["neural_collapse", "label_alignment", "feature_kernels", "from_start"]
-    config = DiagnosticsConfig(every=1, taylor=False, sharpness=False, ranks=False, quantities=names)
-    p = problem(loss)
-    observer = Observer(config, model, p.x, p.y, loss=loss, say=lambda line: None)
-    observer.load_state_dict({"from_start.began": torch.ones(())})
-    batch = Minibatch(model, p.x, p.y, loss=loss, whole=True)
-    batch.partition.model.seed = 7
-    row = flat(observer.measure(batch, StepTaken(Direction(torch.ones(4, dtype=torch.float64)), 0.1)))
-    return torch.tensor([value for value in row.values() if value is not None], dtype=torch.float64)
+def observer(model: nn.Module, p: Problem, names: list[str], tolerance: float) -> Observer:
+    """Of these quantities and ``change``."""
+    switches = dict.fromkeys(("taylor", "sharpness", "ranks"), False)
+    config = DiagnosticsConfig(every=1, **switches, quantities=names, k=2, tolerance=tolerance, minibatches=3)
+    return Observer(config, model, p.x, p.y, loss=p.loss, probe_is_all=True, say=lambda line: None)
 
 
 def vectors_like(model: nn.Module, weights: list[Tensor]) -> list[Tensor]:
@@ -292,7 +280,8 @@ def test_diagnostics_do_not_depend_on_processes_or_layout(
                 found,
                 wanted,
                 rtol=1e-10,
-                atol=1e-6 if "vector" in name else 1e-12,
+                atol=1e-6 if any(word in name for word in ALONG_VECTORS) else 1e-12,
+                equal_nan=True,
                 msg=lambda m, name=name: f"{name}: {m}",
             )
 
@@ -317,16 +306,61 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     t = taylor_coefficients(model, x, y, loss="cross_entropy")
     along = loss_along(model, x, y, loss="cross_entropy", direction=V, at=(-1, 0.5))
     products = hessian_vector_product(model, x, y, V, loss="cross_entropy")
-    return [*products, top.values, torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]), along]
+    options = {"loss": "cross_entropy", "tolerance": 1e-9}
+    parts = [sharpness(model, x, y, part=part, **options).values for part in ("gauss_newton", "feature")]
+    blocks = [
+        block_sharpness(model, x, y, groups=groups, **options)
+        for groups in (None, [["0.weight", "0.bias"], ["2.weight"]])
+    ]
+    traces = [hessian_trace(model, x, y, loss="cross_entropy", part=part, probes=3) for part in PARTS]
+    densities = [
+        spectral_density(model, x, y, loss="cross_entropy", part=part, steps=4, probes=2) for part in PARTS
+    ]
+    return [
+        *products,
+        top.values,
+        torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]),
+        along,
+        *parts,
+        *blocks,
+        *(number for t in traces for number in (t.value, t.standard_error)),
+        *(t for d in densities for t in (d.nodes, d.weights)),
+    ]
 
 
-def others_of_rank(sizes: tuple[int, ...]) -> tuple[list[Tensor], list[bool]]:
-    return generic_of_rank(sizes), spaces_of_rank()
+def refused(names: tuple[str, ...]) -> list[str]:
+    """What a run on several processes says of each of these quantities."""
+    p = problem("mse")
+    batch = Minibatch(p.model, p.x, p.y, loss="mse", whole=True)
+    said = []
+    for name in names:
+        with pytest.raises(UserError) as error:
+            observer(p.model, p, [name], 1e-3).measure(batch, StepTaken(matrices(), 0.1))
+        said.append(str(error.value))
+    return said
+
+
+def others_of_rank(sizes: tuple[int, ...]) -> tuple[list[Tensor], list[bool], list[str]]:
+    return generic_of_rank(sizes), spaces_of_rank(), refused(tuple(sorted(ALONE)))
 
 
 @pytest.mark.slow
 def test_any_module_weighs_samples_not_processes_and_replicas_share_samples_but_shards_rows() -> None:
     wanted = generic_of_rank(ONE_PROCESS)
-    for found, shares_samples in run_processes(others_of_rank, 3, (5, 0, 4)):
+    for found, shares_samples, said in run_processes(others_of_rank, 3, (5, 0, 4)):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
         assert shares_samples == [True, False]
+        assert all("\n" not in line and line.endswith("one process") for line in said)
+
+
+def test_every_registered_quantity_is_compared_with_one_process_or_refuses_several() -> None:
+    """Every column has a number in some row, so that the comparison says something of it."""
+    known = {
+        name.partition(": ")[2]
+        for loss in ("mse", "cross_entropy")
+        for name, value in alone(loss).items()
+        if bool(value.isfinite().any())
+    }
+    known |= {name.rpartition(".")[0] for name in known}
+    columns = {column.name for name in OVER_PROCESSES for column in QUANTITIES[name].columns}
+    assert columns - known == set()

@@ -73,6 +73,7 @@ def test_sharpening_and_stabilisation_are_those_of_the_dense_top_eigenvalue(acti
         "progressive_sharpening_across": -g @ across,
         "self_stabilization_across": across @ across,
         "sharpness_change_of_step": -0.1 * g @ slope,
+        "swing": (g @ u).abs() / torch.linalg.eigvalsh(full_hessian(p))[-1],
     }
     for name, value in wanted.items():
         assert row[name] == pytest.approx(float(value), rel=1e-6), name

@@ -352,23 +352,26 @@ def test_the_page_of_a_paper_has_its_claims_with_numbers_and_verdicts(tmp_path):
 @pytest.mark.parametrize("alpha", [0.1, -0.1])
 def test_a_cycle_begins_where_sharpness_passes_the_edge_and_gradient_flow_sharpens(alpha):
     """η = 1, so that 2/η = 2; λ is linear in the step, which averaging leaves."""
-    found = first_cycle(
-        pd.DataFrame(
-            {
-                "step": range(8),
-                "lr": 1.0,
-                "sharpness": [1.65 + 0.1 * step for step in range(8)],
-                "swing": 1e-3,
-                "progressive_sharpening_across": alpha,
-                "self_stabilization_across": 1.0,
-            }
-        )
+    rows = pd.DataFrame(
+        {
+            "step": range(8),
+            "lr": 1.0,
+            "sharpness": [1.65 + 0.1 * step for step in range(8)],
+            "swing": 1e-3,
+            "progressive_sharpening_across": alpha,
+            "self_stabilization_across": 1.0,
+        }
     )
+    found = first_cycle(rows)
     if alpha < 0:
         assert found is None
     else:
         assert (found.first, found.edge, found.complete) == (4, 2.0, False)
         assert found.predicted[:2, 0] == pytest.approx([2.05, 2.05 + 0.1 - 1e-6 / 2])
+        known = rows.assign(edge=2.0, preconditioned_sharpness=rows["sharpness"], edge_ratio=1.0)
+        assert first_cycle(known) is not None
+        for moved in ({"edge": 3.8}, {"preconditioned_sharpness": 1.0}):
+            assert first_cycle(known.assign(**moved)) is None
 
 
 def test_the_memory_of_a_run_is_the_planners_for_its_configuration():

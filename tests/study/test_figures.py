@@ -248,12 +248,12 @@ def test_the_loss_is_drawn_for_every_method_at_its_best_rate(draw):
 def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
     rows = [
         diagnosed(step, lr=2.0, sharpness=0.5, batch_sharpness=1.0, gauss_newton_sharpness=0.25)
-        | {"feature_sharpness": None}
+        | {"preconditioned_sharpness": 0.5, "edge_ratio": 0.5, "feature_sharpness": None}
         for step in (0, 10, 20)
     ]
     figure = draw("curvatures", {"optim.lr": [2.0], "run.seed": [0]}, lambda _: finished(0.1, rows=rows))
     assert figure.sentence == (
-        "In the last half of training, times η/2 and in the median, they are 0.5 (λ of H), "
+        "In the last half of training, over the edge and in the median, they are 0.5 (λ of H), "
         "1 (batch sharpness), 0.25 (λ of G) at η = 2."
     )
     heights = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
@@ -261,6 +261,42 @@ def test_curvatures_of_one_run_are_shown_with_the_edge_of_their_rate(draw):
     lacking = dict.fromkeys(("batch_sharpness", "gauss_newton_sharpness", "feature_sharpness"))
     plain = [diagnosed(step, sharpness=0.5) | lacking for step in (0, 10)]
     assert draw("curvatures", {"run.seed": [0]}, lambda _: finished(0.1, rows=plain)) is None
+
+
+def test_the_dashed_edge_is_that_of_the_steps_of_each_method(draw):
+    """λ of H has one with momentum, clipping and decay; scaled, AdamW's and polar steps have their own."""
+    nothing = dict.fromkeys(("preconditioned_sharpness", "edge", "edge_ratio", "generalized_edge_ratio"))
+    nothing |= dict.fromkeys(("adam_sharpness", "adam_edge", "adam_edge_ratio"))
+    methods = {
+        "momentum": {"preconditioned_sharpness": 2.0, "edge": 3.8, "edge_ratio": 0.5},
+        "scaled": {"preconditioned_sharpness": 7.0, "edge": 2.0, "edge_ratio": 3.5},
+        "AdamW": {"preconditioned_sharpness": 2.0, "adam_sharpness": 30.0, "adam_edge": 38.0},
+        "spectral": {"generalized_sharpness": 0.8, "generalized_edge_ratio": 0.4},
+        "nsgd": {"preconditioned_sharpness": 2.0},
+    }
+
+    def run(axes):
+        rows = [diagnosed(s, sharpness=2.0, **nothing | methods[axes["method"]]) for s in (0, 10)]
+        return finished(0.1, rows=rows)
+
+    axes = {"method": list(methods), "run.seed": [0]}
+    figure = draw("curvatures", axes, run)
+    dashed = [
+        [list(line.get_ydata()) for line in ax.lines if line.get_linestyle() == "--"]
+        for ax in figure.picture.axes
+    ]
+    assert dashed == [[[3.8] * 2], [[2.0] * 2], [[38.0] * 2], [[2.0] * 2], []]
+    (note,) = [note for note in figure.notes if note.startswith("No edge")]
+    assert note == "No edge is drawn for nsgd: the optimizer does not step by −ηv."
+    drawn = draw("sharpness", axes, run)
+    assert list(drawn.table["edge ratio late, median"].dropna()) == [2.0 / 3.8]
+    notes = [note for note in drawn.notes if note.startswith("No edge")]
+    assert notes == [
+        "No edge is drawn for scaled: scaled gradients have the edge of the preconditioned sharpness.",
+        "No edge is drawn for AdamW and nsgd: the optimizer does not step by −ηv.",
+        "No edge is drawn for spectral: steps are not a number times each layer's gradient.",
+    ]
+    assert "Not measured for spectral." in draw("preconditioned_sharpness", axes, run).notes
 
 
 def test_ratios_of_one_run_are_shown_with_their_edge(draw):
@@ -303,6 +339,32 @@ def test_widths_are_lines_where_each_method_has_one_rate_of_its_own(draw):
     assert losses.get_xlim() == sharpness.get_xlim()
 
 
+@pytest.mark.parametrize(
+    ("name", "panels", "lines"),
+    [
+        ("loss_against_step", 2, 3),
+        ("batch_sharpness", 2, 3),
+        ("feature_ranks", 6, 2),
+        ("curvatures", 6, 6),
+        ("edge_ratios", 6, 5),
+        ("coordinate_check", 2, 3),
+    ],
+)
+def test_every_width_is_shown_where_each_network_of_a_method_has_its_own_rate(draw, name, panels, lines):
+    """Widths are lines of a figure with one line, panels of one with several; none is taken for a seed."""
+    rows = [diagnosed(step) for step in (0, 10, 20)]
+    axes = [
+        {"method": method, "optim.lr": rate / width, "model.base_width": width, "run.seed": 0}
+        for method, rate in (("νP", 8.0), ("NTP", 2.0))
+        for width in (4, 8, 16)
+    ]
+    figure = draw(name, axes, lambda _: finished(0.1, rows=rows))
+    assert [len(ax.lines) for ax in figure.picture.axes] == [lines] * panels
+    assert set(figure.table["seeds"]) == {1} if "seeds" in figure.table else True
+    assert "One seed a point: there is no spread to see." in figure.notes
+    assert not any("left out" in note for note in figure.notes)
+
+
 def test_depth_takes_the_place_of_width_where_there_is_one_width(draw):
     axes = {"model.depth": [4, 8], "optim.lr": RATES, "run.seed": [0]}
     figure = draw("largest_stable_lr", axes, lambda a: bowl(a, 2.0, stable=4.0))
@@ -342,12 +404,12 @@ def test_the_edge_is_that_of_the_rate_after_normalising(draw, column):
 
 def test_the_edge_knows_momentum_and_decay(draw):
     rows = [diagnosed(s, edge=3.5, preconditioned_sharpness=7.0, edge_ratio=1.9) for s in (0, 10, 20)]
-    axes = {"optim.momentum": [0.9], "run.seed": [0, 1]}
+    axes = {"optim.momentum": [0.9], "optim.weight_decay": [0.1], "run.seed": [0, 1]}
     figure = draw("preconditioned_sharpness", axes, lambda a: finished(0.1, rows=rows))
     lines = [list(line.get_ydata()) for line in figure.picture.axes[0].lines]
     assert sum(line == pytest.approx([3.5] * 3) for line in lines) == 1
     assert "is 2 at " in figure.sentence
-    assert "the edge of stability 2(1 + μ)/η − λ_w with the rate" in figure.caption
+    assert "the edge of stability 2(1 + μ)/η − λ_w at that step" in figure.caption
 
 
 def test_late_is_the_last_half_of_the_steps_and_not_of_the_measured_ones(draw):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.diagnostics.cycle import cycle
+from scaled_sgd.study.tables.edges import edge_of
 
 COLUMNS = ("lr", "sharpness", "swing", "progressive_sharpening_across", "self_stabilization_across")
 
@@ -33,14 +34,17 @@ class Cycle:
 
 
 def first_cycle(rows: pd.DataFrame) -> Cycle | None:
-    """The first cycle of a run measured at every step at a constant rate.
+    """The first cycle of a run of plain SGD measured at every step at a constant rate.
 
-    None where there is none, or where α is not positive there: nothing sharpens that could be stabilised.
+    None where there is none, where the edge of its steps is not 2/η, or where α is not positive there:
+    nothing sharpens that could be stabilised.
     """
     if not set(COLUMNS) <= set(rows):
         return None
     rows = rows.dropna(subset=list(COLUMNS)).sort_values("step")
     if len(rows) < 3 or (rows["step"].diff().dropna() != 1).any() or rows["lr"].nunique() > 1:
+        return None
+    if "edge" in rows and not np.allclose(edge_of(rows, "sharpness"), 2 / rows["lr"]):
         return None
     lr, raw = float(rows["lr"].iloc[0]), rows["sharpness"].to_numpy()
     smooth = (raw[:-2] + 2 * raw[1:-1] + raw[2:]) / 4

@@ -10,8 +10,8 @@ from scaled_sgd.study.figures.drawing.drawn import Drawn
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import draw_line, log_axis
 from scaled_sgd.study.figures.reading.over_steps import last
-from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, layer_cell, values
+from scaled_sgd.study.figures.reading.rates import at_common_rate, said_at, seed_note
+from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View, groups, layer_cell, values
 from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, span, spread
 
 
@@ -24,8 +24,8 @@ def draw(view: View, column: Column, figure: Figure) -> Drawn:
     rows: list[dict[str, object]] = []
     powers: list[float] = []
     for ax, panel in zip(axes, panels.shown, strict=True):
-        rate = common_rate(panel.runs, WIDTH)
-        steps = view.steps(panel.runs[panel.runs[RATE] == rate], list(lines))
+        chosen, rate = at_common_rate(panel.runs, WIDTH)
+        steps = view.steps(chosen, list(lines))
         known: dict[str, float] = {}
         for name in lines:
             data = _ends(steps, name)
@@ -51,8 +51,8 @@ def draw(view: View, column: Column, figure: Figure) -> Drawn:
     said = sentence_of(parts, opening=opening) or opening + _all_powers(powers, len(panels.shown))
     caption = (
         f"{figure.meaning}, at the last measured step, against base width: {spread(view.seeds)}, at "
-        "one learning rate for all widths, stable at each where there is one. A power of m of 0 "
-        "means the same at every width."
+        "one learning rate for all widths, stable at each where there is one, or where they share none at "
+        "the best of each. A power of m of 0 means the same at every width."
     )
     notes = (*panels.notes, *seed_note([row["seeds"] for row in rows]))
     return Drawn(figure.name, figure.title, said, caption, notes, pd.DataFrame(rows), picture)
@@ -79,7 +79,7 @@ def _powers(powers: dict[str, float], rate: float) -> str:
         return "unknown, too few widths being measured,"
     ends = [pick(powers, key=powers.__getitem__) for pick in (min, max)]
     least, most = (_signed(powers[name]) for name in ends)
-    at = f" at η = {number(rate)}"
+    at = f" {said_at(rate)}"
     if least == most:
         return f"= {least}{at}"
     low, high = (name.rpartition(".")[2] for name in ends)

@@ -34,7 +34,9 @@ def _cycles(view: View) -> dict[str, Cycle]:
 
 def lacks(view: View) -> str:
     """A study needs a run whose λ passes 2/η, measured at every step."""
-    return "" if _cycles(view) else "third_order at every step of a run that passes 2/η where α > 0"
+    return (
+        "" if _cycles(view) else "third_order at every step of a run of plain SGD that passes 2/η where α > 0"
+    )
 
 
 def draw(view: View) -> Drawn:

@@ -7,7 +7,7 @@ import pandas as pd
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import category, curve, log_axis, ordered, step_axis
-from scaled_sgd.study.figures.reading.over_steps import at_best_rate, over_seeds, telling_rates, widest
+from scaled_sgd.study.figures.reading.over_steps import at_best_rate, over_seeds, shown_widths, telling_rates
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import (
     RATE,
@@ -45,8 +45,8 @@ def lacks(view: View) -> str:
 
 
 def draw(view: View) -> Drawn:
-    """One line per method at its best rate; else per rate; else per width."""
-    runs, left_out = widest(view, view.runs) if several_rates(view) else (view.runs, [])
+    """One line per width where each network has one rate; else per method at its best rate; else per rate."""
+    runs, left_out = shown_widths(view)
     axis = _axis(view, runs)
     panels = Panels.of(runs, view.without(WIDTH, axis))
     every = values(runs, axis)
@@ -69,6 +69,8 @@ def draw(view: View) -> Drawn:
 
 def _axis(view: View, runs: pd.DataFrame) -> str:
     """The axis whose values are lines."""
+    if len(values(runs, WIDTH)) > 1:
+        return WIDTH
     methods = [axis for axis in view.methods if 1 < len(values(runs, axis)) <= _MOST_LINES]
     if methods:
         return methods[0]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from scaled_sgd.study.claims.labels import column_label
 from scaled_sgd.study.claims.plot import Plot
 from scaled_sgd.study.claims.quantity import RunQuantity
-from scaled_sgd.study.claims.taking import along, measured
+from scaled_sgd.study.claims.taking import along, kept, measured
 from scaled_sgd.study.figures.drawing.panels import Panel
 from scaled_sgd.study.figures.drawing.style import GREY, MOST_MARKERS, category, curve, ordered
 from scaled_sgd.study.figures.reading.over_steps import over_seeds
@@ -88,7 +88,8 @@ def over_axis(ax: Axes, view: View, plot: Plot, line: PlotLine) -> list[dict[str
         (x, measured(line.quantity, rows, metrics), len(rows), (rows["status"] == "diverged").all())
         for x, rows in along(line.plain, plot.along)
     ]
-    names = [str(value) for value, _ in along(view.plain, plot.along)]
+    shown = kept(view.plain, line.quantity.where)
+    names = [str(value) for value, _ in along(shown, plot.along)]
     text = not pd.api.types.is_numeric_dtype(view.plain[plot.along])
     places = [float(names.index(str(x))) if text else float(x) for x, *_ in found]
     drawn = [(at, y) for at, (_, y, *_) in zip(places, found, strict=True) if math.isfinite(y)]

@@ -9,8 +9,8 @@ from scaled_sgd.diagnostics.columns import Column
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered
-from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, layer_cell, values
+from scaled_sgd.study.figures.reading.rates import at_common_rate, said_at, seed_note
+from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View, layer_cell, values
 from scaled_sgd.study.figures.reading.words import axis_label, number, sentence_of, spread
 
 _TITLE = "Do weights or features move preactivations, and as much at every width?"
@@ -24,7 +24,7 @@ def lacks(view: View) -> str:
         return "runs at two widths or more"
     if not all(_lines(view).values()):
         return "from_start in diagnostics.quantities"
-    return "" if _found(view)[0] else "measurements after step 0, at one rate for all widths"
+    return "" if _found(view)[0] else "measurements after step 0"
 
 
 def draw(view: View) -> Drawn:
@@ -68,7 +68,8 @@ def draw(view: View) -> Drawn:
     caption = (
         "‖α_k (W_k − W_k at 0) h_{k−1}‖ (by weights) and ‖α_k W_k at 0 (h_{k−1} − h_{k−1} at 0)‖ (by "
         "features), over ‖z_k at 0‖, on a fixed probe, against base width at several steps, at one learning "
-        f"rate for all widths; {spread(view.seeds)}. Level lines are the same at every width."
+        f"rate for all widths where they have one in common; {spread(view.seeds)}. Level lines are "
+        "the same at every width."
     )
     notes = (*told, *seed_note([row["seeds"] for row in rows]))
     return Drawn(
@@ -95,8 +96,8 @@ def _found(view: View) -> tuple[list[tuple[Panel, float, pd.DataFrame]], tuple[s
     names = [name for part in _lines(view).values() for name in part]
     found = []
     for group in groups.shown:
-        rate = common_rate(group.runs, WIDTH)
-        steps = view.steps(group.runs[group.runs[RATE] == rate], names)
+        chosen, rate = at_common_rate(group.runs, WIDTH)
+        steps = view.steps(chosen, names)
         if (steps["step"] > 0).any():
             found.append((group, rate, steps))
     return found, groups.notes
@@ -130,7 +131,7 @@ def _ends(steps: pd.DataFrame, lines: Mapping[str, Mapping[str, str]], rate: flo
         data = _over_widths(last, list(layers)[-1])["median"]
         words = part.removeprefix("change_by_")
         said.append(f"from {number(data.iloc[0])} to {number(data.iloc[-1])} by {words}")
-    return f"the last layer's change goes {' and '.join(said)} at η = {number(rate)}"
+    return f"the last layer's change goes {' and '.join(said)} {said_at(rate)}"
 
 
 REFINED_CHECK = Recipe("refined_coordinate_check", _TITLE, lacks, draw)

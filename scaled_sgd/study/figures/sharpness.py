@@ -12,12 +12,18 @@ from matplotlib.lines import Line2D
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, curve, log_axis, ordered, step_axis
+from scaled_sgd.study.figures.reading.edges import (
+    edge_formula,
+    median_edge,
+    no_edge_notes,
+    steps_with_edges,
+)
 from scaled_sgd.study.figures.reading.over_steps import (
     late,
     over_seeds,
     said_of_late,
+    shown_widths,
     telling_rates,
-    widest,
 )
 from scaled_sgd.study.figures.reading.rates import seed_note
 from scaled_sgd.study.figures.reading.view import (
@@ -30,7 +36,8 @@ from scaled_sgd.study.figures.reading.view import (
     label,
     several_rates,
 )
-from scaled_sgd.study.figures.reading.words import number, sentence_of, share, span, spread
+from scaled_sgd.study.figures.reading.words import listing, number, sentence_of, share, span, spread
+from scaled_sgd.study.tables.edges import edge_of
 
 _TITLES = {
     "preconditioned_sharpness": "Does training run at the edge of stability?",
@@ -40,20 +47,13 @@ _QUANTITIES = {
     "preconditioned_sharpness": "preconditioned sharpness",
     "sharpness": "sharpness",
 }
-_EDGES = {
-    "preconditioned_sharpness": "the dashed line is the edge of stability 2/η with the rate that step had",
-    "sharpness": "the dashed line is 2/η with the rate that step had, the edge of plain SGD, while that of a "
-    "scaled step is seen in the preconditioned sharpness",
-}
-
-
 _MOST_WITH_LOSS = 8
 """Panels of a figure that has the loss above the sharpness."""
 
 
 @dataclass(frozen=True)
 class _Line:
-    """Runs of one rate, or one width, of a panel; ``steps`` with the effective rate of each step."""
+    """Runs of one rate, or one width, of a panel; ``steps`` with the edge of each."""
 
     panel: str
     value: float
@@ -69,8 +69,11 @@ def lacks(view: View, column: str) -> str:
 def draw(view: View, column: str) -> Drawn:
     """At up to three learning rates, or at every width where each network has one rate; the loss above."""
     several = several_rates(view)
-    runs, left_out = widest(view, view.runs) if several else (view.runs, [])
+    every, left_out = shown_widths(view)
+    runs = every[every["id"].isin(view.steps(every, [column])["id"])]
     panels = Panels.of(runs, view.without(WIDTH))
+    titles = [panel.title for panel in panels.shown]
+    unmeasured = [p.title for p in Panels.of(every, view.without(WIDTH)).shown if p.title not in titles]
     lines = [line for panel in panels.shown for line in _lines(view, panel, column, several)]
     shown = sorted({line.value for line in lines})
     with_loss = view.has(STEP_LOSS) and len(panels.shown) <= _MOST_WITH_LOSS
@@ -83,27 +86,28 @@ def draw(view: View, column: str) -> Drawn:
     if above:
         panels.label_first(above, "minibatch loss")
     panels.label(axes, "step", f"{_QUANTITIES[column]} λ")
-    momentum = _has(runs, "momentum")
-    edge_name = "2(1 + μ)/η − λ_w" if momentum else "2/η − λ_w" if _has(runs, "weight_decay") else "2/η"
-    edge = Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label=edge_name)
-    key_of_lines(picture, axes, order=_names(lines), extra=[edge])
+    formula, has_edge = edge_formula(view, runs), any(line.steps["edge"].notna().any() for line in lines)
+    edge = [Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.2, label=formula)]
+    key_of_lines(picture, axes, order=_names(lines), extra=edge if has_edge else ())
     table = pd.DataFrame([_row(line, column) for line in lines])
-    edges = _EDGES[column].replace("2/η", edge_name)
     caption = (
         f"Largest eigenvalue λ of the {'preconditioned ' if column != 'sharpness' else ''}Hessian on a fixed "
-        f"probe against step, {spread(view.seeds)}; {edges}. Rates are those after clipping "
-        "and normalising."
+        f"probe against step, {spread(view.seeds)}."
+        + (f" The dashed line is the edge of stability {formula} at that step." if has_edge else "")
+        + (" c is the factor of clipping or normalising." if has_edge and "c" in formula else "")
         + (" Learning rates: the lowest, the best and the largest stable one." if several else "")
     )
     notes = (
         *panels.notes,
         *left_out,
+        *([f"Not measured for {listing(unmeasured)}."] if unmeasured else ()),
+        *no_edge_notes((line.panel, line.steps) for line in lines if line.steps["edge"].isna().all()),
         *seed_note([line.steps[SEED].nunique() for line in lines if len(line.steps)]),
     )
     tell = _fall_sentence if column == "sharpness" else _edge_sentence
     said = said_of_late(tell(lines, "rate" if several else "width"), runs)
-    if momentum:
-        said = said.replace("η λ / 2", "η λ / (2(1 + μ))")
+    if formula != "2/η":
+        said = said.replace("η λ / 2", "λ over its edge")
     return Drawn(column, _TITLES[column], said, caption, notes, table, picture)
 
 
@@ -116,22 +120,8 @@ def _lines(view: View, panel: Panel, column: str, several: bool) -> list[_Line]:
 
 
 def _steps(view: View, runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Rows with ``column`` and ``rate``: 2 over the edge of that step (η without momentum and decay)."""
-    known = ("edge_ratio", "preconditioned_sharpness")
-    if not view.has(*known):
-        return view.steps(runs, [column]).assign(rate=lambda steps: steps["lr"])
-    asked = [column, *known, *(["edge"] if view.has("edge") else [])]
-    steps = view.steps(runs, list(dict.fromkeys(asked))).dropna(subset=[column])
-    effective = 2 * steps["edge_ratio"] / steps["preconditioned_sharpness"]
-    if "edge" in steps:
-        effective = (2 / steps["edge"]).fillna(effective)
-    return steps.assign(rate=effective.where(np.isfinite(effective) & (effective > 0), steps["lr"]))
-
-
-def _has(runs: pd.DataFrame, name: str) -> bool:
-    """Whether some of these runs have momentum or weight decay, which move the edge."""
-    columns = [runs[key] for key in (f"optim.{name}", f"config.optim.{name}") if key in runs]
-    return any(bool((pd.to_numeric(c.astype(str), errors="coerce") > 0).any()) for c in columns)
+    steps = steps_with_edges(view, runs, [column])
+    return steps.assign(edge=edge_of(steps, column))
 
 
 def _names(lines: list[_Line]) -> list[str]:
@@ -140,18 +130,17 @@ def _names(lines: list[_Line]) -> list[str]:
 
 def _panel(ax: Axes, lines: list[_Line], column: str, shown: list[float]) -> None:
     top, low = [], []
-    one_edge = len({float(line.steps["rate"].max()) for line in lines}) == 1
+    one_edge = len({float(line.steps["edge"].min()) for line in lines}) == 1
     for line in lines:
         data = over_seeds(line.steps, column)
         data = data[data["median"] > 0]
         look = ordered(shown.index(line.value), len(shown)) | {"markersize": 3.5}
         curve(ax, data, look, label=line.name)
-        rates = line.steps.groupby("step")["rate"].median()
-        rates = rates[rates > 0]
+        edge = median_edge(line.steps, column)
         edge_color = GREY if one_edge else look["color"]
-        ax.plot(rates.index, 2 / rates, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
+        ax.plot(edge.index, edge, color=edge_color, linestyle=(0, (4, 2)), linewidth=1.2)
         # Neither an outlying seed nor the edge of a rate that decays to 0 may hide the rest.
-        top += [*np.minimum(data["high"], 3 * data["median"]), *(2 / rates.iloc[: max(1, len(rates) // 2)])]
+        top += [*np.minimum(data["high"], 3 * data["median"]), *edge.iloc[: (len(edge) + 1) // 2]]
         low += list(np.maximum(data["low"], data["median"] / 3))
     if low and top:
         ax.set_ylim(min([*low, *top]) / 1.3, max(top) * 1.6)
@@ -171,9 +160,7 @@ def _losses(ax: Axes, view: View, panel: Panel, lines: list[_Line], shown: list[
 
 
 def _ratios(line: _Line, column: str) -> Any:
-    steps = line.steps.assign(ratio=line.steps["rate"] * line.steps[column] / 2)
-    values = late(steps, "ratio")
-    return values[np.isfinite(values)]
+    return late(line.steps.assign(ratio=line.steps[column] / line.steps["edge"]), "ratio")
 
 
 def _edge_sentence(lines: list[_Line], what: str) -> str:
@@ -194,7 +181,7 @@ def _edge_sentence(lines: list[_Line], what: str) -> str:
             )
         )
     if not parts:
-        return "No step of the last half of training was measured."
+        return "No measurement of the last half of training has an edge."
     said = sentence_of(parts, opening="In the last half of training the median of η λ / 2 is ")
     if said is not None:
         return said

@@ -10,9 +10,16 @@ import pandas as pd
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import GREY, category, curve, log_axis, step_axis
-from scaled_sgd.study.figures.reading.over_steps import at_best_rate, late, over_seeds, said_of_late, widest
+from scaled_sgd.study.figures.reading.over_steps import (
+    at_best_rate,
+    axes_with_widths,
+    late,
+    over_seeds,
+    said_of_late,
+    shown_widths,
+)
 from scaled_sgd.study.figures.reading.rates import seed_note
-from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View
+from scaled_sgd.study.figures.reading.view import SEED, View
 from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
 
 
@@ -49,10 +56,10 @@ def lacks(view: View, figure: ColumnsTogether) -> str:
 
 
 def draw(view: View, figure: ColumnsTogether) -> Drawn:
-    """A panel for each method at its best rate and largest width, a line for each column."""
+    """A panel for each method at its best rate, and for each width; a line for each column."""
     columns = _measured(view, figure)
-    runs, left_out = widest(view, view.runs)
-    panels = Panels.of(runs, view.without(WIDTH))
+    runs, left_out = shown_widths(view)
+    panels = Panels.of(runs, axes_with_widths(view, runs))
     picture, axes = panels.figure(share_y=False)
     parts, rows, seeds = [], [], []
     for ax, panel in zip(axes, panels.shown, strict=True):

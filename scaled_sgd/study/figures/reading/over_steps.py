@@ -6,18 +6,27 @@ from typing import Any
 import pandas as pd
 
 from scaled_sgd.study.figures.reading.rates import best, by_rate, largest_stable
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, values
+from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, several_rates, values
 from scaled_sgd.study.figures.reading.words import listing, value_label
 
 
-def widest(view: View, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Runs of the largest width that has any, and a note about the others."""
-    if WIDTH not in view.varied:
-        return runs, []
-    *others, largest = values(runs, WIDTH)
+def shown_widths(view: View) -> tuple[pd.DataFrame, list[str]]:
+    """Runs to be shown against step, and a note about the others.
+
+    All widths where each network has one rate for each method; where they have several, only the largest, for
+    rates are compared there.
+    """
+    if WIDTH not in view.varied or not several_rates(view):
+        return view.runs, []
+    *others, largest = values(view.runs, WIDTH)
     left, shown = [value_label(WIDTH, width) for width in others], value_label(WIDTH, largest)
     notes = [f"Shown at {shown}; left out: {listing(left)}."] if left else []
-    return runs[runs[WIDTH] == largest], notes
+    return view.runs[view.runs[WIDTH] == largest], notes
+
+
+def axes_with_widths(view: View, runs: pd.DataFrame) -> tuple[str, ...]:
+    """Axes of panels that have several lines each, so that every width of these runs needs its own."""
+    return view.varied if runs[WIDTH].nunique() > 1 else view.without(WIDTH)
 
 
 def telling_rates(runs: pd.DataFrame) -> list[float]:

@@ -91,20 +91,31 @@ def _choice(runs: pd.DataFrame, rates: pd.DataFrame, chosen: float, alone: pd.Se
     return ChosenRate(chosen, min(low, chosen), max(high, chosen), end, int(at[SEED].nunique()), at)
 
 
-def common_rate(runs: pd.DataFrame, axis: str) -> float:
-    """One rate for all values of ``axis``: among the rates that are stable at each, the one with the lowest
-    mean log loss; the smallest common rate if none is stable; NaN if there is no common rate."""
-    tables = [by_rate(rows).set_index(RATE) for _, rows in groups(runs, [axis])]
+def at_common_rate(runs: pd.DataFrame, axis: str) -> tuple[pd.DataFrame, float]:
+    """Runs at one rate for all values of ``axis``, and the rate.
+
+    Among the rates that are stable at each, the one with the lowest mean log loss; the smallest common rate
+    if none is stable. Where there is no common rate, each value's runs at its best rate, and NaN.
+    """
+    found = [rows for _, rows in groups(runs, [axis])]
+    tables = [by_rate(rows).set_index(RATE) for rows in found]
     shared = sorted(set.intersection(*(set(table.index) for table in tables))) if tables else []
     stable = [rate for rate in shared if all(table.loc[rate, "stable"] for table in tables)]
-    if not stable:
-        return float(shared[0]) if shared else math.nan
+    if not shared:
+        own = [rows[rows[RATE] == choice.rate] for rows in found if (choice := best(rows)).found]
+        return pd.concat(own) if own else runs.iloc[:0], math.nan
 
     def cost(rate: Any) -> float:
         losses = [float(table.loc[rate, "median"]) for table in tables]
         return sum(math.log(loss) if loss > 0 else -math.inf for loss in losses)
 
-    return float(min(stable, key=cost))
+    rate = float(min(stable, key=cost) if stable else shared[0])
+    return runs[runs[RATE] == rate], rate
+
+
+def said_at(rate: float) -> str:
+    """Where :func:`at_common_rate` looked."""
+    return "at the best rate of each width" if math.isnan(rate) else f"at η = {number(rate)}"
 
 
 def grid_step(runs: pd.DataFrame) -> str:
