@@ -6,8 +6,9 @@ import pandas as pd
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import log_axis, ordered
-from scaled_sgd.study.figures.reading.rates import common_rate, seed_note
-from scaled_sgd.study.figures.reading.view import RATE, SEED, WIDTH, View, groups, label
+from scaled_sgd.study.figures.reading.over_steps import at_best_rate
+from scaled_sgd.study.figures.reading.rates import at_common_rate, said_at, seed_note
+from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View, groups, label
 from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
 
 _TITLE = "Which eigenvalues have the Hessians of minibatches?"
@@ -32,8 +33,10 @@ def draw(view: View) -> Drawn:
     columns = [name for name in view.metrics if name.startswith((_NODES, _WEIGHTS))]
     panels, rates = [], {}
     for method in methods.shown:
-        rate = common_rate(method.runs, _BATCH) if _BATCH in view.varied else float(method.runs[RATE].min())
-        steps = view.steps(method.runs[method.runs[RATE] == rate], ["batch_eigenvalue", *columns])
+        chosen, rate = (
+            at_common_rate(method.runs, _BATCH) if _BATCH in view.varied else at_best_rate(method.runs)
+        )
+        steps = view.steps(chosen, ["batch_eigenvalue", *columns])
         for step in dict.fromkeys((steps["step"].min(), steps["step"].max())):
             title = " · ".join(filter(None, (method.title, f"step {step}")))
             panels.append(Panel(title, (), steps[steps["step"] == step]))
@@ -89,8 +92,8 @@ def _density(run: pd.Series, nodes: list[str], grid: np.ndarray, width: float) -
 
 def _ends(lines: pd.DataFrame) -> str:
     tops = lines["mean largest eigenvalue"]
-    at = number(lines["learning rate η"].iloc[0])
-    return f"from {number(tops.iloc[0])} to {number(tops.iloc[-1])} at η = {at}"
+    at = said_at(lines["learning rate η"].iloc[0])
+    return f"from {number(tops.iloc[0])} to {number(tops.iloc[-1])} {at}"
 
 
 BATCH_SPECTRUM = Recipe("batch_spectrum", _TITLE, lacks, draw)
