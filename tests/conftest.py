@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from scaled_sgd.parallel.machine import cores
+from tests.copies import serve_workers
 from tests.examples import SUITE
 
 # Two or four processes share the machine in many tests; nothing here is large enough for threads. torch reads
@@ -28,25 +29,25 @@ settings.load_profile(SUITE)
 
 LONG = (
     "test_one_answer.py",
-    "test_cluster.py",
     "test_launch.py",
+    "test_cluster.py",
+    "test_processes.py",
     "test_resume.py",
+    "test_report.py",
+    "test_papers.py",
     "test_faults.py",
-    "test_train.py",
-    "test_training.py",
     "test_same_numbers.py",
-    "test_doctor.py",
+    "test_train.py",
+    "test_figures.py",
+    "test_readme.py",
+    "test_against_measured.py",
+    "test_training.py",
     "test_kills.py",
     "test_runner.py",
-    "test_report.py",
-    "test_handshake.py",
     "test_launches.py",
-    "test_against_measured.py",
-    "test_processes.py",
     "test_accelerate_configs.py",
-    "test_figures.py",
-    "test_papers.py",
-    "test_readme.py",
+    "test_handshake.py",
+    "test_doctor.py",
     "test_batched.py",
     "test_data.py",
     "test_collect.py",
@@ -57,10 +58,29 @@ LONG = (
 """Files whose tests take longest, first: those of ``make test``, then those of ``make quick``."""
 
 
-def pytest_configure():
-    """SIGTERM ends a session as Ctrl-C does, so that fixtures end what they started."""
+def pytest_configure(config):
+    """SIGTERM ends a session as Ctrl-C does, so that fixtures end what they started.
+
+    What the session starts is marked, and its workers share one server of copies, which imports while they
+    collect the tests.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        os.environ[MARK] = uuid.uuid4().hex
+        if config.getoption("tx", None) and "not slow" not in config.option.markexpr:
+            serve_workers()
+
+
+def pytest_unconfigure(config):
+    """Kills what tests have started and left, in whatever group, session or parentage it is by now.
+
+    A failed test may leave a study, a cluster or its jobs. All inherit the mark of this session.
+    """
+    if not hasattr(config, "workerinput"):
+        for process in started_by(os.environ[MARK]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -138,19 +158,6 @@ def signals_keep_their_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def nothing_outlives_the_tests():
-    """Kills what tests have started and left, in whatever group, session or parentage it is by now.
-
-    A failed test may leave a study, a cluster or its jobs. All inherit the mark of this session.
-    """
-    os.environ[MARK] = mark = uuid.uuid4().hex
-    yield
-    for process in started_by(mark):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,19 +26,6 @@ def finished(*command: str, cwd: Path, **variables: str) -> "subprocess.Complete
     return subprocess.run(
         command, cwd=cwd, env=environment() | variables, capture_output=True, text=True, timeout=PATIENCE
     )
-
-
-def launch(
-    processes: int, *arguments: str, cwd: Path, options: tuple[str, ...] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """The finished process of ``scaled_sgd.train`` with so many ranks, its output as text."""
-    if processes == 1 and options is None:
-        command = [sys.executable, "-m", "scaled_sgd.train"]
-    else:
-        launcher = [sys.executable, "-m", "accelerate.commands.launch"]
-        chosen = ("--config_file", str(CPU)) if options is None else options
-        command = [*launcher, *chosen, "--num_processes", str(processes), "-m", "scaled_sgd.train"]
-    return finished(*command, *arguments, cwd=cwd)
 
 
 def wait_until(reached: Callable[[], bool], *, what: str, seconds: float = PATIENCE) -> None:

@@ -10,9 +10,13 @@ for name in (
     "torch.distributed.tensor",
     # torch's optimizers import it when the first is made.
     "torch._dynamo",
+    "torch.distributed.launcher.api",
+    "accelerate.commands.launch",
+    "scaled_sgd.cli",
     "scaled_sgd.train.main",
     "scaled_sgd.study.small.engine",
     "tests.training",
+    "tests.programs",
     "tests.faults.runs",
 ):
     importlib.import_module(name)

@@ -1,12 +1,9 @@
 """Real processes for tests: copies of one that has imported everything, and gloo groups of them."""
 
-import contextlib
 import datetime
-import multiprocessing
 import pickle
 import tempfile
 from collections.abc import Callable
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.preloaded"])
+from tests.copies import ready
 
 
 def start_processes(fn: Callable[..., Any], count: int, *args: Any) -> None:
     """Run ``fn(rank, *args)`` in ``count`` processes to their end; what one raises is raised here."""
     ready()
     mp.start_processes(fn, args, nprocs=count, start_method="forkserver")
-
-
-def ready() -> None:
-    """Start the server where its modules are found, whatever folder the test is in."""
-    with contextlib.chdir(REPOSITORY):
-        forkserver.ensure_running()
 
 
 def run_processes(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:

@@ -12,7 +12,8 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.parallel.strategies import STRATEGIES
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.accelerator import check_deepspeed
-from tests.launching import REPOSITORY, launch
+from tests.launching import REPOSITORY
+from tests.programs import launch
 from tests.training import run_all
 
 ACCELERATE = sorted((REPOSITORY / "configs/accelerate").glob("*.yaml"))

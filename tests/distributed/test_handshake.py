@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,8 +8,9 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.data import load_data
 from scaled_sgd.train.handshake import agree_on_run
-from tests.launching import PATIENCE, environment, free_ports
+from tests.launching import PATIENCE, free_ports
 from tests.processes import run_processes
+from tests.programs import Program
 
 pytestmark = pytest.mark.slow
 
@@ -21,12 +20,14 @@ def start_ranks(*arguments_of_rank, cwd):
     (port,) = free_ports(1)
     world = {"WORLD_SIZE": str(len(arguments_of_rank)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
-        subprocess.Popen(
-            [sys.executable, "-m", "scaled_sgd.train", "--run.name=ranks", "--optim.steps=2", *arguments],
-            env=environment() | world | {"RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+        Program(
+            *("-m", "scaled_sgd.train", "--run.name=ranks", "--optim.steps=2"),
+            *arguments,
             cwd=cwd,
-            stderr=subprocess.PIPE,
-            text=True,
+            **world,
+            RANK=str(rank),
+            LOCAL_RANK="0",
+            LOCAL_WORLD_SIZE="1",
         )
         for rank, arguments in enumerate(arguments_of_rank)
     ]

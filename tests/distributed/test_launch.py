@@ -137,7 +137,9 @@ def test_a_stopped_local_launch_leaves_nobody_behind(clone):
     assert trainers(name) == []
 
 
+@pytest.mark.full
 def test_one_command_a_machine_makes_one_world(clone):
+    """As :func:`test_hosts_are_one_world_that_ends_with_its_starter`, whose hosts get these variables."""
     (port,) = free_ports(1)
     common = {"NODES": "2", "HEAD": "127.0.0.1", "PORT": str(port), "PROCESSES_PER_NODE": "1"}
     arguments = (*SMALL, "--optim.steps=10", "--run.name=by-hand")
@@ -164,6 +166,7 @@ def test_hosts_are_one_world_that_ends_with_its_starter(clone):
         pid for pid in trainers(name) if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     ]
     assert len(ranks) == 1
+    assert b"WORLD_SIZE=2" in Path(f"/proc/{ranks[0]}/environ").read_bytes().split(b"\0")
     started.send_signal(signal.SIGTERM)
     started.communicate(timeout=PATIENCE)
     assert started.returncode == 1

@@ -69,8 +69,9 @@ ZERO = ("zero1", "zero2", "zero3") if importlib.util.find_spec("deepspeed") else
 TOLERANCE = {"float64": 1e-12, "spectral": 1e-10, "float32": 1e-5, "bf16": 3e-2}
 """Relative to the largest number of a figure."""
 SAMPLED = ("plain", "fused")
-"""Features that are tried on every number of processes without ZeRO, ``plain`` on 4 by two strategies; all
-others on 2 by the strategies of one dimension, and by all on all in ``make full``."""
+"""Features that are tried on every number of processes without ZeRO, on 4 by the strategies that share none
+of the weights and both their rows and columns; all others on 2 by the strategies of one dimension, and by all
+on all in ``make full``."""
 OF_ZERO = {"zero1": ("plain", "bf16"), "zero2": ("plain", "recompute"), "zero3": ("plain", "all")}
 """Each stage and each feature, on 2 processes."""
 
@@ -90,8 +91,8 @@ CASES = [
 def sampled(strategy: str, processes: int, feature: str) -> bool:
     if strategy in ZERO:
         return processes == 2 and feature in OF_ZERO[strategy]
-    if (processes, feature) == (4, "plain"):
-        return strategy in ("ddp", "fsdp2+tensor")
+    if processes == 4:
+        return feature in SAMPLED and strategy in ("ddp", "fsdp2+tensor")
     return feature in SAMPLED or (processes == 2 and strategy != "fsdp2+tensor")
 
 

@@ -12,8 +12,8 @@ import torch
 from scaled_sgd.runs.checkpoint import newest_intact
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
+from tests.copies import context, ready
 from tests.launching import PATIENCE
-from tests.processes import context, ready
 from tests.runs.checkpoint.faults import Faults
 
 RUN = (

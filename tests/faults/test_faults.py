@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +14,13 @@ import pytest
 
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
-from tests.launching import PATIENCE, environment, wait_until
-from tests.processes import context, ready
+from tests.copies import context, ready
+from tests.launching import PATIENCE, wait_until
+from tests.programs import Program
 
 pytestmark = pytest.mark.slow
 
-Run = TypeVar("Run", "subprocess.Popen[str]", "Copy")
+Run = TypeVar("Run", Program, "Copy")
 
 LONG = (
     "--scaling.rule=norm",
@@ -54,19 +54,11 @@ def train_in(folder: Path, arguments: Sequence[str]) -> None:
     os._exit(main([*arguments]))
 
 
-def started(folder: Path, processes: int, *extra: str) -> "subprocess.Popen[str]":
-    """As users start one."""
-    command = [sys.executable, "-m", "scaled_sgd.cli", "train", *LONG, f"--run.processes={processes}", *extra]
-    with open(folder / "errors.txt", "a") as errors:
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment(),
-            stderr=errors,
-            stdout=errors,
-            text=True,
-            start_new_session=True,
-        )
+def started(folder: Path, processes: int, *extra: str) -> Program:
+    """``scaled-sgd train`` as users start it, which tells ``errors.txt`` what it has to say."""
+    options = (*LONG, f"--run.processes={processes}", *extra)
+    output = folder / "errors.txt"
+    return Program("-m", "scaled_sgd.cli", "train", *options, cwd=folder, stdout=output, stderr=output)
 
 
 @contextmanager
@@ -82,7 +74,7 @@ def running(folder: Path, run: Run) -> Iterator[Run]:
         run.wait()
 
 
-def wait_for(run: "subprocess.Popen[str] | Copy", folder: Path, reached: Callable[[], object]) -> None:
+def wait_for(run: "Program | Copy", folder: Path, reached: Callable[[], object]) -> None:
     """Return once ``reached()``; the run, which cannot end by itself, goes on meanwhile."""
 
     def look() -> bool:

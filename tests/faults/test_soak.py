@@ -11,7 +11,7 @@ from scaled_sgd.config.parsing import parse
 from scaled_sgd.train import trainer
 from scaled_sgd.train.accelerator import create_accelerator
 from scaled_sgd.train.recording import RunRecord
-from tests.processes import context, ready
+from tests.copies import context, ready
 
 pytestmark = [pytest.mark.slow, pytest.mark.full]
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 from accelerate.state import AcceleratorState
@@ -17,7 +15,8 @@ from scaled_sgd.planning.doctor.machine import Gpu, disk, machine
 from scaled_sgd.planning.doctor.network import Network, network, reaches_only_itself
 from scaled_sgd.planning.doctor.report import Report
 from scaled_sgd.planning.doctor.strategies import strategies
-from tests.launching import CPU, environment
+from tests.launching import CPU
+from tests.programs import finished
 
 
 def report(**world):
@@ -146,15 +145,9 @@ def test_a_machine_by_itself_is_one_process(capsys):
     assert [strategy["name"] for strategy in found["strategies"]] == list(STRATEGIES)
 
 
-def finished(*words):
-    return subprocess.run(
-        [sys.executable, "-m", *words], env=environment(), capture_output=True, text=True, timeout=120
-    )
-
-
 @pytest.mark.slow
-def test_the_doctor_starts_processes_and_measures_them():
-    started = finished("scaled_sgd.cli", "doctor", "--processes=2", "--json")
+def test_the_doctor_starts_processes_and_measures_them(tmp_path):
+    started = finished("-m", "scaled_sgd.cli", "doctor", "--processes=2", "--json", cwd=tmp_path)
     assert started.returncode == 0, started.stderr
     found = json.loads(started.stdout)
     assert found["world"]["size"] == found["world"]["seen_by_accelerate"] == 2
@@ -175,7 +168,7 @@ def test_the_doctor_starts_processes_and_measures_them():
         ),
     ],
 )
-def test_the_doctor_sees_through_accelerate_launch(options, asked, expected):
+def test_the_doctor_sees_through_accelerate_launch(options, asked, expected, tmp_path):
     launch = (
         "accelerate.commands.launch",
         *options,
@@ -184,7 +177,7 @@ def test_the_doctor_sees_through_accelerate_launch(options, asked, expected):
         "-m",
         "scaled_sgd.planning.doctor",
     )
-    started = finished(*launch, "--processes", asked)
+    started = finished("-m", *launch, "--processes", asked, cwd=tmp_path)
     assert (started.returncode == 0) is expected.startswith("yes")
     verdicts = [line for line in started.stdout.splitlines() if line.startswith("as asked")]
     assert len(verdicts) == 1

@@ -691,9 +691,13 @@ def test_all_diverged_is_said_and_no_loss_is_drawn(all_diverged):
     assert "No run is stable: the steps of all runs are shown." in names["taylor"].notes
 
 
-@pytest.mark.slow
-def test_every_picture_of_a_study_that_diverged_can_be_drawn(all_diverged, monkeypatch):
+@pytest.mark.parametrize(
+    "placed", [False, pytest.param(True, marks=pytest.mark.full)], ids=["as they lie", "placed"]
+)
+def test_every_picture_of_a_study_that_diverged_can_be_drawn(placed, all_diverged, monkeypatch):
     monkeypatch.setattr(drawn, "PNG_DPI", 20)
+    if not placed:
+        monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures = draw_figures(all_diverged).figures

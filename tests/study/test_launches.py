@@ -1,19 +1,17 @@
 """Large runs of a study, in processes of their own, whatever becomes of the one that started them."""
 
 import signal
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from scaled_sgd.runs.records import read_metrics
-from scaled_sgd.study.execution.launches import launch
 from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, read_study
 from scaled_sgd.study.small.attempt import DataShelf
 from tests.holding import Hold
-from tests.launching import PATIENCE, environment, wait_until
+from tests.launching import PATIENCE, wait_until
+from tests.programs import Program, finished
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +25,7 @@ from scaled_sgd.study.execution.launches import launch
 
 folder = StudyFolder(Path("studies/s"))
 (run,) = expand(read_study(Path("s.yaml")), DataShelf())
-launch(run, folder)
+print(launch(run, folder))
 """
 HELD, TOTAL = 25, 60
 """Steps before the evaluation in which a run holds until it is told to stop, and of a whole run."""
@@ -46,11 +44,10 @@ def steps(folder, run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
-def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, number, monkeypatch):
+def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, number):
     hold = Hold(tmp_path)
     run, folder = planned(tmp_path, eval_every=HELD, metrics=[str(hold.script)])
-    command = [sys.executable, "-c", MAKER]
-    maker = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    maker = Program("-c", MAKER, cwd=tmp_path)
     wait_until(lambda: hold.holds, what="the run to hold")
     assert folder.state(run.id) == State.RUNNING
     maker.send_signal(number)
@@ -60,8 +57,7 @@ def test_a_large_run_is_saved_when_its_study_is_stopped_and_goes_on(tmp_path, nu
     assert folder.state(run.id) == State.PENDING
     assert steps(folder, run) == list(range(HELD + 1))
     assert (folder.run(run.id) / f"checkpoints/step-{HELD + 1}").is_dir()
-    monkeypatch.chdir(tmp_path)
-    assert launch(run, folder) == "finished"
+    assert finished("-c", MAKER, cwd=tmp_path).stdout == "finished\n"
     assert steps(folder, run) == list(range(TOTAL + 1))
     assert "resumed: " in (folder.path / f"launches/{run.id}.log").read_text()
 
@@ -70,6 +66,6 @@ def test_a_large_run_that_fails_says_why(tmp_path):
     run, folder = planned(tmp_path)
     folder.run(run.id).mkdir(parents=True)
     (folder.run(run.id) / "metrics.jsonl").mkdir()
-    assert launch(run, folder) == "failed"
+    assert finished("-c", MAKER, cwd=tmp_path).stdout == "failed\n"
     assert folder.state(run.id) == State.FAILED
     assert folder.error(run.id).startswith("exit status 2: error: run.dir: cannot write in ")

@@ -31,7 +31,6 @@ PAPERS = {name: path for name, path in named_studies().items() if name.startswit
 TINY = {"optim.steps": 4, "diagnostics.every": 2, "model.base_width": 4, "data.limit": 48,
         "optim.warmup_steps": 1}  # fmt: skip
 """Sizes of a test: of the keys that a study has in its base; an axis of them gets two values."""
-MOST_RUNS = 8
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +39,9 @@ def shelf():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("most_runs", [4, pytest.param(8, marks=pytest.mark.full)])
 @pytest.mark.parametrize("name", PAPERS)
-def test_a_paper_is_repeated_in_a_tiny_size(name, tmp_path, shelf, monkeypatch):
+def test_a_paper_is_repeated_in_a_tiny_size(name, most_runs, tmp_path, shelf, monkeypatch):
     # Placing panels takes longer than drawing them.
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)
     source = yaml.safe_load(PAPERS[name].read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def test_a_paper_is_repeated_in_a_tiny_size(name, tmp_path, shelf, monkeypatch):
     study = read_study(PAPERS[name], {key: tiny[key] for key in tiny if key in varied or key in base})
     runs = expand(study, shelf)
     # Some of every choice, at no more than so many runs.
-    runs = runs[:: -(-len(runs) // MOST_RUNS)]
+    runs = runs[:: -(-len(runs) // most_runs)]
     folder = StudyFolder(tmp_path / name.removeprefix("papers/"))
     folder.write_plan(study, runs)
     for run in runs:

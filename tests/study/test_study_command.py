@@ -27,8 +27,8 @@ from scaled_sgd.study.folder import State, StudyFolder
 from scaled_sgd.study.grid import expand, find_study, read_study
 from scaled_sgd.study.options import split_overrides
 from scaled_sgd.study.small.attempt import DataShelf
+from tests.copies import context, ready
 from tests.launching import REPOSITORY
-from tests.processes import context, ready
 
 SMALL = ("--optim.steps=4", "--diagnostics.every=0")
 

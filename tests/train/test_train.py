@@ -2,8 +2,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pandas as pd
@@ -16,6 +14,7 @@ from scaled_sgd.cli import main as command
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
 from tests.launching import PATIENCE
+from tests.programs import Program, finished
 
 pytestmark = pytest.mark.usefixtures("fresh_world")
 
@@ -180,15 +179,8 @@ def test_a_loss_that_ends_above_its_start_is_pointed_out(capsys):
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full)]
 )
 def test_an_interrupted_run_ends_in_one_line(number, status, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "scaled_sgd.train",
-        *SMALL,
-        "--optim.steps=1000000000",
-        "--run.name=long",
-    ]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    options = ("--optim.steps=1000000000", "--run.name=long")
+    run = Program("-m", "scaled_sgd.train", *SMALL, *options, cwd=tmp_path)
     metrics = tmp_path / "runs/long/metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size > 1000):
         assert run.poll() is None
@@ -275,12 +267,8 @@ def test_the_command_explains_itself(arguments, status, expected, capsys):
     ],
 )
 def test_the_command_starts_processes_and_passes_on_their_status(arguments, status, expected, tmp_path):
-    started = subprocess.run(
-        [sys.executable, "-m", "scaled_sgd.cli", "train", "--run.processes=2", *SMALL, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    words = ("-m", "scaled_sgd.cli", "train", "--run.processes=2", *SMALL, *arguments)
+    started = finished(*words, cwd=tmp_path)
     assert started.returncode == status
     lines = started.stderr.splitlines()
     errors = [line for line in lines if not line.startswith(("step ", "data: "))]

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from scaled_sgd.runs.checkpoint import newest_intact, prune, save
-from tests.processes import context, ready
+from tests.copies import context, ready
 from tests.runs.checkpoint.cases import assert_holds, pieces, whole
 from tests.runs.checkpoint.faults import Faults
 

@@ -13,8 +13,9 @@ import torch.distributed as dist
 
 from scaled_sgd.core.errors import CheckpointError, UserError
 from scaled_sgd.runs.checkpoint import newest_intact, open_checkpoint, prune, save
+from tests.copies import context, ready
 from tests.launching import PATIENCE
-from tests.processes import context, ready, run_processes
+from tests.processes import run_processes
 from tests.runs.checkpoint.cases import assert_holds, pieces, ranges, whole
 from tests.runs.checkpoint.faults import Faults
 
