@@ -7,7 +7,7 @@ from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panel, Panels, key_of_lines
 from scaled_sgd.study.figures.drawing.style import log_axis, ordered
 from scaled_sgd.study.figures.reading.over_steps import at_best_rate
-from scaled_sgd.study.figures.reading.rates import at_common_rate, said_at, seed_note
+from scaled_sgd.study.figures.reading.rates import at_common_rate, seed_note
 from scaled_sgd.study.figures.reading.view import SEED, WIDTH, View, groups, label
 from scaled_sgd.study.figures.reading.words import number, sentence_of, spread
 
@@ -92,7 +92,8 @@ def _density(run: pd.Series, nodes: list[str], grid: np.ndarray, width: float) -
 
 def _ends(lines: pd.DataFrame) -> str:
     tops = lines["mean largest eigenvalue"]
-    at = said_at(lines["learning rate η"].iloc[0])
+    rate = float(lines["learning rate η"].iloc[0])
+    at = "at the best rate of each" if np.isnan(rate) else f"at η = {number(rate)}"
     return f"from {number(tops.iloc[0])} to {number(tops.iloc[-1])} {at}"
 
 
