@@ -47,8 +47,8 @@ def no_samples(number: int) -> Minibatch:
         UserError: always.
     """
     raise UserError(
-        "diagnostics.quantities: batch_sharpness, gradient_noise and noise_stability draw minibatches from "
-        "all training samples; allowed here: others"
+        "diagnostics.quantities: batch_sharpness, gradient_noise, batch_spectrum and noise_stability draw "
+        "minibatches from all training samples; allowed here: others"
     )
 
 

@@ -119,7 +119,8 @@ class Samples:
         if not isinstance(self.train, Resident):
             raise UserError(
                 "data.streaming: true has no minibatches for diagnostics to draw; allowed with "
-                "batch_sharpness, gradient_noise and noise_stability in diagnostics.quantities: false"
+                "batch_sharpness, gradient_noise, batch_spectrum and noise_stability in "
+                "diagnostics.quantities: false"
             )
         seed = self._config.run.seed
         for place in (batch.epoch, batch.number, number):

@@ -71,6 +71,40 @@ def test_the_interaction_is_null_and_said_where_the_probe_is_a_part_of_the_sampl
 
 
 @pytest.mark.parametrize("chunk", [2, 100])
+def test_spectra_of_minibatches_are_those_of_dense_hessians(chunk: int) -> None:
+    p = make_problem(samples=9, loss="mse", activation="gelu")
+    row = measured(p, chunk=chunk, quantities=("batch_spectrum",))
+    tops = torch.stack([torch.linalg.eigvalsh(full_hessian(drawn(p, rows)))[-1] for rows in ROWS])
+    assert row["batch_eigenvalue"] == pytest.approx(float(tops.mean()), rel=1e-9)
+    assert row["batch_eigenvalue_error"] == pytest.approx(float(tops.std()) / 3**0.5, rel=1e-8)
+    whole = torch.linalg.eigvalsh(full_hessian(p))[-1]
+    assert row["batch_eigenvalue_excess"] == pytest.approx(float(tops.mean() - whole), rel=1e-7)
+    nodes, weights = (torch.tensor(row["batch_spectrum"][name]) for name in ("nodes", "weights"))
+    assert float(weights.sum()) == pytest.approx(1)
+    assert float(nodes.max()) == pytest.approx(float(tops.max()), rel=1e-6)
+
+
+def test_the_mean_of_a_density_is_the_trace_over_the_number_of_weights() -> None:
+    """Within five standard errors of the estimate from one Gaussian vector for each minibatch."""
+    p = make_problem(samples=9)
+    row = measured(p, quantities=("batch_spectrum",))
+    mean = sum(n * w for n, w in zip(*row["batch_spectrum"].values(), strict=True))
+    hessians = [full_hessian(drawn(p, rows)) for rows in ROWS]
+    wanted = sum(float(H.trace()) for H in hessians) / 3 / len(hessians[0])
+    error = sum(2 * float(H.square().sum()) for H in hessians) ** 0.5 / 3 / len(hessians[0])
+    assert abs(mean - wanted) < 5 * error
+
+
+def test_the_excess_is_null_where_the_probe_is_a_part_of_the_samples() -> None:
+    said: list[str] = []
+    row = measured(
+        make_problem(samples=9), probe_is_all=False, say=said.append, quantities=("batch_spectrum",)
+    )
+    assert row["batch_eigenvalue_excess"] is None
+    assert any(line.startswith("batch_eigenvalue_excess: null") for line in said)
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_mean_square_growth_is_that_of_dense_matrices(activation: str, chunk: int) -> None:
     """Scaled, clipped steps with weight decay: (1 − ηλ_w − ηcΞ^{1/2} C_B Ξ^{1/2})², C = H and C = G."""
@@ -112,7 +146,7 @@ SMALL = (
     "--run.log_every=1",
     "--loss=mse",
 )
-QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise, noise_stability]"
+QUANTITIES = "--diagnostics.quantities=[batch_sharpness, gradient_noise, batch_spectrum, noise_stability]"
 
 
 def rows_of(name: str, *options: str) -> list[dict[str, object]]:

@@ -213,6 +213,12 @@ def measured(model: nn.Module, p: Problem) -> dict[str, Tensor]:
     # noise_stability takes many products an iteration, and its error is the tolerance's square.
     noise = observer(model, p, ["noise_stability"], 1e-4)
     rows["noise"] = noise.measure(moved, StepTaken(xi, 0.1), fresh)
+    for row in rows.values():
+        if "batch_spectrum" in row:
+            # Nodes of an exhausted Krylov space are as rounding has them; moments are not.
+            nodes, shares = row["batch_spectrum"].values()
+            first, second = (sum(w * n**p for n, w in zip(nodes, shares, strict=True)) for p in (1, 2))
+            row["batch_spectrum"] = {"nodes": first, "weights": second}
     return {
         f"{when}: {name}": torch.tensor(
             [math.nan if v is None else v for v in (value if isinstance(value, list) else [value])],

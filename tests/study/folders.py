@@ -126,6 +126,8 @@ def diagnosed(step: int, *, lr: float = 1.0, layers: int = 3, **numbers: Any) ->
         "feature_sharpness": 0.4,
         "block_sharpness": [0.5] * layers,
         "top_vector_shares": [1 / layers] * layers,
+        "batch_eigenvalue": 1.9,
+        "batch_spectrum": {"nodes": [-0.1, 0.0, 1.9], "weights": [0.01, 0.98, 0.01]},
         "noise_stability": 1.1,
         "critical_rate": 1.5 * lr,
         "critical_edge_ratio": 1 / 1.5,

@@ -97,6 +97,24 @@ def test_a_measure_is_the_number_computed_by_hand(measure, column, expected):
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+def test_the_last_value_at_the_best_rate_is_of_the_runs_at_that_rate():
+    best = load(MEASURES["best_last"].of)
+    slower = RUNS.assign(**{"config.optim.lr": [0.1, 0.2, 0.4, 0.4]})  # losses 1, 3, 1.5
+    assert best(slower, METRICS, "curve") == 22.0
+
+
+def test_a_column_is_measured_at_the_steps_that_are_kept(tmp_path):
+    def rows(axes):
+        curve = [{"step": s, "lr": 1.0, "loss": 1.0, "curve": s * axes["optim.lr"]} for s in (1, 2, 3)]
+        return finished(0.5, rows=curve)
+
+    collected = collect(make_study(tmp_path, {"optim.lr": [1.0, 3.0]}, rows))
+    claim = {"says": "It is.", "measure": "last", "column": "curve", "expect": {"from": 0}}
+    claims = [claim | {"where": {"optim.lr": 3.0, "step": steps}} for steps in (2, [1, 3], 7)]
+    judged = judge(read_claims(claims, collected.axes), collected)
+    assert [one.value for one in judged] == pytest.approx([6.0, 9.0, math.nan], nan_ok=True)
+
+
 RATES = ("best_rate", "largest_stable_rate", "largest_trained_rate")
 
 
@@ -170,6 +188,7 @@ GOOD = {"says": "It is so.", "measure": "late_edge", "column": "sharpness", "exp
         ({"measure": "guess"}, "claims.1.measure"),
         ({"column": ""}, "claims.1.column"),
         ({"where": {"optim.momentum": 0.9}}, "is no axis of the study"),
+        ({"measure": "best_rate", "column": "", "where": {"step": 10}}, "step needs a column"),
         ({"along": "optim.lr"}, "along and take"),
         ({"along": "optim.lr", "take": "guess"}, "claims.1.take"),
         ({"expect": {"near": 1}}, "claims.1.expect"),
@@ -299,6 +318,7 @@ def test_two_described_figures_of_one_name_are_refused():
         ({"powers": {"1/m": {"power": -1, "to": "all"}}}, "report.rates.powers.1/m"),
         ({"colour": "red"}, "report.rates.colour"),
         ({"along": "step"}, "report.rates.measure"),
+        ({"along": "step", "where": {"step": 1}}, "report.rates.where"),
     ],
 )
 def test_a_mistake_in_a_described_figure_is_one_line(tmp_path, change, named):

@@ -1,6 +1,10 @@
 """Studies that repeat papers: each runs in a tiny size, and its claims and figures are computed."""
 
+import dataclasses
+import gzip
 import re
+import shlex
+import struct
 
 import pytest
 import yaml
@@ -11,6 +15,8 @@ from scaled_sgd.study.claims.labels import column_label
 from scaled_sgd.study.claims.paper import read_claims, read_paper
 from scaled_sgd.study.claims.plot import read_plot
 from scaled_sgd.study.claims.verdict import judge
+from scaled_sgd.study.command import main
+from scaled_sgd.study.execution import run as execution
 from scaled_sgd.study.figures import draw_figures
 from scaled_sgd.study.figures.reading.words import axis_label
 from scaled_sgd.study.folder import StudyFolder
@@ -109,6 +115,40 @@ def test_a_paper_says_how_its_setting_differs_and_how_to_run_it_in_full(name):
     assert re.fullmatch(r"\d{4}\.\d{5}", paper.arxiv)
     assert "# Full size: --" in PAPERS[name].read_text(encoding="utf-8")
     assert source["claims"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder like that of Fashion-MNIST, with black images of ten classes."""
+    folder = tmp_path_factory.mktemp("fashion-mnist")
+    for part, count in (("train", 4096), ("t10k", 20)):
+        pixels = struct.pack(">4i", 2051, count, 28, 28) + bytes(count * 784)
+        classes = struct.pack(">2i", 2049, count) + bytes(row % 10 for row in range(count))
+        for kind, content in (("images-idx3", pixels), ("labels-idx1", classes)):
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content, 1))
+    return folder
+
+
+def few(config):
+    """A plan does not depend on how much generated data there are, which take long to generate."""
+    return dataclasses.replace(config, samples=min(config.samples, 500), features=min(config.features, 50))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_full_size_on_the_page_of_a_paper_is_planned(name, images, tmp_path, capsys, monkeypatch):
+    shelf = DataShelf()
+    monkeypatch.setattr(execution, "DataShelf", lambda: lambda config, seed: shelf(few(config), seed))
+    page = (REPOSITORY / f"docs/{name}.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"Full size: `scaled-sgd study run (.*)`", page)
+    place, *options = shlex.split(line)
+    assert place == name
+    assert line == f"{name} {yaml.safe_load(PAPERS[name].read_text(encoding='utf-8'))['paper']['full']}"
+    options = [str(images) if option == "/usr/share/datasets/fashion-mnist" else option for option in options]
+    assert main(["run", name, "--dry-run", "--dir", str(tmp_path), *options]) == 0
+    said = capsys.readouterr()
+    counted = re.search(r"(\d+) runs, 0 ended", said.out + said.err)
+    assert counted is not None, said
+    assert int(counted[1]) > 0
 
 
 def test_the_index_of_papers_names_each():

@@ -30,7 +30,8 @@ class DiagnosticsConfig:
     keep_vectors: bool = False
     """store the k top eigenvectors of H at each measurement, k times the weights' bytes"""
     minibatches: Count = 4
-    """with batch_sharpness, gradient_noise, noise_stability: how many fresh minibatches they average over"""
+    """with batch_sharpness, gradient_noise, batch_spectrum, noise_stability: how many fresh minibatches they
+    average over"""
     tolerance: Fraction = 1e-3
     """relative residual at which an eigenvalue counts as found"""
     chunk: Count = 4096

@@ -57,6 +57,34 @@ BATCH_SHARPNESS = Measured(
     source="Andreyev, Beneventano, arXiv 2412.20553",
 )
 
+BATCH_SPECTRUM = Measured(
+    f"{_HERE}.spectrum:BatchSpectrum",
+    "largest eigenvalues and densities of eigenvalues of the Hessians of fresh minibatches",
+    (
+        Column(
+            "batch_eigenvalue",
+            "E_B[λ_max(H_B)] over minibatches B of a step's size",
+            figure=Figure(
+                title="How sharp are minibatches?",
+                axis="mean largest eigenvalue of H_B",
+                meaning="Mean over fresh minibatches B of the largest eigenvalue of their Hessians H_B",
+            ),
+        ),
+        Column("batch_eigenvalue_error", "standard error of that mean", figure=None),
+        Column(
+            "batch_eigenvalue_excess",
+            "that mean less λ_max of H of all samples",
+            figure=None,
+            label="E λ_max(H_B) − λ_max(H)",
+        ),
+        Column("batch_spectrum.nodes", "Ritz values of the minibatches, one after the other", "all", None),
+        Column("batch_spectrum.weights", "shares of the spectrum at these, of sum 1", "all", None),
+    ),
+    ("training", "probe"),
+    cost=180,
+    source="Granziol, Zohren, Roberts, arXiv 2006.09092",
+)
+
 NOISE_STABILITY = Measured(
     f"{_HERE}.noise_stability:NoiseStability",
     "growth of mean square distances in a step of SGD",

@@ -137,6 +137,12 @@ def best_loss(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float
     return float(losses.min()) if len(losses) else math.nan
 
 
+def best_last(runs: pd.DataFrame, metrics: pd.DataFrame, column: str) -> float:
+    """:func:`last` of the runs at :func:`best_rate`."""
+    best = runs[_rates(runs) == best_rate(runs, metrics, column)]
+    return last(best, metrics[metrics["id"].isin(best["id"])], column)
+
+
 def best_accuracy(runs: pd.DataFrame, _metrics: pd.DataFrame, _column: str) -> float:
     """The highest median accuracy over rates; a run that diverged has none right."""
     accuracy = _accuracy(runs)

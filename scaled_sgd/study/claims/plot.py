@@ -8,9 +8,8 @@ from typing import Any
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.study.claims.labels import column_label
-from scaled_sgd.study.claims.quantity import RunQuantity, is_axis, read_quantity
+from scaled_sgd.study.claims.quantity import STEP, RunQuantity, is_axis, read_quantity
 
-STEP = "step"
 RATE = "optim.lr"
 POINTS = "metrics."
 _KEYS = (
@@ -110,6 +109,8 @@ def read_plot(found: Mapping[str, Any], axes: Sequence[str] | None) -> Plot:
     if over_rows:
         # Any measure of a column will do for the checks.
         shared["measure"] = "last"
+        if STEP in (found.get("where") or {}):
+            raise UserError(f"{place}.where: step is the axis; allowed: axes of the study")
         if "measure" in found:
             raise UserError(f"{place}.measure: it has none along {along}; allowed: column")
     else:

@@ -51,6 +51,7 @@ for _name, _label, _needs in (
     ("rising_steps", "share of steps in which the loss rises", False),
     ("best_rate", "best learning rate η", False),
     ("best_loss", "final training loss at the best learning rate", False),
+    ("best_last", "last {column} at the best learning rate", True),
     ("best_accuracy", "held-out accuracy at the rate where it is best", False),
     ("planned_memory", "predicted bytes of a fused step on one process", False),
     ("largest_stable_rate", "largest stable learning rate η", False),
@@ -63,6 +64,9 @@ for _name, _label in (
     ("cycle_rise", "steps from 2/η to the largest λ of that cycle, predicted over measured"),
 ):
     MEASURES.add(_name, RunMeasure(_label, f"scaled_sgd.study.claims.cycles:{_name}", needs_column=False))
+
+STEP = "step"
+"""In ``where``, steps of the metrics; in a figure, the axis."""
 
 TAKES: Mapping[str, str] = {
     "power": "power of {axis}",
@@ -82,7 +86,8 @@ class RunQuantity:
     Attributes:
         measure: its name in :data:`MEASURES`.
         column: the column that it is of; empty for none.
-        where: the values of axes, or of ``config.KEY``, that are kept; all of others.
+        where: the values of axes, or of ``config.KEY``, and the steps of metrics, that are kept; all of
+            others.
         along: the axis, or ``config.KEY``, for each of whose values the measure is taken; empty for none.
         take: what becomes of these, one of :data:`TAKES`; empty where ``along`` is.
     """
@@ -134,7 +139,9 @@ def read_quantity(place: str, found: Mapping[str, Any], axes: Sequence[str] | No
     where, along = found.get("where", {}), found.get("along", "")
     if not isinstance(where, dict):
         raise UserError(f"{place}.where: {where!r} is not usable; allowed: {{axis: value or list of values}}")
-    for axis in (*where, *([along] if along else [])):
+    if STEP in where and not column:
+        raise UserError(f"{place}.where: step needs a column of the metrics; allowed with {measure}: axes")
+    for axis in (*(axis for axis in where if axis != STEP), *([along] if along else [])):
         if not is_axis(axis, axes):
             allowed = ", ".join((*(axes or ()), "config.KEY"))
             raise UserError(f"{place}: {axis!r} is no axis of the study; allowed: {allowed}")

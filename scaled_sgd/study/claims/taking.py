@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scaled_sgd.core.registry import load
-from scaled_sgd.study.claims.quantity import MEASURES, RunQuantity
+from scaled_sgd.study.claims.quantity import MEASURES, STEP, RunQuantity
 from scaled_sgd.study.tables.collect import Collected
 
 
@@ -24,6 +24,8 @@ def taken(quantity: RunQuantity, collected: Collected) -> float:
 def kept(runs: pd.DataFrame, where: Mapping[str, tuple[Any, ...]]) -> pd.DataFrame:
     """The runs with these values of axes."""
     for axis, values in where.items():
+        if axis == STEP:
+            continue
         if axis not in runs:
             return runs.iloc[:0]
         # An axis of numbers and texts, such as 16 and all, is one of texts.
@@ -42,10 +44,13 @@ def along(runs: pd.DataFrame, axis: str) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def measured(quantity: RunQuantity, runs: pd.DataFrame, metrics: pd.DataFrame) -> float:
-    """The measure of these runs; NaN of none. Columns of the metrics are those of finished runs."""
+    """The measure of these runs; NaN of none. Columns of the metrics are those of finished runs, at the steps
+    that ``where`` names, if any."""
     if runs.empty:
         return math.nan
     own = metrics[metrics["id"].isin(runs.loc[runs["status"] == "finished", "id"])]
+    if STEP in quantity.where:
+        own = own[own["step"].isin(quantity.where[STEP])]
     value: float = load(MEASURES[quantity.measure].of)(runs.drop_duplicates("id"), own, quantity.column)
     return value
 

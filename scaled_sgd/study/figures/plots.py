@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from scaled_sgd.study.claims.labels import column_label
-from scaled_sgd.study.claims.plot import STEP, Plot
+from scaled_sgd.study.claims.plot import Plot
+from scaled_sgd.study.claims.quantity import STEP
 from scaled_sgd.study.claims.taking import kept
 from scaled_sgd.study.figures.drawing.drawn import Drawn, Recipe
 from scaled_sgd.study.figures.drawing.panels import Panels, key_of_lines

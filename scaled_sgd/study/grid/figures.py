@@ -20,6 +20,7 @@ for _name, _recipe in (
     ("preconditioned_sharpness", "sharpness:PRECONDITIONED"),
     ("sharpness", "sharpness:RAW"),
     ("curvatures", "curvatures:CURVATURES"),
+    ("batch_spectrum", "batch_spectrum:BATCH_SPECTRUM"),
     ("taylor", "taylor:TAYLOR"),
     ("edge_ratios", "together:EDGE_RATIOS"),
     ("sharpness_change", "together:SHARPNESS_CHANGE"),
