@@ -51,7 +51,7 @@ def draw(view: View) -> Drawn:
         grid = np.linspace(low - 3 * width, high + 3 * width, _POINTS)
         lines = list(groups(panel.runs, [_BATCH] if _BATCH in view.varied else []))
         for place, (key, runs) in enumerate(lines):
-            name = f"batch size {label(_BATCH, key[0]).removeprefix('batch_size ')}" if key else ""
+            name = label(_BATCH, key[0]) if key else ""
             density = np.mean([_density(run, nodes, grid, width) for _, run in runs.iterrows()], axis=0)
             top = float(runs["batch_eigenvalue"].median())
             look = ordered(place, len(lines))

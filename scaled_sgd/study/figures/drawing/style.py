@@ -117,7 +117,7 @@ def log_axis(ax: Axes, which: str, *, at: Sequence[float] = (), most: int = 9) -
         axis.set_minor_locator(NullLocator())
     else:
         low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
-        decades = math.log10(high / low) if low > 0 else 9
+        decades = math.log10(high) - math.log10(low) if low > 0 else 9
         subs = (1, 2, 3, 5, 7) if decades < 1.0 else (1, 2, 5) if decades < 2.5 else (1,)
         narrow = decades < 0.5
         axis.set_major_locator(MaxNLocator(nbins=4) if narrow else LogLocator(base=10, subs=subs, numticks=8))
