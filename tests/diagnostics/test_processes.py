@@ -17,6 +17,7 @@ from scaled_sgd.config import DiagnosticsConfig, flat
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     block_sharpness,
+    critical_rate,
     gradient_soft_ranks,
     hessian_trace,
     hessian_vector_product,
@@ -26,6 +27,7 @@ from scaled_sgd.diagnostics import (
     spectral_density,
     tangent_kernel,
     taylor_coefficients,
+    third_order,
 )
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.diagnostics.observer import Observer
@@ -117,6 +119,8 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
     t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
     chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)
     products = hessian_vector_product(model, x, y, vectors, loss=loss, scales="gain")
+    critical = critical_rate(model, x, y, loss=loss, scales="norm", tolerance=1e-9)
+    slope = third_order(model, x, y, loss=loss, tolerance=1e-9)
     found = {
         "taylor": torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton, t.feature]),
         "chunked": torch.stack([chunked.c0, chunked.c1, chunked.c2, chunked.c3]),
@@ -125,6 +129,8 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "product": torch.cat([whole(p).reshape(-1) for p in products]),
         "trace": hessian_trace(model, x, y, loss=loss, scales="norm").layers,
         "kernel": tangent_kernel(model, x),
+        "critical rate": torch.tensor(critical.rate, dtype=torch.float64),
+        "sharpening": torch.tensor([slope.progressive_sharpening, slope.self_stabilization]),
         "features": torch.cat(hidden_features(model, x), dim=1),
         "along matrices": along(model, x, y, loss, matrices()),
         "along tensors": along(model, x, y, loss, vectors),
@@ -327,8 +333,15 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     densities = [
         spectral_density(model, x, y, loss="cross_entropy", part=part, steps=4, probes=2) for part in PARTS
     ]
+    slope = third_order(model, x, y, **options)
+    critical = critical_rate(model, x, y, **options)
     return [
         *products,
+        *slope.eigenvalue_gradient,
+        torch.tensor([slope.progressive_sharpening, slope.self_stabilization, slope.swing]),
+        torch.tensor([critical.rate, critical.predicted]),
+        tangent_kernel(model, x),
+        tangent_kernel(model, x, trace_outputs=True),
         top.values,
         torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]),
         along,
