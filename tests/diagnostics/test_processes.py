@@ -119,8 +119,6 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
     t = taylor_coefficients(model, x, y, loss=loss, scales="norm")
     chunked = taylor_coefficients(model, x, y, loss=loss, scales="norm", chunk_size=4)
     products = hessian_vector_product(model, x, y, vectors, loss=loss, scales="gain")
-    critical = critical_rate(model, x, y, loss=loss, scales="norm", tolerance=1e-9)
-    slope = third_order(model, x, y, loss=loss, tolerance=1e-9)
     found = {
         "taylor": torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton, t.feature]),
         "chunked": torch.stack([chunked.c0, chunked.c1, chunked.c2, chunked.c3]),
@@ -129,8 +127,6 @@ def diagnose(model: nn.Module, p: Problem, x: Tensor, y: Tensor, vectors: list[T
         "product": torch.cat([whole(p).reshape(-1) for p in products]),
         "trace": hessian_trace(model, x, y, loss=loss, scales="norm").layers,
         "kernel": tangent_kernel(model, x),
-        "critical rate": torch.tensor(critical.rate, dtype=torch.float64),
-        "sharpening": torch.tensor([slope.progressive_sharpening, slope.self_stabilization]),
         "features": torch.cat(hidden_features(model, x), dim=1),
         "along matrices": along(model, x, y, loss, matrices()),
         "along tensors": along(model, x, y, loss, vectors),
@@ -333,8 +329,8 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     densities = [
         spectral_density(model, x, y, loss="cross_entropy", part=part, steps=4, probes=2) for part in PARTS
     ]
-    slope = third_order(model, x, y, **options)
-    critical = critical_rate(model, x, y, **options)
+    slope = third_order(model, x, y, loss="cross_entropy", tolerance=1e-12)
+    critical = critical_rate(model, x, y, loss="cross_entropy", tolerance=1e-12)
     return [
         *products,
         *slope.eigenvalue_gradient,
