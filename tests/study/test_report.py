@@ -109,7 +109,7 @@ def test_a_report_is_a_page_a_text_and_the_files_of_its_figures(page):
         ElementTree.fromstring((page.parent / "figures" / f"{name}.svg").read_bytes())
         assert (page.parent / "figures" / f"{name}.png").read_bytes().startswith(PNG)
     assert "Which learning rate is best at which depth? It would take runs at two depths or more." in text
-    assert "It would take third_order at every step of a run that passes 2/η where α &gt; 0." in text
+    assert "third_order at every step of a run of plain SGD that passes 2/η where α &gt; 0." in text
 
 
 @pytest.mark.full

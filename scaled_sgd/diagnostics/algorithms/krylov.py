@@ -119,21 +119,18 @@ class Basis:
         self._dual = self.vectors.dual(self.rows[count], None if self.vectors.identity_dual else self._dual)
 
     def _product(self, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The product with b_j without its known part, and α_j; ``beta`` is β_{j−1} where T lacks it."""
+        """The product with b_j without its known part, and α_j; ``beta`` is β_{j−1} where the host lacks it."""
         j, vectors, rows = self.count, self.vectors, self.rows
         d = self._dual
         assert d is not None
         w = self.operator.multiply(d, rows[j + 1])
         alpha = vectors.sum(torch.dot(w, d))
         first = 0 if j == self._kept else j - 1
-        if beta is not None:
-            known = torch.stack((beta.to(w.dtype), alpha))
-        elif first == j:
-            known = alpha[None]
-        elif first == j - 1:
-            known = torch.stack((w.new_full((), float(self.T[first, j])), alpha))
+        if j == self._kept:
+            known = torch.cat((self.T[:j, j].to(w), alpha[None])) if j else alpha[None]
         else:
-            known = torch.cat((self.T[first:j, j].to(w), alpha[None]))
+            before = w.new_full((), self.beta) if beta is None else beta.to(w.dtype)
+            known = torch.stack((before, alpha))
         rows.subtract(w, known, first=first)
         self.count = j + 1
         self._dual = vectors.dual(w, None if vectors.identity_dual else d)
