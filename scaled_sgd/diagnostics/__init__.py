@@ -6,6 +6,7 @@ from scaled_sgd.core.lazy import attach
 
 if TYPE_CHECKING:
     from scaled_sgd.diagnostics.blocks import block_sharpness
+    from scaled_sgd.diagnostics.critical import CriticalRates, critical_rate
     from scaled_sgd.diagnostics.density import SpectralDensity, spectral_density
     from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness
     from scaled_sgd.diagnostics.features import (
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
     from scaled_sgd.diagnostics.line import loss_along
     from scaled_sgd.diagnostics.operators.curvature import HessianSpace
+    from scaled_sgd.diagnostics.sharpening import ThirdOrderTerms, third_order
     from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
     from scaled_sgd.diagnostics.trace import HessianTrace, hessian_trace
     from scaled_sgd.steps.minibatch import Minibatch
 
 __all__ = [
+    "CriticalRates",
     "Eigenpairs",
     "FeatureRanks",
     "HessianSpace",
@@ -33,7 +36,9 @@ __all__ = [
     "Minibatch",
     "SpectralDensity",
     "TaylorCoefficients",
+    "ThirdOrderTerms",
     "block_sharpness",
+    "critical_rate",
     "feature_ranks",
     "gradient_soft_ranks",
     "gram",
@@ -47,17 +52,21 @@ __all__ = [
     "spectral_density",
     "tangent_kernel",
     "taylor_coefficients",
+    "third_order",
     "top_eigenvalues",
 ]
 
 _HOMES = {
+    "CriticalRates": "diagnostics.critical",
     "Eigenpairs": "diagnostics.eigenpairs",
     "HessianSpace": "diagnostics.operators.curvature",
     "HessianTrace": "diagnostics.trace",
     "Minibatch": "steps.minibatch",
     "SpectralDensity": "diagnostics.density",
     "TaylorCoefficients": "diagnostics.taylor",
+    "ThirdOrderTerms": "diagnostics.sharpening",
     "block_sharpness": "diagnostics.blocks",
+    "critical_rate": "diagnostics.critical",
     "hessian_trace": "diagnostics.trace",
     "hessian_vector_product": "diagnostics.hessian",
     "loss_along": "diagnostics.line",
@@ -65,6 +74,7 @@ _HOMES = {
     "spectral_density": "diagnostics.density",
     "tangent_kernel": "diagnostics.kernels",
     "taylor_coefficients": "diagnostics.taylor",
+    "third_order": "diagnostics.sharpening",
     "top_eigenvalues": "diagnostics.kernels",
 }
 __getattr__, __dir__ = attach(__name__, {name: _HOMES.get(name, "diagnostics.features") for name in __all__})

@@ -38,16 +38,13 @@ class GenericLine:
         direction: object = None,
         scales: str | Tensor | None = None,
     ) -> None:
+        check_along(direction, scales)
         self._problem = problem = GenericLoss(model, x, y, loss=loss)
         vectors = problem.vectors
         self.scales: Tensor | None = None
         if direction is None:
             self.scales = xi = generic_scales(vectors, scales)
-            flat = torch.zeros(vectors.size, dtype=vectors.dtype, device=vectors.device)
-            if len(x):
-                gradient = grad(problem.share)(vectors.parameters)
-                flat = torch.cat([gradient[key].detach().reshape(-1) for key in vectors.parameters])
-            steps = zip(xi, vectors.expand(vectors.ranks.sum(flat)), strict=True)
+            steps = zip(xi, vectors.expand(problem.gradient()), strict=True)
             flat = torch.cat([(-number * step).reshape(-1) for number, step in steps])
         else:
             tensors = direction.expand() if isinstance(direction, Eigenpairs) else direction
@@ -104,6 +101,12 @@ class GenericLine:
 
     def _moved(self, t: float | Tensor) -> dict[str, Tensor]:
         return {key: p + t * self._u[key] for key, p in self._problem.vectors.parameters.items()}
+
+
+def check_along(direction: object, scales: object) -> None:
+    """Refuse a direction together with scales."""
+    if direction is not None and scales is not None:
+        raise UserError("direction: scales are given too; allowed: one of them")
 
 
 def check_unchunked(chunk_size: int | None) -> None:

@@ -4,8 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, jacrev
 
 from scaled_sgd.core.errors import UserError
+from scaled_sgd.diagnostics.hessian import is_homogeneous
+from scaled_sgd.diagnostics.operators.autograd import generic_scales
+from scaled_sgd.diagnostics.operators.generic import GenericVectors
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.scales import given_scales
@@ -24,15 +28,19 @@ def tangent_kernel(
     never holds the signals of more than one output.
 
     Args:
-        model: a HomogeneousMLP, possibly wrapped or sharded.
-        x: this process's samples.
-        scales: ξ, a tensor (l,), or None for 1; for ``model``'s scales see
+        model: a HomogeneousMLP, possibly wrapped or sharded; other networks take the generic path, which
+            holds J of this process's samples, with ``trace_outputs`` of one output at a time.
+        x: this process's samples; the global batch has them in the order of ranks.
+        scales: ξ, a tensor (l,), for other networks one number for each trainable parameter tensor, or None
+            for 1; for ``model``'s scales see
             :func:`~scaled_sgd.steps.scales.resolve_scales`.
         trace_outputs: sum over outputs.
 
     Raises:
         UserError: invalid arguments.
     """
+    if not is_homogeneous(model):
+        return _generic_kernel(model, x, scales=scales, trace_outputs=trace_outputs)
     partition = Partition.of(model)
     widths = partition.model.widths
     if x.ndim != 2 or x.shape[1] != widths[0]:
@@ -47,6 +55,39 @@ def tangent_kernel(
     for k, kernel in layer_kernels(partition, h, gate, outputs[:, None].expand(-1, *f.shape)):
         theta = theta + xi[k - 1] * kernel
     return partition.sum(theta)
+
+
+def _generic_kernel(model: nn.Module, x: Tensor, *, scales: Tensor | None, trace_outputs: bool) -> Tensor:
+    """The same of any network, from J by backward passes; processes exchange it, one tensor at a time."""
+    vectors = GenericVectors(model)
+    if not isinstance(x, Tensor):
+        raise UserError(f"x: {type(x).__name__} does not fit; allowed: a tensor of samples")
+    xi, ranks = generic_scales(vectors, scales), vectors.ranks
+    counts = ranks.counts(len(x), vectors.device)
+    if sum(counts) == 0:
+        raise UserError("x: no samples on any process; allowed: at least one")
+
+    def outputs(parameters: dict[str, Tensor]) -> Tensor:
+        f: Tensor = functional_call(vectors.network, parameters, (x,))
+        if f.ndim != 2:
+            raise UserError(f"model: outputs of shape {tuple(f.shape)} do not fit; allowed: (n, m)")
+        return f
+
+    def gram(columns: slice, width: int) -> Tensor:
+        J = jacrev(lambda p: outputs(p)[:, columns])(vectors.parameters) if len(x) else {}
+        sizes = [count * width for count in counts]
+        theta = torch.zeros(sum(sizes), sum(sizes), dtype=vectors.dtype, device=vectors.device)
+        for number, (key, p) in zip(xi, vectors.parameters.items(), strict=True):
+            own = J[key].detach().reshape(-1, p.numel()) if J else theta.new_zeros(0, p.numel())
+            rows = ranks.gather(own, sizes)
+            theta.addmm_(rows * number, rows.T)
+        return theta
+
+    # A process without samples learns the number of outputs from the others.
+    m = max(ranks.counts(outputs(vectors.parameters).shape[1] if len(x) else 0, vectors.device))
+    if not trace_outputs:
+        return gram(slice(None), m)
+    return torch.stack([gram(slice(c, c + 1), 1) for c in range(m)]).sum(0)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from scaled_sgd.diagnostics.directions import (
     updates_along,
 )
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
-from scaled_sgd.diagnostics.generic_line import GenericLine, check_unchunked
+from scaled_sgd.diagnostics.generic_line import GenericLine, check_along, check_unchunked
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.jets import chunk_sums
 from scaled_sgd.diagnostics.precision import without_autocast
@@ -111,18 +111,32 @@ def taylor_coefficients(
     """
     if order not in (1, 2, 3):
         raise UserError(f"order: {order!r} is not available; allowed: 1, 2, 3")
-    if direction is not None and scales is not None:
-        raise UserError("direction: scales are given too; allowed: one of them")
     if not is_homogeneous(model):
         check_unchunked(chunk_size)
-        line = GenericLine(model, x, y, loss=loss, direction=direction, scales=scales)
-        return _from_terms(line.terms(order), order, line.scales)
+        return generic_taylor(
+            GenericLine(model, x, y, loss=loss, direction=direction, scales=scales), order=order
+        )
     batch = Minibatch(model, x, y, loss=loss, chunk_size=chunk_size)
+    return taylor_of(batch, along_of(batch, direction, scales), order=order)
+
+
+def along_of(batch: Minibatch, direction: object, scales: str | Tensor | None) -> Along:
+    """The direction that :func:`taylor_coefficients` takes.
+
+    Raises:
+        UserError: both are given, or one does not fit.
+    """
+    check_along(direction, scales)
     if isinstance(scales, str):
-        return taylor_of(batch, fit_direction(RULES[scales](batch.statistics), batch), order=order)
+        return fit_direction(RULES[scales](batch.statistics), batch)
     if direction is None:
-        return taylor_of(batch, Direction(resolve_scales(scales, batch)), order=order)
-    return taylor_of(batch, given_direction(direction, batch), order=order)
+        return Direction(resolve_scales(scales, batch))
+    return given_direction(direction, batch)
+
+
+def generic_taylor(line: GenericLine, *, order: int = 3) -> TaylorCoefficients:
+    """The coefficients of any network's loss along a line."""
+    return _from_terms(line.terms(order), order, line.scales)
 
 
 @torch.no_grad()

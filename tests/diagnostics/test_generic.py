@@ -1,19 +1,26 @@
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, hessian
+from torch.func import functional_call, grad, hessian, jacrev
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     block_sharpness,
+    critical_rate,
     hessian_trace,
     hessian_vector_product,
     loss_along,
     sharpness,
     spectral_density,
+    tangent_kernel,
     taylor_coefficients,
+    third_order,
 )
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
+from scaled_sgd.diagnostics.operators.generic import GenericVectors
 from tests.oracles import full_hessian, gradients, make_problem, to_flat
 
 
@@ -38,15 +45,24 @@ def data() -> tuple[Tensor, Tensor]:
     return torch.randn(7, 4, generator=generator, dtype=torch.float64), torch.arange(7) % 3
 
 
+def outputs(model: nn.Module, flat: Tensor, x: Tensor) -> Tensor:
+    named = dict(model.named_parameters())
+    parts = flat.split([p.numel() for p in named.values()])
+    values = {name: part.view_as(p) for (name, p), part in zip(named.items(), parts, strict=True)}
+    f: Tensor = functional_call(model, values, (x,))
+    return f
+
+
+def mean_loss(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda flat: nn.functional.cross_entropy(outputs(model, flat, x), y)
+
+
+def weights(model: nn.Module) -> Tensor:
+    return to_flat([p.detach() for p in model.parameters()])
+
+
 def reference(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    named = {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(flat: Tensor) -> Tensor:
-        parts = flat.split([p.numel() for p in named.values()])
-        values = {name: part.view_as(p) for (name, p), part in zip(named.items(), parts, strict=True)}
-        return nn.functional.cross_entropy(functional_call(model, values, (x,)), y)
-
-    H: Tensor = hessian(loss)(to_flat(list(named.values())))
+    H: Tensor = hessian(mean_loss(model, x, y))(weights(model))
     return H
 
 
@@ -109,6 +125,78 @@ def test_blocks_of_any_module_are_tensors_or_named_groups() -> None:
         block_sharpness(model, x, y, loss="cross_entropy", groups=[["3"]])
 
 
+def test_third_order_of_any_module_is_that_of_dense_derivatives() -> None:
+    model, (x, y) = network(), data()
+    found = third_order(model, x, y, loss="cross_entropy", tolerance=1e-10)
+    loss, theta = mean_loss(model, x, y), weights(model)
+    H, g = hessian(loss)(theta), grad(loss)(theta)
+    values, vectors = torch.linalg.eigh(H)
+    u = vectors[:, -1]
+    slope = grad(lambda w: u @ hessian(loss)(w) @ u)(theta)
+    across = slope - (u @ slope) * u
+    torch.testing.assert_close(to_flat(found.eigenvalue_gradient), slope, rtol=1e-6, atol=1e-9)
+    wanted = {
+        "progressive_sharpening": -g @ slope,
+        "self_stabilization": slope @ slope,
+        "progressive_sharpening_across": -g @ across,
+        "self_stabilization_across": across @ across,
+        "swing": (g @ u).abs() / values[-1],
+    }
+    for name, value in wanted.items():
+        assert getattr(found, name) == pytest.approx(float(value), rel=1e-6), name
+    # ∇λ is also the derivative of the eigenvalue itself.
+    away = torch.linalg.eigvalsh(hessian(loss)(theta - 1e-5 * g))[-1]
+    near = torch.linalg.eigvalsh(hessian(loss)(theta + 1e-5 * g))[-1]
+    assert found.progressive_sharpening == pytest.approx(float(away - near) / 2e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_third_order_and_critical_rate_of_any_module_are_those_of_the_family(activation: str) -> None:
+    p = make_problem(activation=activation, samples=7, base_width=4)
+    foreign = Foreign(p.model)
+    for chunk_size in (None, 3):
+        wanted = third_order(p.model, p.x, p.y, loss=p.loss, tolerance=1e-10, chunk_size=chunk_size)
+        found = third_order(foreign, p.x, p.y, loss=p.loss, tolerance=1e-10)
+        ours, theirs = to_flat(wanted.eigenvalue_gradient), to_flat(found.eigenvalue_gradient)
+        torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-9)
+        for name in ("progressive_sharpening", "self_stabilization_across", "swing"):
+            assert getattr(found, name) == pytest.approx(getattr(wanted, name), rel=1e-6), name
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    for along in ({}, {"scales": xi}, {"direction": [-p for p in gradients(p)]}):
+        ours, theirs = (
+            critical_rate(net, p.x, p.y, loss=p.loss, tolerance=1e-9, **along) for net in (p.model, foreign)
+        )
+        assert theirs.rate == pytest.approx(ours.rate, rel=1e-8)
+        assert theirs.predicted == pytest.approx(ours.predicted, rel=1e-9)
+    assert critical_rate(p.model, p.x, p.y, loss=p.loss, scales="norm").rate > 0
+
+
+def test_a_step_of_any_module_at_the_critical_rate_leaves_the_loss() -> None:
+    model, (x, y) = network(), data()
+    found = critical_rate(model, x, y, loss="cross_entropy", tolerance=1e-9)
+    loss, theta = mean_loss(model, x, y), weights(model)
+    g = grad(loss)(theta)
+    assert float(loss(theta - found.rate * g)) == pytest.approx(float(loss(theta)), rel=1e-8)
+    assert float(loss(theta - 0.99 * found.rate * g)) < float(loss(theta))
+    assert found.sharpness == 2 / found.rate
+    c1, c2, c3 = (float(c) for c in (found.terms.c1, found.terms.c2, found.terms.c3))
+    assert c1 + c2 * found.predicted + c3 * found.predicted**2 == pytest.approx(0, abs=1e-9 * abs(c1))
+    uphill = critical_rate(model, x, y, loss="cross_entropy", direction=GenericVectors(model).expand(g))
+    assert (uphill.rate, uphill.predicted, uphill.sharpness) == (None, None, None)
+
+
+def test_tangent_kernel_of_any_module_is_the_jacobians_gram_matrix() -> None:
+    model, (x, _) = network(), data()
+    xi = torch.tensor([0.5, 1.0, 2.0, 0.3], dtype=torch.float64)
+    roots = torch.cat([r.expand(p.numel()) for r, p in zip(xi.sqrt(), model.parameters(), strict=True)])
+    J = jacrev(lambda flat: outputs(model, flat, x))(weights(model)).flatten(0, 1) * roots
+    torch.testing.assert_close(tangent_kernel(model, x, scales=xi), J @ J.T)
+    summed = torch.einsum("icjc->ij", (J @ J.T).view(7, 3, 7, 3))
+    torch.testing.assert_close(tangent_kernel(model, x, scales=xi, trace_outputs=True), summed)
+    p = make_problem()
+    torch.testing.assert_close(tangent_kernel(Foreign(p.model), p.x), tangent_kernel(p.model, p.x))
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model, (x, y) = network(), data()
     model[0].weight.requires_grad_(False)
@@ -147,5 +235,25 @@ def test_mistakes_say_what_is_not_available() -> None:
         sharpness(nn.Flatten(), x, y, loss="cross_entropy")
     with pytest.raises(UserError, match=r"^probes:"):
         hessian_trace(model, x, y, loss="cross_entropy", probes=1)
+    with pytest.raises(UserError, match=r"^chunk_size: 2 is for HomogeneousMLP alone"):
+        third_order(model, x, y, loss="cross_entropy", chunk_size=2)
+    with pytest.raises(UserError, match=r"^tolerance:"):
+        critical_rate(model, x, y, loss="cross_entropy", tolerance=0)
+    with pytest.raises(UserError, match=r"^model: outputs of shape \(7, 3, 1\) do not fit; allowed"):
+        tangent_kernel(nn.Sequential(model, nn.Unflatten(1, (3, 1))), x)
     with pytest.raises(UserError, match=r"^x:"):
         sharpness(model, x[:0], y[:0], loss="cross_entropy")
+    with pytest.raises(UserError, match=r"^x:"):
+        tangent_kernel(model, x[:0])
+
+
+def test_without_a_finite_eigenvalue_there_is_no_third_order() -> None:
+    model, (x, y) = network(), data()
+    x[0, 0] = math.nan
+    found = third_order(model, x, y, loss="cross_entropy")
+    own = make_problem()
+    with torch.no_grad():
+        own.model.layers[0].weight.fill_(math.nan)
+    for terms in (found, third_order(own.model, own.x, own.y, loss=own.loss)):
+        assert math.isnan(terms.progressive_sharpening)
+        assert math.isnan(terms.swing)

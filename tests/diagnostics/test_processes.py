@@ -17,6 +17,7 @@ from scaled_sgd.config import DiagnosticsConfig, flat
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
     block_sharpness,
+    critical_rate,
     gradient_soft_ranks,
     hessian_trace,
     hessian_vector_product,
@@ -26,6 +27,7 @@ from scaled_sgd.diagnostics import (
     spectral_density,
     tangent_kernel,
     taylor_coefficients,
+    third_order,
 )
 from scaled_sgd.diagnostics.directions import direction_norms
 from scaled_sgd.diagnostics.observer import Observer
@@ -327,8 +329,15 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     densities = [
         spectral_density(model, x, y, loss="cross_entropy", part=part, steps=4, probes=2) for part in PARTS
     ]
+    slope = third_order(model, x, y, loss="cross_entropy", tolerance=1e-12)
+    critical = critical_rate(model, x, y, loss="cross_entropy", tolerance=1e-12)
     return [
         *products,
+        *slope.eigenvalue_gradient,
+        torch.tensor([slope.progressive_sharpening, slope.self_stabilization, slope.swing]),
+        torch.tensor([critical.rate, critical.predicted]),
+        tangent_kernel(model, x),
+        tangent_kernel(model, x, trace_outputs=True),
         top.values,
         torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]),
         along,

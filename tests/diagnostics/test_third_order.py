@@ -10,8 +10,8 @@ from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.core.losses import get_loss
 from scaled_sgd.diagnostics import Minibatch
 from scaled_sgd.diagnostics.observer import Observer
+from scaled_sgd.diagnostics.operators.third_derivative import eigenvalue_gradient
 from scaled_sgd.diagnostics.taken import StepTaken
-from scaled_sgd.diagnostics.third_order import eigenvalue_gradient
 from scaled_sgd.steps.direction import Direction
 from tests.diagnostics.strategies import problems, seeds
 from tests.oracles import Problem, flat_loss, flat_parameters, full_hessian, gradients, make_problem, to_flat

@@ -12,7 +12,7 @@ from scaled_sgd.core.losses import Loss
 from scaled_sgd.core.network import HomogeneousMLP
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.operators.curvature import curvature
-from scaled_sgd.diagnostics.third_order import eigenvalue_gradient
+from scaled_sgd.diagnostics.operators.third_derivative import eigenvalue_gradient
 from scaled_sgd.steps.minibatch import Minibatch, gradient_rows
 
 

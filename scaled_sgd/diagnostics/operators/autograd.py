@@ -31,6 +31,9 @@ class GenericCurvature:
         part: C.
         only: names of the parameter tensors whose block is meant; None: all.
 
+    Attributes:
+        problem: the loss of the minibatch.
+
     Raises:
         UserError: sharded parameters, a rule's name as scales, or invalid targets.
     """
@@ -47,7 +50,7 @@ class GenericCurvature:
         only: Sequence[str] | None = None,
     ) -> None:
         check_part(part)
-        problem = GenericLoss(model, x, y, loss=loss, only=only)
+        self.problem = problem = GenericLoss(model, x, y, loss=loss, only=only)
         self.vectors = vectors = problem.vectors
         xi = generic_scales(vectors, scales)
         self._roots = torch.cat([r.expand(size) for r, size in zip(xi.sqrt(), vectors.sizes, strict=True)])

@@ -1,10 +1,10 @@
 """The loss of any network and vectors over its parameters, on one process or data-parallel replicas."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.losses import check_targets, get_loss
@@ -141,6 +141,15 @@ class GenericLoss:
         f = self.outputs(parameters)
         check_targets(self.ell, self._y, len(self.x), f.shape[-1])
         return self.ell.value(f, self._y).sum() / self.total
+
+    def gradient(self, share: Callable[[dict[str, Tensor]], Tensor] | None = None) -> Tensor:
+        """The gradient, flat, of the mean loss, or of another sum over processes of what ``share`` gives."""
+        vectors = self.vectors
+        flat = torch.zeros(vectors.size, dtype=vectors.dtype, device=vectors.device)
+        if len(self.x):
+            found = grad(self.share if share is None else share)(vectors.parameters)
+            flat = torch.cat([found[key].detach().reshape(-1) for key in vectors.parameters])
+        return vectors.ranks.sum(flat)
 
 
 def check_vectors(vectors: object, name: str = "vectors") -> None:

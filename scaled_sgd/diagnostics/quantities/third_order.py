@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.diagnostics.observer import Context
+from scaled_sgd.diagnostics.operators.third_derivative import eigenvalue_gradient
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.subspace import flat_rows, step_rows
-from scaled_sgd.diagnostics.third_order import eigenvalue_gradient
+from scaled_sgd.diagnostics.sharpening import slope_columns, slope_products
 
 _COLUMNS = (
     "progressive_sharpening",
@@ -52,19 +53,14 @@ class ThirdOrder:
         u, slope = flat_rows(rows), flat_rows(eigenvalue_gradient(probe, rows))
         weights = flat_rows([partition.local(k) for k in range(1, partition.depth + 1)])
         gradient = context.gradient
-        products = [(gradient, slope), (slope, slope), (u, slope), (u, gradient)]
+        products = [slope_products(gradient, slope, u)]
         if context.taken.known:
-            products.append((step_rows(context), slope))
+            products.append(torch.dot(step_rows(context), slope).double()[None])
         if self._last:
-            products.append((weights - self._last["weights"], slope + self._last["slope"]))
-        dots = partition.sum(torch.stack([torch.dot(a, b) for a, b in products]).double()).tolist()
-        alpha, beta, along, gradient_along = -dots[0], *dots[1:4]
-        row = {
-            "progressive_sharpening": alpha,
-            "self_stabilization": beta,
-            "progressive_sharpening_across": alpha + along * gradient_along,
-            "self_stabilization_across": beta - along**2,
-            "swing": abs(gradient_along / value),
+            change = torch.dot(weights - self._last["weights"], slope + self._last["slope"])
+            products.append(change.double()[None])
+        dots = partition.sum(torch.cat(products)).tolist()
+        row = slope_columns(value, dots[:4]) | {
             "sharpness_change_of_step": context.taken.rate * dots[4] if context.taken.known else None,
             "sharpness_change": value - float(self._last["value"]) if self._last else None,
             "predicted_sharpness_change": dots[-1] / 2 if self._last else None,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
+from scaled_sgd.diagnostics.operators.generic import GenericLoss
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import Signals
 
@@ -33,6 +35,21 @@ def eigenvalue_gradient(batch: Minibatch, u: Sequence[Tensor]) -> list[Tensor]:
             scale = partition.multiplier(k) / s.total
             found[k - 1].addmm_(turned.delta.T, turned.h, alpha=scale)
     return found
+
+
+def generic_eigenvalue_gradient(problem: GenericLoss, u: Tensor) -> Tensor:
+    """The same of any network, by nested backward passes; u and what is returned are flat."""
+    directions = problem.vectors.named(u)
+    zero = torch.zeros((), dtype=u.dtype, device=u.device)
+
+    def curvature(parameters: dict[str, Tensor]) -> Tensor:
+        def share(t: Tensor) -> Tensor:
+            return problem.share({key: p + t * directions[key] for key, p in parameters.items()})
+
+        twice: Tensor = grad(grad(share))(zero)
+        return twice
+
+    return problem.gradient(curvature)
 
 
 @dataclass(frozen=True)
