@@ -119,7 +119,7 @@ class Basis:
         self._dual = self.vectors.dual(self.rows[count], None if self.vectors.identity_dual else self._dual)
 
     def _product(self, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The product with b_j without its known part, and α_j; ``beta`` is β_{j−1} where the host lacks it."""
+        """The product with b_j without its known part, and α_j; ``beta`` is a β_{j−1} not read yet."""
         j, vectors, rows = self.count, self.vectors, self.rows
         d = self._dual
         assert d is not None
