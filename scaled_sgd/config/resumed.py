@@ -27,7 +27,7 @@ _CODE = ("run.plugins", "run.metrics", "optim.optimizer")
 def _is_code(key: str, name: object) -> bool:
     """Whether a value names code that is not part of this package or of torch.optim."""
     if key == "run.metrics":
-        return name not in BUILT_IN_METRICS
+        return isinstance(name, str) and name not in BUILT_IN_METRICS
     return key == "run.plugins" or ("." in str(name) and not str(name).startswith("torch.optim."))
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,12 @@ import pytest
 from scaled_sgd.runs.records import read_metrics
 from scaled_sgd.train.main import main
 from tests.copies import context, ready
-from tests.launching import PATIENCE, wait_until
+from tests.launching import PATIENCE, environment, wait_until
 from tests.programs import Program
 
 pytestmark = pytest.mark.slow
 
-Run = TypeVar("Run", Program, "Copy")
+Run = TypeVar("Run", Program, "Copy", "subprocess.Popen[bytes]")
 
 LONG = (
     "--scaling.rule=norm",
@@ -61,6 +62,20 @@ def started(folder: Path, processes: int, *extra: str) -> Program:
     return Program("-m", "scaled_sgd.cli", "train", *options, cwd=folder, stdout=output, stderr=output)
 
 
+def interpreter(folder: Path, processes: int, *extra: str) -> "subprocess.Popen[bytes]":
+    """The same by an interpreter of its own, which tells what it leaves behind when it ends."""
+    options = (*LONG, f"--run.processes={processes}", *extra)
+    with (folder / "errors.txt").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "scaled_sgd.cli", "train", *options],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 @contextmanager
 def running(folder: Path, run: Run) -> Iterator[Run]:
     """The run once it has saved; whatever is left of it is killed at the end."""
@@ -74,7 +89,9 @@ def running(folder: Path, run: Run) -> Iterator[Run]:
         run.wait()
 
 
-def wait_for(run: "Program | Copy", folder: Path, reached: Callable[[], object]) -> None:
+def wait_for(
+    run: "Program | Copy | subprocess.Popen[bytes]", folder: Path, reached: Callable[[], object]
+) -> None:
     """Return once ``reached()``; the run, which cannot end by itself, goes on meanwhile."""
 
     def look() -> bool:
@@ -164,7 +181,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_is_configured(tmp_pat
 )
 def test_a_signal_saves_after_the_step_and_ends_the_run(processes, number, status, tmp_path):
     once = ("--checkpoint.every_steps=null", "--checkpoint.keep_steps=[1]")
-    with running(tmp_path, started(tmp_path, processes, *once)) as run:
+    with running(tmp_path, interpreter(tmp_path, processes, *once)) as run:
         workers = children(run.pid) if processes > 1 else [run.pid]
         if number == signal.SIGUSR1:
             for worker in workers:

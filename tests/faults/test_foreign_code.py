@@ -65,6 +65,15 @@ def test_code_that_only_the_folder_names_is_named_and_not_run(stored, name, caps
     assert not Path("foreign_metric").exists()
 
 
+@pytest.mark.parametrize("metrics", [[{}], [["accuracy"]], [3]])
+def test_stored_metrics_that_are_no_names_are_refused(metrics, capsys):
+    assert train("--run.dir=.", "--run.name=run") == 0
+    change(Path("run/config.yaml"), metrics=metrics)
+    assert train("--run.resume=run") == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: run.metrics: ")
+
+
 def test_the_path_of_an_optimizer_is_code_too_unless_it_is_of_torch(capsys):
     lines = []
     for name in ("foreign_plugin.Optimizer", "torch.optim.RMSprop"):
