@@ -30,7 +30,9 @@ from scaled_sgd.parallel.ranks import Ranks
 @cache
 def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers (…), float64, on a device: made once, since a copy to a GPU waits and cannot be captured."""
-    return torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
+    # Whoever asks first may be in inference mode, whose tensors no later gradient may use.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True)
 
 
 def reshard(network: nn.Module) -> None:

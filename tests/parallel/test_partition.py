@@ -26,6 +26,17 @@ def test_half_precision_weights_come_out_as_float32() -> None:
     assert (partition.dtype, partition.local(1).dtype) == (torch.float32, torch.float32)
 
 
+def test_constants_first_read_in_inference_mode_serve_later_gradients() -> None:
+    # Of a depth that no other test has: constants are made once.
+    model = make_problem(depth=9, base_width=1).model
+    with torch.inference_mode():
+        Partition.of(model).alpha.sum()
+    assert not Partition.of(model).alpha.is_inference()
+    weight = torch.ones(9, dtype=torch.float64, requires_grad=True)
+    (weight * Partition.of(model).alpha).sum().backward()
+    assert weight.grad is not None
+
+
 @pytest.mark.slow
 def test_compiled_models_are_unwrapped_and_foreign_attributes_left_alone() -> None:
     model = make_problem().model
