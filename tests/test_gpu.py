@@ -338,6 +338,7 @@ def test_captured_products_find_the_eigenvalues_of_plain_ones(recwarn):
     assert not [warning for warning in recwarn if "not captured" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_a_network_compiled_into_graphs_has_the_steps_of_a_plain_one():
     ends = []
     for compiled in (False, True):
