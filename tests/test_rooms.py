@@ -31,10 +31,16 @@ def tree_of(path):
 
 
 @cache
+def nodes(path):
+    """Imports and texts of a file, inside functions and for types too."""
+    return [n for n in ast.walk(tree_of(path)) if isinstance(n, ast.Import | ast.ImportFrom | ast.Constant)]
+
+
+@cache
 def imported(path):
-    """Names of modules that a file imports, inside functions and for types too."""
+    """Names of modules that a file imports."""
     found = []
-    for node in ast.walk(tree_of(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -44,7 +50,7 @@ def imported(path):
 
 def named(path):
     """Modules that a file names in texts, to be imported on first use."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes(path):
         text = node.value if isinstance(node, ast.Constant) else None
         if isinstance(text, str) and re.fullmatch(r"scaled_sgd(\.\w+){2,}(:\w+)?", text):
             yield text.partition(":")[0]
@@ -72,7 +78,7 @@ def test_imports_point_down(room):
 def home(name):
     """The module in which a name stands that a room hands on in its ``__init__.py``, or the name itself."""
     room, _, own = name.rpartition(".")
-    for node in ast.walk(tree_of(MODULES[room])) if room in MODULES else ():
+    for node in nodes(MODULES[room]) if room in MODULES else ():
         if isinstance(node, ast.ImportFrom) and own in {alias.name for alias in node.names}:
             return home(f"{node.module}.{own}")
     return name if name in MODULES else room
