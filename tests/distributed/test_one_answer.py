@@ -84,8 +84,10 @@ CASES = [
     if not (
         strategy in ZERO and feature in ("fused", "spectral", "smooth", "centered", "factored", "bf16_fused")
     )
+    and not (processes == 4 and feature in ("recompute", "smooth", "bf16", "bf16_fused"))
 ]
-"""ZeRO keeps its weights where only DeepSpeed's own steps reach them."""
+"""ZeRO keeps its weights where only DeepSpeed's own steps reach them; 4 processes have no other arithmetic
+than 2, but other shares."""
 
 
 def sampled(strategy: str, processes: int, feature: str) -> bool:
