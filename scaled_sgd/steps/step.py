@@ -23,8 +23,8 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
-from scaled_sgd.steps.signals import backward, forward
-from scaled_sgd.steps.sizes import HELD
+from scaled_sgd.steps.signals import See, backward, forward
+from scaled_sgd.steps.sizes import most_held
 from scaled_sgd.steps.statistics import Statistics, square_norms
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
@@ -65,7 +65,7 @@ def take_step(
     sizes: Sequence[int] | None = None,
     by_factors: Sequence[bool] | None = None,
     measure: bool = False,
-    see: Callable[[Tensor, int], object] | None = None,
+    see: See | None = None,
 ) -> Taken:
     """Take one step on this process's samples x (…, n_r, m_0), y of the global minibatch. Collective.
 
@@ -118,7 +118,7 @@ def take_step(
 
     def groups() -> Iterator[list[Layer]]:
         """Layers whose directions and updates are computed together, from the last to the first."""
-        if update.needs_norm or n * sum(networks.widths[1:]) <= HELD:
+        if update.needs_norm or n * sum(networks.widths[1:]) <= most_held(x.device.type):
             yield list(layers())[::-1]
         else:
             yield from ([layer] for layer in layers())
@@ -171,9 +171,9 @@ def _apply(
     group: list[Layer], networks: Networks, update: Update, direction: Direction, span: slice, n: int
 ) -> None:
     """Update this process's rows of the weights of ``group`` by ``direction``."""
-    numbers = networks.numbers(direction.numbers * entries(span, networks.alpha))
+    numbers = networks.numbers(direction.numbers * entries(span, networks.alpha) / n)
     for i, (layer, number) in enumerate(zip(group, numbers, strict=True)):
-        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number / n))
+        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number))
 
 
 def _add(
