@@ -28,6 +28,13 @@ def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)
 
 
+def witnesses(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A :func:`witness` (…) of each of ``tensors`` (…, n, m), with few launches for one network."""
+    if all(t.ndim == 2 for t in tensors):
+        return list(torch._foreach_norm(list(tensors), torch.inf)) if tensors else []
+    return [witness(t, (-2, -1)) for t in tensors]
+
+
 class DivergenceWatch:
     """Records the first step, and its first layer, with non-finite preactivations.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scaled_sgd.core.losses import Centered, Loss, apart
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.divergence import witness
+from scaled_sgd.steps.divergence import witness, witnesses
 from scaled_sgd.steps.networks import Networks
 
 See = Callable[[Sequence[Tensor], int], object]
@@ -107,19 +107,22 @@ def forward(
     """
     h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
-    witnesses: list[Tensor] = []
+    early: dict[int, Tensor] = {}
     for k in range(1, networks.depth + 1):
-        z = networks.preactivation(h[k - 1], k)
-        if see is not None:
-            witnesses.append(witness(z, None if z.ndim == 2 else (-2, -1)))
+        z, phi = networks.preactivation(h[k - 1], k), networks.activation_at(k)
+        # Other gates are finite where z_k is, and are still there at the end.
+        if see is not None and (z.device.type == "cpu" or (phi.from_value and phi.hides_infinity)):
+            early[k] = witness(z, None if z.ndim == 2 else (-2, -1))
         if k < networks.depth:
-            phi = networks.activation_at(k)
             value = phi.value(z)
             h.append(networks.factor(value))
             # Rounding keeps the sign, which is all that a piecewise linear φ needs.
             gate[k] = (value if phi.curved else h[k]) if phi.from_value else z
     if see is not None:
-        see(witnesses, 1)
+        layers = range(1, networks.depth + 1)
+        late = [k for k in layers if k not in early]
+        found = early | dict(zip(late, witnesses([gate.get(k, z) for k in late]), strict=True))
+        see([found[k] for k in layers], 1)
     return h, gate, z
 
 

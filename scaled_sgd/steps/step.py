@@ -82,9 +82,9 @@ def take_step(
         sizes: number of samples of each of them; communicated if None.
         by_factors: for each layer, whether ``ranks`` exchange factors instead of gradients; None: all do.
         measure: compute the norm of the whole gradient and the soft ranks.
-        see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
-            unless the activation hides ∞ as relu does, only if the loss or f is not finite, which is the
-            case if any z_k is not.
+        see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and 1, then with
+            this process's loss, and l + 1; on a CPU with the former only if the loss or f is not finite,
+            which is the case if any z_k is not, or if the activation hides ∞ as relu does.
 
     Raises:
         UserError: weights that cannot be updated in place, or a direction with matrices while gradients
@@ -100,6 +100,8 @@ def take_step(
     total = losses.sum(-1, dtype=torch.float64)
     if late and not (math.isfinite(total.sum().item()) and math.isfinite(f.sum().item())):
         forward(networks, x, see=see)
+    if see is not None:
+        see([total], depth + 1)
 
     def layers() -> Iterator[Layer]:
         """Layers from the last to the first, each once δ_{k−1} is known and W_k no longer needed."""

@@ -101,7 +101,6 @@ class Together:
         self._watch.start_step(step)
         x, y = together(batches)
         taken = self._step(x, y, self._rates[step], measure=measure)
-        self._watch.see([taken.loss], self._loss)
         if step == 0 or measure:
             for session, scales in zip(self._sessions, taken.scales, strict=True):
                 session.strategy.scaling.record(scales)
