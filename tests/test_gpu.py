@@ -123,7 +123,7 @@ def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypat
         "--run.device=cuda",
         f"--run.precision={precision}",
         f"--sharding.strategy={strategy}",
-        "--run.name=gpu",
+        "--scaling.rule=norm",
         "--diagnostics.every=100",
     ]
     try:
