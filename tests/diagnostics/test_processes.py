@@ -62,6 +62,7 @@ CASES = {
 FULL = (
     (6, 3, "replica", "cross_entropy"),
     (6, 3, "fsdp2", "mse"),
+    (6, 3, "columnwise", "cross_entropy"),
     (6, 3, "replicated", "cross_entropy"),
     (9, 0, "replica", "mse"),
 )
