@@ -84,8 +84,8 @@ def pytest_unconfigure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """More than cores where processes are started: a test waits half of its time for them."""
-    return cores() + (0 if "not slow" in config.option.markexpr else 2)
+    """One more than cores where processes are started: a test waits for them, and they share the cores."""
+    return cores() + (0 if "not slow" in config.option.markexpr else 1)
 
 
 @pytest.hookimpl(wrapper=True)
