@@ -32,7 +32,7 @@ train: $(VENV)/.trains  ## train on the embedded digits with two processes (PROC
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
-quick: setup  ## tests that stay in one process and take no seconds, with half of the random examples
+quick: setup  ## fast tests, none that start processes, draw, compile or take a second; half of the random examples
 	$(MAKE) suite TESTS='-m "not slow and not full" --hypothesis-profile quick'
 
 # Types are checked, on one core, beside the tests, which often wait.

@@ -55,8 +55,7 @@ def imported(path):
 
 def named(path):
     """Modules that a file names in texts, to be imported on first use."""
-    for text in re.findall(r'"(scaled_sgd(?:\.\w+){2,})(?::\w+)?"', path.read_text(encoding="utf-8")):
-        yield text
+    return re.findall(r'"(scaled_sgd(?:\.\w+){2,})(?::\w+)?"', path.read_text(encoding="utf-8"))
 
 
 def room_of(module):
