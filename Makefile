@@ -39,7 +39,7 @@ quick: setup  ## fast tests, none that start processes, draw, compile or take a 
 test: lint  ## lint, type check and all tests but those that are long by nature
 	$(MAKE) --jobs=2 types suite TESTS='-m "not full"'
 
-full: lint  ## everything: also the soak, more kill points, whole tables and five times the random examples
+full: lint  ## everything: also the soak, every kill point, whole tables and five times the random examples
 	$(MAKE) --jobs=2 types suite TESTS='--hypothesis-profile full'
 
 # In the order of tests/conftest.py: files with most tests are not those that take longest.
