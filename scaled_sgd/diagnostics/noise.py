@@ -59,7 +59,8 @@ def noise_stability(
         scales: ξ of the step: None for 1, or one number per layer or parameter tensor.
         part: ``hessian``, ``gauss_newton`` or ``feature`` (H − G).
         tolerance: on the residual, over how much the eigenvalue is above κ² = (1 − ηλ_w)², or over κ²/3 if
-            that is more; below κ² its square, over κ². The error of the eigenvalue is of the residual's square.
+            that is more; below κ² its square, over κ².
+            The error of the eigenvalue is of the square of the residual.
         max_iterations: largest number of iterations.
         warm_start: an earlier result; weights and minibatches may have changed.
         chunk_size: largest number of samples at a time.
