@@ -5,6 +5,7 @@ import torch
 
 from scaled_sgd.config import DiagnosticsConfig
 from scaled_sgd.diagnostics import Minibatch
+from scaled_sgd.diagnostics.noise import outputs_are_stable
 from scaled_sgd.diagnostics.observer import Observer
 from scaled_sgd.diagnostics.taken import StepTaken
 from scaled_sgd.runs.records import read_metrics
@@ -138,7 +139,10 @@ def test_of_a_stable_step_the_growth_is_that_of_what_no_minibatch_sees(base_widt
     wanted = float(torch.linalg.eigvalsh(sum(step @ step for step in steps) / 3)[-1])
     assert 0.9 < wanted < 1 + 1e-9
     assert row["noise_stability_gauss_newton"] == pytest.approx(wanted, rel=1e-6)
-    assert (row["noise_stability_gauss_newton"] == 1) == (base_width == 3)
+    batches = [Minibatch(p.model, p.x[rows], p.y[rows], loss=p.loss) for rows in ROWS]
+    known = outputs_are_stable(batches, taken.direction.numbers, rate=0.01, kept=1.0)
+    assert known == (base_width == 3)
+    assert not outputs_are_stable(batches, taken.direction.numbers, rate=10.0, kept=1.0)
 
 
 @pytest.mark.parametrize("step", [{"momentum": 0.9}, {"known": False}])
