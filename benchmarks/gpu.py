@@ -38,7 +38,7 @@ from benchmarks.diagnostics import gradient, problem
 from benchmarks.harness import Figure, Report, paired
 from benchmarks.peers import eigenthings_lanczos, hessian_products, installed
 from benchmarks.step_time import LIMIT, LR, Case, bare_products, step_by_hand, synchronize
-from scaled_sgd import DepthwiseScaling, sharpness, taylor_coefficients
+from scaled_sgd import DepthwiseScaling, HomogeneousMLP, sharpness, taylor_coefficients
 from scaled_sgd.config import Config
 from scaled_sgd.config.parsing import parse
 from scaled_sgd.core.losses import get_loss
@@ -94,15 +94,16 @@ def captured(run: Run, device: str) -> Run:
     graphs = CudaGraphs()
     for _ in range(3):
         graphs.warm_up(run)  # type: ignore[arg-type, unused-ignore]
-    return graphs.capture(run)  # type: ignore[arg-type, unused-ignore]
+    replay = graphs.capture(run)  # type: ignore[arg-type, unused-ignore]
+    # With ``run``, which keeps the tensors that the graph reads.
+    return lambda _run=run: replay()  # type: ignore[misc]
 
 
-def fused(case: Case) -> Run:
+def fused(model: HomogeneousMLP, x: Tensor, y: Tensor, *, factors: torch.dtype | None = None) -> Run:
     """A fused step whose rate is on the device, as captured steps need it."""
-    model, (x, y) = case.network(), case.minibatch()
-    lr = torch.full((), LR, dtype=torch.float64, device=case.device)
+    lr = torch.full((), LR, dtype=torch.float64, device=x.device)
     scaling = DepthwiseScaling(model).measure_elsewhere()
-    loss, partition = get_loss("cross_entropy"), Partition.of(model, factors=case.factors)
+    loss, partition = get_loss("cross_entropy"), Partition.of(model, factors=factors)
     return lambda: take_step(partition, x, y, loss=loss, direct=scaling.direction, update=Update(lr))
 
 
@@ -130,10 +131,15 @@ def steps(report: Report, shapes: Sequence[tuple[int, int, int]], device: str, r
             case = Case(shape[0], 2.0, shape[1], shape[2], device, name)
             with precision(name):
                 model, (x, y) = case.network(), case.minibatch()
+                bare, step = (
+                    bare_products(case, wait=False),
+                    fused(case.network(), *case.minibatch(), factors=case.factors),
+                )
                 candidates = {
-                    LIMIT: bare_products(case),
+                    LIMIT: waiting(bare, device),
+                    "bare products, captured": waiting(captured(bare, device), device),
                     "fused, plain": waiting(step_by_hand(model, x, y, factors=case.factors), device),
-                    "fused, captured": waiting(captured(fused(case), device), device),
+                    "fused, captured": waiting(captured(step, device), device),
                     "SGD, plain": waiting(sgd(case), device),
                     "SGD, captured": waiting(captured(sgd(case), device), device),
                 }
@@ -169,6 +175,7 @@ def config_of(shape: tuple[int, int, int], device: str, count: int, **options: o
         "model.base_width": width,
         "model.depth": depth,
         "model.activation": "abs",
+        "scaling.rule": "norm",
         "optim.batch_size": n,
         "optim.steps": count,
         "run.log_every": count,
@@ -201,12 +208,22 @@ def trainer(report: Report, shapes: Sequence[tuple[int, int, int]], device: str,
         seconds = {}
         for graphs in ("auto", "no"):
             config = parse(config_of(shape, device, count, **{"run.cuda_graphs": graphs}))
-            session = small_session(config, _digits(config))
+            data, rows = _digits(config, 16)
+            session = small_session(config, data)
             stepper = stepper_of(session)
             seconds[graphs] = seconds_of_steps(stepper, [session], count, device) / count
             stepper.end()
-        case = Case(shape[0], 2.0, shape[1], shape[2], device, "no")
-        bare = waiting(captured(fused(case), device), device)
+        x, y = (t[: shape[2]].to(device) for t in (rows.x, rows.y))
+        model = HomogeneousMLP(
+            x.shape[1],
+            10,
+            depth=shape[1],
+            base_width=shape[0],
+            activation="abs",
+            seed=0,
+            device=device,
+        )
+        bare = waiting(captured(fused(model, x, y), device), device)
         alone = paired({"captured": bare}, unit="captured")["captured"].seconds
         assert alone is not None
         whole = seconds_of_a_run(shape, device, count)
@@ -223,16 +240,16 @@ def trainer(report: Report, shapes: Sequence[tuple[int, int, int]], device: str,
 
 
 def seconds_of_a_run(shape: tuple[int, int, int], device: str, count: int) -> float:
-    """Seconds of a step of the trainer, from its row at step ``count`` to the next."""
+    """Seconds of a step of the trainer, between two rows that are captured by then."""
     with tempfile.TemporaryDirectory() as folder:
-        options = {"run.dir": folder, "run.name": "run", "optim.steps": 2 * count + 1}
+        options = {"run.dir": folder, "run.name": "run", "optim.steps": 4 * count + 1}
         config = parse(config_of(shape, device, count, **options))
-        data = _digits(config).train
-        assert isinstance(data, Resident)
+        # A fifth of them is held out.
+        _, data = _digits(config, 20)
         train_by_trainer(config, data=(data.x.numpy(), data.y.numpy()))
         rows = read_metrics(Path(folder) / "run" / "metrics.jsonl")
         at = {row["step"]: row["seconds"] for row in rows}
-        return float(at[2 * count] - at[count]) / count
+        return float(at[4 * count] - at[3 * count]) / count
 
 
 def stack(report: Report, shape: tuple[int, int, int], device: str, runs: int, count: int) -> None:
@@ -240,7 +257,7 @@ def stack(report: Report, shape: tuple[int, int, int], device: str, runs: int, c
     configs = [
         parse(config_of(shape, device, count + 8, **{"optim.lr": 0.1 * (row + 1)})) for row in range(runs)
     ]
-    data = _digits(configs[0])
+    data, _ = _digits(configs[0], 16)
     alone = small_session(configs[0], data)
     stepper: Stepper = stepper_of(alone)
     one = seconds_of_steps(stepper, [alone], count, device)
@@ -253,13 +270,14 @@ def stack(report: Report, shape: tuple[int, int, int], device: str, runs: int, c
     report.add({"shape": shape, "runs": runs}, {"one by one over together": Figure(ratio, least=10)})
 
 
-def _digits(config: Config) -> Data:
-    """Digits, repeated to sixteen minibatches an epoch, so that hardly any is smaller than the others."""
+def _digits(config: Config, minibatches: int) -> tuple[Data, Resident]:
+    """Digits, repeated to some minibatches an epoch, so that none is smaller than the others."""
     data = load_data(config.data, seed=0)
     assert isinstance(data.train, Resident)
     assert config.optim.batch_size is not None
-    again = torch.arange(16 * config.optim.batch_size) % len(data.train)
-    return replace(data, train=Resident(data.train.x[again], data.train.y[again]))
+    again = torch.arange(minibatches * config.optim.batch_size) % len(data.train)
+    train = Resident(data.train.x[again], data.train.y[again])
+    return replace(data, train=train), train
 
 
 def diagnostics(

@@ -78,7 +78,7 @@ class Case:
     @property
     def step_bytes(self) -> float:
         """Predicted peak of a step."""
-        return predict("ddp", self._work, nominal("cpu"), fused=True).peak_bytes
+        return predict("ddp", self._work, nominal(self.device), fused=True).peak_bytes
 
     @property
     def _work(self) -> Workload:

@@ -72,8 +72,8 @@ class Case:
         return x, torch.randint(10, (self.batch,), device=self.device)
 
 
-def bare_products(case: Case) -> Callable[[], None]:
-    """The products of one step, into preallocated tensors."""
+def bare_products(case: Case, *, wait: bool = True) -> Callable[[], None]:
+    """The products of one step, into preallocated tensors; they may be left running on a device."""
     dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
     where: dict[str, Any] = {"device": case.device, "dtype": dtype}
     layers = []
@@ -89,7 +89,8 @@ def bare_products(case: Case) -> Callable[[], None]:
             if below is not None:
                 torch.mm(z, W, out=below)
             torch.mm(z.T, h, out=G)
-        synchronize(case.device)
+        if wait:
+            synchronize(case.device)
 
     return run
 

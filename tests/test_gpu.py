@@ -123,7 +123,7 @@ def test_a_run_on_the_gpu_learns_digits(strategy, precision, tmp_path, monkeypat
         "--run.device=cuda",
         f"--run.precision={precision}",
         f"--sharding.strategy={strategy}",
-        "--run.name=gpu",
+        "--scaling.rule=norm",
         "--diagnostics.every=100",
     ]
     try:
@@ -338,6 +338,7 @@ def test_captured_products_find_the_eigenvalues_of_plain_ones(recwarn):
     assert not [warning for warning in recwarn if "not captured" in str(warning.message)]
 
 
+@pytest.mark.slow
 def test_a_network_compiled_into_graphs_has_the_steps_of_a_plain_one():
     ends = []
     for compiled in (False, True):

@@ -7,7 +7,7 @@ from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.sizes import HELD
+from scaled_sgd.steps.sizes import most_held
 
 
 def fused_peak(
@@ -37,7 +37,9 @@ def fused_peak(
     kept_apart = not phi.from_value or (work.half and phi.curved)
     gates = [kept_apart and k not in work.factors for k in range(depth)]
     rounded = work.rows_of_weights(parts) if work.half else (0,) * depth
-    at_once = work.limited or work.batch * sum(work.widths[1:]) <= HELD
+    at_once = work.limited or work.batch * sum(work.widths[1:]) <= most_held(
+        "cpu" if hardware.gloo else "cuda"
+    )
     outputs, waiting, turned = 2 * wide[-1], 0, 0.0
 
     def kept(k: int) -> int:

@@ -37,6 +37,8 @@ class Capture(Protocol):
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Capture ``function`` without running it. The returned call runs it, with results in place.
 
+        The caller keeps all tensors that ``function`` reads: a replay finds them by their addresses only.
+
         Raises:
             RuntimeError: it cannot be captured.
         """
@@ -63,16 +65,23 @@ class CudaGraphs:
 
     def capture(self, function: Callable[[], T]) -> Callable[[], T]:
         """Capture ``function`` as a graph."""
-        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        collects = gc.isenabled()
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        torch.cuda.synchronize()
+        # While it captures, the allocator cannot free what it holds for later. torch.cuda.graph always frees
+        # it, which takes longer than a capture and all allocations after it.
+        if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved():
+            torch.cuda.empty_cache()
         # What is collected meanwhile may be a graph, whose end is not allowed during a capture.
         gc.disable()
         try:
-            with torch.cuda.graph(graph, stream=_side_stream(torch.cuda.current_device())):
-                taken = function()
+            with torch.cuda.stream(_side_stream(torch.cuda.current_device())):
+                # Other threads, which read data ahead, may go on.
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    taken = function()
+                finally:
+                    graph.capture_end()
         finally:
-            # A capture that fails leaves its stream as the current one.
-            torch.cuda.set_stream(here)
             if collects:
                 gc.enable()
 

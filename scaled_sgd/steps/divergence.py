@@ -1,7 +1,7 @@
 """Detects where numbers first became non-finite, without waiting for the device."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,13 @@ def witness(z: Tensor, dim: tuple[int, ...] | None = None) -> Tensor:
     return z.mul(0).sum(dims) if z.dtype == torch.float64 else z.sum(dims, dtype=torch.float64)
 
 
+def witnesses(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A :func:`witness` (…) of each of ``tensors`` (…, n, m), with few launches for one network."""
+    if all(t.ndim == 2 for t in tensors):
+        return list(torch._foreach_norm(list(tensors), torch.inf)) if tensors else []
+    return [witness(t, (-2, -1)) for t in tensors]
+
+
 class DivergenceWatch:
     """Records the first step, and its first layer, with non-finite preactivations.
 
@@ -46,6 +53,7 @@ class DivergenceWatch:
         shape = () if count is None else (count,)
         self.first = torch.full(shape, self._never, dtype=torch.int64, device=device)
         self._code = torch.zeros((), dtype=torch.int64, device=device)
+        self._layers = torch.arange(1, depth + 2, device=device)
 
     def attach(self, model: HomogeneousMLP) -> None:
         """Watch every z_k of forward passes with gradients."""
@@ -60,11 +68,13 @@ class DivergenceWatch:
         """Continue with some networks of a stack only."""
         self.first = self.first[rows]
 
-    def see(self, number: Tensor, k: int) -> None:
-        """Record ``number`` (…): a :func:`witness` of z_k, or the loss for k = l + 1."""
-        if number.device.type == "cpu" and number.ndim == 0 and math.isfinite(number):
+    def see(self, numbers: Sequence[Tensor], k: int) -> None:
+        """Record ``numbers``, each (…): :func:`witness`es of z_k, z_{k+1}, …, or the loss for k = l + 1."""
+        there = numbers[0].device
+        if there.type == "cpu" and all(number.ndim == 0 and math.isfinite(number) for number in numbers):
             return
-        bad = torch.where(number.isfinite(), self._never, self._code + k)
+        codes = self._code + self._layers[k - 1 : k - 1 + len(numbers)]
+        bad = torch.where(torch.stack(list(numbers), -1).isfinite(), self._never, codes).amin(-1)
         torch.minimum(self.first, bad, out=self.first)
 
     def found(self) -> tuple[int, int] | None:
@@ -85,6 +95,6 @@ class DivergenceWatch:
     def _hook(self, k: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
         def watch(_module: torch.nn.Module, _args: tuple[Tensor, ...], z: Tensor) -> None:
             if torch.is_grad_enabled():
-                self.see(witness(z.detach()), k)
+                self.see([witness(z.detach())], k)
 
         return watch

@@ -1,6 +1,6 @@
 """Forward signals h, backward signals δ and what φ's derivatives come from (theory §1, §2, §8)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +9,11 @@ from torch import Tensor
 
 from scaled_sgd.core.losses import Centered, Loss, apart
 from scaled_sgd.parallel import Partition
-from scaled_sgd.steps.divergence import witness
+from scaled_sgd.steps.divergence import witness, witnesses
 from scaled_sgd.steps.networks import Networks
+
+See = Callable[[Sequence[Tensor], int], object]
+"""Takes witnesses of z_k, z_{k+1}, …, and k (:meth:`~scaled_sgd.steps.divergence.DivergenceWatch.see`)."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +99,30 @@ def run_signals(partition: Partition, x: Tensor, y: Tensor, *, loss: Loss, total
 
 
 def forward(
-    networks: Networks, x: Tensor, *, see: Callable[[Tensor, int], object] | None = None
+    networks: Networks, x: Tensor, *, see: See | None = None
 ) -> tuple[list[Tensor], dict[int, Tensor], Tensor]:
-    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` gets a witness (…) of each z_k, and k.
+    """h_0..h_{l−1}, the gates of k = 1..l−1, and f = z_l; ``see`` gets a witness (…) of each z_k.
 
     Call it without gradients.
     """
     h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
+    early: dict[int, Tensor] = {}
     for k in range(1, networks.depth + 1):
-        z = networks.preactivation(h[k - 1], k)
-        if see is not None:
-            see(witness(z, None if z.ndim == 2 else (-2, -1)), k)
+        z, phi = networks.preactivation(h[k - 1], k), networks.activation_at(k)
+        # Other gates are finite where z_k is, and are still there at the end.
+        if see is not None and (z.device.type == "cpu" or (phi.from_value and phi.hides_infinity)):
+            early[k] = witness(z, None if z.ndim == 2 else (-2, -1))
         if k < networks.depth:
-            phi = networks.activation_at(k)
             value = phi.value(z)
             h.append(networks.factor(value))
             # Rounding keeps the sign, which is all that a piecewise linear φ needs.
             gate[k] = (value if phi.curved else h[k]) if phi.from_value else z
+    if see is not None:
+        layers = range(1, networks.depth + 1)
+        late = [k for k in layers if k not in early]
+        found = early | dict(zip(late, witnesses([gate.get(k, z) for k in late]), strict=True))
+        see([found[k] for k in layers], 1)
     return h, gate, z
 
 

@@ -23,8 +23,8 @@ from scaled_sgd.parallel import Ranks
 from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
-from scaled_sgd.steps.signals import backward, forward
-from scaled_sgd.steps.sizes import HELD
+from scaled_sgd.steps.signals import See, backward, forward
+from scaled_sgd.steps.sizes import most_held
 from scaled_sgd.steps.statistics import Statistics, square_norms
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
@@ -65,7 +65,7 @@ def take_step(
     sizes: Sequence[int] | None = None,
     by_factors: Sequence[bool] | None = None,
     measure: bool = False,
-    see: Callable[[Tensor, int], object] | None = None,
+    see: See | None = None,
 ) -> Taken:
     """Take one step on this process's samples x (…, n_r, m_0), y of the global minibatch. Collective.
 
@@ -82,9 +82,9 @@ def take_step(
         sizes: number of samples of each of them; communicated if None.
         by_factors: for each layer, whether ``ranks`` exchange factors instead of gradients; None: all do.
         measure: compute the norm of the whole gradient and the soft ranks.
-        see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and k; on a CPU,
-            unless the activation hides ∞ as relu does, only if the loss or f is not finite, which is the
-            case if any z_k is not.
+        see: called with a :func:`~scaled_sgd.steps.divergence.witness` (…) of each z_k, and 1, then with
+            this process's loss, and l + 1; on a CPU with the former only if the loss or f is not finite,
+            which is the case if any z_k is not, or if the activation hides ∞ as relu does.
 
     Raises:
         UserError: weights that cannot be updated in place, or a direction with matrices while gradients
@@ -100,6 +100,8 @@ def take_step(
     total = losses.sum(-1, dtype=torch.float64)
     if late and not (math.isfinite(total.sum().item()) and math.isfinite(f.sum().item())):
         forward(networks, x, see=see)
+    if see is not None:
+        see([total], depth + 1)
 
     def layers() -> Iterator[Layer]:
         """Layers from the last to the first, each once δ_{k−1} is known and W_k no longer needed."""
@@ -118,7 +120,7 @@ def take_step(
 
     def groups() -> Iterator[list[Layer]]:
         """Layers whose directions and updates are computed together, from the last to the first."""
-        if update.needs_norm or n * sum(networks.widths[1:]) <= HELD:
+        if update.needs_norm or n * sum(networks.widths[1:]) <= most_held(x.device.type):
             yield list(layers())[::-1]
         else:
             yield from ([layer] for layer in layers())
@@ -171,9 +173,9 @@ def _apply(
     group: list[Layer], networks: Networks, update: Update, direction: Direction, span: slice, n: int
 ) -> None:
     """Update this process's rows of the weights of ``group`` by ``direction``."""
-    numbers = networks.numbers(direction.numbers * entries(span, networks.alpha))
+    numbers = networks.numbers(direction.numbers * entries(span, networks.alpha) / n)
     for i, (layer, number) in enumerate(zip(group, numbers, strict=True)):
-        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number / n))
+        update.apply(layer.k, networks.local(layer.k), partial(_add, layer, direction, i, number))
 
 
 def _add(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -56,6 +57,11 @@ class Update:
         """Whether every update needs the norm of the whole gradient; δ_1..δ_l are then held at once."""
         return self.clip_norm is not None or self.normalize is not False
 
+    @cached_property
+    def _down(self) -> Number:
+        """−η."""
+        return -self.lr
+
     def factors(self, squares: Tensor) -> Tensor:
         """c_k (…, l), or (…, 1) if it is one for all layers, from ‖G_k‖_F² (…, l)."""
         return gradient_factors(
@@ -72,9 +78,9 @@ class Update:
             decay = decay + pulled if pull is None else decay
         if _is_zero(self.momentum):
             keep = 1.0 if _is_zero(decay) else 1 - self.lr * decay
-            add(W, keep=keep, factor=-self.lr)
+            add(W, keep=keep, factor=self._down)
             if pull is not None:
-                add_scaled(W, pull, -self.lr * pulled)
+                add_scaled(W, pull, self._down * pulled)
             return
         assert self.velocity is not None
         v = self.velocity(k)
@@ -83,7 +89,7 @@ class Update:
             add_scaled(v, W, decay)
         if pull is not None:
             add_scaled(v, pull, pulled)
-        add_scaled(W, v, -self.lr)
+        add_scaled(W, v, self._down)
 
 
 def gradient_factors(

@@ -62,13 +62,11 @@ class OneNetwork:
         (batch,) = batches
         self._watch.start_step(step)
         x, y = batch.whole() if self._step.whole else batch.own()
-        taken = self._step(x, y, batch.n_global, self._session.schedule(step), measure=measure)
-        self._watch.see(taken.loss, self._loss)
-        return taken
+        return self._step(x, y, batch.n_global, self._session.schedule(step), measure=measure)
 
     def see(self, losses: Sequence[Tensor]) -> None:
         """Record the loss after the last step."""
-        self._watch.see(losses[0], self._loss)
+        self._watch.see(losses[:1], self._loss)
 
     def found(self) -> list[tuple[int, int] | None]:
         """Step and layer of the first non-finite number. Collective."""

@@ -69,7 +69,7 @@ def make_step(
         strategy: the network and its layout.
         optim: resolved.
         loss: ℓ.
-        watch: watches fused steps for divergence.
+        watch: watches for divergence.
         factors: the type of the factors of fused steps' products; None: that of the weights.
         capture: captures fused steps; None: they run as they are.
         say: called with one line if they cannot be captured.
@@ -78,7 +78,7 @@ def make_step(
         assert isinstance(strategy, FusedStrategy)
         return FusedStep(strategy, optim, loss, watch, factors=factors, capture=capture, say=say)
     assert isinstance(strategy, GradientStrategy)
-    return AutogradStep(strategy, optim, loss)
+    return AutogradStep(strategy, optim, loss, watch)
 
 
 def factors_of(config: Config) -> torch.dtype | None:
@@ -139,8 +139,10 @@ class AutogradStep:
 
     whole = False
 
-    def __init__(self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss) -> None:
-        self._strategy, self._optim, self._loss = strategy, optim, loss
+    def __init__(
+        self, strategy: GradientStrategy, optim: OptimConfig, loss: Loss, watch: DivergenceWatch
+    ) -> None:
+        self._strategy, self._optim, self._loss, self._watch = strategy, optim, loss, watch
         self._clipped = clipped_layers(optim, strategy.network.depth, strategy.device)
         strategy.scaling.squares = self._gradient_squares
         self._squares: Tensor | None = None
@@ -160,6 +162,7 @@ class AutogradStep:
                 losses = self._loss.value(strategy.forward(inputs), targets).sum()
                 strategy.backward(losses * (strategy.data.size / n), last=last)
             total += losses.detach()
+        self._watch.see([total], strategy.network.depth + 1)
         norm = factor = None
         if measure or optim.limits_gradient:
             self._squares = strategy.gradient_squares()

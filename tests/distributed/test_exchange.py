@@ -104,7 +104,7 @@ def all_cases():
     """Layers updated together, and one by one."""
     found = [steps(*case) for case in CASES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("scaled_sgd.steps.step.HELD", 0)
+        patch.setattr("scaled_sgd.steps.sizes.HELD", {"cpu": 0})
         return found + [steps(*case) for case in CASES]
 
 

@@ -49,7 +49,7 @@ def directions_by_hand(model, x, y, K):
 @pytest.mark.parametrize("held", [1 << 20, 0])
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
 def test_a_step_takes_matrices_where_it_takes_numbers(held, momentum, monkeypatch):
-    monkeypatch.setattr("scaled_sgd.steps.step.HELD", held)
+    monkeypatch.setattr("scaled_sgd.steps.sizes.HELD", {"cpu": held})
     model, twin, (x, y), K = network(), network(), minibatch(), kernels(1)
     velocity = [torch.randn_like(W) for W in model.parameters()]
     before = [v.clone() for v in velocity]

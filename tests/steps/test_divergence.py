@@ -48,7 +48,7 @@ def test_the_first_bad_layer_is_named_even_after_an_update_spoiled_all_weights(k
 def test_a_loss_that_overflows_by_itself_is_told_apart():
     watch = DivergenceWatch(network().depth, torch.device("cpu"))
     watch.start_step(7)
-    watch.see(torch.tensor(torch.inf), 5)
+    watch.see([torch.tensor(torch.inf)], 5)
     assert watch.found() == (7, 5)
     assert watch.describe(5) == "the loss itself"
 

@@ -125,7 +125,7 @@ def taken(model, rule, x, y, **options):
 @pytest.mark.parametrize("polar", [POLAR, Polar("quintic", 5), Polar("exact")])
 @pytest.mark.parametrize("held", [1 << 20, 0])
 def test_a_step_is_omega_over_l_times_the_polar_factor(n, polar, held, monkeypatch):
-    monkeypatch.setattr("scaled_sgd.steps.step.HELD", held)
+    monkeypatch.setattr("scaled_sgd.steps.sizes.HELD", {"cpu": held})
     model, twin, (x, y) = network(), network(), minibatch(n)
     get_loss("cross_entropy").value(twin(x), y).mean().backward()
     found = taken(model, RULES["spectral"].with_settings(polar), x, y)

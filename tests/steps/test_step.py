@@ -100,7 +100,7 @@ def assert_same_steps(rule, loss, how, activation):
 def test_wide_layers_are_updated_one_by_one_with_the_same_numbers(momentum, monkeypatch):
     ends = []
     for held in (1 << 20, 0):
-        monkeypatch.setattr("scaled_sgd.steps.step.HELD", held)
+        monkeypatch.setattr("scaled_sgd.steps.sizes.HELD", {"cpu": held})
         model, ell = network(), get_loss("mse")
         update, scale = Update(0.2, 0.1, momentum, velocities(model)), scale_by("gain", model)
         for seed in range(4):
@@ -138,29 +138,31 @@ def test_weights_that_would_only_be_read_as_a_copy_are_refused():
 
 @pytest.mark.parametrize("k", [1, 3, 4])
 def test_of_a_step_whose_loss_is_not_finite_the_sums_of_preactivations_are_shown_in_order(k):
-    model, seen = network(), []
+    model, shown = network(), []
     x, y = minibatch(0, "mse")
     z = x @ model.layers[0].weight.detach().T * model.layers[0].multiplier
     options = {"loss": get_loss("mse"), "direct": scale_frozen(torch.ones(4)), "update": Update(0.0)}
-    options["see"] = lambda total, k: seen.append((k, float(total)))
+    options["see"] = lambda totals, k: shown.extend(enumerate(map(float, totals), start=k))
     take_step(Partition.of(model), x, y, **options)
-    assert not seen
+    assert [place for place, _ in shown] == [5]
+    shown.clear()
     with torch.no_grad():
         model.layers[k - 1].weight[0, 0] = -math.inf
     take_step(Partition.of(model), x, y, **options)
-    assert [(place, math.isfinite(total)) for place, total in seen] == [(j, j < k) for j in (1, 2, 3, 4)]
-    assert k == 1 or seen[0][1] == pytest.approx(float(z.sum()), rel=1e-5)
+    assert [(place, math.isfinite(total)) for place, total in shown] == [(j, j < k) for j in (1, 2, 3, 4, 5)]
+    assert k == 1 or shown[0][1] == pytest.approx(float(z.sum()), rel=1e-5)
 
 
 def test_an_output_that_the_loss_hides_is_shown_too():
-    model, seen = network("abs"), []
+    model, shown = network("abs"), []
     x, _ = minibatch(0, "cross_entropy")
     with torch.no_grad():
         model.layers[3].weight[0] = -math.inf
         model.layers[3].weight[1:] = 0
     step = take_step(
         Partition.of(model), x, torch.ones(7, dtype=torch.int64), loss=get_loss("cross_entropy"),
-        direct=scale_frozen(torch.ones(4)), update=Update(0.0), see=lambda total, k: seen.append(k),
+        direct=scale_frozen(torch.ones(4)), update=Update(0.0),
+        see=lambda totals, k: shown.extend(range(k, k + len(totals))),
     )  # fmt: skip
     assert step.loss / step.n == pytest.approx(math.log(2))
-    assert seen == [1, 2, 3, 4]
+    assert shown == [1, 2, 3, 4, 5]

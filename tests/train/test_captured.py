@@ -5,6 +5,7 @@ tensors, and a device without values shows that nothing in a step reads them.
 """
 
 import gc
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -165,27 +166,33 @@ def test_several_processes_capture_what_nccl_exchanges_between_replicas(layout, 
 
 
 def test_a_failed_capture_says_its_first_reason_and_leaves_the_stream(monkeypatch):
-    """As torch ends it: an error in its place, and the stream of the capture as the current one."""
+    """As torch ends it: with an error in its place."""
     streams = ["before"]
 
-    class Ends:
-        def __init__(self, graph, stream):
-            self.stream = stream
+    class Graph:
+        def capture_begin(self, capture_error_mode):
+            assert streams[-1] == "side"
 
-        def __enter__(self):
-            streams.append(self.stream)
-
-        def __exit__(self, *_):
+        def capture_end(self):
             assert not gc.isenabled()
             raise RuntimeError("operation failed due to a previous error during capture")
 
+    @contextmanager
+    def stream(of):
+        streams.append(of)
+        try:
+            yield
+        finally:
+            streams.append("before")
+
     for name, value in {
-        "CUDAGraph": object,
-        "graph": Ends,
+        "CUDAGraph": Graph,
         "Stream": lambda: "side",
+        "stream": stream,
         "current_device": lambda: 0,
-        "current_stream": lambda: streams[-1],
-        "set_stream": streams.append,
+        "synchronize": lambda: None,
+        "mem_get_info": lambda: (2, 4),
+        "memory_reserved": lambda: 1,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     _side_stream.cache_clear()

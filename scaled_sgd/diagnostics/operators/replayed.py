@@ -13,7 +13,7 @@ from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.steps.captured import Capture, CudaGraphs, why_failed
 
 AFTER = 1
-"""Products that run as they are; the next one is taken before its capture, all others replay that."""
+"""Products that run as they are; the next one is captured, and it and all others are replays of that."""
 
 LARGEST = 1 << 30
 """Bytes of weights from which on products take far longer than their launches."""
@@ -89,20 +89,18 @@ class _Replayed:
 
     def __call__(self, given: Tensor, out: Tensor) -> Tensor:
         self._calls += 1
-        if self._replay is not None and self._own is not None:
-            self._own[0].copy_(given)
-            self._replay()
-            return out.copy_(self._own[1])
-        if self._capture is None or self._calls <= AFTER:
+        if self._capture is not None and self._calls <= AFTER:
+            return self._capture.warm_up(lambda: self._function(given, out))
+        if self._capture is not None:
+            capture, self._capture = self._capture, None
+            own = torch.empty_like(given), torch.empty_like(out)
+            try:
+                self._replay, self._own = capture.capture(lambda: self._function(*own)), own
+            except RuntimeError as error:
+                line = f"products are not captured as CUDA graphs: {why_failed(error)}"
+                warnings.warn(line, stacklevel=2)
+        if self._replay is None or self._own is None:
             return self._function(given, out)
-        capture, self._capture = self._capture, None
-        try:
-            own = given.clone(), torch.empty_like(out)
-            capture.warm_up(lambda: self._function(*own))
-            out.copy_(own[1])
-            self._replay, self._own = capture.capture(lambda: self._function(*own)), own
-        except RuntimeError as error:
-            line = f"products are not captured as CUDA graphs: {why_failed(error)}"
-            warnings.warn(line, stacklevel=2)
-            return self._function(given, out)
-        return out
+        self._own[0].copy_(given)
+        self._replay()
+        return out.copy_(self._own[1])

@@ -18,9 +18,8 @@ from scaled_sgd.diagnostics.operators.layered import LayeredVectors, layer_bytes
 from scaled_sgd.diagnostics.operators.weights import (
     RowVectors,
     SpaceName,
-    normal_vectors,
     over_length,
-    unit,
+    random_factors,
 )
 from scaled_sgd.parallel import Ranks, even_offsets, is_replica
 from scaled_sgd.steps.minibatch import Minibatch
@@ -54,8 +53,8 @@ class SampleBlock(FactorBlock):
 
     def drawn(self, u_P: Tensor, v_P: Tensor, u_Q: Tensor, v_Q: Tensor, own: slice) -> tuple[Tensor, Tensor]:
         """This process's rows of P = u_P v_Pᵀ and Q = u_Q v_Qᵀ, each scaled to a term of norm 1."""
-        P = torch.outer(over_length(u_P, (self._h.T @ u_P).norm())[own], unit(v_P))
-        Q = torch.outer(over_length(u_Q, (self._delta.T @ u_Q).norm())[own], unit(v_Q))
+        P = torch.outer(over_length(u_P, (self._h.T @ u_P).norm())[own], v_P)
+        Q = torch.outer(over_length(u_Q, (self._delta.T @ u_Q).norm())[own], v_Q)
         return P, Q
 
 
@@ -121,11 +120,11 @@ class SampleVectors(LayeredVectors):
         n, s = sum(self._sizes), self._signals
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
         widths, layers = self.partition.model.widths, [block.k for block in self.blocks]
-        sizes = [size for k in layers for size in (n, n, widths[k], widths[k - 1])]
-        drawn = normal_vectors(sizes, generator, like=flat)
+        sizes = [(n, n, widths[k], widths[k - 1]) for k in layers]
+        drawn = random_factors(sizes, generator, like=flat)
         for block, v in zip(self.blocks, self.split(flat), strict=True):
             k = block.k
-            u_P, u_Q, v_P, v_Q = (next(drawn) for _ in range(4))
+            u_P, u_Q, v_P, v_Q = next(drawn)
             P, Q = block.drawn(u_P, v_P, u_Q, v_Q, self._own)
             if block.both:
                 block.put_forward(s, v, Q, 1.0, 0.0)

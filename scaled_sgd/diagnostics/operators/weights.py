@@ -100,12 +100,11 @@ class RowVectors(LayeredVectors):
         generator = torch.Generator().manual_seed(seed)
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
         n, layers = s.samples, [block.k for block in self.blocks]
-        sizes = [size for k in layers for size in (n, n, widths[k], widths[k - 1])]
-        drawn = normal_vectors(sizes, generator, like=flat)
+        sizes = [(n, n, widths[k], widths[k - 1]) for k in layers]
+        drawn = random_factors(sizes, generator, like=flat)
         for block, v in zip(self.blocks, self.split(flat), strict=True):
             k = block.k
-            u_P, u_Q, v_P, v_Q = (next(drawn) for _ in range(4))
-            v_P, v_Q = unit(v_P), unit(v_Q)
+            u_P, u_Q, v_P, v_Q = next(drawn)
             if block.both:
                 length = self.sum((s.delta[k].T @ u_Q).square().sum()).sqrt()
                 block.put_forward(s, v, torch.outer(over_length(u_Q, length), v_Q), 1.0, 0.0)
@@ -135,10 +134,19 @@ class RowVectors(LayeredVectors):
         ]
 
 
-def normal_vectors(sizes: Sequence[int], generator: torch.Generator, *, like: Tensor) -> Iterator[Tensor]:
-    """Standard normal vectors, drawn one after the other and moved to the device of ``like`` in one copy."""
-    drawn = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
-    return iter(torch.split(torch.cat(drawn).to(like.device, like.dtype), list(sizes)))
+def random_factors(
+    sizes: Sequence[tuple[int, int, int, int]], generator: torch.Generator, *, like: Tensor
+) -> Iterator[tuple[Tensor, ...]]:
+    """Standard normal u_P and u_Q, then v_P and v_Q of norm 1, layer by layer.
+
+    Drawn one after the other on the host, and moved to the device of ``like`` in one copy.
+    """
+    drawn: list[Tensor] = []
+    for layer in sizes:
+        four = [torch.randn(size, generator=generator, dtype=torch.float64) for size in layer]
+        drawn += [*four[:2], *(unit(t) for t in four[2:])]
+    moved = torch.cat(drawn).to(like.device, like.dtype)
+    return zip(*[iter(torch.split(moved, [size for layer in sizes for size in layer]))] * 4, strict=True)
 
 
 def over_length(t: Tensor, length: Tensor) -> Tensor:

@@ -101,7 +101,6 @@ class Together:
         self._watch.start_step(step)
         x, y = together(batches)
         taken = self._step(x, y, self._rates[step], measure=measure)
-        self._watch.see(taken.loss, self._loss)
         if step == 0 or measure:
             for session, scales in zip(self._sessions, taken.scales, strict=True):
                 session.strategy.scaling.record(scales)
@@ -109,7 +108,7 @@ class Together:
 
     def see(self, losses: Sequence[Tensor]) -> None:
         """Record each run's loss after the last step."""
-        self._watch.see(torch.stack(list(losses)), self._loss)
+        self._watch.see([torch.stack(list(losses))], self._loss)
 
     def found(self) -> list[tuple[int, int] | None]:
         """Step and layer of each run's first non-finite number. Synchronises."""

@@ -113,7 +113,7 @@ def stepper_of(session: Session) -> OneNetwork:
         return OneNetwork(session, step, watch)
     assert isinstance(strategy, OneProcessByGradients)
     watch.attach(strategy.network)
-    return OneNetwork(session, AutogradStep(strategy, optim, loss), watch)
+    return OneNetwork(session, AutogradStep(strategy, optim, loss, watch), watch)
 
 
 def find_device(config: Config) -> torch.device:
