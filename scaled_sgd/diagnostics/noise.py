@@ -5,11 +5,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.core.numbers import check_number
-from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, default_basis, sharpness_of
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, default_basis, sharpness_of, warm_vector
 from scaled_sgd.diagnostics.generic_line import check_unchunked
 from scaled_sgd.diagnostics.hessian import is_homogeneous
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
@@ -17,6 +18,7 @@ from scaled_sgd.diagnostics.operators.curvature import curvature
 from scaled_sgd.diagnostics.operators.mean_square import MeanSquareGrowth
 from scaled_sgd.diagnostics.operators.r_operator import Part
 from scaled_sgd.diagnostics.operators.space import WeightOperator
+from scaled_sgd.diagnostics.operators.weights import over_length
 from scaled_sgd.diagnostics.precision import without_autocast
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.scales import given_scales
@@ -62,7 +64,7 @@ def noise_stability(
             that is more; below κ² its square, over κ².
             The error of the eigenvalue is of the square of the residual.
         max_iterations: largest number of iterations.
-        warm_start: an earlier result; weights and minibatches may have changed.
+        warm_start: an earlier result, to which a fresh start is added; weights and minibatches may differ.
         chunk_size: largest number of samples at a time.
         seed: seed of the start vector.
 
@@ -101,12 +103,17 @@ def growth_of(
 ) -> Eigenpairs:
     """The largest eigenvalue, with κ², and its vector; the arguments are those of :func:`noise_stability`."""
     check_number("tolerance", tolerance, positive=True)
-    square = growth.kept**2
+    vectors, square = growth.vectors, growth.kept**2
+    if warm_start is not None:
+        # Others than the last vector may have grown, and be orthogonal to it.
+        fresh = growth.start(seed)
+        length = vectors.sum(torch.dot(fresh, fresh)).sqrt()
+        warm_start = torch.stack([warm_vector(vectors, warm_start), over_length(fresh, length)])
     search = partial(
         sharpness_of,
         growth,
         tolerance=tolerance,
-        basis=default_basis(growth.vectors, 1, most=BASIS),
+        basis=default_basis(vectors, 1, most=BASIS),
         max_iterations=max_iterations,
         seed=seed,
     )
