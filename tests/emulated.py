@@ -3,6 +3,7 @@
 What reads a number, copies between host and device or mixes tensors of both is seen as a GPU sees it: the
 first two are waits, which a capture refuses, the last is an error. A tape replays operations on the tensors
 that they were captured with, without the Python around them, and capturing leaves all tensors as they were.
+A tape keeps nothing alive that it reads: replaying it when that is gone is an error.
 Kernels, streams and memory pools are not emulated.
 """
 
@@ -138,6 +139,8 @@ class Device(TorchDispatchMode):
         inputs = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
         if self._tape is not None and func._schema.is_mutable:
             self._tape.keep(inputs)
+        if self._tape is not None:
+            args, kwargs = tree_map_only(Tensor, self._tape.alias, (args, kwargs))
         found = function(*args, **kwargs)
         outputs = [t for t in tree_flatten(found)[0] if isinstance(t, Tensor)]
         places = {_place(t) for t in inputs}
@@ -181,6 +184,15 @@ class _Tape:
         self._steps: list[tuple[Any, Any, Any, list[Tensor], list[bool]]] = []
         self._made: set[int] = set()
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._read: dict[int, list[Tensor]] = {}
+
+    def alias(self, t: Tensor) -> Tensor:
+        """``t``, in a tensor of the tape's own if it was there before the capture."""
+        if _place(t) in self._made:
+            return t
+        own = t.detach()
+        self._read.setdefault(_place(t), []).append(own)
+        return own
 
     def keep(self, tensors: list[Tensor]) -> None:
         """Remember what was there before the capture."""
@@ -205,6 +217,10 @@ class _Tape:
                     t.fill_(torch.nan)
 
     def play(self) -> None:
+        for place, own in self._read.items():
+            # The count has itself in it.
+            if torch._C._storage_Use_Count(place) <= len(own) + 1:
+                raise RuntimeError(f"a graph reads a tensor {tuple(own[0].shape)} that is gone")
         for function, args, kwargs, outputs, fresh in self._steps:
             found = [t for t in tree_flatten(function(*args, **kwargs))[0] if isinstance(t, Tensor)]
             for out, new, t in zip(outputs, fresh, found, strict=True):

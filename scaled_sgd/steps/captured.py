@@ -69,7 +69,8 @@ class CudaGraphs:
         torch.cuda.synchronize()
         # While it captures, the allocator cannot free what it holds for later. torch.cuda.graph always frees
         # it, which takes longer than a capture and all allocations after it.
-        if torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved():
+        free, total = torch.cuda.mem_get_info()
+        if free < total // 2:
             torch.cuda.empty_cache()
         # What is collected meanwhile may be a graph, whose end is not allowed during a capture.
         gc.disable()

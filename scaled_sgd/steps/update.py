@@ -144,12 +144,16 @@ def add_product(target: Tensor, left: Tensor, right: Tensor, *, keep: Number, fa
         left: (…, n, m_out).
         right: (…, n, m_in).
         keep: one number per network.
-        factor: one number per network; multiplies ``left`` if it is a tensor.
+        factor: one number per network; multiplies the one with fewer columns if it is a tensor.
     """
     if isinstance(factor, Tensor):
         # One more dimension than () keeps the factor's own precision where ``left`` is narrower.
         own = factor.to(target.dtype).reshape(factor.shape or (1,) * left.ndim)
-        left, factor = torch.mul(left, own, out=torch.empty_like(left)), 1.0
+        if left.shape[-1] <= right.shape[-1]:
+            left = torch.mul(left, own, out=torch.empty_like(left))
+        else:
+            right = torch.mul(right, own, out=torch.empty_like(right))
+        factor = 1.0
     if isinstance(keep, Tensor):
         target, keep = keep_scaled(target, keep), 1.0
     add_product_(target, left.transpose(-2, -1), right, beta=keep, alpha=factor)

@@ -192,7 +192,6 @@ def test_a_failed_capture_says_its_first_reason_and_leaves_the_stream(monkeypatc
         "current_device": lambda: 0,
         "synchronize": lambda: None,
         "mem_get_info": lambda: (2, 4),
-        "memory_reserved": lambda: 1,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     _side_stream.cache_clear()

@@ -84,7 +84,9 @@ def lanczos(
     ahead, iterations = products_ahead(vectors.device), 0
     while fresh:
         first = grown.count
-        betas = grown.grow(min(ahead, grown.capacity - first, max_iterations - iterations))
+        # Short searches, which most are, look more often: what is started too much is lost.
+        number = min(ahead, 2 + iterations // 4)
+        betas = grown.grow(min(number, grown.capacity - first, max_iterations - iterations))
         search.look(first, betas)
         iterations += grown.count - first
         if not math.isfinite(grown.beta):

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+GROUP_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
+"""Most bytes of a group of several rows. A GPU takes one launch for each group."""
+
 
 class Rows:
     """Up to ``capacity`` rows of ``length`` elements, allocated in groups on first use.
@@ -11,14 +14,13 @@ class Rows:
     allocator's pool, whereas one large matrix would be mapped again, page by page, in every call.
     """
 
-    _GROUP_BYTES = 1 << 24
-
     def __init__(self, capacity: int, length: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.capacity = capacity
         self._length = length
         self._like = torch.empty(0, dtype=dtype, device=device)
         row_bytes = max(1, length * torch.finfo(dtype).bits // 8)
-        self._group = max(1, min(capacity, self._GROUP_BYTES // row_bytes))
+        most = GROUP_BYTES["cpu" if device.type == "cpu" else "cuda"]
+        self._group = max(1, min(capacity, most // row_bytes))
         self._groups: list[Tensor] = []
 
     def __getitem__(self, i: int) -> Tensor:
@@ -45,7 +47,11 @@ class Rows:
     def subtract(self, w: Tensor, weights: Tensor, *, first: int = 0) -> None:
         """``w`` −= Σ weights_i row_{first+i}, in place."""
         for place, rows in self._parts(first, first + len(weights)):
-            w.addmv_(rows.T, weights[place], alpha=-1)
+            if len(rows) == 1:
+                # A product with a single row is a slow kernel on a GPU.
+                w.addcmul_(rows[0], weights[place], value=-1)
+            else:
+                w.addmv_(rows.T, weights[place], alpha=-1)
 
     def combine(self, weights: Tensor) -> Tensor:
         """Weights (k, count) times the first ``count`` rows: (k, length)."""

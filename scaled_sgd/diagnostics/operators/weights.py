@@ -11,6 +11,7 @@ from scaled_sgd.core.start import initial_rows
 from scaled_sgd.diagnostics.operators.blocks import Block, DenseBlock, FactorBlock, dense_cost, factor_cost
 from scaled_sgd.diagnostics.operators.layered import LayeredVectors, layer_bytes
 from scaled_sgd.steps.minibatch import Minibatch
+from scaled_sgd.steps.statistics import square_norms
 
 SpaceName = Literal["auto", "dense", "factor"]
 
@@ -101,14 +102,20 @@ class RowVectors(LayeredVectors):
         flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
         n, layers = s.samples, [block.k for block in self.blocks]
         sizes = [(n, n, widths[k], widths[k - 1]) for k in layers]
-        drawn = random_factors(sizes, generator, like=flat)
-        for block, v in zip(self.blocks, self.split(flat), strict=True):
+        drawn = list(random_factors(sizes, generator, like=flat))
+        terms = [s.h[k - 1].T @ u_P for k, (u_P, *_) in zip(layers, drawn, strict=True)]
+        terms += [s.delta[k].T @ u_Q for k, (_, u_Q, *_) in zip(layers, drawn, strict=True)]
+        squares = square_norms([t[None] for t in terms])
+        self.sum(squares[len(layers) :])
+        # A term that is 0 is multiplied by 0.
+        shares = squares.to(self.dtype).clamp(min=torch.finfo(self.dtype).tiny).rsqrt().unbind()
+        shares_P, shares_Q = shares[: len(layers)], shares[len(layers) :]
+        parts = zip(self.blocks, self.split(flat), drawn, shares_P, shares_Q, strict=True)
+        for block, v, (u_P, u_Q, v_P, v_Q), of_P, of_Q in parts:
             k = block.k
-            u_P, u_Q, v_P, v_Q = next(drawn)
             if block.both:
-                length = self.sum((s.delta[k].T @ u_Q).square().sum()).sqrt()
-                block.put_forward(s, v, torch.outer(over_length(u_Q, length), v_Q), 1.0, 0.0)
-            P = torch.outer(over_length(u_P, (s.h[k - 1].T @ u_P).norm()), self.partition.own(v_P, k))
+                block.put_forward(s, v, torch.outer(u_Q * of_Q, v_Q), 1.0, 0.0)
+            P = torch.outer(u_P * of_P, self.partition.own(v_P, k))
             scale = roots[k - 1] * self.partition.multiplier(k) / s.total
             P.add_(s.delta[k] * (scale * gradient_weight))
             block.put_backward(s, v, P, 1.0, float(block.both))
