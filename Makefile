@@ -32,14 +32,14 @@ train: $(VENV)/.trains  ## train on the embedded digits with two processes (PROC
 	$(BIN)/accelerate launch --config_file configs/accelerate/cpu.yaml --num_processes $(PROCESSES) \
 		-m scaled_sgd.train --config $(CONFIG) $(ARGS)
 
-quick: setup  ## tests that stay in one process and take no seconds, with half of the random examples
+quick: setup  ## fast tests, none that start processes, draw, compile or take a second; half of the random examples
 	$(MAKE) suite TESTS='-m "not slow and not full" --hypothesis-profile quick'
 
 # Types are checked, on one core, beside the tests, which often wait.
 test: lint  ## lint, type check and all tests but those that are long by nature
 	$(MAKE) --jobs=2 types suite TESTS='-m "not full"'
 
-full: lint  ## everything: also the soak, every kill point, whole tables and ten times the random examples
+full: lint  ## everything: also the soak, more kill points, whole tables and five times the random examples
 	$(MAKE) --jobs=2 types suite TESTS='--hypothesis-profile full'
 
 # In the order of tests/conftest.py: files with most tests are not those that take longest.

@@ -84,8 +84,8 @@ def pytest_unconfigure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """More than cores where processes are started: a test waits half of its time for them."""
-    return cores() + (0 if "not slow" in config.option.markexpr else 2)
+    """One more than cores where processes are started: a test waits for them, and they share the cores."""
+    return cores() + (0 if "not slow" in config.option.markexpr else 1)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -144,10 +144,25 @@ def processes_are_started_by_slow_tests_only(request, monkeypatch):
     monkeypatch.setattr(BaseProcess, "start", refuse)
 
 
-@pytest.fixture(autouse=True)
-def nothing_waits_for_the_disk(monkeypatch):
-    """No power fails while tests run in this process; what is no open file is refused as ever."""
-    monkeypatch.setattr(os, "fsync", os.fstat)
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_the_disk_or_for_git():
+    """No power fails while tests run in this process; what is no open file is refused as ever.
+
+    Outside of repositories git has nothing to say of a run, whoever starts it to hear that.
+    """
+    from scaled_sgd.runs import revision
+
+    def outside_git(*arguments, **options):
+        here = Path.cwd()
+        if not any((folder / ".git").exists() for folder in (here, *here.parents)):
+            raise subprocess.CalledProcessError(128, "git")
+        return git(*arguments, **options)
+
+    git = revision._git
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        patch.setattr(revision, "_git", outside_git)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from hypothesis import settings
 SUITE, SAMPLE = "suite", 20
 settings.register_profile(SUITE, deadline=None, max_examples=SAMPLE, derandomize=True)
 settings.register_profile("quick", settings.get_profile(SUITE), max_examples=SAMPLE // 2)
-settings.register_profile("full", settings.get_profile(SUITE), max_examples=10 * SAMPLE)
+settings.register_profile("full", settings.get_profile(SUITE), max_examples=5 * SAMPLE)
 
 
 def examples(count: int) -> settings:
-    """``count`` random examples, half as many in ``make quick``, ten times as many in ``make full``."""
+    """``count`` random examples, half as many in ``make quick``, five times as many in ``make full``."""
     return settings(max_examples=count * settings.default.max_examples // SAMPLE)
 
 

@@ -31,10 +31,21 @@ def tree_of(path):
 
 
 @cache
+def statements(path):
+    """All statements of a file, also those inside others."""
+    found = list(tree_of(path).body)
+    for node in found:
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, field, ())
+            found += inner if isinstance(inner, list) else ()
+    return found
+
+
+@cache
 def imported(path):
     """Names of modules that a file imports, inside functions and for types too."""
     found = []
-    for node in ast.walk(tree_of(path)):
+    for node in statements(path):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -44,10 +55,7 @@ def imported(path):
 
 def named(path):
     """Modules that a file names in texts, to be imported on first use."""
-    for node in ast.walk(tree_of(path)):
-        text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and re.fullmatch(r"scaled_sgd(\.\w+){2,}(:\w+)?", text):
-            yield text.partition(":")[0]
+    return re.findall(r'"(scaled_sgd(?:\.\w+){2,})(?::\w+)?"', path.read_text(encoding="utf-8"))
 
 
 def room_of(module):
@@ -72,7 +80,7 @@ def test_imports_point_down(room):
 def home(name):
     """The module in which a name stands that a room hands on in its ``__init__.py``, or the name itself."""
     room, _, own = name.rpartition(".")
-    for node in ast.walk(tree_of(MODULES[room])) if room in MODULES else ():
+    for node in statements(MODULES[room]) if room in MODULES else ():
         if isinstance(node, ast.ImportFrom) and own in {alias.name for alias in node.names}:
             return home(f"{node.module}.{own}")
     return name if name in MODULES else room

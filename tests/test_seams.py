@@ -233,6 +233,7 @@ def test_an_optimizer_that_is_said_to_be_fused_holds_the_velocity():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unseen_pictures")
 def test_a_diagnostic_is_in_metrics_checkpoints_tables_and_the_page(tmp_path, capsys):
     options = (PLUGIN, "--diagnostics.every=1", "--diagnostics.quantities=[weight_norms]")

@@ -101,7 +101,7 @@ def test_weights_behind_a_smooth_activation_start_larger_by_sigma(parameterizati
 def test_wide_networks_drift_forward_as_and_backward_as_predicted(name):
     phi = Activation.of(name)
     model = HomogeneousMLP(
-        100, 1, depth=5, base_width=2000, width_exponent=0, activation=name, parameterization="ntp", seed=0
+        100, 1, depth=5, base_width=1000, width_exponent=0, activation=name, parameterization="ntp", seed=0
     )
     x = torch.randn(20, 100, generator=torch.Generator().manual_seed(0))
     h = x * 10 / x.norm(dim=1, keepdim=True)

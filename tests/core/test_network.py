@@ -67,7 +67,7 @@ def test_the_activation_is_a_s_plus_b_abs_s(activation):
 
 @pytest.mark.parametrize("parameterization", ["nup", "ntp", "sp", "mup"])
 @pytest.mark.parametrize(("activation", "kurtosis"), [("relu", 6.0), ("abs", 3.0)])
-def test_preactivations_keep_unit_second_moment_over_thirty_quadratic_layers(
+def test_preactivations_keep_unit_second_moment_over_twenty_quadratic_layers(
     parameterization, activation, kurtosis
 ):
     """Theory §1, within sampling error: given h_{k−1}, the entries of z_k are independent Gaussians of
@@ -77,7 +77,7 @@ def test_preactivations_keep_unit_second_moment_over_thirty_quadratic_layers(
     model = HomogeneousMLP(
         16,
         1,
-        depth=31,
+        depth=21,
         base_width=2,
         activation=activation,
         parameterization=parameterization,

@@ -14,7 +14,7 @@ from tests.runs.checkpoint.faults import Faults
 
 pytestmark = pytest.mark.slow
 
-ALL = pytest.param(36, marks=pytest.mark.full)
+ALL = pytest.param(12, marks=pytest.mark.full)
 """Kill points of each kind in ``make full``; the others are a sample of them."""
 
 

@@ -148,15 +148,15 @@ def test_a_mutated_study_is_read_or_refused(command, count, tmp_path, capsys):
 
 @pytest.mark.full
 def test_many_mutated_runs_are_resumed_or_refused(tmp_path, capsys):
-    resume_mutated(range(1000, 2000), tmp_path, capsys)
+    resume_mutated(range(1000, 1300), tmp_path, capsys)
 
 
 @pytest.mark.full
 def test_many_mutated_networks_are_loaded_or_refused(tmp_path):
-    load_mutated(range(1000, 3000), tmp_path)
+    load_mutated(range(1000, 2000), tmp_path)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("command", "count"), [("status", 3000), ("collect", 2000), ("report", 50)])
+@pytest.mark.parametrize(("command", "count"), [("status", 1000), ("collect", 500), ("report", 20)])
 def test_many_mutated_studies_are_read_or_refused(command, count, tmp_path, capsys):
     read_mutated_study(range(1000, 1000 + count), command, tmp_path, capsys)

@@ -328,6 +328,7 @@ def test_a_mistake_in_a_described_figure_is_one_line(tmp_path, change, named):
         read_study(file)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_paper_has_its_claims_with_numbers_and_verdicts(tmp_path):
     study = {
         "paper": {"cite": "A & B, On rates, 2020", "arxiv": "2001.00001", "differs": "digits."},

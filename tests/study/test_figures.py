@@ -671,18 +671,17 @@ def test_what_moves_together_is_seen_in_the_plan_and_not_in_the_runs_so_far(tmp_
     assert View.of(collect(folder)).varied == ("method", "model.base_width")
 
 
-@pytest.fixture
-def all_diverged(tmp_path, without_layout):
-    axes = {"method": ["a", "b"], "model.base_width": [4, 8], "optim.lr": [1.0, 2.0], "run.seed": [0, 1]}
-    return collect(make_study(tmp_path, axes, lambda a: diverged() | {"rows": [diagnosed(0)]}))
+def all_diverged(folder, widths):
+    axes = {"method": ["a", "b"], "model.base_width": widths, "optim.lr": [1.0, 2.0], "run.seed": [0, 1]}
+    return collect(make_study(folder, axes, lambda a: diverged() | {"rows": [diagnosed(0)]}))
 
 
-def test_all_diverged_is_said_and_no_loss_is_drawn(all_diverged):
+def test_all_diverged_is_said_and_no_loss_is_drawn(tmp_path, without_layout):
     drawn_all_the_same = ("methods", "largest_stable_lr", "taylor")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawings = draw_figures(
-            all_diverged, [*drawn_all_the_same, "loss_against_lr", "best_lr_against_width"]
+            all_diverged(tmp_path, [4, 8]), [*drawn_all_the_same, "loss_against_lr", "best_lr_against_width"]
         )
     names = {figure.name: figure for figure in drawings.figures}
     assert set(names) == set(drawn_all_the_same)
@@ -692,17 +691,18 @@ def test_all_diverged_is_said_and_no_loss_is_drawn(all_diverged):
 
 
 @pytest.mark.parametrize(
-    "placed", [False, pytest.param(True, marks=pytest.mark.full)], ids=["as they lie", "placed"]
+    "rendered", [False, pytest.param(True, marks=pytest.mark.full)], ids=["as it lies", "rendered"]
 )
-def test_every_picture_of_a_study_that_diverged_can_be_drawn(placed, all_diverged, monkeypatch):
+def test_every_figure_of_a_study_that_diverged_can_be_drawn(rendered, tmp_path, monkeypatch):
+    """Placed and rendered in ``make full``; test_report.py renders those of another study."""
     monkeypatch.setattr(drawn, "PNG_DPI", 20)
-    if not placed:
+    if not rendered:
         monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, figure: None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figures = draw_figures(all_diverged).figures
+        figures = draw_figures(all_diverged(tmp_path, [4, 8])).figures
     assert len(figures) > 10
-    assert all(figure.png() for figure in figures)
+    assert all(figure.png() for figure in figures if rendered)
 
 
 def test_a_run_that_diverged_has_no_loss_whatever_its_summary_says(draw):

@@ -44,6 +44,7 @@ def drawn(run: Path, *options: str) -> dict[float, tuple[float, float]]:
         return {float(t): (float(a), float(b)) for t, a, b in list(csv.reader(stream))[1:]}
 
 
+@pytest.mark.slow
 def test_between_two_checkpoints_it_has_the_losses_of_both_at_the_ends(run: Path) -> None:
     after = drawn(run, "--step", "2", "--along", str(run / "checkpoints/step-4"))
     back = drawn(run, "--along", str(run / "checkpoints/step-2"), "--range", "-1", "2", "--points", "31")

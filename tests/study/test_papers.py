@@ -134,6 +134,7 @@ def few(config):
     return dataclasses.replace(config, samples=min(config.samples, 500), features=min(config.features, 50))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_full_size_on_the_page_of_a_paper_is_planned(name, images, tmp_path, capsys, monkeypatch):
     shelf = DataShelf()

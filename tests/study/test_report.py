@@ -29,7 +29,7 @@ AXES = {
 
 PNG, PDF = b"\x89PNG", b"%PDF-"
 DRAWN = ("loss_against_lr", "taylor")
-"""Figures with files of every kind; the page shows the SVG of each, and all others take as long again."""
+"""Figures whose panels are placed, with files of every kind; the page shows the SVG of each."""
 LACKING = ("best_lr_against_depth", "cycle")
 """Figures that the study has no runs for: one depth, no measurement at every step."""
 
@@ -71,10 +71,18 @@ def reported(tmp_path_factory):
         as_it_is = kind == "svg" or figure.name in DRAWN
         return really(figure, kind, **options) if as_it_is else {"png": PNG, "pdf": PDF}[kind]
 
-    really = Drawn._rendered
+    def placed(figure):
+        """Placing panels takes as long as drawing them; test_figures.py places those of all figures."""
+        if figure.name in DRAWN:
+            return settled(figure)
+        figure.picture.set_layout_engine(None)
+        return figure
+
+    really, settled = Drawn._rendered, Drawn.settled
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw_figures", draw)
         patch.setattr(Drawn, "_rendered", rendered)
+        patch.setattr(Drawn, "settled", placed)
         # Parts of TrueType fonts take as long as all else; test_figures.py has them.
         patch.setitem(STYLE, "pdf.fonttype", 3)
         return write_report(folder), drawn[0].figures

@@ -26,6 +26,7 @@ def houses(n: int) -> pd.DataFrame:
     return tables.houses(n).rename(columns={"target": "price"})
 
 
+@pytest.mark.slow
 def test_data_in_memory_train_and_are_predicted_in_their_unit() -> None:
     from sklearn.metrics import r2_score
 

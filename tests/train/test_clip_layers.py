@@ -17,7 +17,8 @@ SMALL = (
     "--model.depth=3", "--model.base_width=4", "--model.dtype=float64", "--model.parameterization=ntp",
     "--optim.batch_size=all", "--optim.steps=4", "--optim.schedule=constant", "--optim.lr=0.5",
     "--scaling.rule=none", "--loss=mse", "--run.log_every=1", "--diagnostics.every=1",
-    "--diagnostics.ranks=false", "--diagnostics.samples=all", "--diagnostics.tolerance=1e-7",
+    "--diagnostics.ranks=false", "--diagnostics.samples=all", "--diagnostics.tolerance=1e-4",
+    "--data.limit=300",
 )  # fmt: skip
 CASES = {
     "last": (3,),

@@ -37,6 +37,7 @@ def train(name, *options):
     ]
 
 
+@pytest.mark.slow
 def test_a_factorised_run_resumes_and_is_stored_with_its_factors():
     rows = train("run")
     assert len(rows[0]["scales"]) == 5

@@ -44,6 +44,7 @@ def test_steps_and_the_edge_take_the_new_rate_and_a_run_resumes_behind_the_chang
     assert train("plain", *PLAIN)[:4] != whole[:4]
 
 
+@pytest.mark.slow
 def test_small_runs_alone_and_in_a_stack_take_the_same_steps():
     configs = [parse(CHANGED), parse(PLAIN)]
     folders = [Path(name) for name in ("alone", "first", "second")]
