@@ -6,7 +6,7 @@
 One thread, float32, cross-entropy, by processor time. ``first``: of a run's first measurement, with signals.
 ``later``: after a step of plain SGD since the last one, from whose eigenvectors searches start. Then whole
 runs of the experiment digits with measurements every 20 steps, over the runs without before and after; the
-run with every quantity is divided among them. Five minutes on a quiet machine.
+run with every quantity is divided among them. About five minutes on a quiet machine.
 """
 
 import argparse
