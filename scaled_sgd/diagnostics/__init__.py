@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scaled_sgd.diagnostics.hessian import hessian_vector_product
     from scaled_sgd.diagnostics.kernels import tangent_kernel, top_eigenvalues
     from scaled_sgd.diagnostics.line import loss_along
+    from scaled_sgd.diagnostics.noise import noise_stability
     from scaled_sgd.diagnostics.operators.curvature import HessianSpace
     from scaled_sgd.diagnostics.sharpening import ThirdOrderTerms, third_order
     from scaled_sgd.diagnostics.taylor import TaylorCoefficients, taylor_coefficients
@@ -48,6 +49,7 @@ __all__ = [
     "kernel_alignment",
     "kernel_drift",
     "loss_along",
+    "noise_stability",
     "sharpness",
     "spectral_density",
     "tangent_kernel",
@@ -70,6 +72,7 @@ _HOMES = {
     "hessian_trace": "diagnostics.trace",
     "hessian_vector_product": "diagnostics.hessian",
     "loss_along": "diagnostics.line",
+    "noise_stability": "diagnostics.noise",
     "sharpness": "diagnostics.eigenpairs",
     "spectral_density": "diagnostics.density",
     "tangent_kernel": "diagnostics.kernels",

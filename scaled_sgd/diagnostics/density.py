@@ -88,6 +88,7 @@ def spectral_density(
     nodes = torch.full((probes, steps), torch.nan, dtype=torch.float64)
     weights = torch.zeros_like(nodes)
     for probe in range(probes):
-        theta, share = quadrature(operator, vectors.gaussian(seed * probes + probe), steps)
-        nodes[probe, : len(theta)], weights[probe, : len(theta)] = theta, share
+        found = quadrature(operator, vectors.gaussian(seed * probes + probe), steps)
+        count = len(found.nodes)
+        nodes[probe, :count], weights[probe, :count] = found.nodes, found.weights
     return SpectralDensity(nodes, weights)

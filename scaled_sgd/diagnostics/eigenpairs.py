@@ -128,12 +128,15 @@ def sharpness_of(
     k: int = 1,
     which: Which = "largest",
     tolerance: float = 1e-3,
+    least: float = 0.0,
     max_iterations: int = 100,
     basis: int | None = None,
     warm_start: Eigenpairs | Tensor | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
     """Like :func:`sharpness`, on an operator that can be reused for several calls.
+
+    ``least`` is a residual ‖Hv − λv‖ that is small enough for any λ.
 
     Raises:
         UserError: invalid numbers, or a warm start with other vectors.
@@ -148,6 +151,7 @@ def sharpness_of(
             k=k,
             which=which,
             tolerance=tolerance,
+            least=least,
             max_iterations=max_iterations,
             basis=default_basis(vectors, k) if basis is None else basis,
             seed=seed,
@@ -176,8 +180,8 @@ def warm_vector(space: Vectors, warm_start: Eigenpairs | Tensor) -> Tensor:
     return vectors.to(space.device, space.dtype).sum(0)
 
 
-def default_basis(space: WeightVectors, k: int) -> int:
-    """The number of vectors that the memory allows, from k + 3 to 2k + 10."""
+def default_basis(space: WeightVectors, k: int, *, most: int | None = None) -> int:
+    """The number of vectors that the memory allows, from k + 3 to ``most``, by default 2k + 10."""
     itemsize = torch.finfo(space.dtype).bits // 8
     allowed = max(BASIS_BYTES, space.weight_bytes // 2) // max(1, space.size * itemsize)
-    return max(k + 3, min(2 * k + 10, allowed))
+    return max(k + 3, min(2 * k + 10 if most is None else most, allowed))

@@ -1,5 +1,6 @@
 """How many directions features span, and how far their kernels move (theory §3, §7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from scaled_sgd.core.arguments import check_samples
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics.precision import without_autocast
-from scaled_sgd.parallel import Partition
+from scaled_sgd.parallel import Partition, Ranks, unwrap
 from scaled_sgd.steps.minibatch import Minibatch
 from scaled_sgd.steps.signals import forward
 
@@ -70,17 +71,57 @@ def kernel_ranks(K: Tensor) -> FeatureRanks:
 
 @torch.no_grad()
 @without_autocast
-def hidden_features(model: nn.Module, x: Tensor) -> list[Tensor]:
+def hidden_features(model: nn.Module, x: Tensor, *, modules: Sequence[str] | None = None) -> list[Tensor]:
     """h_1..h_{l−1} of the global minibatch, each (n, m_k), on every process.
 
+    Args:
+        model: a HomogeneousMLP, possibly wrapped or sharded; any network with ``modules``.
+        x: this process's samples.
+        modules: names of submodules, each run once, whose outputs are the features, flattened to (n, ·). The
+            network runs in its current mode.
+
     Raises:
-        UserError: the model is not a HomogeneousMLP, or x does not fit it.
+        UserError: the model is no HomogeneousMLP and no modules are named, or x or a name does not fit it.
     """
+    if modules is not None:
+        return _outputs_of(model, x, modules)
     partition = Partition.of(model)
     check_samples(x, partition.model.widths[0], partition.device)
     samples, _ = partition.ranks.gather_samples(x.detach(), x.new_empty(len(x)))
     h, _, _ = forward(partition, samples)
     return h[1:]
+
+
+def _outputs_of(model: nn.Module, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+    """What submodules give on all processes' samples, each (n, ·)."""
+    known, ranks = dict(unwrap(model).named_modules()), Ranks()
+    for name in names:
+        if name not in known:
+            raise UserError(f"modules: {name!r} is unknown; allowed: {', '.join(filter(None, known))}")
+    found: dict[str, list[Tensor | None]] = {name: [] for name in names}
+
+    def keep(name: str, out: object) -> None:
+        # A copy: later modules may work in place.
+        found[name].append(out.clone() if isinstance(out, Tensor) and out.ndim else None)
+
+    hooks = [
+        known[name].register_forward_hook(lambda _module, _given, out, name=name: keep(name, out))
+        for name in names
+    ]
+    try:
+        model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    features = []
+    for name in names:
+        out = found[name][0] if len(found[name]) == 1 else None
+        if out is None or len(out) != len(x):
+            raise UserError(
+                f"modules: {name!r} has no output a sample; allowed: modules that run once, on all"
+            )
+        features.append(ranks.gather_samples(out[:, None].flatten(1), out.new_empty(len(out)))[0])
+    return features
 
 
 @without_autocast

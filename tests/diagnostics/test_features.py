@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import (
@@ -93,3 +94,40 @@ def test_mistakes_name_the_argument() -> None:
         kernel_drift(torch.eye(3), torch.eye(2))
     with pytest.raises(UserError, match=r"^x:"):
         hidden_features(p.model, p.x[:, 1:])
+
+
+def test_features_of_any_network_are_the_outputs_of_its_named_modules() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv1d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(12, 2)
+    ).double()
+    x = torch.randn(6, 1, 5, dtype=torch.float64)
+    first, last = hidden_features(net, x, modules=["1", "2"])
+    torch.testing.assert_close(first, torch.tanh(net[0](x)).detach().flatten(1))
+    torch.testing.assert_close(last, first)
+    assert not net[1]._forward_hooks
+    assert not first.requires_grad
+    p = make_problem()
+    z = hidden_features(p.model, p.x, modules=["layers.0"])[0]
+    torch.testing.assert_close(p.model.apply_activation(z), hidden_features(p.model, p.x)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tail", "'tail' is unknown; allowed: 0, 1, 1.weights"),
+        ("1.weights", "'1.weights' has no output a sample"),
+    ],
+)
+def test_names_that_are_no_features_are_refused(name: str, message: str) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weights(self.weights(x))
+
+    net = nn.Sequential(nn.Linear(3, 3), Recurrent())
+    with pytest.raises(UserError, match=message):
+        hidden_features(net, torch.zeros(2, 3), modules=[name])

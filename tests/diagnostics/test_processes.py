@@ -24,6 +24,7 @@ from scaled_sgd.diagnostics import (
     hessian_vector_product,
     hidden_features,
     loss_along,
+    noise_stability,
     sharpness,
     spectral_density,
     tangent_kernel,
@@ -222,7 +223,7 @@ def measured(model: nn.Module, p: Problem) -> dict[str, Tensor]:
     rows["second"] = kept.measure(moved, StepTaken(xi, 0.1, factor=0.8, adam=adam), fresh)
     polar = StepTaken(RULES["spectral"](moved.statistics), 0.1, polar=True)
     rows["polar"] = observer(model, p, ["generalized_sharpness"], 1e-6).measure(moved, polar)
-    # Errors of eigenvalues are squares of the tolerance.
+    # Errors of eigenvalues are squares of the tolerance, that of noise_stability is of it.
     with mock.patch.object(spectrum, "STEPS", 4):
         # Nodes of an exhausted Krylov space would be as rounding has them.
         rows["plain"] = observer(model, p, MANY_PRODUCTS, 1e-5).measure(moved, StepTaken(xi, 1.0), fresh)
@@ -321,6 +322,9 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     V = [torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in model.parameters()]
     top = sharpness(model, x, y, loss="cross_entropy", tolerance=1e-9)
+    minibatches = [(x, y), (2 * x, y)]
+    noise = noise_stability(model, minibatches, loss="cross_entropy", lr=3.0)
+    features = hidden_features(model, x, modules=["1"])
     t = taylor_coefficients(model, x, y, loss="cross_entropy")
     along = loss_along(model, x, y, loss="cross_entropy", direction=V, at=(-1, 0.5))
     products = hessian_vector_product(model, x, y, V, loss="cross_entropy")
@@ -344,6 +348,8 @@ def generic_of_rank(sizes: tuple[int, ...]) -> list[Tensor]:
         tangent_kernel(model, x),
         tangent_kernel(model, x, trace_outputs=True),
         top.values,
+        noise.values,
+        *features,
         torch.stack([t.c0, t.c1, t.c2, t.c3, t.gauss_newton]),
         along,
         *parts,

@@ -47,6 +47,7 @@ def lanczos(
     k: int = 1,
     which: Which = "largest",
     tolerance: float = 1e-3,
+    least: float = 0.0,
     max_iterations: int = 100,
     basis: int = 20,
     seed: int = 0,
@@ -59,6 +60,7 @@ def lanczos(
         k: number of eigenpairs.
         which: ``largest`` or ``magnitude``.
         tolerance: on ‖Hv − λv‖ / |λ|.
+        least: a ‖Hv − λv‖ that is small enough for any λ.
         max_iterations: largest number of products with the operator.
         basis: number of basis vectors held, at least k + 2.
         seed: for fresh directions if an invariant subspace smaller than k is found.
@@ -78,7 +80,7 @@ def lanczos(
     fresh = grown.begin(start) or grown.begin(vectors.random(seed))
     if not fresh:
         return _nothing(vectors, grown.beta)
-    search = _Search(grown, k, which, tolerance)
+    search = _Search(grown, k, which, tolerance, least)
     ahead, iterations = products_ahead(vectors.device), 0
     while fresh:
         first = grown.count
@@ -99,7 +101,7 @@ def lanczos(
             fresh = any(grown.begin(vectors.random(seed + 1 + attempt)) for attempt in range(2))
         else:
             grown.advance()
-    return _ritz(grown, search.theta[:k], search.S[:, :k], search.residuals[:k], iterations, tolerance)
+    return _ritz(search, k, iterations)
 
 
 class _Search:
@@ -113,8 +115,9 @@ class _Search:
         exhausted: whether the basis spans an invariant subspace.
     """
 
-    def __init__(self, basis: Basis, k: int, which: Which, tolerance: float) -> None:
-        self._basis, self._k, self._which, self._tolerance = basis, k, which, tolerance
+    def __init__(self, basis: Basis, k: int, which: Which, tolerance: float, least: float) -> None:
+        self.basis, self._k, self._which = basis, k, which
+        self._tolerance, self._least = tolerance, least
         self._scale = 0.0
         self.theta, self.S, self.residuals = (basis.T.new_empty(shape) for shape in (0, (0, 0), 0))
         self.converged = self.exhausted = False
@@ -125,7 +128,7 @@ class _Search:
         If there is nothing to find after one before, the basis is cut after the first such.
         """
         products = list(enumerate(betas, start=first + 1))
-        T = self._basis.T[: first + len(betas), : first + len(betas)]
+        T = self.basis.T[: first + len(betas), : first + len(betas)]
         # A β of 0 leaves noise behind it; not all comparisons with nan are true.
         sound = len(betas) > 1 and all(beta > 10 * self._eps * float(T.abs().max()) for beta in betas)
         if sound:
@@ -137,20 +140,23 @@ class _Search:
                     break
 
     def _take(self, count: int, beta: float) -> None:
-        self._basis.cut(count, beta)
+        self.basis.cut(count, beta)
         if not math.isfinite(beta):
             return
-        self.theta, self.S, self.residuals = ritz_pairs(self._basis, self._which)
+        self.theta, self.S, self.residuals = ritz_pairs(self.basis, self._which)
         self._scale = max(self._scale, float(self.theta.abs().max()))
-        floor = self._eps * self._scale
-        self.exhausted = beta <= 10 * floor
-        found = self.theta[: self._k]
-        within = self.residuals[: self._k] <= torch.clamp(self._tolerance * found.abs(), min=floor)
-        self.converged = len(found) == self._k and bool(within.all())
+        self.exhausted = beta <= 10 * self._eps * self._scale
+        self.converged = len(self.theta) >= self._k and self.within(self._k, self._scale)
+
+    def within(self, k: int, scale: float) -> bool:
+        """Whether the residuals of the k first are small enough, with rounding of this scale."""
+        floor = max(self._eps * scale, self._least)
+        allowed = torch.clamp(self._tolerance * self.theta[:k].abs(), min=floor)
+        return bool((self.residuals[:k] <= allowed).all())
 
     @property
     def _eps(self) -> float:
-        return torch.finfo(self._basis.vectors.dtype).eps
+        return torch.finfo(self.basis.vectors.dtype).eps
 
 
 def ritz_pairs(basis: Basis, which: Which) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,11 +174,9 @@ def _nothing(space: Vectors, value: float, iterations: int = 0) -> Ritz:
     return Ritz(values, vectors, values.clone(), iterations, math.isfinite(value))
 
 
-def _ritz(
-    basis: Basis, theta: Tensor, S: Tensor, residuals: Tensor, iterations: int, tolerance: float
-) -> Ritz:
-    vectors = basis.rows.combine(S.T.to(basis.vectors.device, basis.vectors.dtype))
-    floor = torch.finfo(basis.vectors.dtype).eps * float(theta.abs().max()) if len(theta) else 0.0
+def _ritz(search: _Search, k: int, iterations: int) -> Ritz:
+    basis, theta, residuals = search.basis, search.theta[:k], search.residuals[:k]
+    vectors = basis.rows.combine(search.S[:, :k].T.to(basis.vectors.device, basis.vectors.dtype))
     relative = residuals / theta.abs().clamp(min=torch.finfo(torch.float64).tiny)
-    converged = bool((residuals <= torch.clamp(tolerance * theta.abs(), min=floor)).all()) and len(theta) > 0
+    converged = len(theta) > 0 and search.within(k, float(theta.abs().max()))
     return Ritz(theta, vectors, relative, iterations, converged)

@@ -81,7 +81,7 @@ BATCH_SPECTRUM = Measured(
         Column("batch_spectrum.weights", "shares of the spectrum at these, of sum 1", "all", None),
     ),
     ("training", "probe"),
-    cost=180,
+    cost=240,
     source="Granziol, Zohren, Roberts, arXiv 2006.09092",
 )
 
@@ -107,7 +107,7 @@ NOISE_STABILITY = Measured(
         ),
     ),
     ("training", "step"),
-    cost=400,
+    cost=100,
     source="Wu, Ma, E, NeurIPS 2018",
 )
 

@@ -6,29 +6,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scaled_sgd.diagnostics.operators.curvature import Curvature
-from scaled_sgd.diagnostics.operators.samples import SampleVectors
-from scaled_sgd.diagnostics.operators.weights import RowVectors
+from scaled_sgd.diagnostics.operators.space import WeightOperator, WeightVectors
 
 
 @dataclass(frozen=True)
-class MeanSquare:
-    """The mean over minibatches B of (κ − ηC_B)².
+class MeanSquareGrowth:
+    """The mean over minibatches B of (κ − ηC_B)², less κ²: −η E_B[C_B (2κ − ηC_B)].
 
-    Its product takes two of each C_B.
+    κ² is left out so that residuals are relative to the growth. Its product takes two of each C_B.
 
     Attributes:
-        inner: the C_B, on dense vectors of the same weights.
+        inner: the C_B, on vectors stored as the same weights.
         rate: η.
         kept: κ, 1 without weight decay.
     """
 
-    inner: Sequence[Curvature]
+    inner: Sequence[WeightOperator]
     rate: float
     kept: float = 1.0
 
     @property
-    def vectors(self) -> RowVectors | SampleVectors:
+    def vectors(self) -> WeightVectors:
         """Those of the first C_B, which draw random vectors from its range."""
         return self.inner[0].vectors
 
@@ -37,9 +35,9 @@ class MeanSquare:
         out.zero_()
         product = torch.empty_like(out)
         for curvature in self.inner:
-            once = torch.add(self.kept * dual, curvature.multiply(dual, product), alpha=-self.rate)
-            out.add_(once, alpha=self.kept).add_(curvature.multiply(once, product), alpha=-self.rate)
-        return out.div_(len(self.inner))
+            rest = torch.add(2 * self.kept * dual, curvature.multiply(dual, product), alpha=-self.rate)
+            out.sub_(curvature.multiply(rest, product), alpha=self.rate / len(self.inner))
+        return out
 
     def start(self, seed: int) -> Tensor:
         """The sum of the start vectors of all C_B."""

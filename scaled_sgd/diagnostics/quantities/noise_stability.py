@@ -2,15 +2,20 @@
 
 from typing import Any, Protocol
 
+from torch import Tensor
+
+from scaled_sgd.diagnostics.eigenpairs import Eigenpairs
+from scaled_sgd.diagnostics.noise import growth_of, outputs_are_stable
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import curvature
-from scaled_sgd.diagnostics.operators.mean_square import MeanSquare
+from scaled_sgd.diagnostics.operators.mean_square import MeanSquareGrowth
 from scaled_sgd.diagnostics.operators.r_operator import Part
+from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.quantities.batches import BatchSettings
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
 
-_COLUMNS: dict[str, Part] = {"noise_stability": "hessian", "noise_stability_gauss_newton": "gauss_newton"}
+_COLUMNS = ("noise_stability", "noise_stability_gauss_newton")
 
 
 class NoiseSettings(BatchSettings, SearchSettings, Protocol):
@@ -25,6 +30,7 @@ class NoiseStability(Searching):
 
     def __init__(self, config: NoiseSettings) -> None:
         self._count, self._searches = config.minibatches, Searches(config, k=1)
+        self._tolerance = config.tolerance**0.5
 
     def measure(self, context: Context) -> dict[str, Any]:
         """``noise_stability`` and ``noise_stability_gauss_newton``."""
@@ -37,12 +43,18 @@ class NoiseStability(Searching):
             return dict.fromkeys(_COLUMNS)
         batches = [context.draw(number) for number in range(self._count)]
         xi = taken.direction.numbers.to(context.minibatch.partition.dtype)
-        row = {}
-        for name, part in _COLUMNS.items():
-            operator = MeanSquare(
-                [curvature(batch, xi, part=part, space="dense") for batch in batches],
-                rate=taken.lr * taken.factor,
-                kept=1 - taken.lr * taken.weight_decay,
-            )
-            row[name] = float(self._searches.top(part, operator).values[0])
-        return row
+        rate, kept = taken.lr * taken.factor, 1 - taken.lr * taken.weight_decay
+
+        def growth(part: Part, start: Tensor | None) -> Eigenpairs:
+            inner = [curvature(batch, xi, part=part, space="dense") for batch in batches]
+            operator = MeanSquareGrowth(inner, rate, kept)
+            return growth_of(operator, tolerance=self._tolerance, warm_start=start)
+
+        vectors = RowVectors(batches[0], space="dense")
+        whole = growth("hessian", self._searches.start("hessian", vectors))
+        self._searches.starts["hessian"] = whole.vectors
+        if outputs_are_stable(batches, xi, rate=rate, kept=kept):
+            outputs = kept**2
+        else:
+            outputs = float(growth("gauss_newton", whole.vectors).values[0])
+        return dict(zip(_COLUMNS, (float(whole.values[0]), outputs), strict=True))

@@ -8,7 +8,7 @@ from torch import Tensor
 from scaled_sgd.diagnostics.eigenpairs import Eigenpairs, sharpness_of
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature
-from scaled_sgd.diagnostics.operators.space import WeightOperator
+from scaled_sgd.diagnostics.operators.space import Vectors, WeightOperator
 
 
 class SearchSettings(Protocol):
@@ -27,15 +27,15 @@ class Searches:
 
     def top(self, name: str, operator: WeightOperator) -> Eigenpairs:
         """The eigenpairs of the operator of this name with the current weights."""
-        start = self.starts.get(name)
-        pairs = sharpness_of(
-            operator,
-            k=self._k,
-            tolerance=self._tolerance,
-            warm_start=start if start is not None and start.shape[1] == operator.vectors.size else None,
-        )
+        start = self.start(name, operator.vectors)
+        pairs = sharpness_of(operator, k=self._k, tolerance=self._tolerance, warm_start=start)
         self.starts[name] = pairs.vectors
         return pairs
+
+    def start(self, name: str, vectors: Vectors) -> Tensor | None:
+        """What the last search of this name found, if these vectors are stored alike."""
+        start = self.starts.get(name)
+        return start if start is not None and start.shape[1] == vectors.size else None
 
     def hessian(self, context: Context) -> tuple[Curvature, Eigenpairs]:
         """H of the probe and its ``k`` largest eigenpairs or more: of a quantity before, or found for all."""

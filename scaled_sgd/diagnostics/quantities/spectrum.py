@@ -4,7 +4,7 @@ from math import isfinite
 from statistics import fmean, stdev
 from typing import Any, Protocol
 
-from scaled_sgd.diagnostics.algorithms.quadrature import quadrature
+from scaled_sgd.diagnostics.algorithms.quadrature import Quadrature, quadrature
 from scaled_sgd.diagnostics.eigenpairs import sharpness_of
 from scaled_sgd.diagnostics.observer import Context
 from scaled_sgd.diagnostics.operators.curvature import Curvature, curvature
@@ -12,6 +12,7 @@ from scaled_sgd.diagnostics.operators.weights import RowVectors
 from scaled_sgd.diagnostics.quantities.batches import BatchSettings
 from scaled_sgd.diagnostics.quantities.searches import Searches, SearchSettings
 from scaled_sgd.diagnostics.quantities.state import Searching
+from scaled_sgd.steps.minibatch import Minibatch
 
 STEPS = 24
 """Lanczos steps of a minibatch's density."""
@@ -37,19 +38,26 @@ class BatchSpectrum(Searching):
         weights: list[float] = []
         for number in range(self._count):
             batch = context.draw(number)
-            tops.append(float(sharpness_of(curvature(batch), tolerance=self._tolerance).values[0]))
+            vectors = RowVectors(batch, space="dense")
+            operator = Curvature(vectors, "hessian", [1.0] * batch.partition.depth)
+            density = quadrature(operator, vectors.gaussian(number), STEPS)
+            tops.append(self._top(batch, density))
             if not isfinite(tops[-1]):
                 context.say("batch_spectrum: null where the network is not finite")
                 return dict.fromkeys(_COLUMNS)
-            vectors = RowVectors(batch, space="dense")
-            operator = Curvature(vectors, "hessian", [1.0] * batch.partition.depth)
-            theta, shares = quadrature(operator, vectors.gaussian(number), STEPS)
-            nodes += theta.tolist()
-            weights += (shares / self._count).tolist()
+            nodes += density.nodes.tolist()
+            weights += (density.weights / self._count).tolist()
         error = stdev(tops) / self._count**0.5 if self._count > 1 else None
-        density = {"nodes": nodes, "weights": weights}
         excess = self._excess(context, fmean(tops))
-        return dict(zip(_COLUMNS, (fmean(tops), error, excess, density), strict=True))
+        spectrum = {"nodes": nodes, "weights": weights}
+        return dict(zip(_COLUMNS, (fmean(tops), error, excess, spectrum), strict=True))
+
+    def _top(self, batch: Minibatch, density: Quadrature) -> float:
+        """λ_max(H_B): the largest node, where Lanczos has found it by then, as it does as a rule."""
+        top, residual = float(density.nodes[-1]), float(density.residuals[-1])
+        if residual > self._tolerance * abs(top):
+            top = float(sharpness_of(curvature(batch), tolerance=self._tolerance).values[0])
+        return top
 
     def _excess(self, context: Context, mean: float) -> float | None:
         if not context.probe_is_all:
