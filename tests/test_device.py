@@ -6,6 +6,7 @@ In processes of their own: torch cannot forget a device, nor learn of one after 
 import gc
 import tempfile
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,9 +24,12 @@ from scaled_sgd.data import batches, load_data
 from scaled_sgd.data.batches import Stream
 from scaled_sgd.diagnostics import eigenpairs
 from scaled_sgd.diagnostics.algorithms.krylov import AHEAD
+from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.captured import WARM_UP
 from scaled_sgd.steps.divergence import DivergenceWatch
 from scaled_sgd.steps.rules import RULES
+from scaled_sgd.steps.step import take_step
+from scaled_sgd.steps.update import Update
 from scaled_sgd.study.small import batched
 from scaled_sgd.study.small import session as small
 from scaled_sgd.study.small.engine import train
@@ -117,7 +121,7 @@ def captured_steps_in_bfloat16_add_into_float32(_rank):
     assert not said
     assert {"mm", "addmm"} <= set(device.narrow)
     torch.testing.assert_close(captured[0], plain[0])
-    # Where the rate is a number it is not rounded with δ.
+    # Where the rate is a number it is not rounded with a factor.
     assert float(abs(captured[-1] - plain[-1]).max()) < 0.1 * float(plain[-1].abs().max())
 
 
@@ -257,6 +261,30 @@ def terms_of_the_loss_along_a_step_wait_for_nothing(_rank):
         same([*captured, *found], 2 * expected, 1e-10)
 
 
+def a_bad_number_is_found_in_its_layer_and_no_samples_have_none(_rank):
+    """A gate (a + b) z may be infinite where z is not."""
+    for activation in ("relu", "abs", "linear", "tanh", "softplus", (0.8, 0.6)):
+        found = []
+        for device in ("cpu", GPU):
+            with emulated() if device == GPU else nullcontext():
+                model = HomogeneousMLP(
+                    4, 3, depth=3, base_width=4, seed=0, device=device, activation=activation,
+                    parameterization="sp",
+                )  # fmt: skip
+                watch = DivergenceWatch(3, torch.device(device))
+                for step, (n, size) in enumerate(((2, 1.0), (0, 1.0), (2, 2e38))):
+                    watch.start_step(step)
+                    x = torch.full((n, 4), size).to(device)
+                    y = torch.zeros(n, dtype=torch.int64).to(device)
+                    take_step(
+                        Partition.of(model), x, y, loss=get_loss("cross_entropy"), sizes=[2],
+                        direct=DepthwiseScaling(model).measure_elsewhere().direction,
+                        update=Update(0.0), see=watch.see,
+                    )  # fmt: skip
+                found.append(watch.found())
+        assert found[0] == found[1] is not None
+
+
 def a_replay_whose_tensors_are_gone_is_an_error(_rank):
     with emulated() as device:
         total = torch.zeros(3).to(GPU)
@@ -306,6 +334,7 @@ CLAIMS = [
     loops_of_the_users_own_are_captured_with_the_hook,
     captured_products_find_the_eigenvalue_with_a_wait_for_several,
     terms_of_the_loss_along_a_step_wait_for_nothing,
+    a_bad_number_is_found_in_its_layer_and_no_samples_have_none,
     a_replay_whose_tensors_are_gone_is_an_error,
     a_stream_decodes_ahead_and_gives_the_minibatches_of_a_cpu,
 ]

@@ -7,7 +7,7 @@ from scaled_sgd.planning.cost import worst
 from scaled_sgd.planning.hardware import Hardware
 from scaled_sgd.planning.polar import polar_cost
 from scaled_sgd.planning.workload import Workload
-from scaled_sgd.steps.sizes import most_held
+from scaled_sgd.steps.sizes import at_once
 
 
 def fused_peak(
@@ -37,8 +37,13 @@ def fused_peak(
     kept_apart = not phi.from_value or (work.half and phi.curved)
     gates = [kept_apart and k not in work.factors for k in range(depth)]
     rounded = work.rows_of_weights(parts) if work.half else (0,) * depth
-    at_once = work.limited or work.batch * sum(work.widths[1:]) <= most_held(
-        "cpu" if hardware.gloo else "cuda"
+    summed = [
+        m * m_in for m_in, m, own in zip(work.widths, work.widths[1:], factors, strict=False) if not own
+    ]
+    together = work.limited or at_once(
+        work.batch * sum(work.widths[1:]),
+        device="cpu" if hardware.gloo else "cuda",
+        gradients=sum(summed) if several > 1 else 0,
     )
     outputs, waiting, turned = 2 * wide[-1], 0, 0.0
 
@@ -73,17 +78,17 @@ def fused_peak(
             )
         moments[f"backward pass, layer {k + 1}"] = inputs + outputs + waiting + delta + gathering
         needed = delta + moved + (whole[k] if k else 0)
-        waiting = waiting + needed if at_once else needed
+        waiting = waiting + needed if together else needed
         if factors[k] or several == 1:
-            held = whole[0] + waiting if at_once else inputs + delta + moved + (own[k] if k else 0)
+            held = whole[0] + waiting if together else inputs + delta + moved + (own[k] if k else 0)
             m, fan_in = -(-work.widths[k + 1] // parts), work.widths[k]
             by_product = work.batch * (m + fan_in) > m * fan_in
             measured = size * (m * fan_in if by_product else 3 * work.batch**2)
             moments[f"gradient measured, layer {k + 1}"] = held + outputs + measured
         if work.polar is not None:
             direction = polar_cost(work, hardware, k, factors=factors[k] or several == 1, parts=parts)
-            turned += direction.held_bytes if at_once else 0
-            beside = whole[0] + waiting if at_once else inputs + delta + moved + (own[k] if k else 0)
+            turned += direction.held_bytes if together else 0
+            beside = whole[0] + waiting if together else inputs + delta + moved + (own[k] if k else 0)
             moments[f"direction, layer {k + 1}"] = beside + outputs + turned + direction.peak_bytes
     peak, moment = worst(moments)
     return peak + _decayed(work, parts), moment

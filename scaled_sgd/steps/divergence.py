@@ -39,7 +39,7 @@ class DivergenceWatch:
     """Records the first step, and its first layer, with non-finite preactivations.
 
     One update spreads a bad number over all weights, so the layer must be found in the forward pass itself.
-    The cost is a sum over each z_k.
+    The cost is a pass over each z_k.
 
     Args:
         depth: l.
@@ -94,7 +94,7 @@ class DivergenceWatch:
 
     def _hook(self, k: int) -> Callable[[torch.nn.Module, tuple[Tensor, ...], Tensor], None]:
         def watch(_module: torch.nn.Module, _args: tuple[Tensor, ...], z: Tensor) -> None:
-            if torch.is_grad_enabled():
+            if torch.is_grad_enabled() and z.numel():
                 self.see([witness(z.detach())], k)
 
         return watch

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scaled_sgd.core.losses import Centered, Loss, apart
+from scaled_sgd.core.piecewise_linear import LINEAR
 from scaled_sgd.parallel import Partition
 from scaled_sgd.steps.divergence import witness, witnesses
 from scaled_sgd.steps.networks import Networks
@@ -107,11 +108,13 @@ def forward(
     """
     h = [networks.start(x)]
     gate: dict[int, Tensor] = {}
+    # A process may have no samples, of which there is no largest element.
+    see = see if x.shape[-2] else None
     early: dict[int, Tensor] = {}
     for k in range(1, networks.depth + 1):
         z, phi = networks.preactivation(h[k - 1], k), networks.activation_at(k)
-        # Other gates are finite where z_k is, and are still there at the end.
-        if see is not None and (z.device.type == "cpu" or (phi.from_value and phi.hides_infinity)):
+        # Other gates are z_k, and still there at the end.
+        if see is not None and (z.device.type == "cpu" or (phi.from_value and phi != LINEAR)):
             early[k] = witness(z, None if z.ndim == 2 else (-2, -1))
         if k < networks.depth:
             value = phi.value(z)

@@ -3,15 +3,22 @@
 from scaled_sgd.steps.polynomials import Polar
 
 HELD = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""If δ_1..δ_l have at most this many elements, all are held at once and all directions computed together.
+"""Most elements that are held at once so that all layers' directions are computed together.
 
 On a CPU they then stay in its cache; a GPU is spared launches.
 """
 
 
-def most_held(device: str) -> int:
-    """:data:`HELD` of a type of device."""
-    return HELD["cpu" if device == "cpu" else "cuda"]
+def at_once(delta: int, *, device: str, networks: int = 1, gradients: int = 0) -> bool:
+    """Whether a step holds what it needs of all layers at once, instead of layer by layer.
+
+    Args:
+        delta: elements of δ_1..δ_l of one network.
+        device: the type of device.
+        networks: how many a stack has; counts on a GPU only.
+        gradients: elements of the gradients that are exchanged in the place of factors; likewise.
+    """
+    return delta <= HELD["cpu"] if device == "cpu" else networks * delta + gradients <= HELD["cuda"]
 
 
 def in_sample_space(n: int, m_out: int, m_in: int, polar: Polar) -> bool:

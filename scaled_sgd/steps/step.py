@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from scaled_sgd.steps.direction import Direction
 from scaled_sgd.steps.layer import Layer, entries, statistics_of
 from scaled_sgd.steps.networks import Networks
 from scaled_sgd.steps.signals import See, backward, forward
-from scaled_sgd.steps.sizes import most_held
+from scaled_sgd.steps.sizes import at_once
 from scaled_sgd.steps.statistics import Statistics, square_norms
 from scaled_sgd.steps.update import Number, Update, add_product, add_scaled, keep_scaled
 
@@ -120,7 +121,18 @@ def take_step(
 
     def groups() -> Iterator[list[Layer]]:
         """Layers whose directions and updates are computed together, from the last to the first."""
-        if update.needs_norm or n * sum(networks.widths[1:]) <= most_held(x.device.type):
+        summed = [] if ranks.size == 1 or by_factors is None else by_factors
+        together = at_once(
+            n * sum(networks.widths[1:]),
+            device=x.device.type,
+            networks=networks.alpha.shape[:-1].numel(),
+            gradients=sum(
+                math.prod(sides)
+                for sides, gathered in zip(pairwise(networks.widths), summed, strict=False)
+                if not gathered
+            ),
+        )
+        if update.needs_norm or together:
             yield list(layers())[::-1]
         else:
             yield from ([layer] for layer in layers())
