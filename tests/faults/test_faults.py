@@ -142,7 +142,10 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_message(rank, tmp_path):
         os.kill(children(run.pid)[rank], signal.SIGKILL)
         assert run.wait(timeout=PATIENCE) == 137
     name = f"error: launch: process {rank} was ended by SIGKILL, and the others with it"
-    assert errors(tmp_path) == [name]
+    *others, last = errors(tmp_path)
+    assert last == name
+    # The other one may see it before the launcher ends it.
+    assert all(line.startswith("error: launch: another process is gone or hangs (") for line in others)
     assert "Traceback" not in (tmp_path / "errors.txt").read_text()
     assert_goes_on(tmp_path)
 

@@ -188,6 +188,12 @@ def test_no_gradient_is_held_where_updates_are_fused():
         assert cost.peak_bytes < 1.02 * 2 * weights
 
 
+def test_of_gradients_that_gpus_exchange_two_layers_are_held_at_once():
+    work = dataclasses.replace(Workload((4096,) * 9, 4), exchange="gradients")
+    cost = predict("ddp", work, hardware(2, device="cuda"), fused=True)
+    assert cost.peak_bytes < cost.held_bytes + 2.1 * 4 * 4096**2
+
+
 def test_of_equally_fast_updates_the_fused_one_is_taken():
     work = Workload((32,) * 4, 4)
     roomy = hardware(1)
