@@ -88,6 +88,7 @@ def test_the_launch_command_trains(tmp_path):
     assert len(summary["widths"]) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh_world")
 def test_the_command_for_own_data_trains(tmp_path, capsys):
     (command,) = (command for command in commands() if "animals" in command)
@@ -110,6 +111,7 @@ def test_the_command_with_resume_goes_on_where_it_was(tmp_path):
     assert steps == [0, 5]
 
 
+@pytest.mark.slow
 def test_the_library_by_hand_takes_fifteen_lines_and_learns(capsys):
     code = PYTHON[0]
     assert len([line for line in code.splitlines() if line and not line.startswith("import")]) <= 16

@@ -40,7 +40,7 @@ def test_digits_are_real_and_scaled_to_norm_root_m0() -> None:
         torch.testing.assert_close(part.x.norm(dim=1), torch.full((len(part),), 8.0))
 
 
-@pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("found", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_digits_are_those_of_scikit_learn(found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.datasets import load_digits
 

@@ -193,6 +193,7 @@ def test_text_beside_a_list_is_read_again_by_the_stored_configuration(
     assert torch.equal(data.evaluation.x, again.evaluation.x)
 
 
+@pytest.mark.slow
 def test_a_text_that_training_has_not_is_none_of_its_texts(tmp_path: Path) -> None:
     train, test = splits(tmp_path)
     test.loc[4, "town"] = "Rome"
@@ -205,6 +206,7 @@ def test_a_text_that_training_has_not_is_none_of_its_texts(tmp_path: Path) -> No
     torch.testing.assert_close(data.evaluation.x, unit(by_scikit_learn(train, test)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_texts_and_means_are_those_of_training_rows_only(tmp_path: Path) -> None:
     rows = houses()
     path = parquet(tmp_path / "t.parquet", rows)

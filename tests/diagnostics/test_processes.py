@@ -384,6 +384,7 @@ def test_any_module_weighs_samples_not_processes_and_replicas_share_samples_but_
         assert all("\n" not in line and line.endswith("one process") for line in said)
 
 
+@pytest.mark.slow
 def test_every_registered_quantity_is_compared_with_one_process_or_refuses_several() -> None:
     """Every column has a number in some row, so that the comparison says something of it."""
     known = {

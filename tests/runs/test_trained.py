@@ -167,6 +167,7 @@ def test_classes_count_by_name_whatever_their_number_elsewhere(tmp_path: Path) -
     assert run.evaluate(other) == run.evaluate(test)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_takes_its_pipeline_from_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

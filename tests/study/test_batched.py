@@ -90,7 +90,7 @@ def compare(tmp_path, *runs):
     return summaries
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("loss", [pytest.param("cross_entropy", marks=pytest.mark.slow), "mse"])
 def test_runs_of_several_seeds_and_rules_have_the_numbers_of_each_alone(loss, tmp_path):
     base = {"loss": loss, "diagnostics.sharpness": loss == "cross_entropy"}
     compare(tmp_path, *({**base, **changes} for changes in SEEDS_AND_RULES))

@@ -63,6 +63,7 @@ def test_a_run_can_be_repeated_from_its_own_configuration():
         assert first == second
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_change_the_steps():
     losses = []
     for accumulation in (1, 3):
@@ -74,6 +75,7 @@ def test_accumulation_does_not_change_the_steps():
     assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.slow
 def test_a_table_of_classes_trains_with_three_flags(tmp_path):
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(300, 3, generator=generator).numpy()
@@ -85,6 +87,7 @@ def test_a_table_of_classes_trains_with_three_flags(tmp_path):
     assert json.loads((tmp_path / "runs/animals/summary.json").read_text())["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_number_targets_are_fitted_by_mean_squared_error(tmp_path):
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(400, 4, generator=generator)
@@ -222,7 +225,7 @@ def test_tensorboard_gets_the_metrics_in_groups(tmp_path):
     assert {"loss", "scales/1", "scales/2", "minibatch_soft_ranks/1"} <= found
 
 
-@pytest.mark.parametrize("update", ["autograd", "fused"])
+@pytest.mark.parametrize("update", [pytest.param("autograd", marks=pytest.mark.slow), "fused"])
 def test_bfloat16_trains(update):
     options = ["--run.precision=bf16", "--optim.steps=90", "--model.base_width=8", "--run.name=bf16"]
     options.append(f"--optim.update={update}")
