@@ -40,7 +40,7 @@ NATIVE = ("ddp", "ddp+fused", "fsdp2", "fsdp2+fused", "tensor")
                 (quadratic(2048), 2, NATIVE),
                 (even(16, MOMENTUM), 2, ("ddp", "fsdp2", "tensor")),
                 (quadratic(1024, "--optim.accumulation=4"), 2, ("ddp", "fsdp2", "tensor")),
-                (quadratic(512, "--run.precision=bf16"), 2, ("tensor", "fsdp2+fused")),
+                (quadratic(512, "--run.precision=bf16"), 2, ("tensor", "ddp+fused", "fsdp2+fused")),
                 (quadratic(64, MOMENTUM), 2, ("zero1",)),
                 (quadratic(64, MOMENTUM), 2, ("zero3",)),
             )
