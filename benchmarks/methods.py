@@ -44,7 +44,8 @@ def random_data(samples: int) -> Data:
     """``samples`` random inputs with random classes, with the columns of digits."""
     x = torch.randn(samples, 784)
     drawn = Resident(x * 28 / x.norm(dim=1, keepdim=True), torch.randint(10, (samples,)))
-    return replace(load_data(DataConfig(), seed=0), train=drawn, evaluation=drawn, in_features=784)
+    digits = load_data(DataConfig(), seed=0)
+    return replace(digits, train=drawn, evaluation=drawn, pipeline=replace(digits.pipeline, width=784))
 
 
 def steps_of(shape: Shape, method: str, data: Data) -> Callable[[], None]:
