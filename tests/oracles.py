@@ -152,3 +152,14 @@ def output_jacobian(problem: Problem) -> Tensor:
 
 def to_flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([t.reshape(-1) for t in tensors])
+
+
+class Foreign(nn.Module):
+    """A HomogeneousMLP as a part of another module."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)

@@ -37,13 +37,11 @@ def fused_peak(
     kept_apart = not phi.from_value or (work.half and phi.curved)
     gates = [kept_apart and k not in work.factors for k in range(depth)]
     rounded = work.rows_of_weights(parts) if work.half else (0,) * depth
-    summed = [
-        m * m_in for m_in, m, own in zip(work.widths, work.widths[1:], factors, strict=False) if not own
-    ]
     together = work.limited or at_once(
-        work.batch * sum(work.widths[1:]),
+        work.batch,
+        work.widths,
         device="cpu" if hardware.gloo else "cuda",
-        gradients=sum(summed) if several > 1 else 0,
+        factors=factors if several > 1 else None,
     )
     outputs, waiting, turned = 2 * wide[-1], 0, 0.0
 

@@ -1,5 +1,8 @@
 """Which way a step takes, by the sizes of a layer and a minibatch. Does not import torch."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from scaled_sgd.steps.polynomials import Polar
 
 HELD = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -9,16 +12,30 @@ On a CPU they then stay in its cache; a GPU is spared launches.
 """
 
 
-def at_once(delta: int, *, device: str, networks: int = 1, gradients: int = 0) -> bool:
+def at_once(
+    n: int,
+    widths: Sequence[int],
+    *,
+    device: str,
+    networks: int = 1,
+    factors: Sequence[bool] | None = None,
+) -> bool:
     """Whether a step holds what it needs of all layers at once, instead of layer by layer.
 
     Args:
-        delta: elements of δ_1..δ_l of one network.
+        n: number of samples.
+        widths: (m_0, …, m_l).
         device: the type of device.
         networks: how many a stack has; counts on a GPU only.
-        gradients: elements of the gradients that are exchanged in the place of factors; likewise.
+        factors: for each layer, whether its factors are exchanged instead of its gradient, whose elements
+            count too on a GPU; None: no gradient is.
     """
-    return delta <= HELD["cpu"] if device == "cpu" else networks * delta + gradients <= HELD["cuda"]
+    delta = n * sum(widths[1:])
+    if device == "cpu":
+        return delta <= HELD["cpu"]
+    layers = [] if factors is None else zip(pairwise(widths), factors, strict=True)
+    gradients = sum(m_in * m_out for (m_in, m_out), gathered in layers if not gathered)
+    return networks * delta + gradients <= HELD["cuda"]
 
 
 def in_sample_space(n: int, m_out: int, m_in: int, polar: Polar) -> bool:

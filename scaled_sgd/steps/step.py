@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -121,16 +120,12 @@ def take_step(
 
     def groups() -> Iterator[list[Layer]]:
         """Layers whose directions and updates are computed together, from the last to the first."""
-        summed = [] if ranks.size == 1 or by_factors is None else by_factors
         together = at_once(
-            n * sum(networks.widths[1:]),
+            n,
+            networks.widths,
             device=x.device.type,
             networks=networks.alpha.shape[:-1].numel(),
-            gradients=sum(
-                math.prod(sides)
-                for sides, gathered in zip(pairwise(networks.widths), summed, strict=False)
-                if not gathered
-            ),
+            factors=None if ranks.size == 1 else by_factors,
         )
         if update.needs_norm or together:
             yield list(layers())[::-1]

@@ -21,23 +21,12 @@ from scaled_sgd.diagnostics import (
 )
 from scaled_sgd.diagnostics.operators.autograd import GenericCurvature
 from scaled_sgd.diagnostics.operators.generic import GenericVectors
-from tests.oracles import full_hessian, gradients, make_problem, to_flat
+from tests.oracles import Foreign, full_hessian, gradients, make_problem, to_flat
 
 
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
-
-
-class Foreign(nn.Module):
-    """A HomogeneousMLP as a part of another module."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
 
 
 def data() -> tuple[Tensor, Tensor]:

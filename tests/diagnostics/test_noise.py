@@ -9,21 +9,10 @@ from torch.func import functional_call, hessian, jacrev
 
 from scaled_sgd.core.errors import UserError
 from scaled_sgd.diagnostics import noise_stability
-from tests.oracles import Problem, full_gauss_newton, full_hessian, make_problem, to_flat
+from tests.oracles import Foreign, Problem, full_gauss_newton, full_hessian, make_problem, to_flat
 
 ROWS = ([0, 3, 5], [1, 2, 4, 6], [7, 8, 0])
 """Samples of the minibatches."""
-
-
-class Foreign(nn.Module):
-    """A HomogeneousMLP as a part of another module."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
 
 
 def growth(curvatures: list[Tensor], rate: float, kept: float) -> Tensor:

@@ -104,18 +104,20 @@ class RowVectors(LayeredVectors):
         sizes = [(n, n, widths[k], widths[k - 1]) for k in layers]
         drawn = list(random_factors(sizes, generator, like=flat))
         terms = [s.h[k - 1].T @ u_P for k, (u_P, *_) in zip(layers, drawn, strict=True)]
-        terms += [s.delta[k].T @ u_Q for k, (_, u_Q, *_) in zip(layers, drawn, strict=True)]
+        two_sided = [place for place, block in enumerate(self.blocks) if block.both]
+        terms += [s.delta[layers[place]].T @ drawn[place][1] for place in two_sided]
         squares = square_norms([t[None] for t in terms])
-        self.sum(squares[len(layers) :])
+        if two_sided:
+            self.sum(squares[len(layers) :])
         # A term that is 0 is multiplied by 0.
         shares = squares.to(self.dtype).clamp(min=torch.finfo(self.dtype).tiny).rsqrt().unbind()
-        shares_P, shares_Q = shares[: len(layers)], shares[len(layers) :]
-        parts = zip(self.blocks, self.split(flat), drawn, shares_P, shares_Q, strict=True)
-        for block, v, (u_P, u_Q, v_P, v_Q), of_P, of_Q in parts:
+        shares_Q = dict(zip(two_sided, shares[len(layers) :], strict=True))
+        parts = zip(self.blocks, self.split(flat), drawn, strict=True)
+        for place, (block, v, (u_P, u_Q, v_P, v_Q)) in enumerate(parts):
             k = block.k
             if block.both:
-                block.put_forward(s, v, torch.outer(u_Q * of_Q, v_Q), 1.0, 0.0)
-            P = torch.outer(u_P * of_P, self.partition.own(v_P, k))
+                block.put_forward(s, v, torch.outer(u_Q * shares_Q[place], v_Q), 1.0, 0.0)
+            P = torch.outer(u_P * shares[place], self.partition.own(v_P, k))
             scale = roots[k - 1] * self.partition.multiplier(k) / s.total
             P.add_(s.delta[k] * (scale * gradient_weight))
             block.put_backward(s, v, P, 1.0, float(block.both))
